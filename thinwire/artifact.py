@@ -1,0 +1,208 @@
+"""Artefact folders: what every stage reads and writes.
+
+A folder holds `config.json` (resolved), data files, and `meta.json` (format and version, package version, seed, parents
+and files by content hash). `meta.json` is written last, so a folder without it is unfinished and is never read as done.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from thinwire.config import Config
+from thinwire.errors import UserError
+
+FORMATS = {"tokens": 1, "model": 1, "means": 1, "circuit": 1, "verdict": 1, "page": 1}
+"""Kinds of artefact and the version of each format that this package reads and writes."""
+C = TypeVar("C", bound=Config)
+
+
+class FileEntry(BaseModel):
+    """Size in bytes and SHA-256 of one file of an artefact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    bytes: int
+    sha256: str
+
+
+class Meta(BaseModel):
+    """Contents of `meta.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: str
+    version: int
+    thinwire: str
+    seed: int | None
+    parents: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artefact folder whose files have been checked against `meta.json`."""
+
+    path: Path
+    meta: Meta
+
+    @property
+    def id(self) -> str:
+        """Content hash: 16 hex digits over the kind, config and data files; the name children know a parent by."""
+        entries = sorted((name, entry.sha256) for name, entry in self.meta.files.items())
+        return hashlib.sha256(json.dumps([self.meta.format, entries]).encode()).hexdigest()[:16]
+
+    def config(self, cls: type[C]) -> C:
+        """The resolved config the artefact was made with."""
+        return cls.load(self.path / "config.json")
+
+
+def version() -> str:
+    """Version of the installed package."""
+    from importlib.metadata import version as installed
+
+    return installed("thinwire")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends without an error."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def finish(
+    folder: Path, kind: str, config: Config, parents: Mapping[str, Artifact], files: list[str], seed: int | None = None
+) -> Artifact:
+    """Write `config.json` and then `meta.json`, which makes the folder a finished artefact."""
+    write_text(folder / "config.json", config.to_json())
+    entries = {
+        name: FileEntry(bytes=(folder / name).stat().st_size, sha256=sha256(folder / name))
+        for name in ["config.json", *files]
+    }
+    meta = Meta(
+        format=kind,
+        version=FORMATS[kind],
+        thinwire=version(),
+        seed=seed,
+        parents={name: parent.id for name, parent in parents.items()},
+        files=entries,
+    )
+    write_text(folder / "meta.json", meta.model_dump_json(indent=2))
+    return Artifact(folder, meta)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A scratch folder that takes the place of `folder` when the block ends without an error.
+
+    Whatever stood there before stays intact until then. Raises UserError when it is not ours.
+    """
+    folder = Path(folder)
+    refuse_foreign(folder)
+    make_parents(folder)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    scratch.chmod(0o755)
+    try:
+        yield scratch
+        old = scratch.with_suffix(".old")
+        if folder.exists():
+            folder.rename(old)
+        scratch.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def make_parents(path: Path) -> None:
+    """Create the folder that `path` lies in. Raises UserError when that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be created ({error.strerror}); choose another --out.") from None
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise UserError when `folder` is a file, or a folder with contents that no artefact of ours has."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; choose a folder for --out.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds files that are not a thinwire artefact; choose another --out.")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds a `meta.json`, without checking anything else."""
+    return (Path(folder) / "meta.json").is_file()
+
+
+def open_artifact(folder: Path, kind: str) -> Artifact:
+    """Open a finished artefact of `kind` and check every file. Raises UserError, in one sentence, for anything else."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the path of a {kind} artefact.")
+    if not is_finished(folder):
+        unfinished = (folder / "config.json").exists()
+        said = "is unfinished; run the command that makes it again" if unfinished else f"is not a {kind} artefact"
+        raise UserError(f"{folder} {said} (it has no meta.json).")
+    meta = _read_meta(folder / "meta.json")
+    if meta.format != kind:
+        raise UserError(f"{folder} is a {meta.format} artefact where a {kind} artefact is needed.")
+    if meta.version != FORMATS[kind]:
+        raise UserError(
+            f"{folder} has {kind} format {meta.version} and this thinwire reads {FORMATS[kind]}; make it again."
+        )
+    for name, entry in meta.files.items():
+        _check_file(folder, name, entry)
+    return Artifact(folder, meta)
+
+
+def require_parent(child: Artifact, name: str, parent: Artifact) -> None:
+    """Raise UserError unless `child` was made from exactly this `parent`."""
+    if child.meta.parents.get(name) != parent.id:
+        raise UserError(
+            f"{child.path} was not made from {parent.path} (its {name} has another content hash); "
+            f"make it again from this {name}."
+        )
+
+
+def _read_meta(path: Path) -> Meta:
+    try:
+        return Meta.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise UserError(f"{path} is damaged or was not written by thinwire; make the artefact again.") from None
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{folder}/meta.json names a file outside the folder ({name}); do not trust this artefact.")
+    if not path.is_file() or path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
+        raise UserError(f"{path} is missing, truncated or altered; make the artefact again.")

@@ -1,0 +1,55 @@
+"""Strict, frozen configs: an unknown key or a value out of range is an error at construction, never later."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from thinwire.errors import UserError
+
+
+class Config(BaseModel):
+    """Base of every config: immutable, closed to unknown keys; the docstring under a field is its help text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """Config from JSON text; `where` names the text in the error. Raises UserError on anything unexpected."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise UserError(f"{where} is not a valid {cls.__name__}: {explain(error)}.") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Config from a JSON file. Raises UserError when it is missing or invalid."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise UserError(f"{path} cannot be read ({reason}); give the path of a JSON config.") from None
+        return cls.parse(text, str(path))
+
+    def replace(self, **changes: object) -> Self:
+        """A validated copy with some fields changed. Raises UserError for unknown fields and bad values."""
+        merged = {name: getattr(self, name) for name in type(self).model_fields} | changes
+        try:
+            return type(self).model_validate(merged)
+        except ValidationError as error:
+            raise UserError(f"{type(self).__name__}: {explain(error)}.") from None
+
+    def to_json(self) -> str:
+        """The resolved config as indented JSON, defaults included."""
+        return self.model_dump_json(indent=2)
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a validation error in a phrase: `field: what is wrong`."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{place}'"
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    message = message[:1].lower() + message[1:]
+    return f"{place}: {message}" if place else message
