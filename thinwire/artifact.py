@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from thinwire.config import Config
 from thinwire.errors import UserError
 
-FORMATS = {"tokens": 1, "model": 1, "means": 1, "circuit": 1, "verdict": 1, "page": 1}
+FORMATS = {"tokens": 1, "model": 1, "circuit": 1, "verdict": 1}
 """Kinds of artefact and the version of each format that this package reads and writes."""
 C = TypeVar("C", bound=Config)
 
@@ -172,7 +172,7 @@ def open_artifact(folder: Path, kind: str) -> Artifact:
         unfinished = (folder / "config.json").exists()
         said = "is unfinished; run the command that makes it again" if unfinished else f"is not a {kind} artefact"
         raise UserError(f"{folder} {said} (it has no meta.json).")
-    meta = _read_meta(folder / "meta.json")
+    meta = read_meta(folder / "meta.json")
     if meta.format != kind:
         raise UserError(f"{folder} is a {meta.format} artefact where a {kind} artefact is needed.")
     if meta.version != FORMATS[kind]:
@@ -193,7 +193,8 @@ def require_parent(child: Artifact, name: str, parent: Artifact) -> None:
         )
 
 
-def _read_meta(path: Path) -> Meta:
+def read_meta(path: Path) -> Meta:
+    """The contents of a `meta.json`. Raises UserError when it is damaged."""
     try:
         return Meta.model_validate_json(path.read_bytes())
     except ValidationError:

@@ -35,6 +35,8 @@ class Shape(Protocol):
     @property
     def d_model(self) -> int: ...
     @property
+    def d_in(self) -> int: ...
+    @property
     def d_head(self) -> int: ...
     @property
     def n_heads(self) -> int: ...
@@ -83,7 +85,9 @@ class Site:
         """Number of channels (nodes) at the site."""
         if self.headed:
             return shape.n_heads * shape.d_head
-        return shape.d_mlp if self.kind == "mlp.post_act" else shape.d_model
+        if self.kind == "mlp.post_act":
+            return shape.d_mlp
+        return shape.d_in if self.kind.endswith("act_in") else shape.d_model
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.kind}"

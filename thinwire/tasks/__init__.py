@@ -1,0 +1,37 @@
+"""Tasks: pairs of prompts that differ only in what decides the next token, their loss, and a registry of them."""
+
+from thinwire.data.words import SPLITS, Split
+from thinwire.tasks import brackets, strings, variables
+from thinwire.tasks.batch import (
+    REST,
+    Pair,
+    PairBatch,
+    accuracy,
+    last_logits,
+    margin,
+    margin_losses,
+    sequence_losses,
+    task_loss,
+)
+from thinwire.tasks.task import TASKS, Score, Task, task
+
+__all__ = [
+    "REST",
+    "SPLITS",
+    "TASKS",
+    "Pair",
+    "PairBatch",
+    "Score",
+    "Split",
+    "Task",
+    "accuracy",
+    "brackets",
+    "last_logits",
+    "margin",
+    "margin_losses",
+    "sequence_losses",
+    "strings",
+    "task",
+    "task_loss",
+    "variables",
+]

@@ -1,0 +1,304 @@
+"""Hand-made payloads for tests of the page: the paper's quote circuit, random circuits of any size, hostile text."""
+
+import math
+import random
+import re
+
+from thinwire.sites import KINDS
+from thinwire.view.payload import (
+    Activity,
+    Counts,
+    Losses,
+    ModelCard,
+    NodeView,
+    Pair,
+    Payload,
+    Prompt,
+    TaskView,
+    TokenWire,
+    Window,
+    Wire,
+)
+
+MODEL = ModelCard(
+    n_layers=8,
+    d_model=2048,
+    n_heads=128,
+    d_head=16,
+    d_mlp=8192,
+    context=256,
+    vocab_size=2048,
+    parameters=475_000_000,
+    nonzeros=1_250_000,
+    val_loss=1.87,
+    seed=0,
+    model_id="3f2a9c01d4e5b677",
+    tokenizer_id="aa10bb20cc30dd40",
+    tokens_id="0123456789abcdef",
+)
+CODE = [
+    'def greet(name):\n    message = ("hello", name)\n    print("hi")\n    return message\n',
+    "words = ['ant', 'bee', 'cow']\nfor word in words:\n    print('a', word)\n",
+    'class Box:\n    """A box."""\n\n    def __init__(self, size):\n        self.open = ("no")\n'
+    "        self.size = size\n",
+    "if mode == 'r':\n\tdata = open('notes.txt').read()\nelse:\n\tdata = ''\n",
+    'rows = [[1, 2], [3, 4]]\ntotal = sum(sum(row) for row in rows)\nlog.info("total %d", total)\n',
+]
+HOSTILE = (
+    "</script><script>window.owned = 1</script>",
+    "<!--",
+    "<img src=x onerror='window.owned = 2'>",
+    "\u2028",
+    "&amp;",
+)
+
+
+class Texts:
+    """Token texts to vocabulary indices, as a payload holds them."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        return self.ids.setdefault(text, len(self.ids))
+
+    def split(self, code: str) -> tuple[int, ...]:
+        return tuple(self(piece) for piece in re.findall(r"\(?[\"']\)?\n?| ?\w+|\n[ \t]*|[^\w\s]| +|\t", code))
+
+    @property
+    def vocab(self) -> tuple[str, ...]:
+        return tuple(self.ids)
+
+
+def windows(texts: Texts, sign: int, wanted: str, rng: random.Random) -> tuple[Window, ...]:
+    """Windows whose activation is high at tokens matching `wanted`."""
+    found = []
+    for number, code in enumerate(CODE):
+        tokens = texts.split(code)
+        names = list(texts.ids)
+        values = [sign * round(rng.uniform(2, 4), 3) if re.search(wanted, names[t]) else 0.0 for t in tokens]
+        values = [value or (round(rng.gauss(0, 0.4), 3) if rng.random() < 0.3 else 0.0) for value in values]
+        peak = max(range(len(values)), key=lambda i: sign * values[i])
+        window = Window(tokens=tokens, activations=tuple(values), peak=peak, source=f"held-out document {number * 37}")
+        found.append(window)
+    return tuple(sorted(found, key=lambda window: -sign * window.activations[window.peak]))
+
+
+def activity(rng: random.Random, low: float, high: float) -> Activity:
+    bins = 30
+    bounds = tuple(round(low + (high - low) * i / bins, 3) for i in range(bins + 1))
+    counts = tuple(
+        int(20_000 * math.exp(-abs(i - bins * -low / (high - low)) / 2.2) * rng.uniform(0.6, 1)) for i in range(bins)
+    )
+    return Activity(low=low, high=high, nonzero=0.24, tokens=262_144, bounds=bounds, counts=counts)
+
+
+def pairs(texts: Texts, rng: random.Random, count: int = 4) -> tuple[Pair, ...]:
+    made = []
+    for word in ("apple", "window", "river", "stone")[:count]:
+        sides = []
+        for quote in "\"'":
+            tokens = texts.split(f"user = load(path)\n    print({quote}{word} table")
+            answer, foil = (texts(f"{mark})\n") for mark in (quote, "\"'".replace(quote, "")))
+            p = {"p_circuit": round(rng.uniform(0.8, 0.99), 3), "p_model": round(rng.uniform(0.95, 0.999), 3)}
+            sides.append(Prompt(tokens=tokens, answer=answer, foil=foil, **p))
+        made.append(Pair(first=sides[0], second=sides[1]))
+    return tuple(made)
+
+
+def losses(circuit: float = 0.141) -> Losses:
+    rng = random.Random(1)
+    return Losses(
+        target=0.15,
+        circuit=circuit,
+        circuit_accuracy=0.984,
+        model=0.052,
+        model_accuracy=0.998,
+        removed=0.871,
+        random=tuple(round(rng.uniform(0.62, 0.86), 4) for _ in range(20)),
+        chance=0.6931,
+        n_pairs=256,
+    )
+
+
+def quote_task(texts: Texts) -> TaskView:
+    """The quote circuit of Gao et al. 2025: 12 nodes, 9 edges."""
+    rng = random.Random(0)
+    prompts = pairs(texts, rng)
+    names = {token: text for text, token in texts.ids.items()}
+
+    def on_prompts(double: float, single: float) -> tuple[tuple[float, ...], ...]:
+        rows = []
+        for number, prompt in enumerate(prompt for pair in prompts for prompt in (pair.first, pair.second)):
+            level = single if number % 2 else double
+            hot = [('"' in names[t] or "'" in names[t]) for t in prompt.tokens]
+            rows.append(tuple(round(level * rng.uniform(0.9, 1.1), 3) if h else 0.0 for h in hot))
+        return tuple(rows)
+
+    def node(
+        name: str, mean: float, strength: float, double: float, single: float, bias: float | None = None
+    ) -> NodeView:
+        site, _, place = name.partition(":")
+        layer, _, kind = site.partition(".")
+        head, channel = place.split(".") if "." in place else (None, place)
+        wanted = r"[\"']" if double * single > 0 else r"\""
+        return NodeView(
+            name=name,
+            layer=int(layer),
+            kind=kind,
+            head=int(head) if head else None,
+            channel=int(channel),
+            mean=mean,
+            bias=bias,
+            strength=strength,
+            sides=(double, single),
+            activity=activity(rng, min(-0.8, double, single) * 1.2, max(0.8, double, single) * 1.2),
+            positive=windows(texts, 1, wanted, rng),
+            negative=windows(texts, -1, "'" if double * single < 0 else "zzz", rng),
+            on_prompts=on_prompts(double, single),
+        )
+
+    nodes = (
+        node("0.mlp.act_in:104", 0.02, 0.31, 2.1, 0.4),
+        node("0.mlp.act_in:881", -0.01, 0.55, 0.3, 2.2),
+        node("0.mlp.post_act:2790", 0.05, 0.42, 3.2, 2.9, bias=-0.2),
+        node("0.mlp.post_act:419", 0.01, 0.61, 3.4, -2.8),
+        node("0.mlp.resid_delta:460", 0.1, 0.4, 1.9, 1.8),
+        node("0.mlp.resid_delta:985", 0.0, 0.63, 2.6, -2.1),
+        node("7.attn.act_in:460", 0.1, 0.22, 1.1, 1.0),
+        node("7.attn.act_in:985", 0.0, 0.58, 1.6, -1.4),
+        node("7.attn.q:82.1", 1.61, 0.02, 1.7, 1.6, bias=1.58),
+        node("7.attn.k:82.1", 0.04, 0.37, 2.4, 2.2),
+        node("7.attn.v:82.6", 0.0, 0.66, 2.2, -2.0),
+        node("7.attn.resid_delta:1249", 0.0, 0.69, 1.9, -1.8),
+    )
+    ends = (
+        (0, 2, 1.31),
+        (1, 2, 1.12),
+        (0, 3, 2.04),
+        (1, 3, -1.88),
+        (2, 4, 0.93),
+        (3, 5, 1.4),
+        (6, 9, 1.77),
+        (7, 10, 1.52),
+    )
+    wires = tuple(Wire(source=s, target=t, weight=w) for s, t, w in (*ends, (10, 11, 2.26)))
+    embedding = tuple(
+        TokenWire(token=texts(text), channel=channel, weight=weight)
+        for text, channel, weight in (
+            ('("', 104, 1.9),
+            ('"', 104, 0.7),
+            ("('", 881, 1.8),
+            ("'", 881, 0.9),
+            (" b", 104, -0.3),
+        )
+    )
+    unembedding = (
+        TokenWire(token=texts('")\n'), channel=1249, weight=1.42),
+        TokenWire(token=texts("')\n"), channel=1249, weight=-1.37),
+    )
+    return TaskView(
+        name="single_double_quote",
+        summary="Close a string with the quote it was opened with.",
+        circuit_id="99aa88bb77cc66dd",
+        sides=('opened with ("', "opened with ('"),
+        losses=losses(),
+        counts=Counts(nodes=12, edges=9, embedding_edges=5, unembedding_edges=2),
+        scale=1.8,
+        shift=0.02,
+        strength_label="rise of the task loss when this node alone is frozen at its mean",
+        nodes=nodes,
+        wires=wires,
+        embedding=embedding,
+        unembedding=unembedding,
+        pairs=prompts,
+    )
+
+
+def random_task(texts: Texts, nodes: int, edges: int, name: str, n_layers: int = 4, documents: int = 2) -> TaskView:
+    """A seeded random circuit with wires only where a transformer has them."""
+    rng = random.Random(nodes)
+    prompts = pairs(texts, rng, 2)
+    made: dict[str, NodeView] = {}
+    while len(made) < nodes:
+        layer, kind = rng.randrange(n_layers), rng.choice(KINDS)
+        headed = kind in ("attn.q", "attn.k", "attn.v")
+        head, channel = (
+            (rng.randrange(4 if nodes < 200 else 16) if headed else None),
+            rng.randrange(16 if headed else nodes),
+        )
+        text = f"{layer}.{kind}:" + (f"{head}.{channel}" if headed else f"{channel}")
+        rows = tuple(tuple(round(rng.gauss(0, 1), 2) for _ in p.tokens) for q in prompts for p in (q.first, q.second))
+        made[text] = NodeView(
+            name=text,
+            layer=layer,
+            kind=kind,
+            head=head,
+            channel=channel,
+            mean=round(rng.gauss(0, 0.2), 3),
+            strength=round(rng.random() ** 3, 3),
+            sides=(round(rng.gauss(0, 1), 2), round(rng.gauss(0, 1), 2)),
+            activity=activity(rng, -2.0, 3.0),
+            positive=windows(texts, 1, "o", rng)[:documents],
+            negative=windows(texts, -1, "a", rng)[:documents],
+            on_prompts=rows,
+        )
+    views = tuple(made.values())
+    allowed = {"attn.act_in": ("attn.q", "attn.k", "attn.v"), "attn.v": ("attn.resid_delta",)}
+    allowed |= {"mlp.act_in": ("mlp.post_act",), "mlp.post_act": ("mlp.resid_delta",)}
+    options = [
+        (s, t)
+        for s, a in enumerate(views)
+        for t, b in enumerate(views)
+        if a.layer == b.layer and b.kind in allowed.get(a.kind, ())
+    ]
+    ends = rng.sample(options, min(edges, len(options)))
+    wires = tuple(Wire(source=s, target=t, weight=round(rng.gauss(0, 1), 3)) for s, t in ends)
+    read = sorted({v.channel for v in views if v.kind.endswith("act_in")})[:8]
+    embedding = tuple(
+        TokenWire(token=rng.choice(prompts[0].first.tokens), channel=c, weight=rng.gauss(0, 1)) for c in read
+    )
+    answers = (prompts[0].first.answer, prompts[0].second.answer)
+    last = [v.channel for v in views if v.kind == "mlp.resid_delta"][:3]
+    unembedding = tuple(TokenWire(token=a, channel=c, weight=rng.gauss(0, 1)) for c in last for a in answers)
+    counts = Counts(nodes=nodes, edges=len(wires), embedding_edges=len(embedding), unembedding_edges=len(unembedding))
+    return TaskView(
+        name=name,
+        summary="A seeded random circuit.",
+        losses=losses(0.3),
+        counts=counts,
+        strength_label="rise of the task loss when this node alone is frozen at its mean",
+        nodes=views,
+        wires=wires,
+        embedding=embedding,
+        unembedding=unembedding,
+        pairs=prompts,
+    )
+
+
+def empty_task() -> TaskView:
+    bare = Losses(target=0.15, circuit=0.69, circuit_accuracy=0.5, model=0.6, model_accuracy=0.6, n_pairs=0)
+    counts = Counts(nodes=0, edges=0, embedding_edges=0, unembedding_edges=0)
+    return TaskView(name="empty", summary="Nothing was kept.", losses=bare, counts=counts)
+
+
+def hostile_task(texts: Texts) -> TaskView:
+    """A quote task whose name, text and tokens try to be markup."""
+    task = quote_task(texts)
+    tokens = tuple(texts(text) for text in HOSTILE)
+    window = Window(tokens=tokens, activations=(1.0, -1.0, 2.0, 0.0, 0.5), peak=2, source=HOSTILE[0])
+    nodes = tuple(node.replace(positive=(window, *node.positive)) for node in task.nodes)
+    embedding = tuple(TokenWire(token=token, channel=104, weight=3.0) for token in tokens)
+    return task.replace(name=HOSTILE[2], summary=HOSTILE[0], nodes=nodes, embedding=(*task.embedding, *embedding))
+
+
+def example_payload() -> Payload:
+    """Quotes, a middling random circuit, an empty one, and a hostile one."""
+    texts = Texts()
+    tasks = (quote_task(texts), random_task(texts, 60, 100, "random_60"), empty_task(), hostile_task(texts))
+    return Payload(model=MODEL, vocab=texts.vocab, tasks=tasks)
+
+
+def large_payload(nodes: int = 500, edges: int = 5000) -> Payload:
+    texts = Texts()
+    return Payload(model=MODEL, tasks=(random_task(texts, nodes, edges, "large"),), vocab=texts.vocab)

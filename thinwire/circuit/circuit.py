@@ -1,0 +1,180 @@
+"""The result of pruning: which nodes stay, what the others are held at, how the logits are read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import networkx as nx
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from thinwire import artifact
+from thinwire.artifact import Artifact
+from thinwire.circuit.edges import Edge, by_site, channel_links, weight_edges
+from thinwire.config import Config
+from thinwire.errors import UserError
+from thinwire.model.config import ModelConfig
+from thinwire.model.taps import Tap, ablate
+from thinwire.model.transformer import Transformer
+from thinwire.sites import Node, Site, all_sites
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scale and shift of the log-odds of a pair's first answer over its second (A.5, step 5)."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def apply(self, margins: Tensor) -> Tensor:
+        """Calibrated margins [..., 2n] of a batch of n pairs, as `thinwire.tasks.margin` gives them."""
+        return calibrate(margins, self.scale, self.shift)
+
+
+def calibrate(margins: Tensor, scale: Tensor | float, shift: Tensor | float) -> Tensor:
+    """Margins [..., 2n] of right over wrong answers, with the first answer's log-odds scaled and shifted.
+
+    The first answer is right in the first half and wrong in the second, so the shift cannot tell the sides apart.
+    """
+    n = margins.shape[-1] // 2
+    side = torch.ones(2 * n, device=margins.device)
+    side[n:] = -1
+    return margins * scale + side * shift
+
+
+@dataclass(frozen=True)
+class PruneScores:
+    """How a circuit came out, on pairs its masks never saw."""
+
+    target_loss: float
+    loss: float
+    """Task loss on validation pairs, which chose the number of nodes."""
+    loss_one_fewer: float
+    """The same with the lowest-ranked node removed and the calibration refitted; it misses the target."""
+    heldout_loss: float
+    """Task loss on held-out templates and names."""
+    heldout_accuracy: float
+    unpruned_loss: float
+    """Held-out loss of the whole model."""
+    unpruned_accuracy: float
+    edges: int
+    embedding_edges: int
+    """Nonzero embedding weights from tokens of the task's prompts to channels that the circuit reads."""
+    unembedding_edges: int
+    """Nonzero unembedding weights from channels that the circuit writes to the answers."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Nodes that carry one task, with everything needed to run the model with only them."""
+
+    task: str
+    shape: ModelConfig
+    nodes: tuple[Node, ...]
+    """Kept nodes, in the order of the forward pass."""
+    means: Mapping[Site, Tensor]
+    """Mean activation of every node over the pretraining distribution, float32 [width] per site."""
+    calibration: Calibration = field(default_factory=Calibration)
+    strengths: Mapping[Node, float] = field(default_factory=dict)
+    """Mask parameter τ of each kept node: the order in which nodes were kept, largest first."""
+    prompt_tokens: tuple[int, ...] = ()
+    """Tokens that the task's validation prompts use, sorted."""
+    answer_tokens: tuple[int, ...] = ()
+    """The task's answers, sorted."""
+    scores: PruneScores | None = None
+    artifact: Artifact | None = None
+    """Where the circuit was loaded from."""
+
+    @cached_property
+    def keep(self) -> dict[Site, Tensor]:
+        """Which nodes stay: bool [width] for every site of the model."""
+        chosen = by_site(self.nodes)
+        masks = {site: torch.zeros(site.width(self.shape), dtype=torch.bool) for site in all_sites(self.shape)}
+        for site, indices in chosen.items():
+            masks[site][indices] = True
+        return masks
+
+    def to_tap(self) -> Tap:
+        """The tap under which the model runs with only this circuit, all other nodes held at their means."""
+        return ablate(self.keep, self.means)
+
+    def removed_tap(self) -> Tap:
+        """The tap under which the model runs with this circuit's nodes held at their means and all others intact."""
+        return ablate({site: ~mask for site, mask in self.keep.items()}, self.means)
+
+    def edges(self, model: Transformer) -> list[Edge]:
+        """Nonzero weights between kept nodes. Raises UserError when the model has another shape."""
+        self.check_model(model)
+        return list(weight_edges(model, self.nodes))
+
+    def check_model(self, model: Transformer) -> None:
+        """Raise UserError unless the circuit's nodes exist in `model`."""
+        if model.config != self.shape:
+            raise UserError(
+                f"The {self.task} circuit belongs to a model of another shape; give the model it was cut from."
+            )
+
+    def to_networkx(self, model: Transformer) -> nx.MultiDiGraph:
+        """A graph of node names; edges have `kind` "weight" (with `weight`) or "channel" (same residual channel)."""
+        graph = nx.MultiDiGraph(task=self.task)
+        for node in self.nodes:
+            graph.add_node(
+                node.name(self.shape),
+                site=str(node.site),
+                layer=node.site.layer,
+                index=node.index,
+                mean=self.means[node.site][node.index].item(),
+            )
+        for edge in self.edges(model):
+            names = edge.source.name(self.shape), edge.target.name(self.shape)
+            graph.add_edge(*names, kind="weight", weight=edge.weight)
+        for writer, reader in channel_links(self.nodes, self.shape.d_model):
+            graph.add_edge(writer.name(self.shape), reader.name(self.shape), kind="channel")
+        return graph
+
+    def save(self, folder: Path | str, config: Config, model: Artifact, seed: int | None = None) -> Artifact:
+        """Write the circuit as an artefact folder whose parent is the model's."""
+        with artifact.replacing(Path(folder)) as scratch:
+            artifact.write_text(scratch / "circuit.json", json.dumps(self._to_json(), indent=1))
+            save_file(
+                {str(site): mean.contiguous() for site, mean in self.means.items()}, scratch / "means.safetensors"
+            )
+            files = ["circuit.json", "means.safetensors"]
+            made = artifact.finish(scratch, "circuit", config, {"model": model}, files, seed)
+        return Artifact(Path(folder), made.meta)
+
+    def _to_json(self) -> dict[str, object]:
+        return {
+            "task": self.task,
+            "shape": self.shape.model_dump(mode="json"),
+            "calibration": asdict(self.calibration),
+            "nodes": {node.name(self.shape): self.strengths.get(node) for node in self.nodes},
+            "prompt_tokens": self.prompt_tokens,
+            "answer_tokens": self.answer_tokens,
+            "scores": asdict(self.scores) if self.scores else None,
+        }
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Circuit":
+        """The circuit in an artefact folder. Raises UserError when it is not a whole circuit."""
+        opened = artifact.open_artifact(Path(folder), "circuit")
+        try:
+            stored = json.loads((opened.path / "circuit.json").read_text(encoding="utf-8"))
+            shape = ModelConfig.parse(json.dumps(stored["shape"]), f"The model shape in {folder}/circuit.json")
+            strengths = {Node.parse(name, shape): strength for name, strength in stored["nodes"].items()}
+            means = {Site.parse(name): mean for name, mean in load_file(opened.path / "means.safetensors").items()}
+            scores = PruneScores(**stored["scores"]) if stored["scores"] else None
+            calibration = Calibration(**stored["calibration"])
+            prompts, answers = tuple(stored["prompt_tokens"]), tuple(stored["answer_tokens"])
+            task = str(stored["task"])
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, SafetensorError):
+            raise UserError(f"{folder} does not hold a readable circuit; prune again.") from None
+        if {site: len(mean) for site, mean in means.items()} != {s: s.width(shape) for s in all_sites(shape)}:
+            raise UserError(f"{folder} holds means for other sites than its model has; prune again.")
+        kept = {node: strength for node, strength in strengths.items() if strength is not None}
+        return cls(task, shape, tuple(sorted(strengths)), means, calibration, kept, prompts, answers, scores, opened)

@@ -1,0 +1,47 @@
+"""thinwire data: gather a corpus, train a tokenizer, write token shards."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from thinwire.cli.common import chosen_config, emit, parse, progress
+from thinwire.data.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Args:
+    """Gather a corpus, train a tokenizer, write token shards. Finished tokens of the same config are reused.
+
+    --config FILE takes the options below from a JSON file; options on the command line win.
+    """
+
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder of the tokens artefact, such as runs/mine/tokens."""
+    config: Annotated[DataConfig, tyro.conf.arg(name="")]
+    force: bool = False
+    """Build again even if finished tokens are there (edited folders are not noticed otherwise)."""
+    json: bool = False
+    """End stdout with one JSON object."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the verb."""
+    default, rest = chosen_config(DataConfig, argv, DataConfig())
+    args = parse(Args, rest, "data", Args(tyro.MISSING, default))
+    from thinwire.data import build
+
+    began = time.perf_counter()
+    with progress("tokens") as report:
+        tokens = build(args.config, args.out, report, force=args.force)
+    parts = {f"{row.part}_{row.split}_tokens": row.tokens for row in tokens.stats.parts}
+    values = {
+        "out": str(args.out),
+        "vocab_size": tokens.tokenizer.vocab_size,
+        "tokenizer": tokens.tokenizer.id,
+        **parts,
+    }
+    emit(values | {"seconds": time.perf_counter() - began}, args.json)

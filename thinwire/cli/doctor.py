@@ -1,0 +1,124 @@
+"""thinwire doctor: check the installation and this machine."""
+
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.table import Table
+
+from thinwire.cli.common import emit, parse
+
+NEEDED = ("torch", "numpy", "numba", "pydantic", "tyro", "tokenizers", "safetensors", "rich", "matplotlib", "networkx")
+DISK_BYTES = 500_000_000
+"""What a quickstart takes, with room to spare."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Check the installation and this machine: packages, threads, arithmetic, kernels, disk."""
+
+    json: bool = False
+    """End stdout with one JSON object."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    ok: bool
+    said: str
+
+
+class Unhealthy(Exception):
+    """Something that thinwire needs does not work."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the verb; exits with 1 when something that thinwire needs does not work."""
+    args = parse(Args, argv, "doctor")
+    findings = [look(name, check) for name, check in CHECKS.items()]
+    table = Table("", "", "")
+    for found in findings:
+        table.add_row("ok" if found.ok else "BAD", found.name, found.said)
+    values = {found.name: {"ok": found.ok, "said": found.said} for found in findings}
+    emit({"ok": all(found.ok for found in findings), "findings": values}, args.json, table)
+    if not all(found.ok for found in findings):
+        sys.exit(1)
+
+
+def look(name: str, check: Callable[[], str]) -> Finding:
+    """The finding of one check."""
+    try:
+        return Finding(name, True, check())
+    except (Unhealthy, ImportError, PackageNotFoundError, RuntimeError, OSError) as error:
+        return Finding(name, False, f"{error}")
+
+
+def packages() -> str:
+    """Versions of what thinwire is built on."""
+    return ", ".join(f"{name} {version(name)}" for name in NEEDED)
+
+
+def processor() -> str:
+    """Cores, and whether bf16 is native."""
+    import torch
+
+    native = torch.cpu._is_avx512_bf16_supported()
+    speed = "native bf16" if native else "no native bf16: training runs in fp32, about half as fast"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, {speed}"
+
+
+def accelerator() -> str:
+    """CUDA devices."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none; everything runs on the CPU"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def selection() -> str:
+    """Whether the compiled AbsTopK agrees with the plain one, and how much faster it is."""
+    import torch
+
+    from thinwire.model.select import keep_rows, plain_keep_mask
+
+    x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0))
+    plain = torch.where(plain_keep_mask(x, 256), x, 0)
+    if not torch.equal(keep_rows(x, 256), plain):
+        raise Unhealthy("the compiled AbsTopK disagrees with the plain one; reinstall numba")
+    return f"exact, {seconds(lambda: plain_keep_mask(x, 256)) / seconds(lambda: keep_rows(x, 256)):.0f}× the plain sort"
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Shortest time of a few calls."""
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def disk() -> str:
+    """Room in the current folder."""
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < DISK_BYTES:
+        raise Unhealthy(f"{free / 1e9:.1f} GB free here and a quickstart takes up to {DISK_BYTES / 1e9:.1f}; make room")
+    return f"{free / 1e9:.0f} GB free here"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "python": platform.python_version,
+    "packages": packages,
+    "processor": processor,
+    "accelerator": accelerator,
+    "AbsTopK": selection,
+    "disk": disk,
+}

@@ -1,0 +1,109 @@
+"""thinwire info: say what an artefact folder holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from thinwire import artifact
+from thinwire.artifact import Meta
+from thinwire.cli.common import emit, parse
+from thinwire.errors import UserError
+
+
+@dataclass(frozen=True)
+class Args:
+    """Say what an artefact folder holds, where it comes from, and whether its files are whole."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of an artefact: tokens, model, circuit or verdict."""
+    json: bool = False
+    """End stdout with one JSON object."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the verb."""
+    args = parse(Args, argv, "info")
+    kind = kind_of(args.folder)
+    found = artifact.open_artifact(args.folder, kind)
+    meta = found.meta
+    values: dict[str, object] = {
+        "out": str(args.folder),
+        "kind": kind,
+        "id": found.id,
+        "format": meta.version,
+        "thinwire": meta.thinwire,
+        "seed": meta.seed,
+        **{f"parent {name}": parent for name, parent in meta.parents.items()},
+        "bytes": sum(entry.bytes for entry in meta.files.values()),
+    }
+    emit(values | DETAILS[kind](args.folder), args.json)
+
+
+def kind_of(folder: Path) -> str:
+    """The kind of artefact a folder says it is. Raises UserError when it says nothing we know."""
+    if not artifact.is_finished(folder):
+        return "model" if (folder / "config.json").exists() else _refuse(folder)
+    return _known(artifact.read_meta(folder / "meta.json"), folder)
+
+
+def _known(meta: Meta, folder: Path) -> str:
+    return meta.format if meta.format in DETAILS else _refuse(folder)
+
+
+def _refuse(folder: Path) -> str:
+    raise UserError(f"{folder} is not a thinwire artefact; give a folder that one of the verbs has written.")
+
+
+def tokens_details(folder: Path) -> dict[str, object]:
+    """Size of each part and split."""
+    from thinwire.data import Tokens
+
+    tokens = Tokens.open(folder)
+    rows = {f"{row.part} {row.split} tokens": row.tokens for row in tokens.stats.parts}
+    return {"vocab_size": tokens.tokenizer.vocab_size, "tokenizer": tokens.tokenizer.id, **rows}
+
+
+def model_details(folder: Path) -> dict[str, object]:
+    """Losses, and the nonzeros of every sparse parameter."""
+    from dataclasses import asdict
+
+    from thinwire.model.weights import load, sparse_parameters
+    from thinwire.train.loop import read_result
+
+    model = load(folder)
+    result = {name: value for name, value in asdict(read_result(folder)).items() if name not in ("out", "val_losses")}
+    shape = model.config
+    sizes: dict[str, object] = {
+        "n_layers": shape.n_layers,
+        "d_model": shape.d_model,
+        "n_heads": shape.n_heads,
+        "d_mlp": shape.d_mlp,
+    }
+    nonzeros = {f"nonzeros {name}": int(value.count_nonzero()) for name, value in sparse_parameters(model)}
+    return sizes | result | nonzeros
+
+
+def circuit_details(folder: Path) -> dict[str, object]:
+    """What pruning reported."""
+    from thinwire.circuit import Circuit
+    from thinwire.cli.prune import summary
+
+    return {name: value for name, value in summary(Circuit.load(folder), folder).items() if name != "out"}
+
+
+def verdict_details(folder: Path) -> dict[str, object]:
+    """What the checks found."""
+    from thinwire.cli.verify import summary
+    from thinwire.verify import Verdict
+
+    return summary(Verdict.load(folder))
+
+
+DETAILS = {
+    "tokens": tokens_details,
+    "model": model_details,
+    "circuit": circuit_details,
+    "verdict": verdict_details,
+}

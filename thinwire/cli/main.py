@@ -1,0 +1,85 @@
+"""Dispatch to a verb, and turn what goes wrong into one sentence and an exit code.
+
+Exit codes: 0 done, 2 bad usage or bad input, 1 failure or interruption.
+"""
+
+import os
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+from pydantic import ValidationError
+
+from thinwire.config import explain
+from thinwire.errors import UserError
+
+VERBS = {
+    "quickstart": "train a small sparse model, prune three tasks, check the circuits, write a page",
+    "data": "gather a corpus, train a tokenizer, write token shards",
+    "train": "train a weight-sparse model, or its dense twin",
+    "tasks": "list the tasks, show example pairs, score a model on them",
+    "prune": "find the smallest circuit of a task in a model",
+    "verify": "check whether a circuit tells the truth",
+    "view": "write circuits as one self-contained HTML page, or as text",
+    "info": "say what an artefact folder holds",
+    "doctor": "check the installation and this machine",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from thinwire.artifact import version
+
+        sys.stdout.write(f"thinwire {version()}\n")
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        close = get_close_matches(verb, VERBS, n=1)
+        return complain(
+            f"There is no verb '{verb}'; " + (f"did you mean {close[0]}?" if close else "see thinwire --help.")
+        )
+    try:
+        import_module(f"thinwire.cli.{verb}").run(rest)
+        sys.stdout.flush()
+    except UserError as error:
+        return complain(str(error))
+    except ValidationError as error:
+        return complain(f"{error.title}: {explain(error)}.")
+    except KeyboardInterrupt as stopped:
+        complain(str(stopped) or "Interrupted; finished artefacts are intact, and the same command goes on.")
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; nothing more to say
+        return 1
+    except OSError as error:
+        complain(f"{error.filename or 'The system'}: {error.strerror or error}; finished artefacts are intact.")
+        return 1
+    return 0
+
+
+def complain(sentence: str) -> int:
+    """Say what is wrong on stderr; returns the exit code for bad input."""
+    sys.stderr.write(f"thinwire: {sentence}\n")
+    return 2
+
+
+def overview() -> str:
+    """The text of `thinwire --help`."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
+    return (
+        "usage: thinwire VERB [OPTIONS]\n\n"
+        "Weight-sparse transformers and their circuits.\n\n"
+        f"{verbs}\n\n"
+        "thinwire VERB --help lists a verb's options. Progress goes to stderr, results to stdout;\n"
+        "with --json the last line of stdout is one JSON object.\n"
+    )

@@ -1,0 +1,155 @@
+"""thinwire quickstart: the whole way once, from Python source to checked circuits on a page."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.table import Table
+
+from thinwire.cli.common import emit, parse, progress
+from thinwire.data.config import DataConfig
+from thinwire.prune.config import PruneConfig
+from thinwire.train.config import TrainConfig
+from thinwire.train.presets import PRESETS
+from thinwire.verify.config import VerifyConfig
+
+if TYPE_CHECKING:
+    from thinwire.circuit import Circuit
+    from thinwire.stages import Workspace
+    from thinwire.train.loop import TrainResult
+    from thinwire.verify import Verdict
+
+TASKS = ("single_double_quote", "bracket_counting", "set_or_string")
+
+
+@dataclass(frozen=True)
+class Args:
+    """Gather a corpus, train a small weight-sparse model, prune three tasks, check the circuits, write a page.
+
+    Finished stages are reused, interrupted ones resume.
+    """
+
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/quickstart")
+    """Folder of the run."""
+    steps: int | None = None
+    """Training steps; unset takes the preset's. Fewer is quicker and worse."""
+    seed: int = 0
+    """Seed of the weights, the data order and the masks."""
+    json: bool = False
+    """End stdout with one JSON object."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one task: a circuit with its verdict, or the reason why there is none."""
+
+    task: str
+    circuit: "Circuit | None" = None
+    verdict: "Verdict | None" = None
+    refused: str = ""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the verb."""
+    args = parse(Args, argv, "quickstart")
+    from thinwire.data import build
+    from thinwire.stages import Opened, Workspace, view_stage
+    from thinwire.train.loop import train
+
+    began = time.perf_counter()
+    work = Workspace(args.out)
+    with progress("1/5 tokens") as report:
+        tokens = build(DataConfig(), work.tokens, report)
+    with progress("2/5 training") as report:
+        trained = train(training(args), tokens, work.model, report)
+    opened = Opened.open(work.model)
+    outcomes = [outcome(opened, tokens, task, work, args.seed) for task in TASKS]
+    cases = [(found.circuit, found.verdict) for found in outcomes if found.circuit and found.verdict]
+    with progress("5/5 page") as report:
+        view_stage(opened, tokens, cases, work.page, report=report)
+    seconds = time.perf_counter() - began
+    emit(summary(args.out, trained, outcomes, work, seconds), args.json, table(trained, outcomes))
+    if not args.json:
+        emit({}, False, advice(work, seconds))
+
+
+def training(args: Args) -> TrainConfig:
+    """The preset, as the arguments change it."""
+    config = PRESETS["tiny"]().replace(seed=args.seed)
+    return config if args.steps is None else config.replace(steps=args.steps)
+
+
+def outcome(opened, tokens, task: str, work: "Workspace", seed: int) -> Outcome:
+    """Prune and check one task; a task the model cannot do is passed over with the reason."""
+    from thinwire.prune.run import TargetMissed
+    from thinwire.stages import prune_stage, verify_stage
+
+    try:
+        with progress(f"3/5 prune {task}") as report:
+            circuit = prune_stage(opened, tokens, task, PruneConfig(seed=seed), work.circuit(task), report)
+    except TargetMissed as missed:
+        return Outcome(task, refused=str(missed))
+    with progress(f"4/5 check {task}") as report:
+        verdict = verify_stage(opened, circuit, VerifyConfig(), work.verdict(task), report)
+    return Outcome(task, circuit, verdict)
+
+
+def summary(out: Path, trained: "TrainResult", outcomes: list[Outcome], work: "Workspace", seconds: float) -> dict:
+    """The run as one JSON object."""
+    from thinwire.cli.prune import summary as of_circuit
+    from thinwire.cli.verify import summary as of_verdict
+
+    tasks = []
+    for found in outcomes:
+        row: dict[str, object] = {"task": found.task, "refused": found.refused or None}
+        if found.circuit and found.verdict:
+            row |= of_circuit(found.circuit, work.circuit(found.task)) | of_verdict(found.verdict)
+        tasks.append(row)
+    return {
+        "out": str(out),
+        "page": str(work.page),
+        "val_loss": trained.val_loss,
+        "val_losses": trained.val_losses,
+        "nonzeros": trained.nonzeros,
+        "entries": trained.entries,
+        "tokens_per_second": trained.tokens_per_second,
+        "training_seconds": trained.seconds,
+        "tasks": tasks,
+        "seconds": seconds,
+    }
+
+
+def table(trained: "TrainResult", outcomes: list[Outcome]) -> Table:
+    """The run for reading."""
+    title = (
+        f"{trained.nonzeros:,} of {trained.entries:,} weights, validation loss {trained.val_loss:.3f} nats per token"
+    )
+    made = Table(title=title, title_justify="left", caption_justify="left")
+    made.caption = "losses in nats on held-out pairs; guessing is 0.69, and so should be 'removed' and 'random'"
+    made.add_column("task")
+    for name in ("nodes", "edges", "circuit", "accuracy", "model", "removed", "random"):
+        made.add_column(name, justify="right")
+    for found in outcomes:
+        if not (found.circuit and found.verdict):
+            made.add_row(found.task, "-", "-", "not done by the model")
+            continue
+        rows = found.verdict
+        losses = [f"{rows[name].loss:.3f}" for name in ("unpruned", "necessity", "random")]
+        enough = rows["sufficiency"]
+        made.add_row(
+            found.task, str(rows.nodes), str(rows.edges), f"{enough.loss:.3f}", f"{enough.accuracy:.3f}", *losses
+        )
+    return made
+
+
+def advice(work: "Workspace", seconds: float) -> str:
+    """Where to look next."""
+    return (
+        f"\n{seconds / 60:.1f} minutes. Open {work.page} in a browser, or look closer with\n"
+        f"  thinwire view {work.circuit(TASKS[1])} --text\n"
+        f"  thinwire tasks score {work.model}\n"
+        f"  thinwire info {work.model}"
+    )

@@ -1,0 +1,56 @@
+"""AbsTopK: keep the k largest magnitudes of a token's channels and zero the rest (Gao et al. 2025, A.1)."""
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.model import select
+
+
+@torch.library.custom_op("thinwire::abstopk", mutates_args=())
+def abstopk(x: Tensor, k: int) -> Tensor:
+    """x [..., width] with all but the k largest magnitudes of the last dimension zeroed; ties to the lowest index."""
+    return select.keep_rows(x.reshape(-1, x.shape[-1]), k).view(x.shape)
+
+
+@torch.library.custom_op("thinwire::abstopk_backward", mutates_args=())
+def _abstopk_backward(kept: Tensor, grad: Tensor, k: int) -> Tensor:
+    width = kept.shape[-1]
+    return select.pass_rows(kept.reshape(-1, width), grad.reshape(-1, width), k).view(kept.shape)
+
+
+@abstopk.register_fake
+def _(x: Tensor, k: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@_abstopk_backward.register_fake
+def _(kept: Tensor, grad: Tensor, k: int) -> Tensor:
+    return torch.empty_like(grad, memory_format=torch.contiguous_format)
+
+
+def _setup(ctx, inputs, output) -> None:
+    ctx.save_for_backward(output)
+    ctx.k = inputs[1]
+
+
+def _backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    (kept,) = ctx.saved_tensors
+    return _abstopk_backward(kept, grad, ctx.k), None
+
+
+abstopk.register_autograd(_backward, setup_context=_setup)
+
+
+class AbsTopK(nn.Module):
+    """The named module at a site. With k equal to the width it is the identity."""
+
+    def __init__(self, k: int, width: int) -> None:
+        super().__init__()
+        self.k = k
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., width]
+        return x if self.k == self.width else abstopk(x, self.k)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, width={self.width}"

@@ -1,0 +1,73 @@
+"""The attention sublayer: RMSNorm, q/k/v, causal attention with an optional sink, output projection."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thinwire.model.config import ModelConfig
+from thinwire.model.sublayer import Sublayer
+from thinwire.model.taps import Tap
+
+
+class Attention(Sublayer):
+    """Reads the residual stream and returns what attention adds to it; sites act_in, q, k, v, resid_delta."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config, layer, "attn")
+        d_heads = config.n_heads * config.d_head
+        self.n_heads, self.d_head = config.n_heads, config.d_head
+        self.w_q = nn.Linear(config.d_in, d_heads, bias=config.biases)
+        self.w_k = nn.Linear(config.d_in, d_heads, bias=config.biases)
+        self.w_v = nn.Linear(config.d_in, d_heads, bias=config.biases)
+        self.w_o = nn.Linear(d_heads, config.d_model, bias=config.biases)
+        self.sink = nn.Parameter(torch.zeros(config.n_heads)) if config.sink else None
+
+    def forward(self, resid: Tensor, positions: Tensor | None, tap: Tap) -> Tensor:  # [batch, pos, d_model]
+        x = self.read(resid, positions, tap)
+        q = self.at("q", self.w_q(x), tap)
+        k = self.at("k", self.w_k(x), tap)
+        v = self.at("v", self.w_v(x), tap)
+        y = attend(self._heads(q), self._heads(k), self._heads(v), self.sink)  # [batch, head, pos, d_head]
+        return self.at("resid_delta", self.w_o(y.transpose(1, 2).flatten(2)), tap)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> Tensor:
+    """Causal attention over [batch, head, pos, d_head]; `sink` [head] adds exp(sink) to each softmax denominator."""
+    if q.device.type == "cpu":  # the fused CPU kernel is several times slower than three plain products at d_head 16
+        return attention_pattern(q, k, sink) @ v
+    if sink is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return _fused_with_sink(q, k, v, sink)
+
+
+def attention_pattern(q: Tensor, k: Tensor, sink: Tensor | None) -> Tensor:
+    """Attention weights [batch, head, query, key] from q and k [batch, head, pos, d_head]; the sink has the rest."""
+    length, d_head = q.shape[-2:]
+    later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+    mask = torch.zeros(length, length, dtype=q.dtype, device=q.device).masked_fill(later, torch.finfo(q.dtype).min)
+    scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
+    scores = scores.unflatten(0, q.shape[:2])
+    if sink is None:
+        return scores.softmax(-1)
+    column = sink.to(scores.dtype)[:, None, None].expand(*scores.shape[:-1], 1)
+    return torch.cat([scores, column], -1).softmax(-1)[..., :-1]
+
+
+def _fused_with_sink(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
+    """`attend` through the fused kernel.
+
+    The sink is a first key that scores `sink` with every query, through one more channel that is 1 in the queries and
+    `sink` in that key alone; its value is zero. A first query keeps the causal mask square and is dropped.
+    """
+    d_head = q.shape[-1]
+    scale = d_head**-0.5
+    pad = 8 - d_head % 8  # the extra channel, rounded up to what the fused kernels like
+    q, k, v = (F.pad(x, (0, pad, 1, 0)) for x in (q, k, v))
+    channel = F.one_hot(torch.tensor(d_head, device=q.device), d_head + pad).to(q.dtype)
+    first = F.one_hot(torch.tensor(0, device=q.device), k.shape[-2]).to(k.dtype)
+    k = k + (sink.to(k.dtype) / scale)[:, None, None] * first[:, None] * channel
+    y = F.scaled_dot_product_attention(q + channel, k, v, is_causal=True, scale=scale)
+    return y[:, :, 1:, :d_head]

@@ -1,0 +1,84 @@
+"""The shape of a transformer and the choices of method: everything `Transformer` needs to be built."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from thinwire.config import Config
+from thinwire.sites import KINDS
+
+SiteKind = Literal[
+    "attn.act_in",
+    "attn.q",
+    "attn.k",
+    "attn.v",
+    "attn.resid_delta",
+    "mlp.act_in",
+    "mlp.post_act",
+    "mlp.resid_delta",
+]
+
+
+class ModelConfig(Config):
+    """A GPT-2 style decoder with RMSNorm and AbsTopK at its sites (Gao et al. 2025, 2.1 and A.1)."""
+
+    n_layers: int = Field(default=8, ge=1)
+    """Layers; each is an attention and an MLP sublayer."""
+    d_model: int = Field(default=2048, ge=1)
+    """Width of the residual stream."""
+    d_head: int = Field(default=16, ge=1)
+    """Width of one attention head; d_model must be a multiple of it."""
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Neurons per MLP (d_mlp) for each channel of the residual stream."""
+    context: int = Field(default=256, ge=1)
+    """Longest sequence, in tokens."""
+    vocab_size: int = Field(default=2048, ge=2)
+    """Rows of the embedding; the tokenizer of the tokens must have exactly as many."""
+    positions: Literal["none", "added", "concatenated"] = "none"
+    """Position embeddings: none, added to the embedding, or concatenated, read-only, to every sublayer's input."""
+    d_pos: int = Field(default=32, ge=1)
+    """Position channels, when they are concatenated."""
+    sink: bool = False
+    """One learned logit per head in the softmax denominator, with value zero."""
+    bigram: bool = True
+    """A dense vocab×vocab table whose row of the current token is added to the logits."""
+    biases: bool = True
+    """Biases on every matrix, the unembedding included."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """Nonlinearity of the MLP."""
+    active_fraction: float = Field(default=0.25, gt=0, le=1)
+    """AbsTopK keeps this fraction of the channels of a site, per token; 1 switches it off."""
+    active_sites: tuple[SiteKind, ...] = KINDS  # pyright: ignore[reportAssignmentType]
+    """Kinds of site at which AbsTopK acts."""
+    norm_eps: float | None = Field(default=None, gt=0)
+    """RMSNorm epsilon; unset means the machine epsilon of the dtype."""
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.d_model % self.d_head:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of d_head {self.d_head}")
+        if len(set(self.active_sites)) != len(self.active_sites):
+            raise ValueError("active_sites names a kind of site twice")
+        if self.d_mlp < 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio:g} leaves no neuron at d_model {self.d_model}")
+        return self
+
+    @property
+    def n_heads(self) -> int:
+        return self.d_model // self.d_head
+
+    @property
+    def d_mlp(self) -> int:
+        """Neurons per MLP."""
+        return round(self.mlp_ratio * self.d_model)
+
+    @property
+    def d_in(self) -> int:
+        """Width of a sublayer's input: the residual channels, and the position channels when they are concatenated."""
+        return self.d_model + (self.d_pos if self.positions == "concatenated" else 0)
+
+    def n_active(self, kind: str, width: int) -> int:
+        """How many channels AbsTopK keeps at a site of this kind and width."""
+        if kind not in self.active_sites:
+            return width
+        return max(1, int(self.active_fraction * width))

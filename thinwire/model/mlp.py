@@ -1,0 +1,23 @@
+"""The MLP sublayer: RMSNorm, input matrix, nonlinearity, output matrix."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thinwire.model.config import ModelConfig
+from thinwire.model.sublayer import Sublayer
+from thinwire.model.taps import Tap
+
+
+class MLP(Sublayer):
+    """Reads the residual stream and returns what the MLP adds to it; sites act_in, post_act, resid_delta."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config, layer, "mlp")
+        self.w_in = nn.Linear(config.d_in, config.d_mlp, bias=config.biases)
+        self.w_out = nn.Linear(config.d_mlp, config.d_model, bias=config.biases)
+        self.nonlinearity = F.gelu if config.activation == "gelu" else F.relu
+
+    def forward(self, resid: Tensor, positions: Tensor | None, tap: Tap) -> Tensor:  # [batch, pos, d_model]
+        x = self.read(resid, positions, tap)
+        x = self.at("post_act", self.nonlinearity(self.w_in(x)), tap)  # [batch, pos, d_mlp]
+        return self.at("resid_delta", self.w_out(x), tap)

@@ -1,0 +1,41 @@
+"""What both kinds of sublayer share: the normed read of the residual stream, and the named sites."""
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.model.abstopk import AbsTopK
+from thinwire.model.config import ModelConfig
+from thinwire.model.taps import Tap
+from thinwire.sites import KINDS, Site
+
+
+class Sublayer(nn.Module):
+    """Base of attention and MLP. The AbsTopK of site `3.attn.q` is the module `blocks.3.attn.q`."""
+
+    def __init__(self, config: ModelConfig, layer: int, part: str) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm_pos = nn.RMSNorm(config.d_pos, eps=config.norm_eps) if config.positions == "concatenated" else None
+        self.sites: dict[str, Site] = {}
+        for kind in (kind for kind in KINDS if kind.startswith(part)):
+            site = Site.of(layer, kind)
+            width = site.width(config)
+            name = kind.removeprefix(f"{part}.")
+            self.sites[name] = site
+            self.add_module(name, AbsTopK(config.n_active(kind, width), width))
+
+    def at(self, name: str, x: Tensor, tap: Tap) -> Tensor:
+        """Sparsify x [batch, pos, width] at the site called `name`, then tap it."""
+        return tap(self.sites[name], self.get_submodule(name)(x))
+
+    def read(self, resid: Tensor, positions: Tensor | None, tap: Tap) -> Tensor:
+        """The sublayer's input [batch, pos, d_in]: the normed residual stream, and the position channels if any."""
+        x = self.norm(resid)
+        if self.norm_pos is not None:
+            assert positions is not None
+            x = torch.cat([x, self.norm_pos(positions).expand(*x.shape[:-1], -1)], dim=-1)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(
+                torch.get_autocast_dtype(x.device.type)
+            )  # the matrices would cast it anyway; selecting is then cheaper
+        return self.at("act_in", x, tap)

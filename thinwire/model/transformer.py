@@ -1,0 +1,105 @@
+"""The forward pass, written once: embed, run a range of sublayers with a tap, unembed."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from thinwire.errors import UserError
+from thinwire.model.attention import Attention
+from thinwire.model.config import ModelConfig
+from thinwire.model.mlp import MLP
+from thinwire.model.taps import Tap, identity
+
+
+class Block(nn.Module):
+    """One layer: an attention and an MLP sublayer."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attn = Attention(config, layer)
+        self.mlp = MLP(config, layer)
+
+
+class Transformer(nn.Module):
+    """A decoder whose sublayers are run as a list: sublayer 2·i is the attention of layer i, 2·i + 1 its MLP."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        width = {"none": 0, "added": config.d_model, "concatenated": config.d_pos}[config.positions]
+        self.positions = nn.Parameter(torch.empty(config.context, width)) if width else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.unembedding = nn.Linear(config.d_model, config.vocab_size, bias=config.biases)
+        self.bigram = nn.Embedding(config.vocab_size, config.vocab_size) if config.bigram else None
+        self._initialize(torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def _initialize(self, generator: torch.Generator) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                parameter.zero_()
+            elif "norm" not in name and not name.endswith("sink"):
+                std = 0.02 if name in ("bigram.weight", "positions") else parameter.shape[-1] ** -0.5
+                if name.endswith(("w_o.weight", "w_out.weight")):
+                    std /= (2 * self.config.n_layers) ** 0.5
+                parameter.normal_(0, std, generator=generator)
+
+    @property
+    def sublayers(self) -> list[Attention | MLP]:
+        """The 2·n_layers sublayers in the order they run."""
+        return [sublayer for block in self.blocks for sublayer in (block.attn, block.mlp)]  # pyright: ignore
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Residual point h_0 [batch, pos, d_model] of tokens [batch, pos]. Raises UserError past the context."""
+        length = tokens.shape[1]
+        if length > self.config.context:
+            raise UserError(
+                f"A prompt of {length} tokens does not fit the context of {self.config.context}; shorten it."
+            )
+        resid = self.embedding(tokens)
+        if self.config.positions == "added":
+            assert self.positions is not None
+            resid = resid + self.positions[:length]
+        return resid
+
+    def run(
+        self,
+        resid: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        tap: Tap = identity,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Take residual point h_start [batch, pos, d_model] through sublayers start … stop - 1 to h_stop.
+
+        `tap` is called at every site on the way. `recompute` trades time for memory: activations are computed again in
+        the backward pass, and taps are then called twice.
+        """
+        positions = None
+        if self.config.positions == "concatenated":
+            assert self.positions is not None
+            positions = self.positions[: resid.shape[1]]
+        for sublayer in self.sublayers[start:stop]:
+            if recompute and torch.is_grad_enabled():
+                delta = checkpoint(sublayer, resid, positions, tap, use_reentrant=False)
+            else:
+                delta = sublayer(resid, positions, tap)
+            resid = resid + delta
+        return resid
+
+    def unembed(self, resid: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [batch, pos, vocab] from the last residual point; tokens [batch, pos] choose the bigram rows."""
+        logits = self.unembedding(self.norm(resid))
+        return logits if self.bigram is None else logits + self.bigram(tokens)
+
+    def forward(self, tokens: Tensor, tap: Tap = identity, recompute: bool = False) -> Tensor:
+        """Logits [batch, pos, vocab] of tokens [batch, pos]."""
+        return self.unembed(self.run(self.embed(tokens), tap=tap, recompute=recompute), tokens)
+
+
+def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats per token, in float32: logits [batch, pos, vocab], targets [batch, pos]."""
+    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())

@@ -1,0 +1,123 @@
+"""Which parameters are sparse, how many nonzeros they have, and how they are stored.
+
+A sparse matrix is stored as compressed rows (values, column indices, row starts) in a safetensors file, so that the
+size of a file follows the nonzeros. Nothing is ever unpickled.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from thinwire import artifact
+from thinwire.errors import UserError
+from thinwire.model.config import ModelConfig
+from thinwire.model.transformer import Transformer
+
+STORED_DENSE_ABOVE = 0.4
+"""A matrix with a larger fraction of nonzeros takes less room as it is than with its indices."""
+_ROW_FLOOR = ("w_q.weight", "w_k.weight", "w_v.weight", "w_in.weight")
+_COLUMN_FLOOR = ("w_o.weight", "w_out.weight")
+
+
+def sparse_parameters(model: Transformer) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters that training makes sparse: every matrix, bias and embedding.
+
+    Norm gains fold into the next matrix without changing its nonzeros; sink logits, position embeddings and the bigram
+    table stay dense.
+    """
+    for name, parameter in model.named_parameters():
+        dense = "norm" in name or name.endswith("sink") or name in ("positions", "bigram.weight")
+        if not dense:
+            yield name, parameter
+
+
+def floor_dim(name: str) -> int | None:
+    """Along which dimension of a matrix the floor of nonzeros runs: 1 counts a row's, 0 a column's, None has no floor.
+
+    The channels with a floor are neurons and attention channels: rows (inputs) of q, k, v and the MLP's input matrix,
+    columns (outputs) of the attention's and the MLP's output matrices (Gao et al. 2025, A.2).
+    """
+    if name.endswith(_ROW_FLOOR):
+        return 1
+    return 0 if name.endswith(_COLUMN_FLOOR) else None
+
+
+def count_nonzeros(model: Transformer) -> int:
+    """L0: number of nonzero entries over the sparse parameters."""
+    return sum(int(parameter.count_nonzero()) for _, parameter in sparse_parameters(model))
+
+
+def count_sparse_entries(model: Transformer) -> int:
+    """Number of entries of the sparse parameters, zero or not."""
+    return sum(parameter.numel() for _, parameter in sparse_parameters(model))
+
+
+def save_weights(model: Transformer, path: Path) -> None:
+    """Write the parameters as safetensors, sparse matrices as compressed rows."""
+    shapes: dict[str, list[int]] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.state_dict().items():
+        value = parameter.detach().cpu().contiguous()
+        if value.ndim == 2 and value.count_nonzero() <= STORED_DENSE_ABOVE * value.numel():
+            shapes[name] = list(value.shape)
+            tensors |= _to_rows(name, value)
+        else:
+            tensors[name] = value
+    with artifact.atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"sparse": json.dumps(shapes)})
+
+
+def load_weights(model: Transformer, path: Path) -> None:
+    """Fill a model from a file of `save_weights`. Raises UserError when it is damaged or of another shape."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = json.loads((file.metadata() or {}).get("sparse", "{}"))
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for name, shape in shapes.items():
+            stored[name] = _from_rows(stored, name, shape)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
+        raise UserError(f"{path} is not a readable thinwire weight file; export or train the model again.") from None
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    found = {name: value.shape for name, value in stored.items()}
+    if expected != found:
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise UserError(f"{path} does not fit the model: {differing[0]} is missing, extra or of another shape.")
+    model.load_state_dict(stored)
+
+
+def _to_rows(name: str, value: Tensor) -> dict[str, Tensor]:
+    rows, columns = value.nonzero(as_tuple=True)
+    starts = torch.zeros(len(value) + 1, dtype=torch.int32)
+    starts[1:] = torch.bincount(rows, minlength=len(value)).cumsum(0)
+    return {
+        f"{name}/values": value[rows, columns],
+        f"{name}/columns": columns.to(torch.int32),
+        f"{name}/starts": starts,
+    }
+
+
+def _from_rows(stored: dict[str, Tensor], name: str, shape: list[int]) -> Tensor:
+    values, columns, starts = (stored.pop(f"{name}/{part}") for part in ("values", "columns", "starts"))
+    counts = np.diff(starts.numpy())
+    if len(counts) != shape[0] or (counts < 0).any() or counts.sum() != len(values) or len(columns) != len(values):
+        raise ValueError("inconsistent rows")
+    rows = torch.from_numpy(np.repeat(np.arange(shape[0]), counts))
+    if len(columns) and (int(columns.min()) < 0 or int(columns.max()) >= shape[1]):
+        raise ValueError("column out of range")
+    dense = torch.zeros(shape, dtype=values.dtype)
+    dense[rows, columns.long()] = values
+    return dense
+
+
+def load(folder: Path | str) -> Transformer:
+    """The model in an artefact folder, in float32 on the CPU. Raises UserError when it is not a finished model."""
+    opened = artifact.open_artifact(Path(folder), "model")
+    model = Transformer(ModelConfig.load(opened.path / "model.json"))
+    load_weights(model, opened.path / "weights.safetensors")
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,56 @@
+"""What a pruning run is."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from thinwire.config import Config
+
+
+class PruneConfig(Config):
+    """Search for the fewest nodes that keep a task's loss at the target (Gao et al. 2025, A.5)."""
+
+    target_loss: float = Field(default=0.15, gt=0)
+    """Task loss the circuit must reach on validation pairs, nats."""
+    trials: int = Field(default=2, ge=1)
+    """Masks trained side by side in one forward pass, from different noise; the one with the fewest edges wins."""
+    steps: int = Field(default=400, ge=1)
+    """Mask updates."""
+    batch_pairs: int = Field(default=64, ge=1)
+    """Pairs of prompts per update and trial."""
+    sparsity: Literal["controlled", "fixed"] = "controlled"
+    """Pressure on the number of nodes: steered by the distance to the target loss, or the paper's constant k_coef."""
+    k_coef: float = Field(default=1e-4, gt=0)
+    """Loss per kept node; where the controlled pressure starts."""
+    k_coef_up: float = Field(default=1.03, gt=1)
+    """Controlled pressure: factor per step while the running loss is below `aim` of the target."""
+    k_coef_down: float = Field(default=0.94, gt=0, lt=1)
+    """Controlled pressure: factor per step while it is above."""
+    aim: float = Field(default=0.8, gt=0, le=1)
+    """Fraction of the target loss the controlled pressure steers to, leaving room for unseen pairs."""
+    learning_rate: float = Field(default=0.02, gt=0)
+    """Rate of the mask parameters; falls linearly to 0."""
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the steps over which the rate rises (the text of A.5 has none, its Table 2 has 0.05)."""
+    weight_decay: float = Field(default=1e-3, ge=0)
+    """AdamW decay of the mask parameters."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """AdamW: decay of the squared gradient's running mean."""
+    gradient_clip: float = Field(default=1.0, gt=0)
+    """Largest norm of one trial's gradient."""
+    heaviside_temp: float = Field(default=1.0, gt=0)
+    """Temperature of the sigmoid whose derivative stands in for that of the step."""
+    init_noise_scale: float = Field(default=0.01, ge=0)
+    """Standard deviation of the initial mask parameters."""
+    init_noise_bias: float = Field(default=0.1)
+    """Mean of the initial mask parameters."""
+    train_pairs: int = Field(default=2048, ge=1)
+    """Distinct pairs the masks are trained and the calibration is fitted on."""
+    validation_pairs: int = Field(default=256, ge=1)
+    """Pairs that choose the number of nodes."""
+    heldout_pairs: int = Field(default=256, ge=1)
+    """Pairs that the result is reported on; their templates and names are used nowhere else."""
+    mean_tokens: int = Field(default=65_536, ge=1)
+    """Tokens of the pretraining mixture that mean activations are taken over."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the noise and of the pairs."""

@@ -1,0 +1,119 @@
+"""Pruning: from a model and a task to the smallest circuit that does it.
+
+1. Take mean activations over the pretraining distribution.
+2. Train masks, several trials side by side, under pressure on the number of nodes.
+3. For each trial, rank nodes by τ and bisect the fewest that meet the target on validation pairs, calibration fitted.
+4. Keep the trial with the fewest edges and report it on held-out pairs.
+"""
+
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from thinwire.circuit import Circuit, PruneScores, embedding_edges, unembedding_edges
+from thinwire.data.tokenizer import Tokenizer
+from thinwire.errors import UserError
+from thinwire.model.transformer import Transformer
+from thinwire.progress import Report, silent
+from thinwire.prune.config import PruneConfig
+from thinwire.prune.discretize import Cut, Judge, smallest_cut
+from thinwire.prune.masks import NodeMasks
+from thinwire.prune.search import train_masks
+from thinwire.sites import Node, Site
+from thinwire.tasks import REST, PairBatch, Task, last_logits, margin, margin_losses
+
+
+class TargetMissed(UserError):
+    """The whole model does not reach the target loss, so there is nothing to prune."""
+
+
+def prune(
+    model: Transformer,
+    task: Task,
+    tokenizer: Tokenizer,
+    means: Mapping[Site, Tensor],
+    config: PruneConfig | None = None,
+    report: Report = silent,
+) -> Circuit:
+    """The smallest circuit found for a task; `means` are those of `mean_activations`.
+
+    Raises TargetMissed, a UserError, when the whole model misses the target loss on validation pairs.
+    """
+    config = config or PruneConfig()
+    began = time.perf_counter()
+    context = model.config.context
+    train = task.pairs(config.train_pairs, "train", config.seed, tokenizer, context)
+    validation = task.pairs(config.validation_pairs, "validation", config.seed, tokenizer, context)
+    heldout = task.pairs(config.heldout_pairs, "heldout", config.seed, tokenizer, context)
+    check_reachable(model, task, validation, config)
+    masks = train_masks(model, means, train, config, report)
+    fit = train.take(torch.arange(min(len(train), config.validation_pairs)))
+    judge = Judge(model, means, fit, validation)
+    tau, cut = best_cut(masks, judge, config.target_loss)
+    kept = torch.cat(list(cut.keep.values()))
+    nodes = {node: value for node, value, keep in zip(masks.nodes(), tau.tolist(), kept.tolist(), strict=True) if keep}
+    prompt_tokens = tuple(validation.tokens.unique().tolist())
+    answers = torch.cat([validation.target, validation.foil]).unique().tolist()
+    answer_tokens = tuple(answer for answer in answers if answer != REST)
+    return Circuit(
+        task=task.name,
+        shape=model.config,
+        nodes=tuple(sorted(nodes)),
+        means=dict(means),
+        calibration=cut.calibration,
+        strengths=nodes,
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
+        scores=_scores(judge, cut, heldout, config, nodes, (prompt_tokens, answer_tokens), began),
+    )
+
+
+def check_reachable(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> None:
+    """Raise TargetMissed when the whole model misses the target: no circuit can be expected to meet it."""
+    with torch.no_grad():
+        loss = margin_losses(margin(last_logits(model, validation), validation)).mean().item()
+    if loss > config.target_loss:
+        raise TargetMissed(
+            f"The whole model has loss {loss:.3f} on {task.name}, above the target {config.target_loss:g}; "
+            "train it longer or raise target_loss."
+        )
+
+
+def best_cut(masks: NodeMasks, judge: Judge, target: float) -> tuple[Tensor, Cut]:
+    """The trial whose circuit has the fewest edges (then nodes): its τ [nodes] and the circuit."""
+    cuts = [(tau, smallest_cut(masks, tau, judge, target)) for tau in masks.tau.detach()]
+    found = [(tau, cut) for tau, cut in cuts if cut is not None]
+    if not found:
+        raise UserError(
+            "No trial met the target loss on validation pairs; raise target_loss or train the masks longer."
+        )
+    return min(found, key=lambda pair: (pair[1].edges, pair[1].k))
+
+
+def _scores(
+    judge: Judge,
+    cut: Cut,
+    heldout: PairBatch,
+    config: PruneConfig,
+    nodes: Mapping[Node, float],
+    tokens: tuple[tuple[int, ...], tuple[int, ...]],
+    began: float,
+) -> PruneScores:
+    with torch.no_grad():
+        whole = margin(last_logits(judge.model, heldout), heldout)
+    margins = cut.calibration.apply(judge.margins(cut.keep, heldout))
+    return PruneScores(
+        target_loss=config.target_loss,
+        loss=cut.loss,
+        loss_one_fewer=cut.loss_one_fewer,
+        heldout_loss=margin_losses(margins).mean().item(),
+        heldout_accuracy=(margins > 0).float().mean().item(),
+        unpruned_loss=margin_losses(whole).mean().item(),
+        unpruned_accuracy=(whole > 0).float().mean().item(),
+        edges=cut.edges,
+        embedding_edges=len(embedding_edges(judge.model, nodes, tokens[0])),
+        unembedding_edges=len(unembedding_edges(judge.model, nodes, tokens[1])),
+        seconds=time.perf_counter() - began,
+    )

@@ -1,0 +1,112 @@
+"""Pairs of prompts as tensors, and THE task loss.
+
+Every task is a binary choice. The loss of one sequence is the cross-entropy over just its two answers at its last
+position; the task loss is the mean over all sequences of both sides (Gao et al. 2025; their stored numbers are sums
+over pairs, twice this).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thinwire.model.taps import Tap, identity
+
+if TYPE_CHECKING:
+    from thinwire.model import Transformer
+
+REST = -1
+"""Stands in for a token id and means every token but the other answer, in tasks that ask for X or not X."""
+SLOT = "<?>"
+"""Marks, in the text of a pair, what decides the answer."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two prompts that differ only in what decides the answer."""
+
+    prompts: tuple[str, str]
+    answers: tuple[str, str]
+    """answers[i] is right for prompts[i] and the other one is its foil; an empty answer means not the other one."""
+
+    @classmethod
+    def of(cls, text: str, sides: tuple[str, str], answers: tuple[str, str]) -> "Pair":
+        """The pair of a text in which `<?>` stands where the sides differ."""
+        return cls((text.replace(SLOT, sides[0]), text.replace(SLOT, sides[1])), answers)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """n pairs as tensors: sequences 0 … n - 1 are one side, n … 2n - 1 the other side of the same pairs."""
+
+    tokens: Tensor
+    """Prompts behind an end of text, padded on the right with 0. int64 [2n, pos]"""
+    last: Tensor
+    """Index of the last token of each prompt. int64 [2n]"""
+    target: Tensor
+    """Id of the right answer, or REST. int64 [2n]"""
+    foil: Tensor
+    """Id of the wrong answer, or REST. int64 [2n]"""
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.tokens) // 2
+
+    def to(self, device: torch.device | str) -> "PairBatch":
+        """The same batch on another device."""
+        return PairBatch(*(tensor.to(device) for tensor in (self.tokens, self.last, self.target, self.foil)))
+
+    def take(self, pairs: Tensor) -> "PairBatch":
+        """The pairs of the given indices, int64 [m], in that order; padding that none of them needs is cut."""
+        rows = torch.cat([pairs, pairs + len(self)]).to(self.tokens.device)
+        last = self.last[rows]
+        width = int(last.max()) + 1 if len(last) else 0
+        return PairBatch(self.tokens[rows, :width], last, self.target[rows], self.foil[rows])
+
+
+def last_logits(model: "Transformer", batch: PairBatch, tap: Tap = identity) -> Tensor:
+    """Logits [2n, vocab] after the last token of each prompt."""
+    resid = model.run(model.embed(batch.tokens), tap=tap)
+    rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
+    resid, tokens = resid[rows, batch.last], batch.tokens[rows, batch.last]
+    return model.unembed(resid[:, None], tokens[:, None])[:, 0]
+
+
+def sequence_losses(logits: Tensor, batch: PairBatch) -> Tensor:
+    """Loss of each sequence in nats, float32 [..., 2n]: logits [..., 2n, vocab] at the last positions."""
+    return margin_losses(margin(logits, batch))
+
+
+def margin_losses(margins: Tensor) -> Tensor:
+    """Cross-entropy over two answers, in nats, from the log-odds of the right one; any shape."""
+    return F.softplus(-margins)
+
+
+def task_loss(logits: Tensor, batch: PairBatch) -> Tensor:
+    """THE task loss, a scalar in nats: the mean loss over all sequences of both sides. Logits [2n, vocab]."""
+    return sequence_losses(logits, batch).mean()
+
+
+def accuracy(logits: Tensor, batch: PairBatch) -> Tensor:
+    """Share of sequences whose right answer is the likelier of the two, float32 [...]: logits [..., 2n, vocab]."""
+    return (margin(logits, batch) > 0).float().mean(-1)
+
+
+def margin(logits: Tensor, batch: PairBatch) -> Tensor:
+    """Logit of the right answer minus that of the foil, float32 [..., 2n]: logits [..., 2n, vocab]."""
+    logits = logits.float()
+    return _logit(logits, batch.target, batch.foil) - _logit(logits, batch.foil, batch.target)
+
+
+def _logit(logits: Tensor, answer: Tensor, other: Tensor) -> Tensor:
+    """Logit of each sequence's answer [..., 2n]; that of REST is the logsumexp over all tokens but the other answer."""
+    rows = torch.arange(len(answer), device=answer.device)
+    own = logits[..., rows, answer.clamp(min=0)]
+    if not (answer == REST).any():
+        return own
+    removed = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
+    removed[rows, other.clamp(min=0)] = True
+    rest = logits.masked_fill(removed, -torch.inf).logsumexp(-1)
+    return torch.where(answer == REST, rest, own)

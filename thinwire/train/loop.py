@@ -1,0 +1,169 @@
+"""The training loop: sequences steps, logs, measures, saves, resumes. The arithmetic is in `step`.
+
+1. Open the folder: a finished run is returned as it is, an interrupted one resumes from its checkpoint.
+2. Step; every so often write a line of metrics, a validation loss, a checkpoint.
+3. At the end write sparse weights, the tokenizer and a summary, and finish the artefact.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from thinwire import artifact
+from thinwire.artifact import Artifact
+from thinwire.data import Tokens
+from thinwire.errors import UserError
+from thinwire.model.transformer import Transformer
+from thinwire.model.weights import count_nonzeros, count_sparse_entries, save_weights
+from thinwire.progress import Report, silent
+from thinwire.train import checkpoint
+from thinwire.train.config import TrainConfig
+from thinwire.train.interrupt import StopRequest, stop_on_signal
+from thinwire.train.l0 import check_floor
+from thinwire.train.stats import Metrics, validation_losses
+from thinwire.train.step import State, new_state, train_step
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished training run reports."""
+
+    out: str
+    """The model's folder."""
+    val_loss: float
+    """Held-out cross-entropy, nats per token, corpus parts weighted as in training."""
+    val_losses: dict[str, float]
+    """The same per corpus part."""
+    nonzeros: int
+    """Nonzero entries of the sparse parameters (L0)."""
+    entries: int
+    """All entries of the sparse parameters."""
+    tokens: int
+    """Tokens trained on."""
+    tokens_per_second: float
+    seconds: float
+    """Wall-clock time, over all sessions of the run, validation and checkpoints included."""
+
+
+def train(
+    config: TrainConfig, tokens: Tokens, out: Path | str, report: Report = silent, device: str = "cpu"
+) -> TrainResult:
+    """Train a model into the folder `out`, or resume or return what is there.
+
+    Raises UserError for a folder of another run, tokens of another vocabulary, or a loss that is not finite, and
+    KeyboardInterrupt, after saving, when asked to stop.
+    """
+    out = Path(out)
+    check_tokens(config, tokens)
+    if artifact.is_finished(out):
+        return _finished(config, tokens, out)
+    state = new_state(config)
+    check_floor(state.model, config)
+    seconds = _open_folder(config, tokens, out, state)
+    state.model.to(device)
+    _to_device(state, device)
+    with stop_on_signal() as stop:
+        seconds = _run(config, tokens, out, state, seconds, report, stop)
+    return _finish(config, tokens, out, state, seconds)
+
+
+def read_result(folder: Path | str) -> TrainResult:
+    """The result of a finished run from its folder."""
+    opened = artifact.open_artifact(Path(folder), "model")
+    return TrainResult(**json.loads((opened.path / "summary.json").read_text()) | {"out": str(folder)})
+
+
+def check_tokens(config: TrainConfig, tokens: Tokens) -> None:
+    """Raise UserError when the model's vocabulary is not that of the tokens."""
+    if config.model.vocab_size != tokens.tokenizer.vocab_size:
+        raise UserError(
+            f"The model has a vocabulary of {config.model.vocab_size} and the tokens one of "
+            f"{tokens.tokenizer.vocab_size}; set model.vocab_size to the tokens' or use other tokens."
+        )
+
+
+def _finished(config: TrainConfig, tokens: Tokens, out: Path) -> TrainResult:
+    opened = artifact.open_artifact(out, "model")
+    if opened.config(TrainConfig) != config:
+        raise UserError(f"{out} holds a model trained with another config; choose another --out.")
+    artifact.require_parent(opened, "tokens", tokens.artifact)
+    return read_result(out)
+
+
+def _open_folder(config: TrainConfig, tokens: Tokens, out: Path, state: State) -> float:
+    """Make or re-enter the folder of an unfinished run; returns the seconds already spent on it."""
+    artifact.refuse_foreign(out)
+    artifact.make_parents(out / "config.json")
+    if (out / "config.json").exists() and TrainConfig.load(out / "config.json") != config:
+        raise UserError(f"{out} holds an unfinished run with another config; finish that, or choose another --out.")
+    artifact.write_text(out / "config.json", config.to_json())
+    if (out / CHECKPOINT).exists():
+        return checkpoint.restore(state, out / CHECKPOINT, tokens.artifact.id)
+    return 0.0
+
+
+def _to_device(state: State, device: str) -> None:
+    for moments in state.optimizer.state.values():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = moments[name].to(device)
+
+
+def _run(
+    config: TrainConfig, tokens: Tokens, out: Path, state: State, spent: float, report: Report, stop: StopRequest
+) -> float:
+    began = time.perf_counter() - spent
+    device = next(state.model.parameters()).device
+    metrics = Metrics(out / "metrics.jsonl", state.step)
+
+    def save() -> None:
+        checkpoint.save(state, out / CHECKPOINT, tokens.artifact.id, time.perf_counter() - began)
+
+    while state.step < config.steps:
+        rows = tokens.batch(state.step, config.seed, config.batch_size, config.model.context)
+        done = train_step(state, torch.from_numpy(rows).to(device), config)
+        if state.step % config.log_every == 0 or state.step == config.steps:
+            metrics.add(step=state.step, nonzeros=count_nonzeros(state.model), **asdict(done))
+        if state.step % config.validate_every == 0 and state.step < config.steps:
+            metrics.add(step=state.step, val_losses=validation_losses(state.model, tokens, config))
+        report(state.step, config.steps, f"loss {done.loss:.3f}, density {done.density:.2%}")
+        if stop.asked:
+            save()
+            raise KeyboardInterrupt
+        if state.step % config.checkpoint_every == 0:
+            save()
+    return time.perf_counter() - began
+
+
+def _finish(config: TrainConfig, tokens: Tokens, out: Path, state: State, seconds: float) -> TrainResult:
+    model: Transformer = state.model
+    losses = validation_losses(model, tokens, config)
+    weights = {part: tokens.config.weight(part) for part in tokens.parts}
+    trained = config.steps * config.batch_size * config.model.context
+    result = TrainResult(
+        out=str(out),
+        val_loss=sum(weights[part] * losses[part] for part in losses) / sum(weights[part] for part in losses),
+        val_losses=losses,
+        nonzeros=count_nonzeros(model),
+        entries=count_sparse_entries(model),
+        tokens=trained,
+        tokens_per_second=trained / seconds,
+        seconds=seconds,
+    )
+    Metrics(out / "metrics.jsonl", config.steps).add(step=config.steps, val_losses=losses)
+    save_weights(model, out / "weights.safetensors")
+    artifact.write_text(out / "model.json", config.model.to_json())
+    artifact.write_text(
+        out / "summary.json", json.dumps({k: v for k, v in asdict(result).items() if k != "out"}, indent=2)
+    )
+    shutil.copyfile(tokens.artifact.path / "tokenizer.json", out / "tokenizer.json")
+    files = ["model.json", "weights.safetensors", "tokenizer.json", "summary.json", "metrics.jsonl"]
+    parents: dict[str, Artifact] = {"tokens": tokens.artifact}
+    artifact.finish(out, "model", config, parents, files, seed=config.seed)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return result

@@ -1,0 +1,18 @@
+"""The learning rate: linear warm-up, linear decay, times the L0 factor that gives the "sharkfin"."""
+
+from thinwire.train.config import TrainConfig
+from thinwire.train.l0 import density_at
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """Rate of the update that takes the run from `step` to `step + 1`."""
+    warmup = config.warmup * config.steps
+    rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
+    return config.learning_rate * rise * (1 - step / config.steps) * _l0_factor(density_at(step + 1, config), config)
+
+
+def _l0_factor(density: float, config: TrainConfig) -> float:
+    if config.l0_factor == "off":
+        return 1.0
+    reference = config.density if config.l0_factor == "final" else 1.0
+    return (reference / density) ** 0.5

@@ -1,0 +1,16 @@
+"""How a circuit is checked."""
+
+from pydantic import Field
+
+from thinwire.config import Config
+
+
+class VerifyConfig(Config):
+    """How a circuit is checked."""
+
+    pairs: int = Field(default=256, ge=1)
+    """Held-out pairs that every row is measured on."""
+    random_circuits: int = Field(default=20, ge=1)
+    """Random circuits of the same size to compare with."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of the pairs and of the random circuits."""

@@ -1,0 +1,172 @@
+"""Where everything of a circuit's picture goes: computed once, drawn by the page and by `figure`.
+
+1. Blocks: a head's q, k and v stay together; a bus has a slim waypoint in every row it passes without an item.
+2. `arrange` orders and places the blocks of every row; ranks without items do not exist.
+3. Rows too wide are dealt out over several lanes.
+4. Ends of links spread over the width of their items, in the order of their far ends, so that few cross.
+"""
+
+from collections import defaultdict
+from itertools import pairwise
+
+from thinwire.view.arrange import Block, arrange, settle, tie
+from thinwire.view.drawing import Band, Box, Bus, Drawing, Item, Link, Row
+from thinwire.view.payload import TaskView
+from thinwire.view.sketch import INPUT, OUTPUT, Rank, Sketch, row_label, sketch
+
+HEIGHT, GAP, INNER_GAP, HEAD_ROOM, MARGIN = 26.0, 16.0, 7.0, 22.0, 24.0
+"""Height of an item; room between blocks, within a block, above a head, around the picture."""
+ROOMY, FEW = 84.0, 6
+"""Room between blocks when no row has more than FEW items: weights then fit beside their wires."""
+PITCH, DENSE_PITCH, MANY_ROWS = 70.0, 56.0, 12
+"""From row to row, and the same in pictures with more than MANY_ROWS lanes."""
+WIDEST = 1800.0
+BUS_PULL = 4.0
+
+Lanes = list[tuple[Rank, list[Block]]]
+
+
+def lay_out(task: TaskView, vocab: tuple[str, ...]) -> Drawing:
+    """The picture of a task's circuit. A circuit without nodes gives a Drawing without items."""
+    made = sketch(task, vocab)
+    if not task.nodes:
+        return Drawing(width=0.0, height=0.0, item_height=HEIGHT)
+    rows = _rows(made)
+    paths = _tie_all(made, rows)
+    gap = ROOMY if max(sum(len(block.items) for block in blocks) for blocks in rows.values()) <= FEW else GAP
+    arrange(list(rows.values()), gap)
+    lanes = _lanes(rows)
+    settle([blocks for _, blocks in lanes], gap)
+    return _draw(made, lanes, paths)
+
+
+def _rows(made: Sketch) -> dict[Rank, list[Block]]:
+    """Blocks of items by rank, from the bottom up."""
+    rows: dict[Rank, list[Block]] = {rank: [] for rank in sorted(set(made.ranks))}
+    of_head: dict[tuple[Rank, int], Block] = {}
+    for index, (item, rank, head) in enumerate(zip(made.items, made.ranks, made.heads, strict=True)):
+        block = of_head.get((rank, head)) if head is not None else None
+        if block is None:
+            block = Block(INNER_GAP if head is not None else 0.0, head=head)
+            rows[rank].append(block)
+            if head is not None:
+                of_head[rank, head] = block
+        block.width += item.width + (INNER_GAP if head is not None else 0.0)
+        block.items.append(index)
+    return rows
+
+
+def _tie_all(made: Sketch, rows: dict[Rank, list[Block]]) -> dict[int, list[Block]]:
+    """Tie blocks that lines join; returns each bus's blocks and waypoints from bottom to top."""
+    home = {index: block for blocks in rows.values() for block in blocks for index in block.items}
+    offset = {index: x for block in home.values() for index, x in _offsets(block, made.items)}
+    for source, target, _ in made.links:
+        tie(home[source], home[target], offset[source], offset[target], 1.0)
+    buses = {channel: items for channel, items in made.channels.items() if len(items) > 1}
+    slim = 10.0 if len(buses) <= 30 else 1.0
+    order = list(rows)
+    paths = {}
+    for channel, items in buses.items():
+        stops = {made.ranks[index]: home[index] for index in items}
+        paths[channel] = []
+        for rank in order[order.index(made.ranks[items[0]]) : order.index(made.ranks[items[-1]]) + 1]:
+            if rank not in stops:
+                rows[rank].append(Block(slim))
+            paths[channel].append(stops.get(rank, rows[rank][-1]))
+        for below, above in pairwise(paths[channel]):
+            tie(below, above, 0.0, 0.0, BUS_PULL)
+    return paths
+
+
+def _offsets(block: Block, items: list[Item]) -> list[tuple[int, float]]:
+    """Each item of a block with the distance of its centre from the block's."""
+    x = -block.width / 2 + (INNER_GAP if block.head is not None else 0.0)
+    found = []
+    for index in block.items:
+        found.append((index, x + items[index].width / 2))
+        x += items[index].width + INNER_GAP
+    return found
+
+
+def _lanes(rows: dict[Rank, list[Block]]) -> Lanes:
+    """Rows as lanes from bottom to top; a row wider than the page deals its blocks out, keeping their order."""
+    lanes: Lanes = []
+    for rank, blocks in rows.items():
+        count = max(1, round(sum(block.width + GAP for block in blocks) / WIDEST))
+        lanes += [(rank, blocks[start::count]) for start in range(count)]
+    return lanes
+
+
+def _draw(made: Sketch, lanes: Lanes, paths: dict[int, list[Block]]) -> Drawing:
+    """Final coordinates: the top left corner at zero, y growing downwards."""
+    blocks = [block for _, lane in lanes for block in lane]
+    left = min(block.x - block.width / 2 for block in blocks) - MARGIN
+    pitch = PITCH if len(lanes) <= MANY_ROWS else DENSE_PITCH
+    heights = [pitch + HEAD_ROOM * any(block.head is not None for block in lane) for _, lane in lanes]
+    bottom = height = sum(heights)
+    items, rows, boxes = list(made.items), [], []
+    numbers = {rank: number for number, rank in enumerate(dict.fromkeys(rank for rank, _ in lanes))}
+    for (rank, lane), tall in zip(lanes, heights, strict=True):
+        y, bottom = round(bottom - pitch / 2, 1), bottom - tall
+        if numbers[rank] == len(rows):
+            rows.append(Row(label=row_label(rank), layer=None if rank[0] in (INPUT, OUTPUT) else rank[0], y=y))
+        for block in lane:
+            block.x, block.y = round(block.x - left, 1), y
+            for index, offset in _offsets(block, items):
+                items[index] = items[index].replace(x=round(block.x + offset, 1), y=y, row=numbers[rank])
+            if block.head is not None:
+                boxes.append(_box(block))
+    return Drawing(
+        width=round(max(block.x + block.width / 2 for block in blocks) + MARGIN, 1),
+        height=height,
+        item_height=HEIGHT,
+        items=tuple(items),
+        links=ports(items, made.links),
+        buses=tuple(_bus(channel, path, made.channels[channel], items) for channel, path in paths.items()),
+        rows=tuple(rows),
+        boxes=tuple(boxes),
+        bands=_bands(lanes, heights, height),
+    )
+
+
+def _box(block: Block) -> Box:
+    top = round(block.y - HEIGHT / 2 - HEAD_ROOM, 1)
+    left, height = round(block.x - block.width / 2, 1), HEIGHT + HEAD_ROOM + INNER_GAP
+    return Box(label=f"head {block.head}", x=left, y=top, width=round(block.width, 1), height=height)
+
+
+def _bus(channel: int, path: list[Block], stops: list[int], items: list[Item]) -> Bus:
+    points = []
+    for block in path:
+        stop = next((items[index] for index in block.items if index in stops), None)
+        points.append((stop.x, stop.y) if stop else (block.x, block.y))
+    return Bus(channel=channel, items=tuple(stops), points=tuple(points))
+
+
+def _bands(lanes: Lanes, heights: list[float], height: float) -> tuple[Band, ...]:
+    """One band for each layer, around its lanes."""
+    spans: dict[int, tuple[float, float]] = {}
+    bottom = height
+    for ((layer, _), _), tall in zip(lanes, heights, strict=True):
+        spans[layer] = (bottom - tall, spans.get(layer, (0.0, bottom))[1])
+        bottom -= tall
+    layers = [layer for layer in spans if layer not in (INPUT, OUTPUT)]
+    return tuple(Band(label=f"layer {layer}", top=spans[layer][0], bottom=spans[layer][1]) for layer in layers)
+
+
+def ports(items: list[Item], links: list[tuple[int, int, float]]) -> tuple[Link, ...]:
+    """Links with their ends spread over the width of the items they join, in the order of their far ends."""
+    at: dict[tuple[int, int], float] = {}
+    for near, far in ((0, 1), (1, 0)):
+        fans: dict[int, list[int]] = defaultdict(list)
+        for number, link in enumerate(links):
+            fans[int(link[near])].append(number)
+        for index, fan in fans.items():
+            fan.sort(key=lambda number, far=far: items[int(links[number][far])].x)
+            step = min(14.0, (items[index].width - 16.0) / max(1, len(fan) - 1))
+            for order, number in enumerate(fan):
+                at[number, near] = round(items[index].x + step * (order - (len(fan) - 1) / 2), 1)
+    return tuple(
+        Link(source=source, target=target, weight=weight, x1=at[number, 0], x2=at[number, 1])
+        for number, (source, target, weight) in enumerate(links)
+    )

@@ -1,0 +1,157 @@
+"""Where nodes are strongest: held-out pretraining text through the whole model, with a recording tap.
+
+Every node gets a histogram over all sampled tokens and its strongest windows of both signs, at most one from each
+window of text, so that one document cannot fill the list.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from thinwire.config import Config
+from thinwire.data import Tokens
+from thinwire.errors import UserError
+from thinwire.model.taps import record
+from thinwire.model.transformer import Transformer
+from thinwire.progress import Report, silent
+from thinwire.sites import Node
+
+BATCH = 16
+"""Windows per forward pass."""
+
+
+class SampleConfig(Config):
+    """How much text is read and how much of it is kept."""
+
+    text_tokens: int = Field(default=65_536, ge=1)
+    """Held-out tokens that activations are sampled on, shared evenly among the parts of the corpus."""
+    windows: int = Field(default=6, ge=0)
+    """Strongest windows kept of each sign, per node."""
+    before: int = Field(default=40, ge=0)
+    """Tokens kept before the strongest one."""
+    after: int = Field(default=20, ge=0)
+    """Tokens kept after it."""
+    bins: int = Field(default=40, ge=1)
+    """Bins of the histogram."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A stretch of text around a strong activation."""
+
+    tokens: np.ndarray
+    """int64 [pos]"""
+    activations: np.ndarray
+    """float32 [pos]"""
+    peak: int
+    """Position of the strong activation."""
+    source: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one node does over the sampled text."""
+
+    low: float
+    high: float
+    nonzero: float
+    """Fraction of tokens with an activation other than zero."""
+    tokens: int
+    bounds: np.ndarray
+    """Edges of the histogram's bins. float32 [bins + 1]; empty for a node that is always zero."""
+    counts: np.ndarray
+    """Nonzero activations in each bin. int64 [bins]"""
+    positive: tuple[Excerpt, ...]
+    """Strongest first; only windows whose largest activation is above zero."""
+    negative: tuple[Excerpt, ...]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Sampled windows of held-out text."""
+
+    tokens: np.ndarray
+    """int64 [windows, pos]"""
+    sources: tuple[str, ...]
+    """The part of the corpus each window comes from."""
+
+
+def profiles(
+    model: Transformer, tokens: Tokens, nodes: Iterable[Node], config: SampleConfig, report: Report = silent
+) -> dict[Node, Profile]:
+    """The profile of every node. Takes 4 bytes a node and token. Raises UserError when no part holds a whole window."""
+    nodes = sorted(set(nodes))
+    if not nodes:
+        return {}
+    texts = held_out(tokens, config.text_tokens, model.config.context)
+    seen = activations(model, texts.tokens, nodes, report)
+    return {node: profile(seen[place], texts, config) for place, node in enumerate(nodes)}
+
+
+def held_out(tokens: Tokens, n_tokens: int, context: int) -> Texts:
+    """Windows of held-out text, evenly from all parts. Raises UserError when no part holds a whole window."""
+    rows, sources = [], []
+    for part in tokens.parts:
+        room = (tokens.n_tokens(part, "validation") - 1) // context
+        wanted = min(room, max(1, n_tokens // (context * len(tokens.parts))))
+        if wanted > 0:
+            windows = tokens.validation(part, wanted * context, context)[:, :-1]
+            rows.append(windows)
+            sources += [f"{part}, held out"] * len(windows)
+    if not rows:
+        raise UserError(f"No held-out part is as long as the context of {context}; build tokens from a larger corpus.")
+    return Texts(np.concatenate(rows), tuple(sources))
+
+
+@torch.no_grad()
+def activations(model: Transformer, tokens: np.ndarray, nodes: list[Node], report: Report = silent) -> np.ndarray:
+    """Activations of nodes over windows of tokens [windows, pos]: float32 [nodes, windows, pos]."""
+    seen = np.empty((len(nodes), *tokens.shape), dtype=np.float32)
+    sites = sorted({node.site for node in nodes})
+    for start in range(0, len(tokens), BATCH):
+        tap = record(sites)
+        model(torch.from_numpy(tokens[start : start + BATCH]), tap=tap)
+        for place, node in enumerate(nodes):
+            seen[place, start : start + BATCH] = tap.values[node.site][..., node.index].float().numpy()
+        report(min(start + BATCH, len(tokens)), len(tokens), "sampling activations")
+    return seen
+
+
+def profile(seen: np.ndarray, texts: Texts, config: SampleConfig) -> Profile:
+    """The profile of one node from its activations [windows, pos]."""
+    nonzero = seen[seen != 0]
+    bounds, counts = np.empty(0, np.float32), np.empty(0, np.int64)
+    if len(nonzero):
+        counts, bounds = np.histogram(nonzero, bins=config.bins, range=_range(nonzero))
+    return Profile(
+        low=float(seen.min()),
+        high=float(seen.max()),
+        nonzero=len(nonzero) / seen.size,
+        tokens=seen.size,
+        bounds=bounds,
+        counts=counts,
+        positive=strongest(seen, texts, config, 1),
+        negative=strongest(seen, texts, config, -1),
+    )
+
+
+def strongest(seen: np.ndarray, texts: Texts, config: SampleConfig, sign: int) -> tuple[Excerpt, ...]:
+    """The windows with the largest activations of a sign, strongest first, one from each window of text at most."""
+    peaks = (sign * seen).argmax(1)
+    sizes = sign * seen[np.arange(len(seen)), peaks]
+    order = np.argsort(-sizes, kind="stable")[: config.windows]
+    found = []
+    for row in order[sizes[order] > 0]:
+        peak = int(peaks[row])
+        start, stop = max(0, peak - config.before), peak + config.after + 1
+        found.append(Excerpt(texts.tokens[row, start:stop], seen[row, start:stop], peak - start, texts.sources[row]))
+    return tuple(found)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Range of a histogram: that of the values, opened where they are all the same."""
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)

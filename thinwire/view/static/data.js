@@ -1,0 +1,35 @@
+// The page's data: what it looks like, and how it is unpacked.
+
+/** @typedef {{tokens: number[], activations: number[], peak: number, source: string}} Window_ */
+/** @typedef {{low: number, high: number, nonzero: number, tokens: number, bounds: number[], counts: number[]}} Activity */
+/** @typedef {{name: string, layer: number, kind: string, head: number | null, channel: number, position: boolean, mean: number, bias: number | null,
+ *   strength: number | null, sides: [number, number] | null, activity: Activity | null, positive: Window_[], negative: Window_[],
+ *   on_prompts: number[][]}} NodeView */
+/** @typedef {{tokens: number[], answer: number | null, foil: number | null, p_circuit: number | null, p_model: number | null}} Prompt */
+/** @typedef {{target: number | null, circuit: number, circuit_accuracy: number, model: number, model_accuracy: number,
+ *   removed: number | null, random: number[], chance: number | null, n_pairs: number | null, split: string}} Losses */
+/** @typedef {{token: number, channel: number, weight: number}} TokenWire */
+/** @typedef {{name: string, summary: string, circuit_id: string, sides: [string, string], losses: Losses,
+ *   counts: {nodes: number, edges: number, embedding_edges: number, unembedding_edges: number}, scale: number,
+ *   shift: number, strength_label: string, nodes: NodeView[], wires: {source: number, target: number, weight: number}[],
+ *   embedding: TokenWire[], unembedding: TokenWire[], pairs: {first: Prompt, second: Prompt}[]}} TaskView */
+/** @typedef {{id: string, kind: "token" | "embed" | "node" | "unembed" | "answer", label: string, node: number | null,
+ *   channel: number | null, token: number | null, row: number, x: number, y: number, width: number}} Item */
+/** @typedef {{source: number, target: number, weight: number, x1: number, x2: number}} Link */
+/** @typedef {{channel: number, items: number[], points: [number, number][]}} Bus */
+/** @typedef {{width: number, height: number, item_height: number, items: Item[], links: Link[], buses: Bus[],
+ *   rows: {label: string, layer: number | null, y: number}[], bands: {label: string, top: number, bottom: number}[],
+ *   boxes: {label: string, x: number, y: number, width: number, height: number}[]}} Drawing */
+/** @typedef {{format: string, version: number, title: string, model: Record<string, any>, vocab: string[], tasks: TaskView[]}} Payload */
+/** @typedef {{payload: Payload, drawings: Drawing[]}} PageData */
+
+/**
+ * Unpack the gzip + base64 data of the page.
+ * @param {string} packed
+ * @returns {Promise<PageData>}
+ */
+export async function unpack(packed) {
+  const bytes = Uint8Array.from(atob(packed.trim()), (char) => char.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}

@@ -1,0 +1,71 @@
+// What the panel says while nothing is selected: the task, example pairs, and how to read the picture.
+
+import { el, factList } from "./dom.js";
+import { glyphs, num, percent, plural } from "./format.js";
+import { tokenSpan } from "./heatmap.js";
+
+/** Pairs shown at once; the rest is folded. */
+const OPEN_PAIRS = 2;
+
+/**
+ * @param {import("./panel_node.js").Context} context
+ */
+export function taskPanel({ payload, task }) {
+  return [
+    el("header", { class: "panelhead" }, el("h2", { class: "mono" }, task.name), el("p", {}, task.summary)),
+    factList([
+      ["measured on", task.losses.n_pairs === null ? `${task.losses.split} pairs` : `${plural(task.losses.n_pairs, "pair")}, ${task.losses.split}`, "Pairs that pruning never saw"],
+      ["log-odds", `× ${num(task.scale)} ${task.shift < 0 ? "−" : "+"} ${num(Math.abs(task.shift))}`, "Calibration fitted after pruning: scale and shift of the circuit's log-odds of the first answer over the second"],
+      ["circuit", task.circuit_id.slice(0, 8) || "–", `Content hash of the circuit artefact: ${task.circuit_id}`],
+    ]),
+    task.pairs.length ? el("section", {}, el("h3", {}, "Example pairs"),
+      el("p", { class: "note" }, "Two prompts that differ only in what decides the answer; differing tokens are underlined."),
+      task.pairs.slice(0, OPEN_PAIRS).map((pair) => pairView(payload, task, pair)),
+      task.pairs.length > OPEN_PAIRS ? el("details", {}, el("summary", {}, plural(task.pairs.length - OPEN_PAIRS, "more pair")),
+        task.pairs.slice(OPEN_PAIRS).map((pair) => pairView(payload, task, pair))) : null) : null,
+    reading(),
+  ];
+}
+
+/**
+ * @param {import("./data.js").Payload} payload
+ * @param {import("./data.js").TaskView} task
+ * @param {{first: import("./data.js").Prompt, second: import("./data.js").Prompt}} pair
+ */
+function pairView({ vocab }, task, { first, second }) {
+  let start = 0;
+  while (start < first.tokens.length && first.tokens[start] === second.tokens[start]) start += 1;
+  let end = 0;
+  const shorter = Math.min(first.tokens.length, second.tokens.length) - start;
+  while (end < shorter && first.tokens.at(-1 - end) === second.tokens.at(-1 - end)) end += 1;
+  /** @param {import("./data.js").Prompt} prompt @param {number} side */
+  const prompt = ({ tokens, answer, foil, p_circuit, p_model }, side) => el("article", { class: "text" },
+    el("code", { class: "heatmap" }, tokens.map((token, place) => {
+      const span = tokenSpan(vocab[token], null, 1);
+      if (place >= start && place < tokens.length - end) span.classList.add("differs");
+      return span;
+    })),
+    el("footer", {}, el("span", { class: "answer mono", title: "Right answer" }, answer === null ? "any other token" : glyphs(vocab[answer])),
+      foil === null ? " not any other token" : [" not ", el("span", { class: "mono" }, glyphs(vocab[foil]))],
+      p_circuit === null ? null : el("span", { class: "p", title: "Probability of the right answer" }, `circuit ${percent(p_circuit)}${p_model === null ? "" : ` · model ${percent(p_model)}`}`),
+      el("span", { class: "sidename" }, task.sides[side])));
+  return el("div", { class: "pair" }, prompt(first, 0), prompt(second, 1));
+}
+
+/** The legend and a short guide. */
+export function reading() {
+  /** @param {string} key @param {string} words */
+  const row = (key, words) => el("li", {}, el("i", { class: `key ${key}` }), el("span", {}, words));
+  return el("section", { class: "reading" }, el("h3", {}, "How to read this"),
+    el("ul", { class: "legend" },
+      row("wire pos", "positive weight (blue, solid); thicker is larger"),
+      row("wire neg", "negative weight (orange, dashed)"),
+      row("wire bus", "one residual channel: writers add to it, later readers read the sum"),
+      row("headbox", "attention head: q and k decide where it looks, v what it copies"),
+      row("sides", "activation on the task's first and second side, by colour"),
+      row("bar", "how much the loss rises when this node alone is removed")),
+    el("details", {}, el("summary", {}, "What the picture claims, and what it does not"),
+      el("p", {}, "The model runs from bottom to top. A node is one channel of one place in one layer; an edge is a nonzero weight between two nodes. Every node that is not drawn is frozen at its mean over pretraining text, for all prompts and positions; the loss of that model is the first number above."),
+      el("p", {}, "A small circuit is evidence only next to the other numbers: the whole model can do the task, it fails without the circuit, and random circuits of the same size fail. Weights are those of the model; normalization before each read and attention patterns are not drawn. Activations are those of the whole model, so a node may act differently once the rest is frozen."),
+      el("p", {}, "Freezing at the mean is weaker than resampling: a frozen node can still carry a constant. Texts show where a node is strongest, which is not all it does; look at both signs and at the histogram.")));
+}
