@@ -20,6 +20,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from thinwire.config import Config
 from thinwire.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 FORMATS = {"tokens": 1, "model": 1, "circuit": 1, "verdict": 1}
 """Kinds of artefact and the version of each format that this package reads and writes."""
 C = TypeVar("C", bound=Config)
@@ -142,6 +147,24 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that would write in it; the hold ends with the process, however it ends.
+
+    Raises UserError when another process holds it. Where the system has no file locks, nothing is held.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"Another process is writing in {folder}; wait for it, or choose another --out."
+                ) from None
+        yield
+
+
 def make_parents(path: Path) -> None:
     """Create the folder that `path` lies in. Raises UserError when that cannot be done."""
     try:
@@ -154,7 +177,8 @@ def refuse_foreign(folder: Path) -> None:
     """Raise UserError when `folder` is a file, or a folder with contents that no artefact of ours has."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; choose a folder for --out.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").exists():
+    foreign = folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
+    if foreign and not (folder / "config.json").exists():
         raise UserError(f"{folder} holds files that are not a thinwire artefact; choose another --out.")
 
 

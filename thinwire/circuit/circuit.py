@@ -54,7 +54,7 @@ class PruneScores:
     loss: float
     """Task loss on validation pairs, which chose the number of nodes."""
     loss_one_fewer: float
-    """The same with the lowest-ranked node removed and the calibration refitted; it misses the target."""
+    """The least of such losses with one node removed and the calibration refitted; it misses the target."""
     heldout_loss: float
     """Task loss on held-out templates and names."""
     heldout_accuracy: float

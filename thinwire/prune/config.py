@@ -44,6 +44,8 @@ class PruneConfig(Config):
     """Standard deviation of the initial mask parameters."""
     init_noise_bias: float = Field(default=0.1)
     """Mean of the initial mask parameters."""
+    simplify: bool = True
+    """After bisecting, drop every node without which the target still holds."""
     train_pairs: int = Field(default=2048, ge=1)
     """Distinct pairs the masks are trained and the calibration is fitted on."""
     validation_pairs: int = Field(default=256, ge=1)

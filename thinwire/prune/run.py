@@ -2,7 +2,8 @@
 
 1. Take mean activations over the pretraining distribution.
 2. Train masks, several trials side by side, under pressure on the number of nodes.
-3. For each trial, rank nodes by τ and bisect the fewest that meet the target on validation pairs, calibration fitted.
+3. For each trial, rank nodes by τ, bisect the fewest that meet the target on validation pairs with the calibration
+   fitted, and drop those that turn out not to be needed.
 4. Keep the trial with the fewest edges and report it on held-out pairs.
 """
 
@@ -18,8 +19,7 @@ from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.prune.config import PruneConfig
-from thinwire.prune.discretize import Cut, Judge, smallest_cut
-from thinwire.prune.masks import NodeMasks
+from thinwire.prune.discretize import Cut, Judge, simplified_cut, smallest_cut
 from thinwire.prune.search import train_masks
 from thinwire.sites import Node, Site
 from thinwire.tasks import REST, PairBatch, Task, last_logits, margin, margin_losses
@@ -50,10 +50,10 @@ def prune(
     check_reachable(model, task, validation, config)
     masks = train_masks(model, means, train, config, report)
     fit = train.take(torch.arange(min(len(train), config.validation_pairs)))
-    judge = Judge(model, means, fit, validation)
-    tau, cut = best_cut(masks, judge, config.target_loss)
-    kept = torch.cat(list(cut.keep.values()))
-    nodes = {node: value for node, value, keep in zip(masks.nodes(), tau.tolist(), kept.tolist(), strict=True) if keep}
+    judge = Judge(model, means, fit, validation, masks)
+    tau, cut = best_cut(judge, config)
+    every = masks.nodes()
+    nodes = {every[column]: tau[column].item() for column in cut.columns}
     prompt_tokens = tuple(validation.tokens.unique().tolist())
     answers = torch.cat([validation.target, validation.foil]).unique().tolist()
     answer_tokens = tuple(answer for answer in answers if answer != REST)
@@ -81,15 +81,20 @@ def check_reachable(model: Transformer, task: Task, validation: PairBatch, confi
         )
 
 
-def best_cut(masks: NodeMasks, judge: Judge, target: float) -> tuple[Tensor, Cut]:
+def best_cut(judge: Judge, config: PruneConfig) -> tuple[Tensor, Cut]:
     """The trial whose circuit has the fewest edges (then nodes): its τ [nodes] and the circuit."""
-    cuts = [(tau, smallest_cut(masks, tau, judge, target)) for tau in masks.tau.detach()]
-    found = [(tau, cut) for tau, cut in cuts if cut is not None]
+    found = []
+    for tau in judge.masks.tau.detach():
+        cut = smallest_cut(tau, judge, config.target_loss)
+        if cut and config.simplify:
+            cut = simplified_cut(cut, tau, judge, config.target_loss)
+        if cut:
+            found.append((tau, cut))
     if not found:
         raise UserError(
             "No trial met the target loss on validation pairs; raise target_loss or train the masks longer."
         )
-    return min(found, key=lambda pair: (pair[1].edges, pair[1].k))
+    return min(found, key=lambda pair: (pair[1].edges, len(pair[1].columns)))
 
 
 def _scores(

@@ -65,12 +65,14 @@ def train(
         return _finished(config, tokens, out)
     state = new_state(config)
     check_floor(state.model, config)
-    seconds = _open_folder(config, tokens, out, state)
-    state.model.to(device)
-    _to_device(state, device)
-    with stop_on_signal() as stop:
+    artifact.refuse_foreign(out)
+    artifact.make_parents(out / "config.json")
+    with artifact.sole_writer(out), stop_on_signal() as stop:
+        seconds = _enter(config, tokens, out, state)
+        state.model.to(device)
+        _to_device(state, device)
         seconds = _run(config, tokens, out, state, seconds, report, stop)
-    return _finish(config, tokens, out, state, seconds)
+        return _finish(config, tokens, out, state, seconds)
 
 
 def read_result(folder: Path | str) -> TrainResult:
@@ -96,10 +98,8 @@ def _finished(config: TrainConfig, tokens: Tokens, out: Path) -> TrainResult:
     return read_result(out)
 
 
-def _open_folder(config: TrainConfig, tokens: Tokens, out: Path, state: State) -> float:
-    """Make or re-enter the folder of an unfinished run; returns the seconds already spent on it."""
-    artifact.refuse_foreign(out)
-    artifact.make_parents(out / "config.json")
+def _enter(config: TrainConfig, tokens: Tokens, out: Path, state: State) -> float:
+    """Begin or re-enter an unfinished run; returns the seconds already spent on it."""
     if (out / "config.json").exists() and TrainConfig.load(out / "config.json") != config:
         raise UserError(f"{out} holds an unfinished run with another config; finish that, or choose another --out.")
     artifact.write_text(out / "config.json", config.to_json())

@@ -14,6 +14,8 @@ from itertools import pairwise
 SWEEPS, SETTLE = 24, 12
 STARTS, SMALL = 16, 400
 """Orders to start from while a picture has at most SMALL joints; beyond that, one."""
+LIGHT = 1e-3
+"""Weight of a block that nothing pulls on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +39,13 @@ class Block:
     x: float = 0.0
     y: float = 0.0
     joints: list[Joint] = field(default_factory=list)
-    weight: float = 1e-3
+    weight: float = 0.0
+    """Sum of the pulls."""
 
     @property
     def wish(self) -> float:
         """Where the block wants its centre to be."""
-        if not self.joints:
+        if not self.weight:
             return self.x
         return sum((j.other.x + j.theirs - j.own) * j.pull for j in self.joints) / self.weight
 
@@ -91,7 +94,7 @@ def place(blocks: list[Block], gap: float) -> None:
     shifts = _shifts(blocks, gap)
     pools: list[tuple[float, float, int]] = []
     for block, shift in zip(blocks, shifts, strict=True):
-        mean, weight, size = block.wish - shift, block.weight, 1
+        mean, weight, size = block.wish - shift, block.weight or LIGHT, 1
         while pools and pools[-1][0] > mean:
             below, heavy, count = pools.pop()
             mean = (mean * weight + below * heavy) / (weight + heavy)

@@ -6,7 +6,10 @@ import { called, company, relations, ROLES } from "./relations.js";
 import { Viewport } from "./viewport.js";
 import { drawWires } from "./wires.js";
 
+/** Room for the names of rows, and what is left of it on a phone, where they are not shown. */
 const GUTTER = 158;
+const SLIM_GUTTER = 8;
+const PHONE = 560;
 /** With more wires than this, gestures move the finished canvas and it is redrawn when they end. */
 const REDRAW_AT_ONCE = 1200;
 const SETTLED = 120;
@@ -82,7 +85,7 @@ export class Graph {
       css: { left: `${item.x - item.width / 2}px`, top: `${item.y - 13}px`, width: `${item.width}px` },
       on: {
         click: () => this.onSelect(index), pointerenter: () => this.hover(index), pointerleave: () => this.hover(null),
-        focus: () => { this.hover(index); this.view.reveal(item.x, item.y, GUTTER); }, blur: () => this.hover(null),
+        focus: () => { this.hover(index); this.view.reveal(item.x, item.y, this.margin); }, blur: () => this.hover(null),
       },
     }, el("span", { class: "label" }, item.label),
     node?.sides ? el("span", { class: "sides" }, node.sides.map((value) => el("i", heat(value)))) : null,
@@ -93,7 +96,7 @@ export class Graph {
   select(item) {
     this.selected = item;
     this.light();
-    if (item !== null && this.drawing) this.view.reveal(this.drawing.items[item].x, this.drawing.items[item].y, GUTTER);
+    if (item !== null && this.drawing) this.view.reveal(this.drawing.items[item].x, this.drawing.items[item].y, this.margin);
   }
 
   /** @param {number | null} item */
@@ -115,14 +118,19 @@ export class Graph {
     this.paint();
   }
 
+  /** Pixels at the left that the picture leaves free. */
+  get margin() {
+    return this.root.clientWidth < PHONE ? SLIM_GUTTER : GUTTER;
+  }
+
   /** Show the picture anew, unless it has been moved by hand. */
   resized() {
-    if (this.drawing?.items.length && !this.view.touched) this.view.open(this.drawing.width, this.drawing.height, GUTTER);
+    if (this.drawing?.items.length && !this.view.touched) this.view.open(this.drawing.width, this.drawing.height, this.margin);
     else this.paint();
   }
 
   fit() {
-    if (this.drawing?.items.length) this.view.fit(this.drawing.width, this.drawing.height, GUTTER);
+    if (this.drawing?.items.length) this.view.fit(this.drawing.width, this.drawing.height, this.margin);
     else this.paint();
   }
 

@@ -28,7 +28,7 @@ export class Viewport {
    */
   open(width, height, gutter) {
     this.fit(width, height, gutter);
-    const room = this.element.clientWidth - gutter - 12;
+    const room = this.element.clientWidth - gutter - 48;
     if (this.zoom >= READABLE || width * READABLE > room) return;
     this.zoom = READABLE;
     this.x = gutter + (room - width * READABLE) / 2;
@@ -43,7 +43,7 @@ export class Viewport {
    * @param {number} gutter pixels at the left that stay free
    */
   fit(width, height, gutter) {
-    const room = { x: this.element.clientWidth - gutter - 12, y: this.element.clientHeight - 12 };
+    const room = { x: this.element.clientWidth - gutter - 48, y: this.element.clientHeight - 12 };
     this.zoom = Math.max(FARTHEST, Math.min(1.2, room.x / width, room.y / height));
     this.x = gutter + (room.x - width * this.zoom) / 2;
     this.y = 6 + (room.y - height * this.zoom) / 2;

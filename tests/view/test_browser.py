@@ -1,0 +1,194 @@
+"""The page in the system's Chromium, opened from a file. Run with `pytest -m browser`; installs nothing."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from view_examples import HOSTILE
+
+from thinwire.view import page
+from thinwire.view.payload import Payload
+
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+class Visit:
+    """A page on screen, and everything it complained about or asked for."""
+
+    def __init__(self, sheet, path: Path) -> None:
+        self.sheet, self.path = sheet, path
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        sheet.on("console", lambda message: self.complaints.append(message.text))
+        sheet.on("pageerror", lambda error: self.complaints.append(str(error)))
+        sheet.on("request", lambda request: self.requests.append(request.url))
+
+    def open(self, task: str = "", node: str = "") -> None:
+        self.sheet.goto(f"{self.path.as_uri()}#task={quote(task)}&node={quote(node)}")
+        self.sheet.reload()
+        self.sheet.wait_for_selector(".panel h2")
+
+    def texts(self, selector: str) -> list[str]:
+        return self.sheet.locator(selector).all_text_contents()
+
+    def node(self, name: str):
+        return self.sheet.locator(f'.item[data-id="{name}"]')
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, example: Payload, large: Payload) -> Path:
+    made = tmp_path_factory.mktemp("pages")
+    page.write(example, made / "example.html")
+    page.write(large, made / "large.html")
+    page.write(example.replace(tasks=()), made / "nothing.html")
+    return made
+
+
+@pytest.fixture(params=["light", "dark"])
+def visit(request: pytest.FixtureRequest, browser, folder: Path) -> Iterator[Visit]:
+    sheet = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=request.param)
+    made = Visit(sheet, folder / "example.html")
+    made.open()
+    yield made
+    assert made.complaints == []
+    assert all(url.startswith((made.path.parent.as_uri(), "data:", "blob:")) for url in made.requests)
+    sheet.close()
+
+
+def test_losses_and_sizes_are_in_the_header(visit: Visit):
+    strip = " ".join(visit.texts(".evidence .cell"))
+    for words in (
+        "0.141",
+        "meets target 0.150",
+        "98.4 % right",
+        "0.052",
+        "0.871",
+        "median of 20",
+        "12 nodes",
+        "9 edges",
+    ):
+        assert words in strip
+
+
+def test_tasks_switch(visit: Visit):
+    assert visit.sheet.locator(".item.node").count() == 12
+    visit.sheet.get_by_role("button", name="random_60").click()
+    assert visit.sheet.locator(".item.node").count() == 60
+    assert "misses target" in " ".join(visit.texts(".evidence"))
+    assert visit.sheet.url.endswith("#task=random_60")
+    visit.sheet.keyboard.press("]")
+    assert "keeps no node" in " ".join(visit.texts(".graph"))
+    visit.sheet.keyboard.press("[")
+    assert visit.sheet.locator(".item.node").count() == 60
+
+
+def test_a_node_shows_its_wires_and_heatmaps(visit: Visit):
+    visit.node("0.mlp.post_act:419").click()
+    assert visit.texts(".panel h2") == ["0.mlp.post_act:419"]
+    assert visit.texts(".wires .weight") == ["+2.04", "−1.88", "+1.40"]
+    assert visit.texts(".wires .jump") == ["0.mlp.act_in:104", "0.mlp.act_in:881", "0.mlp.resid_delta:985"]
+    assert visit.texts(".side h4") == ["Strongest positive", "Strongest negative"]
+    peak = visit.sheet.locator(".side.pos .token.peak").first
+    assert peak.get_attribute("title").startswith("+")
+    shade = peak.evaluate("e => getComputedStyle(e).backgroundColor")
+    assert shade not in ("rgba(0, 0, 0, 0)", "transparent")
+    visit.sheet.get_by_role("button", name="Task prompts").click()
+    assert len(visit.texts(".texts .heatmap")) == 8
+    visit.sheet.locator(".wires .jump").last.click()
+    assert visit.texts(".panel h2") == ["0.mlp.resid_delta:985"]
+
+
+def test_the_keyboard_suffices(visit: Visit):
+    visit.node("0.mlp.post_act:419").focus()
+    visit.sheet.keyboard.press("ArrowUp")
+    visit.sheet.keyboard.press("Enter")
+    assert visit.texts(".panel h2") == ["0.mlp.resid_delta:985"]
+    visit.sheet.keyboard.press("ArrowLeft")
+    visit.sheet.keyboard.press("Enter")
+    assert visit.texts(".panel h2") == ["0.mlp.resid_delta:460"]
+    visit.sheet.keyboard.press("Escape")
+    assert visit.texts(".panel h2")[0] == "single_double_quote"
+    visit.sheet.keyboard.press("?")
+    assert visit.sheet.locator("dialog.help").is_visible()
+    visit.sheet.keyboard.press("Escape")
+    assert not visit.sheet.locator("dialog.help").is_visible()
+
+
+def test_the_address_brings_back_the_place(visit: Visit):
+    visit.open("single_double_quote", "7.attn.k:82.1")
+    assert visit.texts(".panel h2") == ["7.attn.k:82.1"]
+    assert visit.node("7.attn.k:82.1").get_attribute("aria-pressed") == "true"
+    visit.open("no such task", "no such node")
+    assert visit.texts(".panel h2")[0] == "single_double_quote"
+
+
+def test_channels_and_tokens_open_too(visit: Visit):
+    visit.node("embed:104").click()
+    assert visit.texts(".panel h2") == ["channel 104"]
+    assert '("' in visit.texts(".wires li .mono")[0]
+    visit.sheet.locator(".item.answer").first.click()
+    assert visit.texts(".wires .weight") == ["+1.42"]
+
+
+def test_hostile_texts_stay_text(visit: Visit):
+    visit.open(HOSTILE[2], "0.mlp.act_in:104")
+    assert visit.sheet.evaluate("window.owned") is None
+    assert visit.sheet.locator("#app img, #app script").count() == 0
+    assert HOSTILE[0] in visit.texts(".text .heatmap")[0].replace("·", " ")
+    assert HOSTILE[0] in visit.texts(".text footer")[0]
+    visit.sheet.keyboard.press("Escape")
+    assert visit.texts(".panel h2")[0] == HOSTILE[2]
+
+
+@pytest.mark.parametrize("width", [1440, 800, 400])
+def test_nothing_runs_off_the_side(browser, folder: Path, width: int):
+    sheet = browser.new_page(viewport={"width": width, "height": 900})
+    made = Visit(sheet, folder / "example.html")
+    for node in ("", "0.mlp.post_act:419"):
+        made.open("single_double_quote", node)
+        assert sheet.evaluate("document.documentElement.scrollWidth") <= width
+    sheet.close()
+
+
+def test_a_large_circuit_stays_usable(browser, folder: Path):
+    sheet = browser.new_page(viewport={"width": 1440, "height": 900})
+    made = Visit(sheet, folder / "large.html")
+    made.open()
+    assert sheet.locator(".item.node").count() == 500
+    sheet.locator(".item.node").nth(250).focus()
+    sheet.keyboard.press("Enter")
+    assert sheet.locator(".wires li").count() > 0
+    slow = sheet.evaluate("""async () => {
+        const began = performance.now();
+        const graph = document.querySelector('.graph');
+        for (let i = 0; i < 20; i++) {
+            graph.dispatchEvent(new WheelEvent('wheel', {deltaX: 5, deltaY: 5, cancelable: true}));
+            await new Promise(requestAnimationFrame);
+        }
+        return (performance.now() - began) / 20;
+    }""")
+    assert slow < 250, "milliseconds a frame while panning"
+    assert made.complaints == []
+    sheet.close()
+
+
+def test_a_page_without_circuits_says_so(browser, folder: Path):
+    sheet = browser.new_page()
+    sheet.goto((folder / "nothing.html").as_uri())
+    assert "holds no circuit" in sheet.locator(".nothing").first.text_content()
+    sheet.close()

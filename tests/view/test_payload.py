@@ -1,0 +1,80 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+from view_examples import quote_task
+
+from thinwire.errors import UserError
+from thinwire.view.payload import Payload, TaskView, Window, Wire
+
+
+def test_a_payload_survives_json(example: Payload):
+    assert Payload.parse(example.model_dump_json(), "it") == example
+
+
+def test_format_and_version_are_written_and_required(example: Payload):
+    stored = json.loads(example.model_dump_json())
+    assert (stored["format"], stored["version"]) == ("thinwire.page", 1)
+    with pytest.raises(UserError, match="version"):
+        Payload.parse(json.dumps(stored | {"version": 2}), "it")
+
+
+def test_unknown_keys_are_refused_at_any_depth(example: Payload):
+    stored = json.loads(example.model_dump_json())
+    stored["tasks"][0]["losses"]["surprise"] = 1
+    with pytest.raises(UserError, match=r"unknown key 'tasks\.0\.losses\.surprise'"):
+        Payload.parse(json.dumps(stored), "it")
+
+
+def test_records_cannot_be_changed(example: Payload):
+    with pytest.raises(ValidationError, match="frozen"):
+        example.tasks[0].losses.circuit = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_numbers_json_cannot_carry_are_refused(weight: float):
+    with pytest.raises(ValidationError, match="finite"):
+        Wire(source=0, target=1, weight=weight)
+
+
+def test_a_kind_of_site_must_exist(example: Payload):
+    with pytest.raises(UserError, match="not a kind of site"):
+        example.tasks[0].nodes[0].replace(kind="attn.z")
+
+
+@pytest.mark.parametrize("peak", [2, 5])
+def test_windows_are_aligned(peak: int):
+    with pytest.raises(ValidationError, match="one activation for each token"):
+        Window(tokens=(1, 2), activations=(0.5, 0.5), peak=peak)
+
+
+def refused(task: TaskView, example: Payload, words: str, **changes: object) -> None:
+    with pytest.raises(UserError, match=words):
+        example.replace(tasks=(task.replace(**changes),))
+
+
+def test_inconsistent_tasks_are_refused(example: Payload):
+    task = example.tasks[0]
+    far = Wire(source=0, target=99, weight=1.0)
+    refused(task, example, "a wire joins a node that is not listed", wires=(far,))
+    refused(task, example, "a node is listed twice", nodes=(*task.nodes, task.nodes[0]))
+    short = task.nodes[0].replace(on_prompts=((1.0,),))
+    refused(task, example, "one activation for each token", nodes=(short, *task.nodes[1:]))
+    unknown = task.embedding[0].replace(token=len(example.vocab))
+    refused(task, example, "outside vocab", embedding=(unknown,))
+    with pytest.raises(UserError, match="a task is listed twice"):
+        example.replace(tasks=(task, task))
+
+
+def test_a_negative_token_is_refused(example: Payload):
+    task = example.tasks[0]
+    pair = task.pairs[0]
+    wrong = pair.replace(first=pair.first.replace(foil=-1))
+    refused(task, example, "outside vocab", pairs=(wrong, *task.pairs[1:]))
+
+
+def test_the_example_is_the_circuit_of_the_paper():
+    from view_examples import Texts
+
+    task = quote_task(Texts())
+    assert (len(task.nodes), len(task.wires)) == (task.counts.nodes, task.counts.edges) == (12, 9)
