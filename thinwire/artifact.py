@@ -126,22 +126,28 @@ def finish(
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path, kind: str | None = None) -> Iterator[Path]:
     """A scratch folder that takes the place of `folder` when the block ends without an error.
 
-    Whatever stood there before stays intact until then. Raises UserError when it is not ours.
+    Whatever stood there before stays intact until then. Raises UserError when it is not ours, or of another kind.
     """
     folder = Path(folder)
-    refuse_foreign(folder)
+    refuse_foreign(folder, kind)
     make_parents(folder)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     scratch.chmod(0o755)
     try:
         yield scratch
         old = scratch.with_suffix(".old")
-        if folder.exists():
+        there = folder.exists()
+        if there:
             folder.rename(old)
-        scratch.rename(folder)
+        try:
+            scratch.rename(folder)
+        except OSError:
+            if there:
+                old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -173,13 +179,30 @@ def make_parents(path: Path) -> None:
         raise UserError(f"{path} cannot be created ({error.strerror}); choose another --out.") from None
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Raise UserError when `folder` is a file, or a folder with contents that no artefact of ours has."""
+def refuse_foreign(folder: Path, kind: str | None = None) -> None:
+    """Raise UserError when `folder` is a file, or a folder with contents that no artefact of ours has.
+
+    Given the kind that is to be written there, work of another kind is refused too, an unfinished training included.
+    """
     if folder.is_file():
         raise UserError(f"{folder} is a file; choose a folder for --out.")
-    foreign = folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
-    if foreign and not (folder / "config.json").exists():
+    filled = folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
+    if filled and not (folder / "config.json").exists():
         raise UserError(f"{folder} holds files that are not a thinwire artefact; choose another --out.")
+    if filled and kind is not None:
+        found = _kind_of(folder)
+        if found not in (kind, None):
+            raise UserError(f"{folder} holds a {found} where a {kind} is to be written; choose another --out.")
+
+
+def _kind_of(folder: Path) -> str | None:
+    """The kind of work in a folder with a config; None where its meta.json is damaged."""
+    if not is_finished(folder):
+        return "model"  # the only kind that is made in place; the others appear whole
+    try:
+        return read_meta(folder / "meta.json").format
+    except UserError:
+        return None
 
 
 def is_finished(folder: Path) -> bool:

@@ -46,9 +46,11 @@ class Workspace:
         return self.root / "index.html"
 
     def circuit(self, task: str) -> Path:
+        """The folder of a task's circuit."""
         return self.root / "circuits" / task
 
     def verdict(self, task: str) -> Path:
+        """The folder of the verdict on a task's circuit."""
         return self.root / "verdicts" / task
 
     @classmethod
@@ -98,7 +100,7 @@ def prune_stage(
         same_model = circuit.artifact.meta.parents.get("model") == opened.artifact.id
         if same_model and circuit.task == task and circuit.artifact.config(PruneConfig) == config:
             return circuit
-    artifact.refuse_foreign(out)
+    artifact.refuse_foreign(out, "circuit")
     means = mean_activations(opened.model, tokens, config.mean_tokens, config.seed)
     circuit = prune(opened.model, chosen, opened.tokenizer, means, config, report)
     circuit.save(out, config, opened.artifact, config.seed)
@@ -116,7 +118,7 @@ def verify_stage(
         same_circuit = found.meta.parents.get("circuit") == circuit.artifact.id
         if same_circuit and found.config(VerifyConfig) == config:
             return Verdict.load(out)
-    artifact.refuse_foreign(out)
+    artifact.refuse_foreign(out, "verdict")
     verdict = verify(opened.model, circuit, opened.tokenizer, config, report)
     verdict.save(out, config, circuit.artifact)
     return verdict

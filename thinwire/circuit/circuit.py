@@ -139,7 +139,7 @@ class Circuit:
 
     def save(self, folder: Path | str, config: Config, model: Artifact, seed: int | None = None) -> Artifact:
         """Write the circuit as an artefact folder whose parent is the model's."""
-        with artifact.replacing(Path(folder)) as scratch:
+        with artifact.replacing(Path(folder), "circuit") as scratch:
             artifact.write_text(scratch / "circuit.json", json.dumps(self._to_json(), indent=1))
             save_file(
                 {str(site): mean.contiguous() for site, mean in self.means.items()}, scratch / "means.safetensors"

@@ -34,6 +34,7 @@ class Survey:
     skipped: list[Skipped] = field(default_factory=list)
 
     def of(self, part: Part) -> list[Entry]:
+        """The documents kept of one part."""
         return [entry for entry in self.entries if entry.part == part]
 
 

@@ -10,13 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 
 
 @cache
 def kernels() -> SimpleNamespace:
     """The compiled kernels; compilation is cached on disk, so only the first call on a machine is slow."""
-    from numba import njit, prange
+    from numba import config, njit, prange, set_num_threads
 
+    # numba starts its threads here and sets those of OpenMP, which torch shares, to as many as there are cores: keep
+    # to the number torch was given, since waiting for a thread on a busy core costs a time slice a call
+    n_threads = torch.get_num_threads()
+    set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))  # pyright: ignore
+    torch.set_num_threads(n_threads)
     jit: Any = njit(parallel=True, cache=True, nogil=True)
 
     @jit

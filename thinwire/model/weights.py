@@ -81,7 +81,7 @@ def load_weights(model: Transformer, path: Path) -> None:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for name, shape in shapes.items():
             stored[name] = _from_rows(stored, name, shape)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
+    except (SafetensorError, OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
         raise UserError(f"{path} is not a readable thinwire weight file; export or train the model again.") from None
     expected = {name: value.shape for name, value in model.state_dict().items()}
     found = {name: value.shape for name, value in stored.items()}

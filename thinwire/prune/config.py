@@ -11,23 +11,23 @@ class PruneConfig(Config):
     """Search for the fewest nodes that keep a task's loss at the target (Gao et al. 2025, A.5)."""
 
     target_loss: float = Field(default=0.15, gt=0)
-    """Task loss the circuit must reach on validation pairs, nats."""
+    """Task loss the circuit is wanted to have on pairs it never saw, nats."""
+    aim: float = Field(default=0.5, gt=0, le=1)
+    """Fraction of the target that masks are trained to and validation pairs must meet: room for unseen templates."""
     trials: int = Field(default=2, ge=1)
     """Masks trained side by side in one forward pass, from different noise; the one with the fewest edges wins."""
     steps: int = Field(default=400, ge=1)
     """Mask updates."""
-    batch_pairs: int = Field(default=64, ge=1)
+    batch_pairs: int = Field(default=32, ge=1)
     """Pairs of prompts per update and trial."""
     sparsity: Literal["controlled", "fixed"] = "controlled"
     """Pressure on the number of nodes: steered by the distance to the target loss, or the paper's constant k_coef."""
     k_coef: float = Field(default=1e-4, gt=0)
     """Loss per kept node; where the controlled pressure starts."""
     k_coef_up: float = Field(default=1.03, gt=1)
-    """Controlled pressure: factor per step while the running loss is below `aim` of the target."""
+    """Controlled pressure: factor per step while the running loss is below aim·target_loss."""
     k_coef_down: float = Field(default=0.94, gt=0, lt=1)
     """Controlled pressure: factor per step while it is above."""
-    aim: float = Field(default=0.8, gt=0, le=1)
-    """Fraction of the target loss the controlled pressure steers to, leaving room for unseen pairs."""
     learning_rate: float = Field(default=0.02, gt=0)
     """Rate of the mask parameters; falls linearly to 0."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
@@ -44,10 +44,14 @@ class PruneConfig(Config):
     """Standard deviation of the initial mask parameters."""
     init_noise_bias: float = Field(default=0.1)
     """Mean of the initial mask parameters."""
+    max_logit_scale: float = Field(default=3.0, gt=0)
+    """Largest scale the calibration may give the logits; without a bound it props up circuits that barely move them."""
     simplify: bool = True
     """After bisecting, drop every node without which the target still holds."""
     train_pairs: int = Field(default=2048, ge=1)
-    """Distinct pairs the masks are trained and the calibration is fitted on."""
+    """Distinct pairs the masks are trained on."""
+    calibration_pairs: int = Field(default=128, ge=1)
+    """How many of those the calibration of each candidate is fitted on."""
     validation_pairs: int = Field(default=256, ge=1)
     """Pairs that choose the number of nodes."""
     heldout_pairs: int = Field(default=256, ge=1)
@@ -56,3 +60,8 @@ class PruneConfig(Config):
     """Tokens of the pretraining mixture that mean activations are taken over."""
     seed: int = Field(default=0, ge=0)
     """Seed of the noise and of the pairs."""
+
+    @property
+    def validation_target(self) -> float:
+        """Loss that validation pairs must meet, nats."""
+        return self.aim * self.target_loss

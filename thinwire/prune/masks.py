@@ -26,7 +26,7 @@ class NodeMasks(nn.Module):
     def masks(self, temperature: float) -> Tensor:
         """[τ > 0] as 0 and 1, float32 [trials, nodes], with the gradient of sigmoid(τ / temperature)."""
         soft = torch.sigmoid(self.tau / temperature)
-        return (self.tau > 0).to(soft.dtype) + soft - soft.detach()
+        return (self.tau > 0).to(soft.dtype) + (soft - soft.detach())
 
     def split(self, flat: Tensor) -> dict[Site, Tensor]:
         """A tensor [..., nodes] cut into the sites: [..., width] each."""

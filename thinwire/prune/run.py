@@ -49,7 +49,7 @@ def prune(
     heldout = task.pairs(config.heldout_pairs, "heldout", config.seed, tokenizer, context)
     check_reachable(model, task, validation, config)
     masks = train_masks(model, means, train, config, report)
-    fit = train.take(torch.arange(min(len(train), config.validation_pairs)))
+    fit = train.take(torch.arange(min(len(train), config.calibration_pairs)))
     judge = Judge(model, means, fit, validation, masks)
     tau, cut = best_cut(judge, config)
     every = masks.nodes()
@@ -74,10 +74,10 @@ def check_reachable(model: Transformer, task: Task, validation: PairBatch, confi
     """Raise TargetMissed when the whole model misses the target: no circuit can be expected to meet it."""
     with torch.no_grad():
         loss = margin_losses(margin(last_logits(model, validation), validation)).mean().item()
-    if loss > config.target_loss:
+    if loss > config.validation_target:
         raise TargetMissed(
-            f"The whole model has loss {loss:.3f} on {task.name}, above the target {config.target_loss:g}; "
-            "train it longer or raise target_loss."
+            f"The whole model has loss {loss:.3f} on {task.name}, above the {config.validation_target:g} that validation "
+            f"pairs must meet for a target of {config.target_loss:g}; train it longer, or raise target_loss or aim."
         )
 
 
@@ -85,9 +85,9 @@ def best_cut(judge: Judge, config: PruneConfig) -> tuple[Tensor, Cut]:
     """The trial whose circuit has the fewest edges (then nodes): its τ [nodes] and the circuit."""
     found = []
     for tau in judge.masks.tau.detach():
-        cut = smallest_cut(tau, judge, config.target_loss)
+        cut = smallest_cut(tau, judge, config.validation_target)
         if cut and config.simplify:
-            cut = simplified_cut(cut, tau, judge, config.target_loss)
+            cut = simplified_cut(cut, tau, judge, config.validation_target)
         if cut:
             found.append((tau, cut))
     if not found:

@@ -32,7 +32,7 @@ class Pressure:
         """Look at the task losses [trials] of a step."""
         self.running = losses if self.running is None else RUNNING * self.running + (1 - RUNNING) * losses
         if self.config.sparsity == "controlled":
-            below = self.running < self.config.aim * self.config.target_loss
+            below = self.running < self.config.validation_target
             self.value = self.value * torch.where(below, self.config.k_coef_up, self.config.k_coef_down)
 
 

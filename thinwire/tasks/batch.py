@@ -67,11 +67,17 @@ class PairBatch:
 
 
 def last_logits(model: "Transformer", batch: PairBatch, tap: Tap = identity) -> Tensor:
-    """Logits [2n, vocab] after the last token of each prompt."""
-    resid = model.run(model.embed(batch.tokens), tap=tap)
+    """Logits [2n, vocab] after the last token of each prompt.
+
+    The last MLP acts on each position alone, so it runs at the last tokens only: taps see [2n, 1, width] there. Models
+    with concatenated positions run it everywhere, because it reads them.
+    """
+    n_sublayers = len(model.sublayers)
+    mixed = n_sublayers if model.config.positions == "concatenated" else n_sublayers - 1
+    resid = model.run(model.embed(batch.tokens), stop=mixed, tap=tap)
     rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
-    resid, tokens = resid[rows, batch.last], batch.tokens[rows, batch.last]
-    return model.unembed(resid[:, None], tokens[:, None])[:, 0]
+    resid, tokens = resid[rows, batch.last][:, None], batch.tokens[rows, batch.last][:, None]
+    return model.unembed(model.run(resid, start=mixed, tap=tap), tokens)[:, 0]
 
 
 def sequence_losses(logits: Tensor, batch: PairBatch) -> Tensor:

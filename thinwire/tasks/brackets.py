@@ -7,7 +7,12 @@ from thinwire.data.words import Split
 from thinwire.tasks.batch import Pair
 from thinwire.tasks.task import task
 
-LISTS = ("<c> = <?><list>", "<v> = <?><list>")
+LISTS = (
+    "<c> = <?><list>",
+    "<v> = <?><list>",
+    "if <v>:\n    <c> = <?><list>",
+    "print(<v>)\n<c> = <?><list>",
+)
 HELDOUT_LISTS = (
     "<v> = <n>\n<c> = <?><list>",
     "# <p>\n<c> = <?><list>",

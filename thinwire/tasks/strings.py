@@ -7,9 +7,13 @@ from thinwire.data.words import Split
 from thinwire.tasks.batch import Pair
 from thinwire.tasks.task import task
 
-CALLS = ("<call>(<?><p>",)
-HELDOUT_CALLS = (
+CALLS = (
+    "<call>(<?><p>",
     "<v> = <n>\n<call>(<?><p>",
+    "if <v>:\n    <call>(<?><p>",
+    "<c>.append(<v>)\n<call>(<?><p>",
+)
+HELDOUT_CALLS = (
     "# <p2>\n<call>(<?><p>",
     "<call>(<?><p> <p2>",
     "for <v> in <c>:\n    <call>(<?><p>",

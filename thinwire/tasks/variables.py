@@ -7,7 +7,11 @@ from thinwire.data.words import Split
 from thinwire.tasks.batch import Pair
 from thinwire.tasks.task import task
 
-LOOPS = ("<v> = <?>\nfor <v2> in <c>:\n    <v>",)
+LOOPS = (
+    "<v> = <?>\nfor <v2> in <c>:\n    <v>",
+    "<v> = <?>\n<v3> = <n>\nfor <v2> in <c>:\n    <v>",
+    "<v> = <?>\nfor <v2> in <c>:\n    print(<v2>)\n    <v>",
+)
 HELDOUT_LOOPS = (
     "<v3> = <n>\n<v> = <?>\nfor <v2> in <c>:\n    <v>",
     "# <p>\n<v> = <?>\nfor <v2> in <c>:\n    <v>",

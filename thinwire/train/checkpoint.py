@@ -41,7 +41,7 @@ def restore(state: State, path: Path, tokens_id: str) -> float:
             for name, parameter in state.model.named_parameters():
                 parameter.copy_(file.get_tensor(f"model/{name}"))
                 state.optimizer.state[parameter] = {m: file.get_tensor(f"{m}/{name}").clone() for m in MOMENTS}
+        state.step, seconds = int(run["step"]), float(run["seconds"])
     except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError):
         raise UserError(f"{path} is damaged; delete the folder {path.parent} and train again.") from None
-    state.step = run["step"]
-    return float(run["seconds"])
+    return seconds

@@ -33,7 +33,7 @@ class Verdict:
 
     def save(self, folder: Path | str, config: VerifyConfig, circuit: Artifact) -> None:
         """Write the verdict as an artefact folder whose parent is the circuit's."""
-        with artifact.replacing(Path(folder)) as scratch:
+        with artifact.replacing(Path(folder), "verdict") as scratch:
             artifact.write_text(scratch / "verdict.json", json.dumps(asdict(self), indent=1))
             artifact.finish(scratch, "verdict", config, {"circuit": circuit}, ["verdict.json"], config.seed)
 

@@ -10,7 +10,7 @@ from thinwire.circuit import Circuit
 from thinwire.model.taps import ablate, record
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
-from thinwire.tasks import PairBatch, last_logits, margin, margin_losses
+from thinwire.tasks import PairBatch, margin, margin_losses
 
 
 @dataclass(frozen=True)
@@ -33,32 +33,48 @@ class Behaviour:
 def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablations: int) -> Behaviour:
     """Measure a circuit on a batch; strengths only when it has at most `most_ablations` nodes."""
     tap = record({node.site for node in circuit.nodes})
-    whole = margin(last_logits(model, batch, tap=tap), batch)
+    logits = model(batch.tokens, tap=tap)[torch.arange(len(batch.tokens)), batch.last]
+    whole = margin(logits, batch)
     inside = torch.arange(batch.tokens.shape[1]) <= batch.last[:, None]
     seen = {node: (tap.values[node.site][..., node.index].float() * inside).numpy() for node in circuit.nodes}
-    kept = circuit_margins(model, circuit, batch)
-    strengths = {}
-    if len(circuit.nodes) <= most_ablations:
-        base = margin_losses(kept).mean().item()
-        for node in circuit.nodes:
-            without = circuit_margins(model, circuit, batch, node)
-            strengths[node] = margin_losses(without).mean().item() - base
+    path = circuit_path(model, circuit, batch)
+    kept = circuit.calibration.apply(last_margins(model, path[-1], batch))
+    measured = circuit.nodes if len(circuit.nodes) <= most_ablations else ()
+    base = margin_losses(kept).mean().item()
+    losses = {
+        node: margin_losses(margins_without(model, circuit, batch, path, node)).mean().item() for node in measured
+    }
     return Behaviour(
         activations=seen,
         sides={node: _sides(values) for node, values in seen.items()},
         p_circuit=kept.sigmoid().numpy(),
         p_model=whole.sigmoid().numpy(),
-        strengths=strengths,
+        strengths={node: loss - base for node, loss in losses.items()},
     )
 
 
-def circuit_margins(model: Transformer, circuit: Circuit, batch: PairBatch, without: Node | None = None) -> Tensor:
-    """Calibrated margins [2n] with only the circuit, less one node if given."""
-    keep = dict(circuit.keep)
-    if without is not None:
-        keep[without.site] = keep[without.site].clone()
-        keep[without.site][without.index] = False
-    return circuit.calibration.apply(margin(last_logits(model, batch, tap=ablate(keep, circuit.means)), batch))
+def circuit_path(model: Transformer, circuit: Circuit, batch: PairBatch) -> list[Tensor]:
+    """Residual points h_0 … h_2L [2n, pos, d_model] with only the circuit."""
+    tap, path = circuit.to_tap(), [model.embed(batch.tokens)]
+    for sublayer in range(2 * model.config.n_layers):
+        path.append(model.run(path[-1], sublayer, sublayer + 1, tap=tap))
+    return path
+
+
+def margins_without(model: Transformer, circuit: Circuit, batch: PairBatch, path: list[Tensor], node: Node) -> Tensor:
+    """Calibrated margins [2n] with the circuit less one node; only sublayers that can notice are run again."""
+    mask = circuit.keep[node.site].clone()
+    mask[node.index] = False
+    tap = ablate({**circuit.keep, node.site: mask}, circuit.means)
+    start = node.site.sublayer
+    return circuit.calibration.apply(last_margins(model, model.run(path[start], start, tap=tap), batch))
+
+
+def last_margins(model: Transformer, resid: Tensor, batch: PairBatch) -> Tensor:
+    """Margins [2n] from the last residual point [2n, pos, d_model], not calibrated."""
+    rows = torch.arange(len(resid))
+    logits = model.unembed(resid[rows, batch.last][:, None], batch.tokens[rows, batch.last][:, None])
+    return margin(logits[:, 0], batch)
 
 
 def _sides(values: np.ndarray) -> tuple[float, float]:

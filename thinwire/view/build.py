@@ -7,15 +7,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-from pydantic import Field
-from torch import Tensor
-
-from thinwire.circuit import Circuit, TokenEdge, embedding_edges, unembedding_edges
-from thinwire.circuit.edges import MATRICES
+from thinwire.circuit import Circuit, embedding_edges, unembedding_edges
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
@@ -24,40 +18,14 @@ from thinwire.progress import Report, silent
 from thinwire.sites import Node
 from thinwire.tasks import REST, TASKS, PairBatch
 from thinwire.verify import Verdict
-from thinwire.view.behaviour import Behaviour, behaviour
-from thinwire.view.payload import (
-    Activity,
-    Counts,
-    Losses,
-    ModelCard,
-    NodeView,
-    Pair,
-    Payload,
-    Prompt,
-    TaskView,
-    TokenWire,
-    Window,
-    Wire,
-)
-from thinwire.view.samples import Excerpt, Profile, SampleConfig, profiles
+from thinwire.view.behaviour import behaviour
+from thinwire.view.config import PageConfig
+from thinwire.view.describe import Vocabulary, node_view, prompt_view, short, token_wires
+from thinwire.view.payload import Counts, Losses, ModelCard, Pair, Payload, TaskView, Wire
+from thinwire.view.samples import Profile, profiles
 from thinwire.view.sketch import visible
 
 STRENGTH = "Rise of the held-out task loss, in nats, when this node alone is frozen as well"
-MATRIX_INTO = {target: name for name, (_, target) in MATRICES.items()}
-"""Matrix that writes each kind of site, and so has its bias."""
-
-
-class PageConfig(SampleConfig):
-    """What a page holds."""
-
-    pairs: int = Field(default=4, ge=1)
-    """Example pairs shown."""
-    measured_pairs: int = Field(default=64, ge=1)
-    """Held-out pairs behind the strength and sides of each node."""
-    most_ablations: int = Field(default=200, ge=0)
-    """Nodes beyond which the strengths of a circuit's nodes are not measured."""
-    seed: int = Field(default=2, ge=0)
-    """Seed of the pairs."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +49,6 @@ class Case:
     """Held-out pairs behind the verdict."""
 
 
-@dataclass
-class Vocabulary:
-    """Tokens that occur on the page, in order of first use."""
-
-    places: dict[int, int] = field(default_factory=dict)
-
-    def __call__(self, token: int) -> int:
-        return self.places.setdefault(int(token), len(self.places))
-
-
 def payload_from(
     model: Transformer,
     tokens: Tokens,
@@ -109,9 +67,12 @@ def payload_from(
             )
     known = profiles(model, tokens, [node for case in cases for node in case.circuit.nodes], config, report)
     word = Vocabulary()
-    views = tuple(_task_view(model, tokens, case, known, word, config) for case in cases)
+    views = []
+    for case in cases:
+        views.append(_task_view(model, tokens, case, known, word, config))
+        report(len(views), len(cases), f"measured {case.circuit.task}")
     texts = tuple(tokens.tokenizer.token(token) for token in word.places)
-    return Payload(model=_card(model, tokens, origin), vocab=texts, tasks=views)
+    return Payload(model=_card(model, tokens, origin), vocab=texts, tasks=tuple(views))
 
 
 def _card(model: Transformer, tokens: Tokens, origin: Origin) -> ModelCard:
@@ -145,7 +106,7 @@ def _task_view(
     edges, place = circuit.edges(model), {node: index for index, node in enumerate(circuit.nodes)}
     read = embedding_edges(model, circuit.nodes, circuit.prompt_tokens)
     written = unembedding_edges(model, circuit.nodes, circuit.answer_tokens)
-    prompts = [_prompt(batch, acts, row, word) for row in shown]
+    prompts = [prompt_view(batch, acts, row, word) for row in shown]
     return TaskView(
         name=circuit.task,
         summary=task.summary,
@@ -158,10 +119,10 @@ def _task_view(
         scale=short(circuit.calibration.scale),
         shift=short(circuit.calibration.shift),
         strength_label=STRENGTH,
-        nodes=tuple(_node_view(model, circuit, node, known[node], acts, batch, shown, word) for node in circuit.nodes),
+        nodes=tuple(node_view(model, circuit, node, known[node], acts, batch, shown, word) for node in circuit.nodes),
         wires=tuple(Wire(source=place[e.source], target=place[e.target], weight=short(e.weight)) for e in edges),
-        embedding=_token_wires(read, word),
-        unembedding=_token_wires(written, word),
+        embedding=token_wires(read, word),
+        unembedding=token_wires(written, word),
         pairs=tuple(Pair(first=a, second=b) for a, b in zip(prompts[::2], prompts[1::2], strict=True)),
     )
 
@@ -189,89 +150,3 @@ def _sides(batch: PairBatch, tokens: Tokens) -> tuple[str, str]:
         answer = found.pop() if len(found) == 1 else REST
         names.append(name if answer == REST else f"answer {visible(tokens.tokenizer.token(answer))}")
     return names[0], names[1]
-
-
-def _node_view(
-    model: Transformer,
-    circuit: Circuit,
-    node: Node,
-    known: Profile,
-    acts: Behaviour,
-    batch: PairBatch,
-    shown: list[int],
-    word: Vocabulary,
-) -> NodeView:
-    site, shape = node.site, model.config
-    head, channel = divmod(node.index, shape.d_head) if site.headed else (None, node.index)
-    position = site.kind.endswith("act_in") and channel >= shape.d_model
-    strength = acts.strengths.get(node)
-    return NodeView(
-        name=node.name(shape),
-        layer=site.layer,
-        kind=site.kind,
-        head=head,
-        channel=channel - shape.d_model if position else channel,
-        position=position,
-        mean=short(circuit.means[site][node.index].item()),
-        bias=_bias(model, node),
-        strength=None if strength is None else short(strength),
-        sides=(short(acts.sides[node][0]), short(acts.sides[node][1])),
-        activity=Activity(
-            low=short(known.low),
-            high=short(known.high),
-            nonzero=short(known.nonzero),
-            tokens=known.tokens,
-            bounds=shorts(known.bounds),
-            counts=tuple(known.counts.tolist()),
-        ),
-        positive=tuple(_window(excerpt, word) for excerpt in known.positive),
-        negative=tuple(_window(excerpt, word) for excerpt in known.negative),
-        on_prompts=tuple(shorts(acts.activations[node][row, : int(batch.last[row]) + 1]) for row in shown),
-    )
-
-
-def _bias(model: Transformer, node: Node) -> float | None:
-    """The bias of the matrix that writes the node; None for reads of the residual stream and bias-free models."""
-    name = MATRIX_INTO.get(node.site.kind)
-    if name is None or not model.config.biases:
-        return None
-    sublayer = model.sublayers[node.site.sublayer]
-    return short(sublayer.get_parameter(f"{name}.bias")[node.index].item())
-
-
-def _prompt(batch: PairBatch, acts: Behaviour, row: int, word: Vocabulary) -> Prompt:
-    answer, foil = int(batch.target[row]), int(batch.foil[row])
-    return Prompt(
-        tokens=_words(batch.tokens[row, : int(batch.last[row]) + 1], word),
-        answer=None if answer == REST else word(answer),
-        foil=None if foil == REST else word(foil),
-        p_circuit=short(acts.p_circuit[row].item()),
-        p_model=short(acts.p_model[row].item()),
-    )
-
-
-def _window(excerpt: Excerpt, word: Vocabulary) -> Window:
-    return Window(
-        tokens=_words(torch.from_numpy(excerpt.tokens), word),
-        activations=shorts(excerpt.activations),
-        peak=excerpt.peak,
-        source=excerpt.source,
-    )
-
-
-def _token_wires(edges: list[TokenEdge], word: Vocabulary) -> tuple[TokenWire, ...]:
-    return tuple(TokenWire(token=word(e.token), channel=e.channel, weight=short(e.weight)) for e in edges)
-
-
-def _words(tokens: Tensor, word: Vocabulary) -> tuple[int, ...]:
-    return tuple(word(token) for token in tokens.tolist())
-
-
-def short(value: float) -> float:
-    """Four significant digits: more than anyone reads, and a third of the bytes."""
-    return float(f"{value:.4g}")
-
-
-def shorts(values: np.ndarray) -> tuple[float, ...]:
-    """`short` of every entry."""
-    return tuple(short(value) for value in values.tolist())

@@ -2,7 +2,7 @@
 
 1. Blocks: a head's q, k and v stay together; a bus has a slim waypoint in every row it passes without an item.
 2. `arrange` orders and places the blocks of every row; ranks without items do not exist.
-3. Rows too wide are dealt out over several lanes.
+3. Rows too wide are dealt out over several lanes, at the width that shows the whole picture largest.
 4. Ends of links spread over the width of their items, in the order of their far ends, so that few cross.
 """
 
@@ -20,7 +20,11 @@ ROOMY, FEW = 84.0, 6
 """Room between blocks when no row has more than FEW items: weights then fit beside their wires."""
 PITCH, DENSE_PITCH, MANY_ROWS = 70.0, 56.0, 12
 """From row to row, and the same in pictures with more than MANY_ROWS lanes."""
-WIDEST = 1800.0
+WIDTHS, WINDOW = (
+    (480.0, 560.0, 620.0, 700.0, 850.0, 1050.0, 1300.0, 1700.0, 2200.0, 3000.0, 4000.0, 6000.0),
+    (740.0, 640.0),
+)
+"""Widths at which rows may be split, and the window that the picture is to fill (a page on a laptop)."""
 BUS_PULL = 4.0
 
 Lanes = list[tuple[Rank, list[Block]]]
@@ -89,10 +93,19 @@ def _offsets(block: Block, items: list[Item]) -> list[tuple[int, float]]:
 
 
 def _lanes(rows: dict[Rank, list[Block]]) -> Lanes:
-    """Rows as lanes from bottom to top; a row wider than the page deals its blocks out, keeping their order."""
+    """Rows as lanes from bottom to top; a row that is too wide deals its blocks out, keeping their order."""
+    widths = [sum(block.width + GAP for block in blocks) for blocks in rows.values()]
+
+    def shrunk(widest: float) -> float:
+        """How much the picture must shrink to fit the window when rows are split at this width."""
+        counts = [max(1, round(width / widest)) for width in widths]
+        wide = max(width / count for width, count in zip(widths, counts, strict=True))
+        return max(wide / WINDOW[0], sum(counts) * DENSE_PITCH / WINDOW[1])
+
+    widest = min(WIDTHS, key=shrunk)
     lanes: Lanes = []
-    for rank, blocks in rows.items():
-        count = max(1, round(sum(block.width + GAP for block in blocks) / WIDEST))
+    for (rank, blocks), width in zip(rows.items(), widths, strict=True):
+        count = max(1, round(width / widest))
         lanes += [(rank, blocks[start::count]) for start in range(count)]
     return lanes
 

@@ -1,41 +1,28 @@
 """Where nodes are strongest: held-out pretraining text through the whole model, with a recording tap.
 
-Every node gets a histogram over all sampled tokens and its strongest windows of both signs, at most one from each
-window of text, so that one document cannot fill the list.
+Every node gets a histogram over all sampled tokens and its strongest windows of both signs: at most one from each
+window of text and two with the same strongest token, so that neither one document nor one word fills the list.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from thinwire.config import Config
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.taps import record
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.sites import Node
+from thinwire.view.config import SampleConfig
 
 BATCH = 16
 """Windows per forward pass."""
-
-
-class SampleConfig(Config):
-    """How much text is read and how much of it is kept."""
-
-    text_tokens: int = Field(default=65_536, ge=1)
-    """Held-out tokens that activations are sampled on, shared evenly among the parts of the corpus."""
-    windows: int = Field(default=6, ge=0)
-    """Strongest windows kept of each sign, per node."""
-    before: int = Field(default=40, ge=0)
-    """Tokens kept before the strongest one."""
-    after: int = Field(default=20, ge=0)
-    """Tokens kept after it."""
-    bins: int = Field(default=40, ge=1)
-    """Bins of the histogram."""
+ALIKE = 2
+"""Most windows of one sign whose strongest token is the same."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +100,7 @@ def activations(model: Transformer, tokens: np.ndarray, nodes: list[Node], repor
     sites = sorted({node.site for node in nodes})
     for start in range(0, len(tokens), BATCH):
         tap = record(sites)
-        model(torch.from_numpy(tokens[start : start + BATCH]), tap=tap)
+        model.run(model.embed(torch.from_numpy(tokens[start : start + BATCH])), tap=tap)
         for place, node in enumerate(nodes):
             seen[place, start : start + BATCH] = tap.values[node.site][..., node.index].float().numpy()
         report(min(start + BATCH, len(tokens)), len(tokens), "sampling activations")
@@ -139,13 +126,17 @@ def profile(seen: np.ndarray, texts: Texts, config: SampleConfig) -> Profile:
 
 
 def strongest(seen: np.ndarray, texts: Texts, config: SampleConfig, sign: int) -> tuple[Excerpt, ...]:
-    """The windows with the largest activations of a sign, strongest first, one from each window of text at most."""
+    """The strongest windows of a sign, strongest first; at most ALIKE of them share their strongest token."""
     peaks = (sign * seen).argmax(1)
     sizes = sign * seen[np.arange(len(seen)), peaks]
-    order = np.argsort(-sizes, kind="stable")[: config.windows]
-    found = []
+    order = np.argsort(-sizes, kind="stable")
+    found, alike = [], Counter()
     for row in order[sizes[order] > 0]:
         peak = int(peaks[row])
+        token = int(texts.tokens[row, peak])
+        alike[token] += 1
+        if len(found) == config.windows or alike[token] > ALIKE:
+            continue
         start, stop = max(0, peak - config.before), peak + config.after + 1
         found.append(Excerpt(texts.tokens[row, start:stop], seen[row, start:stop], peak - start, texts.sources[row]))
     return tuple(found)

@@ -32,6 +32,7 @@ class Habit:
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Habit":
+        """A habit at random."""
         return cls(rng.choice("\"'"), rng.random() < 0.5, rng.random() < 0.5)
 
 

@@ -64,6 +64,7 @@ export class Graph {
     ];
     refill(this.gutter, this.names.map((name) => name.part));
     this.root.classList.toggle("empty", !drawing.items.length);
+    this.root.style.setProperty("--tall", String(drawing.height / (drawing.width || 1)));
     this.view.touched = false;
     this.resized();
   }

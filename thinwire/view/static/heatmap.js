@@ -30,15 +30,16 @@ export function tokenSpan(text, activation, scale, boxed = false) {
 }
 
 /**
- * A stretch of text as a heatmap, cut around its peak when it is long.
+ * A stretch of text as a heatmap, cut around its peak when it is long, unless it is to be shown whole.
  * @param {{tokens: number[], activations: number[], peak: number}} window
  * @param {string[]} vocab
  * @param {number} scale
+ * @param {boolean} [whole]
  */
-export function heatmap(window, vocab, scale) {
+export function heatmap(window, vocab, scale, whole = false) {
   const { tokens, activations, peak } = window;
-  const from = Math.max(0, peak - BEFORE);
-  const to = Math.min(tokens.length, peak + AFTER + 1);
+  const from = whole ? 0 : Math.max(0, peak - BEFORE);
+  const to = whole ? tokens.length : Math.min(tokens.length, peak + AFTER + 1);
   const code = el("code", { class: "heatmap" });
   /** @param {number} start @param {number} end */
   const spans = (start, end) => tokens.slice(start, end).map((token, offset) =>

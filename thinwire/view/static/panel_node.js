@@ -140,7 +140,7 @@ function prompts(context, node, scale) {
       const activations = node.on_prompts[2 * number + side];
       const sizes = activations.map(Math.abs);
       const peak = sizes.indexOf(Math.max(...sizes));
-      return el("article", { class: "text" }, heatmap({ tokens: prompt.tokens, activations, peak }, payload.vocab, scale),
+      return el("article", { class: "text" }, heatmap({ tokens: prompt.tokens, activations, peak }, payload.vocab, scale, true),
         el("footer", {}, el("b", {}, signed(activations[peak])), ` ${task.sides[side]}`));
     })));
 }

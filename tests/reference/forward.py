@@ -1,0 +1,87 @@
+"""The forward pass of one sequence in NumPy, float64, with a loop over positions and heads."""
+
+from collections.abc import Callable
+from math import erf
+
+import numpy as np
+from reference.selection import keep
+
+from thinwire.model import Transformer
+
+Seen = Callable[[str, int, np.ndarray], None]
+EPSILON = float(np.finfo(np.float64).eps)
+
+
+def logits(model: Transformer, tokens: list[int], see: Seen = lambda site, position, x: None) -> np.ndarray:
+    """Logits [pos, vocab] of a model in float64; `see(site, position, channels)` is told what every site holds."""
+    weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
+    config = model.config
+    resid = weights["embedding.weight"][tokens].copy()
+    if config.positions == "added":
+        resid = resid + weights["positions"][: len(tokens)]
+    for layer in range(config.n_layers):
+        resid = resid + _attention(model, weights, layer, resid, see)
+        resid = resid + _mlp(model, weights, layer, resid, see)
+    out = np.stack([_linear(weights, "unembedding", _norm(row, weights["norm.weight"])) for row in resid])
+    return out + weights["bigram.weight"][tokens] if config.bigram else out
+
+
+def _norm(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean() + EPSILON) * gain
+
+
+def _linear(weights: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
+    y = weights[f"{name}.weight"] @ x
+    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
+
+
+def _at(model: Transformer, layer: int, kind: str, x: np.ndarray, position: int, see: Seen) -> np.ndarray:
+    k = len(x)
+    if kind in model.config.active_sites:
+        k = max(1, int(model.config.active_fraction * len(x)))
+    x = np.array(keep(x.tolist(), k))
+    see(f"{layer}.{kind}", position, x)
+    return x
+
+
+def _read(model: Transformer, weights: dict, layer: int, part: str, row: np.ndarray, position: int) -> np.ndarray:
+    x = _norm(row, weights[f"blocks.{layer}.{part}.norm.weight"])
+    if model.config.positions == "concatenated":
+        place = _norm(weights["positions"][position], weights[f"blocks.{layer}.{part}.norm_pos.weight"])
+        x = np.concatenate([x, place])
+    return x
+
+
+def _attention(model: Transformer, weights: dict, layer: int, resid: np.ndarray, see: Seen) -> np.ndarray:
+    name, d_head = f"blocks.{layer}.attn", model.config.d_head
+    q, k, v = [], [], []
+    for position, row in enumerate(resid):
+        x = _at(model, layer, "attn.act_in", _read(model, weights, layer, "attn", row, position), position, see)
+        for kind, rows in (("q", q), ("k", k), ("v", v)):
+            rows.append(_at(model, layer, f"attn.{kind}", _linear(weights, f"{name}.w_{kind}", x), position, see))
+    delta = np.zeros_like(resid)
+    for query in range(len(resid)):
+        mixed = np.zeros(model.config.n_heads * d_head)
+        for head in range(model.config.n_heads):
+            channels = slice(head * d_head, (head + 1) * d_head)
+            scores = [np.exp(q[query][channels] @ k[key][channels] / np.sqrt(d_head)) for key in range(query + 1)]
+            total = sum(scores) + (np.exp(weights[f"{name}.sink"][head]) if model.config.sink else 0.0)
+            for key, score in enumerate(scores):
+                mixed[channels] += score / total * v[key][channels]
+        delta[query] = _at(model, layer, "attn.resid_delta", _linear(weights, f"{name}.w_o", mixed), query, see)
+    return delta
+
+
+def _mlp(model: Transformer, weights: dict, layer: int, resid: np.ndarray, see: Seen) -> np.ndarray:
+    name = f"blocks.{layer}.mlp"
+    delta = np.zeros_like(resid)
+    for position, row in enumerate(resid):
+        x = _at(model, layer, "mlp.act_in", _read(model, weights, layer, "mlp", row, position), position, see)
+        x = np.array([_activate(model.config.activation, value) for value in _linear(weights, f"{name}.w_in", x)])
+        x = _at(model, layer, "mlp.post_act", x, position, see)
+        delta[position] = _at(model, layer, "mlp.resid_delta", _linear(weights, f"{name}.w_out", x), position, see)
+    return delta
+
+
+def _activate(name: str, x: float) -> float:
+    return max(x, 0.0) if name == "relu" else x * 0.5 * (1 + erf(x / 2**0.5))

@@ -1,0 +1,118 @@
+"""A circuit's nodes, prompts and wires in the words of the payload."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thinwire.circuit import Circuit, TokenEdge
+from thinwire.circuit.edges import MATRICES
+from thinwire.model.transformer import Transformer
+from thinwire.sites import Node
+from thinwire.tasks import REST, PairBatch
+from thinwire.view.behaviour import Behaviour
+from thinwire.view.payload import Activity, NodeView, Prompt, TokenWire, Window
+from thinwire.view.samples import Excerpt, Profile
+
+MATRIX_INTO = {target: name for name, (_, target) in MATRICES.items()}
+"""Matrix that writes each kind of site, and so has its bias."""
+
+
+@dataclass
+class Vocabulary:
+    """Tokens that occur on the page, in order of first use."""
+
+    places: dict[int, int] = field(default_factory=dict)
+
+    def __call__(self, token: int) -> int:
+        return self.places.setdefault(int(token), len(self.places))
+
+
+def node_view(
+    model: Transformer,
+    circuit: Circuit,
+    node: Node,
+    known: Profile,
+    acts: Behaviour,
+    batch: PairBatch,
+    shown: list[int],
+    word: Vocabulary,
+) -> NodeView:
+    """One node with all the page shows of it."""
+    site, shape = node.site, model.config
+    head, channel = divmod(node.index, shape.d_head) if site.headed else (None, node.index)
+    position = site.kind.endswith("act_in") and channel >= shape.d_model
+    strength = acts.strengths.get(node)
+    return NodeView(
+        name=node.name(shape),
+        layer=site.layer,
+        kind=site.kind,
+        head=head,
+        channel=channel - shape.d_model if position else channel,
+        position=position,
+        mean=short(circuit.means[site][node.index].item()),
+        bias=_bias(model, node),
+        strength=None if strength is None else short(strength),
+        sides=(short(acts.sides[node][0]), short(acts.sides[node][1])),
+        activity=Activity(
+            low=short(known.low),
+            high=short(known.high),
+            nonzero=short(known.nonzero),
+            tokens=known.tokens,
+            bounds=shorts(known.bounds),
+            counts=tuple(known.counts.tolist()),
+        ),
+        positive=tuple(_window(excerpt, word) for excerpt in known.positive),
+        negative=tuple(_window(excerpt, word) for excerpt in known.negative),
+        on_prompts=tuple(shorts(acts.activations[node][row, : int(batch.last[row]) + 1]) for row in shown),
+    )
+
+
+def _bias(model: Transformer, node: Node) -> float | None:
+    """The bias of the matrix that writes the node; None for reads of the residual stream and bias-free models."""
+    name = MATRIX_INTO.get(node.site.kind)
+    if name is None or not model.config.biases:
+        return None
+    sublayer = model.sublayers[node.site.sublayer]
+    return short(sublayer.get_parameter(f"{name}.bias")[node.index].item())
+
+
+def prompt_view(batch: PairBatch, acts: Behaviour, row: int, word: Vocabulary) -> Prompt:
+    """One prompt of a batch, with its answers and what the model makes of them."""
+    answer, foil = int(batch.target[row]), int(batch.foil[row])
+    return Prompt(
+        tokens=_words(batch.tokens[row, : int(batch.last[row]) + 1], word),
+        answer=None if answer == REST else word(answer),
+        foil=None if foil == REST else word(foil),
+        p_circuit=short(acts.p_circuit[row].item()),
+        p_model=short(acts.p_model[row].item()),
+    )
+
+
+def _window(excerpt: Excerpt, word: Vocabulary) -> Window:
+    return Window(
+        tokens=_words(torch.from_numpy(excerpt.tokens), word),
+        activations=shorts(excerpt.activations),
+        peak=excerpt.peak,
+        source=excerpt.source,
+    )
+
+
+def token_wires(edges: list[TokenEdge], word: Vocabulary) -> tuple[TokenWire, ...]:
+    """Token wires in the words of the page."""
+    return tuple(TokenWire(token=word(e.token), channel=e.channel, weight=short(e.weight)) for e in edges)
+
+
+def _words(tokens: Tensor, word: Vocabulary) -> tuple[int, ...]:
+    return tuple(word(token) for token in tokens.tolist())
+
+
+def short(value: float) -> float:
+    """Four significant digits: more than anyone reads, and a third of the bytes."""
+    return float(f"{value:.4g}")
+
+
+def shorts(values: np.ndarray) -> tuple[float, ...]:
+    """`short` of every entry."""
+    return tuple(short(value) for value in values.tolist())
