@@ -137,5 +137,5 @@ def view_stage(
     artifact.make_parents(out)
     result = read_result(opened.artifact.path)
     origin = Origin(opened.artifact.id, result.val_loss, opened.artifact.meta.seed)
-    payload = payload_from(opened.model, tokens, [Case(c, v) for c, v in cases], origin, config, report)
+    payload = payload_from(opened.model, tokens, [Case(c, v, v.pairs) for c, v in cases], origin, config, report)
     page.write(payload, out)

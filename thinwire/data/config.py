@@ -27,11 +27,11 @@ class DataConfig(Config):
     """Read the standard library of the running interpreter: its sources without tests and tables, about 10 MB."""
     folders: tuple[Path, ...] = ()
     """Folders whose .py files are read, recursively; hidden folders and __pycache__ are passed over."""
-    idioms_weight: float = Field(default=0.5, ge=0)
+    idioms_weight: float = Field(default=0.8, ge=0)
     """Share of training windows drawn from the idioms, relative to the other parts that are present."""
-    stdlib_weight: float = Field(default=0.5, ge=0)
+    stdlib_weight: float = Field(default=0.2, ge=0)
     """Share of training windows drawn from the standard library, relative to the other parts that are present."""
-    folders_weight: float = Field(default=0.5, ge=0)
+    folders_weight: float = Field(default=0.2, ge=0)
     """Share of training windows drawn from the folders, relative to the other parts that are present."""
     document_start: float = Field(default=0.5, ge=0, le=1)
     """Probability that a training window begins at the start of a random document; otherwise at a uniform offset."""

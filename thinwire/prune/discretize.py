@@ -40,6 +40,7 @@ class Judge:
     fit: PairBatch
     validation: PairBatch
     masks: NodeMasks
+    max_scale: float
     _seen: dict[frozenset[int], tuple[float, Calibration]] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -58,7 +59,7 @@ class Judge:
         key = frozenset(columns)
         if key not in self._seen:
             keep = self.keep(columns)
-            calibration = fit_calibration(self.margins(keep, self.fit))
+            calibration = fit_calibration(self.margins(keep, self.fit), self.max_scale)
             margins = calibration.apply(self.margins(keep, self.validation))
             self._seen[key] = margin_losses(margins).mean().item(), calibration
         return self._seen[key]

@@ -2,9 +2,8 @@
 
 1. Take mean activations over the pretraining distribution.
 2. Train masks, several trials side by side, under pressure on the number of nodes.
-3. For each trial, rank nodes by τ, bisect the fewest that meet the target on validation pairs with the calibration
-   fitted, and drop those that turn out not to be needed.
-4. Keep the trial with the fewest edges and report it on held-out pairs.
+3. For each trial, rank nodes by τ and bisect the fewest that meet the target on validation pairs, calibration fitted.
+4. Take the trial with the fewest edges, drop nodes that turn out not to be needed, and report it on held-out pairs.
 """
 
 import time
@@ -50,7 +49,7 @@ def prune(
     check_reachable(model, task, validation, config)
     masks = train_masks(model, means, train, config, report)
     fit = train.take(torch.arange(min(len(train), config.calibration_pairs)))
-    judge = Judge(model, means, fit, validation, masks)
+    judge = Judge(model, means, fit, validation, masks, config.max_logit_scale)
     tau, cut = best_cut(judge, config)
     every = masks.nodes()
     nodes = {every[column]: tau[column].item() for column in cut.columns}
@@ -76,25 +75,21 @@ def check_reachable(model: Transformer, task: Task, validation: PairBatch, confi
         loss = margin_losses(margin(last_logits(model, validation), validation)).mean().item()
     if loss > config.validation_target:
         raise TargetMissed(
-            f"The whole model has loss {loss:.3f} on {task.name}, above the {config.validation_target:g} that validation "
-            f"pairs must meet for a target of {config.target_loss:g}; train it longer, or raise target_loss or aim."
+            f"The whole model has loss {loss:.3f} on {task.name}, where a target of {config.target_loss:g} asks for "
+            f"{config.validation_target:g} on validation pairs; train it longer, or raise target_loss or aim."
         )
 
 
 def best_cut(judge: Judge, config: PruneConfig) -> tuple[Tensor, Cut]:
-    """The trial whose circuit has the fewest edges (then nodes): its τ [nodes] and the circuit."""
-    found = []
-    for tau in judge.masks.tau.detach():
-        cut = smallest_cut(tau, judge, config.validation_target)
-        if cut and config.simplify:
-            cut = simplified_cut(cut, tau, judge, config.validation_target)
-        if cut:
-            found.append((tau, cut))
+    """The trial whose circuit has the fewest edges (then nodes), simplified: its τ [nodes] and the circuit."""
+    cuts = [(tau, smallest_cut(tau, judge, config.validation_target)) for tau in judge.masks.tau.detach()]
+    found = [(tau, cut) for tau, cut in cuts if cut is not None]
     if not found:
         raise UserError(
             "No trial met the target loss on validation pairs; raise target_loss or train the masks longer."
         )
-    return min(found, key=lambda pair: (pair[1].edges, len(pair[1].columns)))
+    tau, cut = min(found, key=lambda pair: (pair[1].edges, len(pair[1].columns)))
+    return tau, simplified_cut(cut, tau, judge, config.validation_target) if config.simplify else cut
 
 
 def _scores(

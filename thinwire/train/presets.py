@@ -14,7 +14,7 @@ def tiny() -> TrainConfig:
     """The demo: 2 layers × 256, one weight in 64, a few minutes on two CPU cores."""
     return TrainConfig(
         model=ModelConfig(n_layers=2, d_model=256, context=128),
-        steps=3000,
+        steps=2000,
         batch_size=16,
         density=1 / 64,
         floor=0,

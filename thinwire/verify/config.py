@@ -12,5 +12,7 @@ class VerifyConfig(Config):
     """Held-out pairs that every row is measured on."""
     random_circuits: int = Field(default=20, ge=1)
     """Random circuits of the same size to compare with."""
+    max_logit_scale: float = Field(default=3.0, gt=0)
+    """Largest scale that a random circuit's calibration may give the logits."""
     seed: int = Field(default=1, ge=0)
     """Seed of the pairs and of the random circuits."""

@@ -26,7 +26,7 @@ def random_circuits(subject: Subject) -> Row:
 
 def _measure(subject: Subject, generator: torch.Generator) -> Row:
     keep = {site: _shuffled(mask, generator) for site, mask in subject.circuit.keep.items()}
-    calibration = fit_calibration(subject.kept_margins(subject.fit, keep))
+    calibration = fit_calibration(subject.kept_margins(subject.fit, keep), subject.max_logit_scale)
     return row("", "", calibration.apply(subject.kept_margins(subject.heldout, keep)))
 
 

@@ -39,6 +39,8 @@ class Subject:
     fit: PairBatch
     """Pairs of the train split, to fit calibrations of other circuits on."""
     random_circuits: int
+    max_logit_scale: float
+    """Bound of those calibrations."""
     seed: int
 
     @torch.no_grad()

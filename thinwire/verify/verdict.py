@@ -25,6 +25,8 @@ class Verdict:
     nodes: int
     edges: int
     target_loss: float
+    pairs: int
+    """Held-out pairs that every row is measured on."""
     rows: tuple[Row, ...]
 
     def __getitem__(self, name: str) -> Row:
@@ -66,6 +68,7 @@ def verify(
         task.pairs(config.pairs, "heldout", config.seed, tokenizer, context),
         task.pairs(config.pairs, "train", config.seed, tokenizer, context),
         config.random_circuits,
+        config.max_logit_scale,
         config.seed,
     )
     rows = []
@@ -73,4 +76,4 @@ def verify(
         rows.append(CHECKS[name](subject))
         report(len(rows), len(CHECKS), f"{name} loss {rows[-1].loss:.3f}")
     target = circuit.scores.target_loss if circuit.scores else float("nan")
-    return Verdict(circuit.task, len(circuit.nodes), len(circuit.edges(model)), target, tuple(rows))
+    return Verdict(circuit.task, len(circuit.nodes), len(circuit.edges(model)), target, config.pairs, tuple(rows))
