@@ -18,7 +18,7 @@ from thinwire.prune.masks import NodeMasks
 from thinwire.prune.run import TargetMissed, best_cut
 from thinwire.prune.search import train_masks
 from thinwire.prune.simplify import simplify
-from thinwire.tasks import accuracy, last_logits, task_loss
+from thinwire.tasks import PairBatch, accuracy, last_logits, task_loss
 
 CONFIG = PruneConfig(steps=60, batch_pairs=32, train_pairs=256, validation_pairs=64, heldout_pairs=64)
 TARGET = 0.15
@@ -37,7 +37,7 @@ def circuits(plants: dict[str, planted.Planted]) -> dict[str, Circuit]:
 def judge_of(plant: planted.Planted, masks: NodeMasks | None = None) -> Judge:
     masks = masks or NodeMasks(planted.SHAPE, 1, 0.0, 0.0, 0)
     pairs = plant.planted.pairs
-    return Judge(plant.model, plant.means, pairs(64, "train", 0), pairs(64, "validation", 0), masks)
+    return Judge(plant.model, plant.means, pairs(64, "train", 0), pairs(64, "validation", 0), masks, 3.0)
 
 
 def columns(plant: planted.Planted) -> list[int]:
@@ -194,7 +194,7 @@ def test_simplify_leaves_nothing_that_can_go(data: st.DataObject) -> None:
 def test_target_that_the_model_misses_is_refused(plants: dict) -> None:
     plant = plants["mlp"]
     for target, missed in itertools.product((1e-6, 1e-3), (TargetMissed, UserError)):
-        with pytest.raises(missed, match=r"The whole model has loss 0\.03\d on planted_mlp, above the .*target"):
+        with pytest.raises(missed, match=r"The whole model has loss 0\.03\d on planted_mlp, .*; train it longer"):
             prune(plant.model, plant.task, None, plant.means, CONFIG.replace(target_loss=target))  # pyright: ignore
 
 
@@ -205,3 +205,19 @@ def test_same_seed_same_circuit(plants: dict) -> None:
     assert first.nodes == second.nodes
     assert first.strengths == second.strengths
     assert first.calibration == second.calibration
+
+
+def test_each_stage_has_pairs_of_its_own_split(plants: dict) -> None:
+    plant = plants["mlp"]
+    asked = []
+
+    class Asked(planted.PlantedTask):
+        def pairs(
+            self, n: int, split: str, seed: int, tokenizer: object = None, context: int | None = None
+        ) -> PairBatch:
+            asked.append((split, n, seed, context))
+            return plant.planted.pairs(n, split, seed, tokenizer, context)
+
+    task = Asked("planted_mlp", True)
+    prune(plant.model, task, None, plant.means, CONFIG.replace(steps=2, seed=5))  # pyright: ignore
+    assert asked == [("train", 256, 5, 8), ("validation", 64, 5, 8), ("heldout", 64, 5, 8)]

@@ -35,7 +35,7 @@ def circuit_of(plant: planted.Planted) -> Circuit:
     bare = Circuit(plant.planted.name, plant.model.config, plant.nodes, plant.means)
     pairs = plant.planted.pairs(64, "train", 0)
     margins = margin(last_logits(plant.model, pairs, tap=bare.to_tap()), pairs)
-    return replace(bare, calibration=fit_calibration(margins))
+    return replace(bare, calibration=fit_calibration(margins, CONFIG.max_logit_scale))
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def test_planted_circuit_is_enough_and_needed(plant: planted.Planted, verdict: V
     assert {"unpruned", "sufficiency", "necessity", "random"} <= set(CHECKS)
     assert (verdict.task, verdict.nodes, verdict.edges) == (plant.planted.name, len(plant.nodes), len(plant.edges))
     assert math.isnan(verdict.target_loss)
+    assert verdict.pairs == CONFIG.pairs
     assert verdict["unpruned"].loss < 0.05
     assert verdict["unpruned"].accuracy == 1
     assert verdict["sufficiency"].loss < 1e-3
@@ -105,7 +106,13 @@ def test_random_circuit_that_contains_the_whole_model_is_enough(plant: planted.P
     everything = tuple(Node(site, i) for site, mask in sites.items() for i in range(len(mask)))
     pairs = plant.planted.pairs
     subject = Subject(
-        plant.model, replace(circuit_of(plant), nodes=everything), pairs(32, "heldout", 0), pairs(32, "train", 0), 3, 0
+        plant.model,
+        replace(circuit_of(plant), nodes=everything),
+        pairs(32, "heldout", 0),
+        pairs(32, "train", 0),
+        random_circuits=3,
+        max_logit_scale=3.0,
+        seed=0,
     )
     row = random_circuits(subject)
     assert row.loss < 1e-3
@@ -130,8 +137,8 @@ def test_round_trip(verdict: Verdict, plant: planted.Planted, tmp_path: Path) ->
             Verdict.load(tmp_path / "verdict")
 
 
-def test_unknown_row_is_a_key_error() -> None:
-    verdict = Verdict("soup", 1, 0, 0.1, (Row("one", "It is.", 0.5, 1.0),))
+def test_unknown_row_is_a_key_error(verdict: Verdict) -> None:
+    verdict = replace(verdict, rows=(Row("one", "It is.", 0.5, 1.0),))
     assert verdict["one"].loss == 0.5
     with pytest.raises(KeyError):
         verdict["two"]
