@@ -131,21 +131,23 @@ def replacing(folder: Path, kind: str | None = None) -> Iterator[Path]:
 
     Whatever stood there before stays intact until then. Raises UserError when it is not ours, or of another kind.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # a link stays a link: the folder it points to is replaced
     refuse_foreign(folder, kind)
     make_parents(folder)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    try:
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be created ({error.strerror}); choose another --out.") from None
     scratch.chmod(0o755)
     try:
         yield scratch
         old = scratch.with_suffix(".old")
-        there = folder.exists()
-        if there:
-            folder.rename(old)
         try:
+            if folder.exists():
+                folder.rename(old)
             scratch.rename(folder)
-        except OSError:
-            if there:
+        except BaseException:
+            if old.exists() and not folder.exists():
                 old.rename(folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
@@ -157,10 +159,15 @@ def replacing(folder: Path, kind: str | None = None) -> Iterator[Path]:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes that would write in it; the hold ends with the process, however it ends.
 
-    Raises UserError when another process holds it. Where the system has no file locks, nothing is held.
+    Raises UserError when another process holds it or when nothing can be written there. Where the system has no file
+    locks, nothing is held.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+    make_parents(folder / ".lock")
+    try:
+        opened = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 (closed by the with below)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from None
+    with opened as lock:
         if fcntl is not None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,7 +183,7 @@ def make_parents(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be created ({error.strerror}); choose another --out.") from None
+        raise UserError(f"{path.parent} cannot be created ({error.strerror}); choose another --out.") from None
 
 
 def refuse_foreign(folder: Path, kind: str | None = None) -> None:
@@ -184,15 +191,25 @@ def refuse_foreign(folder: Path, kind: str | None = None) -> None:
 
     Given the kind that is to be written there, work of another kind is refused too, an unfinished training included.
     """
-    if folder.is_file():
+    if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; choose a folder for --out.")
     filled = folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
-    if filled and not (folder / "config.json").exists():
+    if filled and not ((folder / "config.json").exists() and _may_be_ours(folder / "meta.json")):
         raise UserError(f"{folder} holds files that are not a thinwire artefact; choose another --out.")
     if filled and kind is not None:
         found = _kind_of(folder)
         if found not in (kind, None):
             raise UserError(f"{folder} holds a {found} where a {kind} is to be written; choose another --out.")
+
+
+def _may_be_ours(meta: Path) -> bool:
+    """Whether a `meta.json` is absent, ours, or cut short; whole JSON of another form is someone else's."""
+    try:
+        return isinstance(json.loads(meta.read_bytes()), dict) and bool(read_meta(meta))
+    except UserError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
 
 
 def _kind_of(folder: Path) -> str | None:

@@ -11,7 +11,7 @@ from thinwire.errors import UserError
 class Config(BaseModel):
     """Base of every config: immutable, closed to unknown keys; the docstring under a field is its help text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, text: str, where: str) -> Self:

@@ -73,7 +73,7 @@ def circuit(model: Transformer, batch: PairBatch) -> Circuit:
 @pytest.fixture(scope="module")
 def verdict() -> Verdict:
     rows = [Row(name, "", 0.1 * (i + 1), 0.9 - 0.1 * i) for i, name in enumerate(ROWS)]
-    return Verdict(TASK, 8, 3, 0.15, (*rows[:3], replace(rows[3], losses=(0.6, 0.7))))
+    return Verdict(TASK, 8, 3, 0.15, 64, (*rows[:3], replace(rows[3], losses=(0.6, 0.7))))
 
 
 @pytest.fixture(scope="module")

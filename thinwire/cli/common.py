@@ -1,18 +1,22 @@
 """What the verbs share: parsing, progress on stderr, results on stdout."""
 
+import io
 import json
+import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from thinwire.config import Config
+from thinwire.config import Config, explain
 from thinwire.errors import UserError
 from thinwire.progress import Report
 
@@ -20,14 +24,41 @@ T = TypeVar("T")
 C = TypeVar("C", bound=Config)
 SECONDS_BETWEEN_LINES = 15
 """Where stderr is not a terminal, progress is a line this often."""
+HELP_INDENT = 8
+"""How far the parser indents an option's help below an error."""
 
 
 def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None) -> T:
-    """Arguments of a verb as an instance of `cls`; its docstring and field docstrings are the help."""
+    """Arguments of a verb as an instance of `cls`; its docstring and field docstrings are the help.
+
+    Raises UserError for arguments that do not fit, and SystemExit after `--help`.
+    """
     prog = f"thinwire {verb}"
-    if default is None:
-        return tyro.cli(cls, args=list(argv), prog=prog)
-    return tyro.cli(cls, args=list(argv), prog=prog, default=default)
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            if default is None:
+                return tyro.cli(cls, args=list(argv), prog=prog)
+            return tyro.cli(cls, args=list(argv), prog=prog, default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{_complaint(stop, said.getvalue())}; see {prog} --help.") from None
+
+
+def _complaint(stop: SystemExit, box: str) -> str:
+    """Why parsing stopped, in a phrase: the config's own reason, or the first paragraph in the parser's box."""
+    cause: BaseException | None = stop
+    while cause is not None:
+        if isinstance(cause, ValidationError):
+            return f"{cause.title}: {explain(cause)}"
+        cause = cause.__context__
+    lines = [line.strip("│╭╮╰╯")[1:] for line in box.splitlines()[1:]]
+    rule = next((number for number, line in enumerate(lines) if line.strip().startswith("──")), len(lines))
+    lines = [line for line in lines[:rule] if not line.startswith(" " * HELP_INDENT)]
+    suggested = re.search(r"Perhaps you meant:\W*(--[\w.-]+)", box)
+    said = " ".join(" ".join(lines).split()).rstrip(".").replace(". Expected", ", expected")
+    return said + (f" (perhaps you meant {suggested[1]})" if suggested else "")
 
 
 def chosen_config(cls: type[C], argv: Sequence[str], default: C) -> tuple[C, list[str]]:
@@ -60,13 +91,13 @@ def progress(title: str) -> Iterator[Report]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description:<22}"),
+        TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
     with Progress(*columns, console=console, expand=True) as bar:
-        task = bar.add_task(title, total=None, status="")
+        task = bar.add_task(visible(title), total=None, status="")
 
         def report(done: int, total: int, status: str) -> None:
             bar.update(task, completed=done, total=total, status=status)
@@ -86,7 +117,7 @@ def _lines(title: str) -> Report:
             return
         said = now
         left = (now - began) * (total - done) / max(done, 1)
-        sys.stderr.write(f"{title}: {done}/{total}, {status}, {left:.0f} s left\n")
+        sys.stderr.write(f"{visible(title)}: {done}/{total}, {status}, {left:.0f} s left\n")
         sys.stderr.flush()
 
     return report
@@ -95,22 +126,38 @@ def _lines(title: str) -> Report:
 def emit(values: Mapping[str, object], as_json: bool, text: str | Table | None = None) -> None:
     """The result on stdout: one JSON object, or a text or table (by default a line a value)."""
     if as_json:
-        sys.stdout.write(json.dumps(values) + "\n")
+        sys.stdout.write(json.dumps(_strict(values)) + "\n")
         return
     if isinstance(text, Table):
         Console(markup=False, highlight=False).print(text)
         return
-    sys.stdout.write((text if text is not None else plain(values)) + "\n")
+    sys.stdout.write(visible(text if text is not None else plain(values), keep="\n") + "\n")
+
+
+def _strict(value: object) -> object:
+    """The same values with null for numbers that are not finite, which JSON cannot write."""
+    if isinstance(value, Mapping):
+        return {name: _strict(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Text from outside that a terminal may show: control characters and unpaired surrogates as escapes."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def plain(values: Mapping[str, object]) -> str:
     """A line a value, names aligned."""
     width = max(map(len, values))
-    return "\n".join(f"{name:<{width}}  {number(value)}" for name, value in values.items())
+    return "\n".join(f"{name:<{width}}  {visible(number(value))}" for name, value in values.items())
 
 
 def number(value: object) -> str:
-    """A value for reading: thousands separated, four significant digits."""
+    """A value for reading: thousands separated, four significant digits or all before the point."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:,}"

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code. Nothing that a user can cause leaves it as an exception."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0 if argv else 2
@@ -50,6 +50,8 @@ def run(argv: list[str]) -> int:
     try:
         import_module(f"thinwire.cli.{verb}").run(rest)
         sys.stdout.flush()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
     except UserError as error:
         return complain(str(error))
     except ValidationError as error:
@@ -67,8 +69,10 @@ def run(argv: list[str]) -> int:
 
 
 def complain(sentence: str) -> int:
-    """Say what is wrong on stderr; returns the exit code for bad input."""
-    sys.stderr.write(f"thinwire: {sentence}\n")
+    """Say what is wrong in one line on stderr; returns the exit code for bad input."""
+    from thinwire.cli.common import visible
+
+    sys.stderr.write(f"thinwire: {visible(sentence)}\n")
     return 2
 
 

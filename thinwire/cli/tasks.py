@@ -100,7 +100,8 @@ def show(args: ShowArgs) -> None:
     for number, pair in enumerate(pairs, start=1):
         console.print(Text(f"pair {number}", style="bold"))
         for side in (0, 1):
-            console.print(marked(pair.prompts[side], pair.prompts[1 - side], pair.answers[side]))
+            shown = marked(pair.prompts[side], pair.prompts[1 - side], pair.answers[side])
+            console.print(shown, soft_wrap=True)
 
 
 def marked(prompt: str, other: str, answer: str) -> Text:
@@ -112,9 +113,9 @@ def marked(prompt: str, other: str, answer: str) -> Text:
     while end < min(len(prompt), len(other)) - start and prompt[-1 - end] == other[-1 - end]:
         end += 1
     stop = len(prompt) - end
-    text = Text("  ")
-    text.append(prompt[:start]).append(prompt[start:stop], style="bold orange3").append(prompt[stop:])
-    return text.append("  → ", style="dim").append(json.dumps(answer), style="bold blue").append("\n")
+    text = Text(prompt[:start]).append(prompt[start:stop], style="bold orange3").append(prompt[stop:])
+    text.append("  → ", style="dim").append(json.dumps(answer), style="bold blue")
+    return Text("\n").join(Text("  ").append(line) for line in text.split("\n", allow_blank=True)).append("\n")
 
 
 def score(args: ScoreArgs) -> None:

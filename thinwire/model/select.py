@@ -36,7 +36,7 @@ def pass_rows(kept: Tensor, grad: Tensor, k: int) -> Tensor:
     Kept entries pass. A row with fewer than k nonzeros passes everything: any of its zeros would survive if it moved.
     """
     if grad.device.type != "cpu" or grad.dtype not in _ROW_KERNELS:
-        return grad * ((kept != 0) | ((kept != 0).sum(-1, keepdim=True) < k))
+        return torch.where((kept != 0) | ((kept != 0).sum(-1, keepdim=True) < k), grad, 0)
     integer = _ROW_KERNELS[grad.dtype][1]
     grad = grad.contiguous()
     out = torch.empty_like(grad)
@@ -52,7 +52,7 @@ def keep_largest_(matrix: Tensor, k: int, reserved: Tensor | None = None) -> Non
     """
     if matrix.device.type != "cpu" or matrix.dtype != torch.float32 or not matrix.is_contiguous():
         rank = matrix.abs() if reserved is None else matrix.abs().masked_fill(reserved, torch.inf)
-        matrix.mul_(plain_keep_mask(rank.flatten(), k).view_as(matrix))
+        matrix.masked_fill_(~plain_keep_mask(rank.flatten(), k).view_as(matrix), 0)
         return
     bits = matrix.view(torch.int32).flatten() & 0x7FFFFFFF
     if reserved is not None:

@@ -34,6 +34,17 @@ class Pressure:
         if self.config.sparsity == "controlled":
             below = self.running < self.config.validation_target
             self.value = self.value * torch.where(below, self.config.k_coef_up, self.config.k_coef_down)
+            self.value = self.value.clamp(min=self.config.k_coef)
+
+    @property
+    def push(self) -> Tensor:
+        """Loss per kept node in the next step [trials]; negative, to bring nodes back, where the target is missed.
+
+        Without that, masks that all went negative would stay so: no node on a broken path has a gradient of its own.
+        """
+        if self.running is None or self.config.sparsity == "fixed":
+            return self.value
+        return torch.where(self.running > self.config.target_loss, -self.value, self.value)
 
 
 def train_masks(
@@ -52,7 +63,7 @@ def train_masks(
         hard = masks.masks(config.heaviside_temp)
         losses = trial_losses(model, masks.split(hard), means, batch)
         kept = hard.sum(-1)
-        (losses + pressure.value * kept).sum().backward()
+        (losses + pressure.push * kept).sum().backward()
         clip_rows_(masks.tau, config.gradient_clip)
         optimizer.param_groups[0]["lr"] = rate_at(step, config)
         optimizer.step()

@@ -56,10 +56,11 @@ def train(
 ) -> TrainResult:
     """Train a model into the folder `out`, or resume or return what is there.
 
-    Raises UserError for a folder of another run, tokens of another vocabulary, or a loss that is not finite, and
-    KeyboardInterrupt, after saving, when asked to stop.
+    Raises UserError for a folder of another run, tokens of another vocabulary or too few of them, a device that is not
+    there, or a loss that is not finite, and KeyboardInterrupt, after saving, when asked to stop.
     """
     out = Path(out)
+    check_device(device)
     check_tokens(config, tokens)
     if artifact.is_finished(out):
         return _finished(config, tokens, out)
@@ -68,6 +69,8 @@ def train(
     artifact.refuse_foreign(out)
     artifact.make_parents(out / "config.json")
     with artifact.sole_writer(out), stop_on_signal() as stop:
+        if artifact.is_finished(out):  # by another process, before it let go of the folder
+            return _finished(config, tokens, out)
         seconds = _enter(config, tokens, out, state)
         state.model.to(device)
         _to_device(state, device)
@@ -78,20 +81,38 @@ def train(
 def read_result(folder: Path | str) -> TrainResult:
     """The result of a finished run from its folder."""
     opened = artifact.open_artifact(Path(folder), "model")
-    return TrainResult(**json.loads((opened.path / "summary.json").read_text()) | {"out": str(folder)})
+    try:
+        summary = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
+        return TrainResult(**summary | {"out": str(folder)})
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise UserError(f"{folder} does not hold a readable summary.json; train the model again.") from None
+
+
+def check_device(device: str) -> None:
+    """Raise UserError when nothing can be computed on a device of this name."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"There is no device '{device}' to compute on here; leave --device out for the CPU.") from None
 
 
 def check_tokens(config: TrainConfig, tokens: Tokens) -> None:
-    """Raise UserError when the model's vocabulary is not that of the tokens."""
+    """Raise UserError when the tokens have another vocabulary than the model, or too few for its context."""
     if config.model.vocab_size != tokens.tokenizer.vocab_size:
         raise UserError(
             f"The model has a vocabulary of {config.model.vocab_size} and the tokens one of "
             f"{tokens.tokenizer.vocab_size}; set model.vocab_size to the tokens' or use other tokens."
         )
+    tokens.batch(0, config.seed, 1, config.model.context)
+    for part in tokens.parts:
+        tokens.validation(part, 1, config.model.context)
 
 
 def _finished(config: TrainConfig, tokens: Tokens, out: Path) -> TrainResult:
-    opened = artifact.open_artifact(out, "model")
+    try:
+        opened = artifact.open_artifact(out, "model")
+    except UserError as error:
+        raise UserError(f"{error}".removesuffix("; make the artefact again.") + f"; delete {out} and train again.") from None
     if opened.config(TrainConfig) != config:
         raise UserError(f"{out} holds a model trained with another config; choose another --out.")
     artifact.require_parent(opened, "tokens", tokens.artifact)
