@@ -81,6 +81,11 @@ class Opened:
                 "give the tokens that the model was trained on."
             )
 
+    def check_circuit(self, circuit: Circuit) -> None:
+        """Raise UserError unless the circuit was cut from exactly this model."""
+        assert circuit.artifact is not None
+        artifact.require_parent(circuit.artifact, "model", self.artifact)
+
 
 def prune_stage(
     opened: Opened,
@@ -94,31 +99,48 @@ def prune_stage(
     """The circuit of a task in the folder `out`; one found there with the same config and model is returned."""
     chosen = TASKS[task]
     opened.check_tokens(tokens)
-    if artifact.is_finished(out) and not again:
-        circuit = Circuit.load(out)
-        assert circuit.artifact is not None
-        same_model = circuit.artifact.meta.parents.get("model") == opened.artifact.id
-        if same_model and circuit.task == task and circuit.artifact.config(PruneConfig) == config:
-            return circuit
     artifact.refuse_foreign(out, "circuit")
+    found = None if again else _finished_circuit(out)
+    if found is not None and found.task == task and found.artifact is not None:
+        same_model = found.artifact.meta.parents.get("model") == opened.artifact.id
+        if same_model and found.artifact.config(PruneConfig) == config:
+            return found
     means = mean_activations(opened.model, tokens, config.mean_tokens, config.seed)
     circuit = prune(opened.model, chosen, opened.tokenizer, means, config, report)
     circuit.save(out, config, opened.artifact, config.seed)
     return Circuit.load(out)
 
 
+def _finished_circuit(folder: Path) -> Circuit | None:
+    """The circuit in a folder; None where there is none, or a damaged one, which pruning again is for."""
+    try:
+        return Circuit.load(folder) if artifact.is_finished(folder) else None
+    except UserError:
+        return None
+
+
+def finished_verdict(circuit: Circuit, folder: Path) -> Verdict | None:
+    """The verdict on exactly this circuit in a folder, whatever its config; None where there is no whole one."""
+    assert circuit.artifact is not None
+    if not artifact.is_finished(folder):
+        return None
+    try:
+        found = artifact.open_artifact(folder, "verdict")
+        return Verdict.load(folder) if found.meta.parents.get("circuit") == circuit.artifact.id else None
+    except UserError:
+        return None
+
+
 def verify_stage(
     opened: Opened, circuit: Circuit, config: VerifyConfig, out: Path, report: Report = silent, again: bool = False
 ) -> Verdict:
     """The verdict on a circuit in the folder `out`; one found there with the same config and circuit is returned."""
+    opened.check_circuit(circuit)
     assert circuit.artifact is not None
-    artifact.require_parent(circuit.artifact, "model", opened.artifact)
-    if artifact.is_finished(out) and not again:
-        found = artifact.open_artifact(out, "verdict")
-        same_circuit = found.meta.parents.get("circuit") == circuit.artifact.id
-        if same_circuit and found.config(VerifyConfig) == config:
-            return Verdict.load(out)
     artifact.refuse_foreign(out, "verdict")
+    found = None if again else finished_verdict(circuit, out)
+    if found is not None and artifact.open_artifact(out, "verdict").config(VerifyConfig) == config:
+        return found
     verdict = verify(opened.model, circuit, opened.tokenizer, config, report)
     verdict.save(out, config, circuit.artifact)
     return verdict
@@ -132,10 +154,15 @@ def view_stage(
     config: PageConfig | None = None,
     report: Report = silent,
 ) -> None:
-    """Write one self-contained HTML page with all the circuits."""
+    """Write one self-contained HTML page with all the circuits. Raises UserError when `out` cannot be written."""
     opened.check_tokens(tokens)
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give the name of an HTML file for --out.")
     artifact.make_parents(out)
     result = read_result(opened.artifact.path)
     origin = Origin(opened.artifact.id, result.val_loss, opened.artifact.meta.seed)
     payload = payload_from(opened.model, tokens, [Case(c, v, v.pairs) for c, v in cases], origin, config, report)
-    page.write(payload, out)
+    try:
+        page.write(payload, out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); choose another --out.") from None

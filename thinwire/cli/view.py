@@ -37,11 +37,13 @@ def run(argv: Sequence[str]) -> None:
         raise UserError("Name at least one circuit folder, such as runs/quickstart/circuits/bracket_counting.")
     from thinwire.circuit import Circuit, render
     from thinwire.data import Tokens
-    from thinwire.stages import Opened, Workspace, verify_stage, view_stage
+    from thinwire.stages import Opened, Workspace, finished_verdict, verify_stage, view_stage
 
     circuits = [Circuit.load(folder) for folder in args.circuits]
     model = args.model or args.circuits[0].absolute().parent.parent / "model"
     opened = Opened.open(model)
+    for circuit in circuits:
+        opened.check_circuit(circuit)
     if args.text:
         texts = [render(circuit, opened.model, opened.tokenizer.token) for circuit in circuits]
         emit({"circuits": texts}, args.json, "\n\n".join(texts))
@@ -50,8 +52,12 @@ def run(argv: Sequence[str]) -> None:
     tokens = Tokens.open(args.tokens or work.tokens)
     cases = []
     for circuit in circuits:
-        with progress(f"verify {circuit.task}") as report:
-            cases.append((circuit, verify_stage(opened, circuit, VerifyConfig(), work.verdict(circuit.task), report)))
+        folder = work.verdict(circuit.task)
+        verdict = finished_verdict(circuit, folder)  # made with other settings, it is still the user's verdict
+        if verdict is None:
+            with progress(f"verify {circuit.task}") as report:
+                verdict = verify_stage(opened, circuit, VerifyConfig(), folder, report)
+        cases.append((circuit, verdict))
     out = args.out or work.page
     with progress("page") as report:
         view_stage(opened, tokens, cases, out, report=report)

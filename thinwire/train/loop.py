@@ -112,7 +112,8 @@ def _finished(config: TrainConfig, tokens: Tokens, out: Path) -> TrainResult:
     try:
         opened = artifact.open_artifact(out, "model")
     except UserError as error:
-        raise UserError(f"{error}".removesuffix("; make the artefact again.") + f"; delete {out} and train again.") from None
+        remedy = f"delete {out} and train again"
+        raise UserError(str(error).replace("make the artefact again", remedy)) from None
     if opened.config(TrainConfig) != config:
         raise UserError(f"{out} holds a model trained with another config; choose another --out.")
     artifact.require_parent(opened, "tokens", tokens.artifact)

@@ -38,7 +38,7 @@ export function meets(losses) {
 }
 
 /** How far below chance a loss must lie to count as better than guessing. */
-const CLEARLY = 0.85;
+const CLEARLY = 0.97;
 
 /**
  * A loss against that of guessing.
