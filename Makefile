@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint slow browser clean
+.PHONY: demo test lint browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/thinwire quickstart
@@ -17,9 +17,6 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
-
-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
 
 browser: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m browser

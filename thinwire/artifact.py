@@ -27,6 +27,8 @@ except ImportError:  # Windows
 
 FORMATS = {"tokens": 1, "model": 1, "circuit": 1, "verdict": 1}
 """Kinds of artefact and the version of each format that this package reads and writes."""
+SUMMARY = "summary.json"
+"""Name of the file in which an artefact keeps what its run measured, times among it."""
 C = TypeVar("C", bound=Config)
 
 
@@ -59,8 +61,11 @@ class Artifact:
 
     @property
     def id(self) -> str:
-        """Content hash: 16 hex digits over the kind, config and data files; the name children know a parent by."""
-        entries = sorted((name, entry.sha256) for name, entry in self.meta.files.items())
+        """Content hash: 16 hex digits over the kind, config and data files; the name children know a parent by.
+
+        What a run measured of itself is left out: it holds times, and the same result again has the same id.
+        """
+        entries = sorted((name, entry.sha256) for name, entry in self.meta.files.items() if name != SUMMARY)
         return hashlib.sha256(json.dumps([self.meta.format, entries]).encode()).hexdigest()[:16]
 
     def config(self, cls: type[C]) -> C:
@@ -269,5 +274,9 @@ def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"{folder}/meta.json names a file outside the folder ({name}); do not trust this artefact.")
-    if not path.is_file() or path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
+    try:
+        whole = path.is_file() and path.stat().st_size == entry.bytes and sha256(path) == entry.sha256
+    except OSError:
+        whole = False
+    if not whole:
         raise UserError(f"{path} is missing, truncated or altered; make the artefact again.")

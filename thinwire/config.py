@@ -1,11 +1,15 @@
 """Strict, frozen configs: an unknown key or a value out of range is an error at construction, never later."""
 
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from thinwire.errors import UserError
+
+T = TypeVar("T")
+STRICT = ConfigDict(extra="forbid", strict=True)
+"""For `pydantic.with_config` on frozen dataclasses that are read from files: no unknown keys, no conversions."""
 
 
 class Config(BaseModel):
@@ -42,6 +46,14 @@ class Config(BaseModel):
     def to_json(self) -> str:
         """The resolved config as indented JSON, defaults included."""
         return self.model_dump_json(indent=2)
+
+
+def read_record(cls: type[T], path: Path, refusal: str) -> T:
+    """An instance of a dataclass or model from a JSON file. Raises UserError(refusal) when it does not fit."""
+    try:
+        return TypeAdapter(cls).validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        raise UserError(refusal) from None
 
 
 def explain(error: ValidationError) -> str:

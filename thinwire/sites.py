@@ -8,11 +8,11 @@ Names follow the released code of Gao et al. 2025: `3.attn.q`, `0.mlp.post_act`,
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from thinwire.errors import UserError
 
-KINDS = (
+SiteKind = Literal[
     "attn.act_in",
     "attn.q",
     "attn.k",
@@ -21,7 +21,8 @@ KINDS = (
     "mlp.act_in",
     "mlp.post_act",
     "mlp.resid_delta",
-)
+]
+KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 """The eight kinds of site of a layer, in the order the forward pass meets them."""
 ATTENTION_KINDS = KINDS[:5]
 HEADED_KINDS = ("attn.q", "attn.k", "attn.v")
@@ -68,7 +69,7 @@ class Site:
         return cls.of(int(layer), kind)
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> SiteKind:
         return KINDS[self.rank]
 
     @property

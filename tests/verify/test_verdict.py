@@ -110,9 +110,7 @@ def test_random_circuit_that_contains_the_whole_model_is_enough(plant: planted.P
         replace(circuit_of(plant), nodes=everything),
         pairs(32, "heldout", 0),
         pairs(32, "train", 0),
-        random_circuits=3,
-        max_logit_scale=3.0,
-        seed=0,
+        VerifyConfig(random_circuits=3, seed=0),
     )
     row = random_circuits(subject)
     assert row.loss < 1e-3

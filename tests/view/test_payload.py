@@ -38,7 +38,7 @@ def test_numbers_json_cannot_carry_are_refused(weight: float):
 
 
 def test_a_kind_of_site_must_exist(example: Payload):
-    with pytest.raises(UserError, match="not a kind of site"):
+    with pytest.raises(UserError, match="kind: input should be 'attn"):
         example.tasks[0].nodes[0].replace(kind="attn.z")
 
 

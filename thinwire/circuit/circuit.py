@@ -8,6 +8,7 @@ from pathlib import Path
 
 import networkx as nx
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.circuit.edges import Edge, by_site, channel_links, weight_edges
-from thinwire.config import Config
+from thinwire.config import STRICT, Config, read_record
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
 from thinwire.model.taps import Tap, ablate
@@ -23,6 +24,7 @@ from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site, all_sites
 
 
+@with_config(ConfigDict(**STRICT, allow_inf_nan=False))
 @dataclass(frozen=True)
 class Calibration:
     """Scale and shift of the log-odds of a pair's first answer over its second (A.5, step 5)."""
@@ -46,6 +48,7 @@ def calibrate(margins: Tensor, scale: Tensor | float, shift: Tensor | float) -> 
     return margins * scale + side * shift
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class PruneScores:
     """How a circuit came out, on pairs its masks never saw."""
@@ -67,6 +70,18 @@ class PruneScores:
     unembedding_edges: int
     """Nonzero unembedding weights from channels that the circuit writes to the answers."""
     seconds: float
+
+
+class Stored(BaseModel):
+    """Contents of `circuit.json`."""
+
+    model_config = STRICT
+    task: str = Field(pattern=r"^\w[\w.-]{0,99}$")
+    shape: ModelConfig
+    calibration: Calibration
+    nodes: dict[str, FiniteFloat | None]
+    prompt_tokens: tuple[NonNegativeInt, ...]
+    answer_tokens: tuple[NonNegativeInt, ...]
 
 
 @dataclass(frozen=True)
@@ -145,6 +160,9 @@ class Circuit:
                 {str(site): mean.contiguous() for site, mean in self.means.items()}, scratch / "means.safetensors"
             )
             files = ["circuit.json", "means.safetensors"]
+            if self.scores:
+                artifact.write_text(scratch / artifact.SUMMARY, json.dumps(asdict(self.scores), indent=1))
+                files.append(artifact.SUMMARY)
             made = artifact.finish(scratch, "circuit", config, {"model": model}, files, seed)
         return Artifact(Path(folder), made.meta)
 
@@ -156,25 +174,27 @@ class Circuit:
             "nodes": {node.name(self.shape): self.strengths.get(node) for node in self.nodes},
             "prompt_tokens": self.prompt_tokens,
             "answer_tokens": self.answer_tokens,
-            "scores": asdict(self.scores) if self.scores else None,
         }
 
     @classmethod
     def load(cls, folder: Path | str) -> "Circuit":
         """The circuit in an artefact folder. Raises UserError when it is not a whole circuit."""
         opened = artifact.open_artifact(Path(folder), "circuit")
+        refusal = f"{folder} does not hold a readable circuit; prune again."
+        stored = read_record(Stored, opened.path / "circuit.json", refusal)
+        shape, prompts, answers = stored.shape, stored.prompt_tokens, stored.answer_tokens
+        strengths = {Node.parse(name, shape): strength for name, strength in stored.nodes.items()}
+        if max((*prompts, *answers), default=0) >= shape.vocab_size:
+            raise UserError(refusal)
         try:
-            stored = json.loads((opened.path / "circuit.json").read_text(encoding="utf-8"))
-            shape = ModelConfig.parse(json.dumps(stored["shape"]), f"The model shape in {folder}/circuit.json")
-            strengths = {Node.parse(name, shape): strength for name, strength in stored["nodes"].items()}
-            means = {Site.parse(name): mean for name, mean in load_file(opened.path / "means.safetensors").items()}
-            scores = PruneScores(**stored["scores"]) if stored["scores"] else None
-            calibration = Calibration(**stored["calibration"])
-            prompts, answers = tuple(stored["prompt_tokens"]), tuple(stored["answer_tokens"])
-            task = str(stored["task"])
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, SafetensorError):
-            raise UserError(f"{folder} does not hold a readable circuit; prune again.") from None
-        if {site: len(mean) for site, mean in means.items()} != {s: s.width(shape) for s in all_sites(shape)}:
+            means = {Site.parse(n): mean.float() for n, mean in load_file(opened.path / "means.safetensors").items()}
+        except (SafetensorError, OSError):
+            raise UserError(refusal) from None
+        if {site: mean.shape for site, mean in means.items()} != {s: (s.width(shape),) for s in all_sites(shape)}:
             raise UserError(f"{folder} holds means for other sites than its model has; prune again.")
         kept = {node: strength for node, strength in strengths.items() if strength is not None}
-        return cls(task, shape, tuple(sorted(strengths)), means, calibration, kept, prompts, answers, scores, opened)
+        nodes = tuple(sorted(strengths))
+        summary = opened.path / artifact.SUMMARY
+        scores = read_record(PruneScores, summary, refusal) if artifact.SUMMARY in opened.meta.files else None
+        rest = stored.calibration, kept, prompts, answers, scores, opened
+        return cls(stored.task, shape, nodes, means, *rest)

@@ -49,36 +49,34 @@ def by_site(nodes: Iterable[Node]) -> dict[Site, list[int]]:
 
 def matrix_at(model: Transformer, layer: int, name: str) -> Tensor:
     """The weight [target width, source width] of one of MATRICES in a layer."""
-    block = model.blocks[layer]
-    part = block.get_submodule("attn" if name in ("w_q", "w_k", "w_v", "w_o") else "mlp")
-    return part.get_parameter(f"{name}.weight").detach()
+    target = Site.of(layer, MATRICES[name][1])
+    return model.sublayers[target.sublayer].get_parameter(f"{name}.weight").detach()
+
+
+def _matrices(model: Transformer) -> Iterator[tuple[Site, Site, Tensor]]:
+    """Source site, target site and weight [target width, source width] of every matrix, layer by layer."""
+    for layer in range(model.config.n_layers):
+        for name, (source, target) in MATRICES.items():
+            yield Site.of(layer, source), Site.of(layer, target), matrix_at(model, layer, name)
 
 
 def weight_edges(model: Transformer, nodes: Iterable[Node]) -> Iterator[Edge]:
     """Every nonzero weight between two of the nodes, in the order of the forward pass."""
     kept = by_site(nodes)
-    for layer in range(model.config.n_layers):
-        for name, (source_kind, target_kind) in MATRICES.items():
-            source, target = Site.of(layer, source_kind), Site.of(layer, target_kind)
-            if source not in kept or target not in kept:
-                continue
-            weights = matrix_at(model, layer, name)[kept[target]][:, kept[source]]
+    for source, target, matrix in _matrices(model):
+        if source in kept and target in kept:
+            weights = matrix[kept[target]][:, kept[source]]
             for row, column in weights.nonzero().tolist():
-                yield Edge(
-                    Node(source, kept[source][column]),
-                    Node(target, kept[target][row]),
-                    weights[row, column].item(),
-                )
+                ends = Node(source, kept[source][column]), Node(target, kept[target][row])
+                yield Edge(*ends, weights[row, column].item())
 
 
 def count_edges(model: Transformer, keep: dict[Site, Tensor]) -> int:
     """Number of nonzero weights between kept nodes; `keep[site]` is bool [width]. Missing sites keep nothing."""
     total = 0
-    for layer in range(model.config.n_layers):
-        for name, (source_kind, target_kind) in MATRICES.items():
-            source, target = Site.of(layer, source_kind), Site.of(layer, target_kind)
-            if source in keep and target in keep:
-                total += int(matrix_at(model, layer, name)[keep[target]][:, keep[source]].count_nonzero())
+    for source, target, matrix in _matrices(model):
+        if source in keep and target in keep:
+            total += int(matrix[keep[target]][:, keep[source]].count_nonzero())
     return total
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from thinwire.circuit.circuit import Circuit
-from thinwire.circuit.edges import Edge, channel_links, embedding_edges, unembedding_edges
+from thinwire.circuit.edges import Edge, TokenEdge, channel_links, embedding_edges, unembedding_edges
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
 
@@ -57,7 +57,7 @@ def _tokens(node: Node, circuit: Circuit, model: Transformer, token_text: Callab
     return lines
 
 
-def _strongest(found: list, token_text: Callable[[int], str]) -> list[str]:
+def _strongest(found: list[TokenEdge], token_text: Callable[[int], str]) -> list[str]:
     if not found:
         return []
     ordered = sorted(found, key=lambda edge: -abs(edge.weight))

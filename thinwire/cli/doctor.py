@@ -69,8 +69,9 @@ def processor() -> str:
     """Cores, and whether bf16 is native."""
     import torch
 
-    native = torch.cpu._is_avx512_bf16_supported()
-    speed = "native bf16" if native else "no native bf16: training runs in fp32, about half as fast"
+    from thinwire.model.precision import native_bf16
+
+    speed = "native bf16" if native_bf16("cpu") else "no native bf16: training runs in fp32, about half as fast"
     return f"{platform.machine()}, {torch.get_num_threads()} threads, {speed}"
 
 

@@ -14,7 +14,7 @@ from thinwire.config import explain
 from thinwire.errors import UserError
 
 VERBS = {
-    "quickstart": "train a small sparse model, prune three tasks, check the circuits, write a page",
+    "quickstart": "train a small model, prune three tasks, check them, write a page",
     "data": "gather a corpus, train a tokenizer, write token shards",
     "train": "train a weight-sparse model, or its dense twin",
     "tasks": "list the tasks, show example pairs, score a model on them",
@@ -84,6 +84,6 @@ def overview() -> str:
         "usage: thinwire VERB [OPTIONS]\n\n"
         "Weight-sparse transformers and their circuits.\n\n"
         f"{verbs}\n\n"
-        "thinwire VERB --help lists a verb's options. Progress goes to stderr, results to stdout;\n"
-        "with --json the last line of stdout is one JSON object.\n"
+        "thinwire VERB --help lists a verb's options. Progress goes to stderr, results to\n"
+        "stdout; with --json the last line of stdout is one JSON object.\n"
     )

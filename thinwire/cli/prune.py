@@ -54,12 +54,11 @@ def run(argv: Sequence[str]) -> None:
 
 def summary(circuit: "Circuit", out: Path) -> dict[str, object]:
     """What pruning reports of a circuit; `loss` and `accuracy` are on held-out pairs."""
+    named = {"out": str(out), "task": circuit.task, "nodes": len(circuit.nodes)}
     scores = circuit.scores
-    assert scores is not None
-    return {
-        "out": str(out),
-        "task": circuit.task,
-        "nodes": len(circuit.nodes),
+    if scores is None:  # a circuit that someone made by hand
+        return named
+    return named | {
         "edges": scores.edges,
         "embedding_edges": scores.embedding_edges,
         "unembedding_edges": scores.unembedding_edges,

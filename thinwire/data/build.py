@@ -46,7 +46,7 @@ def build(config: DataConfig, out: Path, report: Report = silent, force: bool = 
     _refuse_other_kinds(out)
     files = corpus.list_files(config)
     wanted = corpus.parts(config)
-    with artifact.replacing(out) as folder:
+    with artifact.replacing(out, "tokens") as folder:
         survey = read_into_spool(config, files, folder / SPOOL, report)
         for part in wanted:
             _require_documents(survey, part)

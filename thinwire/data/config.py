@@ -7,14 +7,13 @@ from pydantic import Field
 
 from thinwire.config import Config
 
-PARTS = ("idioms", "stdlib", "folders")
-"""The parts a corpus can have, in the order they are read."""
 MAX_VOCAB = 65_535
 """Largest vocabulary: token ids are stored as uint16."""
 MIN_VOCAB = 257
 """Smallest vocabulary: the 256 bytes and the end of text."""
 
 Part = Literal["idioms", "stdlib", "folders"]
+"""A part a corpus can have, in the order they are read."""
 Split = Literal["train", "validation"]
 
 

@@ -40,7 +40,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that gave no document, and why: `unreadable`, `too large`, `undecodable` or `empty`."""
+    """A text that gave no document, and why: `unreadable`, `too large`, `undecodable`, `empty` or `duplicate`."""
 
     part: Part
     name: str

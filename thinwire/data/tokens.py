@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thinwire.artifact import Artifact, open_artifact
 from thinwire.data.config import DataConfig, Part, Split
@@ -37,7 +37,7 @@ class Stats(BaseModel):
     vocab_size: int
     tokenizer: str
     """Content hash of the tokenizer."""
-    parts: tuple[PartStats, ...]
+    parts: tuple[PartStats, ...] = Field(min_length=1)
     skipped: dict[str, int]
     """Documents left out, by reason."""
 
@@ -64,6 +64,9 @@ class Tokens:
             (row.part, row.split): Stream.open(artifact.path, f"{row.part}.{row.split}") for row in stats.parts
         }
         tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
+        largest = max((int(shard.max()) for stream in streams.values() for shard in stream.shards), default=0)
+        if stats.tokenizer != tokenizer.id or max(largest, stats.vocab_size - 1) >= tokenizer.vocab_size:
+            raise UserError(f"The shards of {artifact.path} do not fit its tokenizer; build the tokens again.")
         return cls(artifact, artifact.config(DataConfig), tokenizer, stats, streams)
 
     @property

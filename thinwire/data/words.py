@@ -1,6 +1,6 @@
 """Words and identifiers, each split for good into train, validation and held-out.
 
-The corpus is written with train words alone, so a task pair of another split shows names the model never trained on.
+The idioms are written with train words alone, so a task pair of another split shows names that no idiom has.
 Such names reach the model as unfamiliar pieces, which it must have met in every role a name can play; so a share of the
 train names is invented, spelled from syllables.
 The split follows from the root of a word (`Order`, `orders` and `order.txt` share the root `order`), so no name

@@ -5,38 +5,27 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from thinwire.config import Config
-from thinwire.sites import KINDS
-
-SiteKind = Literal[
-    "attn.act_in",
-    "attn.q",
-    "attn.k",
-    "attn.v",
-    "attn.resid_delta",
-    "mlp.act_in",
-    "mlp.post_act",
-    "mlp.resid_delta",
-]
+from thinwire.sites import KINDS, SiteKind
 
 
 class ModelConfig(Config):
     """A GPT-2 style decoder with RMSNorm and AbsTopK at its sites (Gao et al. 2025, 2.1 and A.1)."""
 
-    n_layers: int = Field(default=8, ge=1)
+    n_layers: int = Field(default=8, ge=1, le=1000)
     """Layers; each is an attention and an MLP sublayer."""
-    d_model: int = Field(default=2048, ge=1)
+    d_model: int = Field(default=2048, ge=1, le=2**20)
     """Width of the residual stream."""
-    d_head: int = Field(default=16, ge=1)
+    d_head: int = Field(default=16, ge=1, le=2**20)
     """Width of one attention head; d_model must be a multiple of it."""
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=1024)
     """Neurons per MLP (d_mlp) for each channel of the residual stream."""
-    context: int = Field(default=256, ge=1)
+    context: int = Field(default=256, ge=1, le=2**24)
     """Longest sequence, in tokens."""
-    vocab_size: int = Field(default=2048, ge=2)
+    vocab_size: int = Field(default=2048, ge=2, le=2**20)
     """Rows of the embedding; the tokenizer of the tokens must have exactly as many."""
     positions: Literal["none", "added", "concatenated"] = "none"
     """Position embeddings: none, added to the embedding, or concatenated, read-only, to every sublayer's input."""
-    d_pos: int = Field(default=32, ge=1)
+    d_pos: int = Field(default=32, ge=1, le=2**20)
     """Position channels, when they are concatenated."""
     sink: bool = False
     """One learned logit per head in the softmax denominator, with value zero."""
@@ -48,7 +37,7 @@ class ModelConfig(Config):
     """Nonlinearity of the MLP."""
     active_fraction: float = Field(default=0.25, gt=0, le=1)
     """AbsTopK keeps this fraction of the channels of a site, per token; 1 switches it off."""
-    active_sites: tuple[SiteKind, ...] = KINDS  # pyright: ignore[reportAssignmentType]
+    active_sites: tuple[SiteKind, ...] = KINDS
     """Kinds of site at which AbsTopK acts."""
     norm_eps: float | None = Field(default=None, gt=0)
     """RMSNorm epsilon; unset means the machine epsilon of the dtype."""

@@ -35,7 +35,6 @@ class Sublayer(nn.Module):
             assert positions is not None
             x = torch.cat([x, self.norm_pos(positions).expand(*x.shape[:-1], -1)], dim=-1)
         if torch.is_autocast_enabled(x.device.type):
-            x = x.to(
-                torch.get_autocast_dtype(x.device.type)
-            )  # the matrices would cast it anyway; selecting is then cheaper
+            # the matrices would cast it anyway; selecting is then cheaper
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         return self.at("act_in", x, tap)

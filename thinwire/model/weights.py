@@ -88,7 +88,7 @@ def load_weights(model: Transformer, path: Path) -> None:
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise UserError(f"{path} does not fit the model: {differing[0]} is missing, extra or of another shape.")
-    model.load_state_dict(stored)
+    model.load_state_dict({name: value.float() for name, value in stored.items()}, assign=True)
 
 
 def _to_rows(name: str, value: Tensor) -> dict[str, Tensor]:
@@ -118,6 +118,8 @@ def _from_rows(stored: dict[str, Tensor], name: str, shape: list[int]) -> Tensor
 def load(folder: Path | str) -> Transformer:
     """The model in an artefact folder, in float32 on the CPU. Raises UserError when it is not a finished model."""
     opened = artifact.open_artifact(Path(folder), "model")
-    model = Transformer(ModelConfig.load(opened.path / "model.json"))
+    config = ModelConfig.load(opened.path / "model.json")
+    with torch.device("meta"):  # the weights file must fit before any memory is taken
+        model = Transformer(config)
     load_weights(model, opened.path / "weights.safetensors")
     return model.eval().requires_grad_(False)

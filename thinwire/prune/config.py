@@ -42,7 +42,7 @@ class PruneConfig(Config):
     """Temperature of the sigmoid whose derivative stands in for that of the step."""
     init_noise_scale: float = Field(default=0.01, ge=0)
     """Standard deviation of the initial mask parameters."""
-    init_noise_bias: float = Field(default=0.1)
+    init_noise_bias: float = 0.1
     """Mean of the initial mask parameters."""
     max_logit_scale: float = Field(default=3.0, gt=0)
     """Largest scale the calibration may give the logits; without a bound it props up circuits that barely move them."""
@@ -55,10 +55,10 @@ class PruneConfig(Config):
     validation_pairs: int = Field(default=256, ge=1)
     """Pairs that choose the number of nodes."""
     heldout_pairs: int = Field(default=256, ge=1)
-    """Pairs that the result is reported on; their templates and names are used nowhere else."""
+    """Pairs that the result is reported on; the rest of pruning sees neither their templates nor their names."""
     mean_tokens: int = Field(default=65_536, ge=1)
     """Tokens of the pretraining mixture that mean activations are taken over."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the noise and of the pairs."""
 
     @property

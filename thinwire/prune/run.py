@@ -21,7 +21,7 @@ from thinwire.prune.config import PruneConfig
 from thinwire.prune.discretize import Cut, Judge, simplified_cut, smallest_cut
 from thinwire.prune.search import train_masks
 from thinwire.sites import Node, Site
-from thinwire.tasks import REST, PairBatch, Task, last_logits, margin, margin_losses
+from thinwire.tasks import REST, PairBatch, Task, last_logits, margin, margin_losses, task_loss
 
 
 class TargetMissed(UserError):
@@ -72,7 +72,7 @@ def prune(
 def check_reachable(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> None:
     """Raise TargetMissed when the whole model misses the target: no circuit can be expected to meet it."""
     with torch.no_grad():
-        loss = margin_losses(margin(last_logits(model, validation), validation)).mean().item()
+        loss = task_loss(last_logits(model, validation), validation).item()
     if loss > config.validation_target:
         raise TargetMissed(
             f"The whole model has loss {loss:.3f} on {task.name}, where a target of {config.target_loss:g} asks for "

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from thinwire.model.precision import native_bf16
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.masks import NodeMasks, fold, mask_tap
 from thinwire.sites import Site
 from thinwire.tasks import PairBatch, last_logits, margin, margin_losses
+from thinwire.train.schedule import linear_rate
 
 RUNNING = 0.9
 """Weight of the past in the running loss that the controlled pressure looks at."""
@@ -19,8 +21,8 @@ RUNNING = 0.9
 class Pressure:
     """Loss per kept node, one value a trial [trials]: constant, or steered towards the target loss.
 
-    A constant is brittle: a little too much and every mask goes negative (method notes: the ranking is then
-    meaningless). The controlled form raises the pressure while the task has loss to spare and lowers it otherwise.
+    A constant is brittle: a little too much and every mask goes negative, which leaves a ranking without meaning. The
+    controlled form raises the pressure while the task has loss to spare and lowers it otherwise.
     """
 
     def __init__(self, config: PruneConfig) -> None:
@@ -79,16 +81,15 @@ def trial_losses(
 ) -> Tensor:
     """Task loss of every trial [trials], all in one forward pass; `masks[site]` is [trials, width]."""
     trials = len(next(iter(masks.values())))
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+    device = batch.tokens.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=native_bf16(device)):
         logits = last_logits(model, fold(batch, trials), tap=mask_tap(masks, means))
     return margin_losses(margin(logits.unflatten(0, (trials, -1)), batch)).mean(-1)
 
 
 def rate_at(step: int, config: PruneConfig) -> float:
-    """Learning rate of an update: linear warm-up if any, linear decay to 0."""
-    warmup = config.warmup * config.steps
-    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return config.learning_rate * rise * (1 - step / config.steps)
+    """Learning rate of an update."""
+    return linear_rate(config.learning_rate, step, config.steps, config.warmup)
 
 
 @torch.no_grad()

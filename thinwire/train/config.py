@@ -17,7 +17,7 @@ class TrainConfig(Config):
     """Optimizer steps."""
     batch_size: int = Field(default=64, ge=1)
     """Sequences of model.context tokens per step."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial weights and of the data order."""
     density: float = Field(default=1 / 64, gt=0, le=1)
     """Fraction of every matrix that ends up nonzero; 1 trains a dense model."""
@@ -30,7 +30,7 @@ class TrainConfig(Config):
     learning_rate: float = Field(default=0.01, gt=0)
     """Peak rate, before the L0 factor."""
     warmup: float = Field(default=0.01, ge=0, lt=1)
-    """Fraction of training over which the rate rises linearly; it then falls linearly to 0."""
+    """Fraction of training over which the rate rises linearly, times a linear fall to 0 over all of it."""
     l0_factor: Literal["final", "absolute", "off"] = "final"
     """Multiply the rate by sqrt(final density / density now), by 1/sqrt(density now), or not at all."""
     beta1: float = Field(default=0.9, ge=0, lt=1)

@@ -8,13 +8,15 @@
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from pydantic import with_config
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
+from thinwire.config import STRICT, read_record
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
@@ -30,11 +32,12 @@ from thinwire.train.step import State, new_state, train_step
 CHECKPOINT = "checkpoint.safetensors"
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class TrainResult:
     """What a finished training run reports."""
 
-    out: str
+    out: str = field(default="", kw_only=True)
     """The model's folder."""
     val_loss: float
     """Held-out cross-entropy, nats per token, corpus parts weighted as in training."""
@@ -62,11 +65,11 @@ def train(
     out = Path(out)
     check_device(device)
     check_tokens(config, tokens)
+    artifact.refuse_foreign(out)
     if artifact.is_finished(out):
         return _finished(config, tokens, out)
     state = new_state(config)
     check_floor(state.model, config)
-    artifact.refuse_foreign(out)
     artifact.make_parents(out / "config.json")
     with artifact.sole_writer(out), stop_on_signal() as stop:
         if artifact.is_finished(out):  # by another process, before it let go of the folder
@@ -81,11 +84,8 @@ def train(
 def read_result(folder: Path | str) -> TrainResult:
     """The result of a finished run from its folder."""
     opened = artifact.open_artifact(Path(folder), "model")
-    try:
-        summary = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
-        return TrainResult(**summary | {"out": str(folder)})
-    except (OSError, ValueError, TypeError, RecursionError):
-        raise UserError(f"{folder} does not hold a readable summary.json; train the model again.") from None
+    refusal = f"{folder} does not hold a readable summary.json; delete it and train again."
+    return replace(read_record(TrainResult, opened.path / artifact.SUMMARY, refusal), out=str(folder))
 
 
 def check_device(device: str) -> None:
@@ -181,10 +181,10 @@ def _finish(config: TrainConfig, tokens: Tokens, out: Path, state: State, second
     save_weights(model, out / "weights.safetensors")
     artifact.write_text(out / "model.json", config.model.to_json())
     artifact.write_text(
-        out / "summary.json", json.dumps({k: v for k, v in asdict(result).items() if k != "out"}, indent=2)
+        out / artifact.SUMMARY, json.dumps({k: v for k, v in asdict(result).items() if k != "out"}, indent=2)
     )
     shutil.copyfile(tokens.artifact.path / "tokenizer.json", out / "tokenizer.json")
-    files = ["model.json", "weights.safetensors", "tokenizer.json", "summary.json", "metrics.jsonl"]
+    files = ["model.json", "weights.safetensors", "tokenizer.json", artifact.SUMMARY, "metrics.jsonl"]
     parents: dict[str, Artifact] = {"tokens": tokens.artifact}
     artifact.finish(out, "model", config, parents, files, seed=config.seed)
     (out / CHECKPOINT).unlink(missing_ok=True)

@@ -40,7 +40,7 @@ def small() -> TrainConfig:
         steps=20_000,
         batch_size=64,
         density=1 / 256,
-        floor=4,
+        floor=1,
         learning_rate=0.06,
     )
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from thinwire.errors import UserError
+from thinwire.model.precision import native_bf16
 from thinwire.model.transformer import Transformer, next_token_loss
 from thinwire.train.config import TrainConfig
 from thinwire.train.l0 import density_at, project
@@ -81,5 +82,5 @@ def normalize_gradient(gradients: list[Tensor], how: str) -> Tensor:
 def uses_bf16(config: TrainConfig, device: str) -> bool:
     """Whether matrices are multiplied in bf16 on this type of device."""
     if config.precision == "auto":
-        return torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return native_bf16(device)
     return config.precision == "bf16"

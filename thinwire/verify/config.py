@@ -14,5 +14,5 @@ class VerifyConfig(Config):
     """Random circuits of the same size to compare with."""
     max_logit_scale: float = Field(default=3.0, gt=0)
     """Largest scale that a random circuit's calibration may give the logits."""
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     """Seed of the pairs and of the random circuits."""

@@ -12,8 +12,8 @@ from thinwire.verify.subject import CHECKS, Row, Subject, row
 @CHECKS.register("random")
 def random_circuits(subject: Subject) -> Row:
     """Median over random circuits of the same size."""
-    generator = torch.Generator().manual_seed(subject.seed)
-    rows = [_measure(subject, generator) for _ in range(subject.random_circuits)]
+    generator = torch.Generator().manual_seed(subject.config.seed)
+    rows = [_measure(subject, generator) for _ in range(subject.config.random_circuits)]
     losses = tuple(sorted(measured.loss for measured in rows))
     return Row(
         "random",
@@ -26,7 +26,7 @@ def random_circuits(subject: Subject) -> Row:
 
 def _measure(subject: Subject, generator: torch.Generator) -> Row:
     keep = {site: _shuffled(mask, generator) for site, mask in subject.circuit.keep.items()}
-    calibration = fit_calibration(subject.kept_margins(subject.fit, keep), subject.max_logit_scale)
+    calibration = fit_calibration(subject.kept_margins(subject.fit, keep), subject.config.max_logit_scale)
     return row("", "", calibration.apply(subject.kept_margins(subject.heldout, keep)))
 
 

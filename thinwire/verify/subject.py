@@ -1,19 +1,23 @@
 """What is checked: a circuit, its model, and pairs that pruning never used."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from pydantic import with_config
 from torch import Tensor
 
 from thinwire.circuit import Circuit
+from thinwire.config import STRICT
 from thinwire.model.taps import Tap, ablate, identity
 from thinwire.model.transformer import Transformer
 from thinwire.registry import Registry
 from thinwire.sites import Site
 from thinwire.tasks import PairBatch, last_logits, margin, margin_losses
+from thinwire.verify.config import VerifyConfig
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Row:
     """One line of a verdict."""
@@ -38,10 +42,7 @@ class Subject:
     """Pairs whose templates and names no stage of pruning saw."""
     fit: PairBatch
     """Pairs of the train split, to fit calibrations of other circuits on."""
-    random_circuits: int
-    max_logit_scale: float
-    """Bound of those calibrations."""
-    seed: int
+    config: VerifyConfig
 
     @torch.no_grad()
     def margins(self, batch: PairBatch, tap: Tap = identity) -> Tensor:
@@ -58,5 +59,5 @@ def row(name: str, meaning: str, margins: Tensor) -> Row:
     return Row(name, meaning, margin_losses(margins).mean().item(), (margins > 0).float().mean().item())
 
 
-CHECKS: Registry = Registry("check")
-"""Functions `check(subject) -> Row`; a further row of the verdict is one such function in one file."""
+CHECKS: Registry[Callable[[Subject], Row]] = Registry("check")
+"""What makes each row of a verdict; a further row is one such function in one file."""

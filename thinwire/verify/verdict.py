@@ -4,19 +4,29 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import with_config
+
 from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.circuit import Circuit
+from thinwire.config import STRICT, read_record
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.tasks import TASKS
-from thinwire.verify import necessity, random_circuits, sufficiency  # noqa: F401 (they register their checks)
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.subject import CHECKS, Row, Subject
 
+# Checks register when they are imported, and a verdict's rows stand in this order.
+# isort: off
+from thinwire.verify import sufficiency  # noqa: F401
+from thinwire.verify import necessity  # noqa: F401
+from thinwire.verify import random_circuits  # noqa: F401
+# isort: on
 
+
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Verdict:
     """What the checks found."""
@@ -43,12 +53,11 @@ class Verdict:
     def load(cls, folder: Path | str) -> "Verdict":
         """The verdict in an artefact folder. Raises UserError when it is not a whole one."""
         opened = artifact.open_artifact(Path(folder), "verdict")
-        try:
-            stored = json.loads((opened.path / "verdict.json").read_text(encoding="utf-8"))
-            rows = tuple(Row(**row | {"losses": tuple(row["losses"])}) for row in stored.pop("rows"))
-            return cls(**stored, rows=rows)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{folder} does not hold a readable verdict; verify again.") from None
+        refusal = f"{folder} does not hold a readable verdict; verify again."
+        verdict = read_record(cls, opened.path / "verdict.json", refusal)
+        if not {"sufficiency", "necessity", "random", "unpruned"} <= {row.name for row in verdict.rows}:
+            raise UserError(refusal)
+        return verdict
 
 
 def verify(
@@ -67,9 +76,7 @@ def verify(
         circuit,
         task.pairs(config.pairs, "heldout", config.seed, tokenizer, context),
         task.pairs(config.pairs, "train", config.seed, tokenizer, context),
-        config.random_circuits,
-        config.max_logit_scale,
-        config.seed,
+        config,
     )
     rows = []
     for name in CHECKS:

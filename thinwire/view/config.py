@@ -29,5 +29,5 @@ class PageConfig(SampleConfig):
     """Held-out pairs behind the strength and sides of each node."""
     most_ablations: int = Field(default=200, ge=0)
     """Nodes beyond which the strengths of a circuit's nodes are not measured."""
-    seed: int = Field(default=2, ge=0)
+    seed: int = Field(default=2, ge=0, lt=2**63)
     """Seed of the pairs."""

@@ -5,21 +5,16 @@ and for each node where its activation is strongest. Token texts live once in `v
 indices into it. Pages trust nothing in it: texts are shown as text, never as markup.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from thinwire.config import Config
-from thinwire.sites import Site
-
-SiteKind = Annotated[str, AfterValidator(lambda kind: Site.of(0, kind).kind)]
-"""One of `thinwire.sites.KINDS`."""
+from thinwire.sites import Site, SiteKind
 
 
 class Record(Config):
-    """Base of the payload's records: a Config that also refuses NaN and infinity, which JSON cannot carry."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
+    """Base of the payload's records: strict and frozen, without NaN and infinity, which JSON cannot carry."""
 
 
 class ModelCard(Record):

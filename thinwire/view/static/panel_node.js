@@ -90,7 +90,7 @@ export function weightBar(weight, most) {
  * @param {Context} context
  * @param {number} item
  */
-export function jump(context, item) {
+function jump(context, item) {
   return el("button", { type: "button", class: "jump mono", on: { click: () => context.select(item) } }, called(context.drawing, context.task, item));
 }
 

@@ -8,7 +8,7 @@ const ALWAYS_LABELLED = 40;
 /** @typedef {{pos: string, neg: string, bus: string, ground: string}} Colours */
 
 /** The page's colours, which follow light and dark. @returns {Colours} */
-export function colours() {
+function colours() {
   const style = getComputedStyle(document.documentElement);
   /** @param {string} name */
   const read = (name) => style.getPropertyValue(name).trim();

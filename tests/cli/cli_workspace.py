@@ -1,0 +1,63 @@
+"""Arguments that make a tiny workspace, what a call of the command line did, and whether files were touched."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from thinwire import artifact
+
+TASK = "bracket_counting"
+DATA = ["--idioms", "300", "--no-stdlib", "--vocab-size", "600"]
+SHAPE = ["--model.d-model", "32", "--model.d-head", "8", "--model.n-layers", "1", "--model.context", "128"]
+TRAIN = [*SHAPE, "--model.vocab-size", "600", "--steps", "30", "--batch-size", "4", "--density", "0.25"]
+TRAIN += ["--validation-tokens", "512", "--validate-every", "10", "--checkpoint-every", "10"]
+PRUNE = ["--target-loss", "5", "--steps", "5", "--trials", "1", "--train-pairs", "32", "--validation-pairs", "16"]
+PRUNE += ["--heldout-pairs", "16", "--calibration-pairs", "16", "--mean-tokens", "2048"]
+VERIFY = ["--pairs", "16", "--random-circuits", "2"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one call of the command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        """The object on the last line of stdout, which must be strict JSON."""
+        return json.loads(self.out.splitlines()[-1], parse_constant=pytest.fail)
+
+    def refused(self, *said: str) -> None:
+        """Check that this was a refusal: exit 2, nothing on stdout, and one sentence that says all of `said`."""
+        assert (self.code, self.out) == (2, ""), self
+        lines = [line for line in self.err.splitlines() if line.startswith("thinwire: ")]
+        assert len(lines) == 1, self.err
+        assert self.err.endswith(f"{lines[0]}\n")
+        assert lines[0].rstrip().endswith((".", "?", ")"))
+        assert "Traceback" not in self.err
+        for part in said:
+            assert part in lines[0]
+
+
+Thinwire = Callable[..., Ran]
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Name, inode and time of change of every file: equal when nothing was written."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def sign(folder: Path) -> None:
+    """Make meta.json fit the files, as someone would who forges an artefact."""
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["files"] = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": artifact.sha256(folder / name)}
+        for name in meta["files"]
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))

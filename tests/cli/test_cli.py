@@ -1,0 +1,179 @@
+"""Every verb on a tiny workspace: what it answers, what it writes, what it reuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_workspace import DATA, PRUNE, TASK, TRAIN, VERIFY, Thinwire, stamps
+
+from thinwire.cli.main import VERBS
+from thinwire.tasks import TASKS
+
+SPLITS = ("train", "validation", "heldout")
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "tasks list", "tasks show", "tasks score"])
+def test_help_of_every_verb(verb: str, thinwire: Thinwire) -> None:
+    ran = thinwire(*verb.split(), "--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert f"usage: thinwire {verb}" in ran.out
+
+
+def test_overview(thinwire: Thinwire) -> None:
+    for word in ("--help", "-h", "help"):
+        ran = thinwire(word)
+        assert ran.code == 0
+        assert all(f"  {verb} " in ran.out for verb in VERBS)
+        assert max(map(len, ran.out.splitlines())) <= 80
+    assert thinwire().code == 2
+    assert thinwire("--version").out.startswith("thinwire 0")
+
+
+def test_data(finished: Path, thinwire: Thinwire) -> None:
+    before = stamps(finished)
+    found = thinwire("data", "--out", finished / "tokens", *DATA, "--json").json
+    assert found["out"] == str(finished / "tokens")
+    assert found["vocab_size"] == 600
+    assert found["idioms_train_tokens"] > 10 * found["idioms_validation_tokens"] > 0
+    assert stamps(finished) == before, "finished tokens are reused"
+
+
+def test_train(finished: Path, thinwire: Thinwire) -> None:
+    before = stamps(finished)
+    found = thinwire("train", finished / "tokens", "--out", finished / "model", *TRAIN, "--json").json
+    assert found["out"] == str(finished / "model")
+    assert 0 < found["val_loss"] < 6.4
+    assert found["val_losses"] == {"idioms": pytest.approx(found["val_loss"])}
+    assert found["nonzeros"] < 0.26 * found["entries"]
+    assert found["tokens"] == 30 * 4 * 128
+    assert found["seconds"] > 0
+    assert found["tokens_per_second"] > 0
+    assert stamps(finished) == before, "a finished model is returned"
+
+
+def test_preset_config_file_and_options_in_that_order(finished: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+    made = json.loads((finished / "model/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(made | {"steps": 7}))
+    options = ["--config", tmp_path / "config.json", "--seed", "3", "--steps=2"]
+    ran = thinwire("train", finished / "tokens", "--preset", "tiny_dense", "-o", tmp_path / "model", *options, "--json")
+    assert ran.code == 0
+    written = json.loads((tmp_path / "model/config.json").read_text())
+    assert written == made | {"steps": 2, "seed": 3}
+
+
+def test_tasks_list(thinwire: Thinwire) -> None:
+    rows = thinwire("tasks", "list", "--json").json["tasks"]
+    assert rows == [
+        {"task": name, "split": split, "loss": None, "accuracy": None} for name in TASKS for split in SPLITS
+    ]
+    shown = thinwire("tasks", "list").out
+    assert all(name in shown for name in TASKS)
+    assert thinwire("tasks").code == 0
+
+
+def test_tasks_show(thinwire: Thinwire) -> None:
+    found = thinwire("tasks", "show", TASK, "--n", "2", "--split", "heldout", "--json").json
+    assert (found["task"], found["split"], len(found["pairs"])) == (TASK, "heldout", 2)
+    first = found["pairs"][0]
+    shown = thinwire("tasks", "show", TASK, "--n", "2", "--split", "heldout").out
+    prompt, answer = first["prompts"][0], first["answers"][0]
+    expected = "".join(f"  {line}\n" for line in prompt.split("\n"))
+    assert expected.rstrip("\n") + f"  → {json.dumps(answer)}\n" in shown
+
+
+def test_tasks_score(finished: Path, thinwire: Thinwire) -> None:
+    found = thinwire("tasks", "score", finished / "model", "--pairs", "8", "--json").json
+    assert found["out"] == str(finished / "model")
+    assert [(row["task"], row["split"]) for row in found["tasks"]] == [(n, s) for n in TASKS for s in SPLITS]
+    assert all(0 <= row["accuracy"] <= 1 < 1 + row["loss"] for row in found["tasks"])
+    one = thinwire("tasks", "score", finished / "model", "--task", TASK, "--pairs", "8", "--json").json
+    assert one["tasks"] == [row for row in found["tasks"] if row["task"] == TASK]
+    assert "heldout" in thinwire("tasks", "score", finished / "model", "-t", TASK, "--pairs", "8").out
+
+
+def test_prune(finished: Path, thinwire: Thinwire) -> None:
+    before = stamps(finished)
+    found = thinwire("prune", finished / "model", "--task", TASK, *PRUNE, "--json").json
+    assert Path(found["out"]) == finished / "circuits" / TASK
+    assert found["task"] == TASK
+    assert found["nodes"] >= 0
+    assert found["edges"] >= 0
+    assert 0 <= found["accuracy"] <= 1 < 1 + found["loss"]
+    assert found["target_loss"] == 5
+    assert found["seconds"] > 0
+    assert stamps(finished) == before, "a finished circuit is reused"
+
+
+def test_prune_elsewhere_and_again(work: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+    first = stamps(work / "circuits" / TASK)
+    options = ["--tokens", work / "tokens", *PRUNE]
+    assert thinwire("prune", work / "model", "-t", TASK, *options, "--out", tmp_path / "mine/c").code == 0
+    assert thinwire("info", tmp_path / "mine/c").code == 0
+    assert stamps(work / "circuits" / TASK) == first
+    assert thinwire("prune", work / "model", "-t", TASK, *options, "--force").code == 0
+    assert stamps(work / "circuits" / TASK) != first
+
+
+def test_verify(finished: Path, thinwire: Thinwire) -> None:
+    before = stamps(finished)
+    found = thinwire("verify", finished / "circuits" / TASK, *VERIFY, "--json").json
+    assert Path(found["out"]) == finished / "verdicts" / TASK
+    assert found["task"] == TASK
+    for name in ("nodes", "edges", "loss", "accuracy", "necessity_loss", "random_loss", "unpruned_loss", "seconds"):
+        assert found[name] >= 0
+    assert stamps(finished) == before, "a finished verdict is reused"
+    assert "sufficiency" in thinwire("verify", finished / "circuits" / TASK, *VERIFY).out
+
+
+def test_view_writes_a_page_and_keeps_the_verdict(work: Path, thinwire: Thinwire) -> None:
+    before = stamps(work / "verdicts")
+    ran = thinwire("view", work / "circuits" / TASK, "--out", work / "some/page.html", "--json")
+    assert ran.json["out"] == str(work / "some/page.html")
+    assert (work / "some/page.html").read_text("utf-8").startswith("<!doctype html>")
+    assert stamps(work / "verdicts") == before, "a verdict of other settings is shown, not made again"
+
+
+def test_view_makes_a_missing_verdict(work: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thinwire.cli import view
+    from thinwire.verify import VerifyConfig
+
+    monkeypatch.setattr(view, "VerifyConfig", lambda: VerifyConfig(pairs=8, random_circuits=1))
+    (work / "verdicts" / TASK / "meta.json").unlink()
+    (work / "verdicts" / TASK / "config.json").unlink()
+    (work / "verdicts" / TASK / "verdict.json").unlink()
+    assert thinwire("view", work / "circuits" / TASK).code == 0
+    assert thinwire("info", work / "verdicts" / TASK).code == 0
+
+
+def test_view_as_text(finished: Path, thinwire: Thinwire) -> None:
+    ran = thinwire("view", finished / "circuits" / TASK, "--text")
+    assert ran.out.startswith(f"{TASK}: ")
+    assert thinwire("view", finished / "circuits" / TASK, "--text", "--json").json["circuits"] == [ran.out[:-1]]
+
+
+@pytest.mark.parametrize("kind", ["tokens", "model", f"circuits/{TASK}", f"verdicts/{TASK}"])
+def test_info(kind: str, finished: Path, thinwire: Thinwire) -> None:
+    found = thinwire("info", finished / kind, "--json").json
+    assert found["out"] == str(finished / kind)
+    assert found["kind"] == kind.split("/")[0].removesuffix("s").replace("token", "tokens")
+    assert len(found["id"]) == 16
+    assert found["bytes"] > 0
+    lines = thinwire("info", finished / kind).out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == list(found)
+
+
+def test_doctor(thinwire: Thinwire) -> None:
+    ran = thinwire("doctor", "--json")
+    assert ran.code == 0
+    assert ran.json["ok"]
+    assert {"python", "packages", "AbsTopK", "disk"} <= set(ran.json["findings"])
+
+
+def test_doctor_finds_what_is_wrong(thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thinwire.cli import doctor
+
+    monkeypatch.setattr(doctor, "NEEDED", ("torch", "no-such-package"))
+    ran = thinwire("doctor")
+    assert ran.code == 1
+    assert "BAD" in ran.out
+    assert "no-such-package" in ran.out
