@@ -106,7 +106,7 @@ def test_config_files(text: bytes | None, said: str, finished: Path, tmp_path: P
 FILES = {
     "tokens": ["config.json", "meta.json", "tokenizer.json", "stats.json", "idioms.train.00000.bin"],
     "model": ["config.json", "meta.json", "model.json", "tokenizer.json", "weights.safetensors", "summary.json"],
-    f"circuits/{TASK}": ["config.json", "meta.json", "circuit.json", "means.safetensors"],
+    f"circuits/{TASK}": ["config.json", "meta.json", "circuit.json", "means.safetensors", "summary.json"],
     f"verdicts/{TASK}": ["config.json", "meta.json", "verdict.json"],
 }
 

@@ -64,10 +64,6 @@ NOT_OBJECTS = ["", "null", "[]", "3", '"text"', "NaN", DEEP, '{"a": 1e999}', "\x
         at("prompt_tokens", value=3),
         at("answer_tokens", value=[[1]]),
         at("answer_tokens", value=[10**6]),
-        at("scores", value={"loss": 1}),
-        at("scores", "edges", value="many"),
-        at("scores", "heldout_loss", value=None),
-        at("scores", "target_loss", value="low"),
         at("extra", value=1),
     ],
 )
@@ -106,6 +102,14 @@ def test_forged_model(change: Callable[[dict], dict] | str, work: Path, thinwire
         thinwire(*words).refused()
     thinwire("prune", work / "model", "-t", TASK, *PRUNE, "--out", work.parent / "new").refused()
     assert stamps(work.parent) == before
+
+
+@pytest.mark.parametrize("change", [*NOT_OBJECTS, at("edges", value="many"), at("heldout_loss", value=None)])
+def test_forged_scores(change: Callable[[dict], dict] | str, work: Path, thinwire: Thinwire) -> None:
+    circuit = work / "circuits" / TASK
+    forge(circuit / "summary.json", change)
+    for words in (["info", circuit], ["view", circuit], ["view", circuit, "--text"], ["verify", circuit, *VERIFY]):
+        thinwire(*words).refused("does not hold a readable circuit")
 
 
 @pytest.mark.parametrize("change", [*NOT_OBJECTS, at("extra", value=1), at("val_loss", value="low")])

@@ -69,15 +69,7 @@ def test_planted_circuit_is_recovered_exactly(name: str, plants: dict, circuits:
     assert list(circuit.edges(plant.model)) == list(weight_edges(plant.model, plant.nodes))
 
 
-COLLAPSE = pytest.mark.xfail(
-    reason="all masks fall below zero in the first steps, and a chain of nodes that are all off has no gradient",
-    strict=True,
-)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param("attention", marks=COLLAPSE), "mlp", pytest.param("chain", marks=COLLAPSE)]
-)
+@pytest.mark.parametrize("name", ["attention", "mlp", "chain"])
 def test_trained_masks_rank_the_planted_nodes_first(name: str, plants: dict) -> None:
     """Without dropping passengers: bisection alone ends at the planted nodes."""
     plant = plants[name]

@@ -126,17 +126,22 @@ def test_controlled_pressure_by_hand() -> None:
     """The first loss counts in full, later ones by a tenth; the pressure turns at aim·target = 0.1."""
     pressure = Pressure(PruneConfig(trials=2, aim=0.5, target_loss=0.2, k_coef=1.0, k_coef_up=2, k_coef_down=0.25))
     pressure.update(torch.tensor([0.05, 0.5]))
-    assert pressure.value.tolist() == [2, 0.25]
+    assert pressure.value.tolist() == [2, 1], "never below k_coef"
+    assert pressure.push.tolist() == [2, -1], "a trial above its target of 0.2 is pushed to bring nodes back"
     pressure.update(torch.tensor([0.3, 0.0]))  # running losses 0.075 and 0.45
-    assert pressure.value.tolist() == [4, 0.0625]
-    pressure.update(torch.tensor([0.5, 0.0]))  # 0.1175 and 0.405
-    assert pressure.value.tolist() == [1, 0.015625]
+    assert pressure.value.tolist() == [4, 1]
+    pressure.update(torch.tensor([0.9, 0.0]))  # 0.1575 and 0.405
+    assert pressure.value.tolist() == [1, 1]
+    assert pressure.push.tolist() == [1, -1]
+    for _ in range(20):
+        pressure.update(torch.tensor([0.0, 0.0]))
+    assert (pressure.push > 1).all()
 
 
 def test_fixed_pressure_stays() -> None:
     pressure = Pressure(PruneConfig(trials=2, sparsity="fixed", k_coef=0.5))
     pressure.update(torch.tensor([0.0, 9.0]))
-    assert pressure.value.tolist() == [0.5, 0.5]
+    assert pressure.push.tolist() == [0.5, 0.5]
 
 
 def test_rows_are_clipped_one_by_one() -> None:

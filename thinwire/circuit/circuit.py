@@ -24,7 +24,7 @@ from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site, all_sites
 
 
-@with_config(ConfigDict(**STRICT, allow_inf_nan=False))
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 @dataclass(frozen=True)
 class Calibration:
     """Scale and shift of the log-odds of a pair's first answer over its second (A.5, step 5)."""
