@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from thinwire.cli.common import emit, parse, progress
@@ -73,7 +74,7 @@ def run(argv: Sequence[str]) -> None:
     seconds = time.perf_counter() - began
     emit(summary(args.out, trained, outcomes, work, seconds), args.json, table(trained, outcomes))
     if not args.json:
-        emit({}, False, advice(work, seconds))
+        emit({}, False, advice(outcomes, work, seconds))
 
 
 def training(args: Args) -> TrainConfig:
@@ -127,14 +128,15 @@ def table(trained: "TrainResult", outcomes: list[Outcome]) -> Table:
     title = (
         f"{trained.nonzeros:,} of {trained.entries:,} weights, validation loss {trained.val_loss:.3f} nats per token"
     )
-    made = Table(title=title, title_justify="left", caption_justify="left")
+    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # 80 columns hold it
+    made = Table(title=title, title_justify="left", caption_justify="left", **slim)
     made.caption = "losses in nats on held-out pairs; guessing is 0.69, and so should be 'removed' and 'random'"
-    made.add_column("task")
+    made.add_column("task", no_wrap=True)
     for name in ("nodes", "edges", "circuit", "accuracy", "model", "removed", "random"):
         made.add_column(name, justify="right")
     for found in outcomes:
         if not (found.circuit and found.verdict):
-            made.add_row(found.task, "-", "-", "not done by the model")
+            made.add_row(found.task, *["-"] * 7)
             continue
         rows = found.verdict
         losses = [f"{rows[name].loss:.3f}" for name in ("unpruned", "necessity", "random")]
@@ -145,11 +147,10 @@ def table(trained: "TrainResult", outcomes: list[Outcome]) -> Table:
     return made
 
 
-def advice(work: "Workspace", seconds: float) -> str:
-    """Where to look next."""
-    return (
-        f"\n{seconds / 60:.1f} minutes. Open {work.page} in a browser, or look closer with\n"
-        f"  thinwire view {work.circuit(TASKS[1])} --text\n"
-        f"  thinwire tasks score {work.model}\n"
-        f"  thinwire info {work.model}"
-    )
+def advice(outcomes: list[Outcome], work: "Workspace", seconds: float) -> str:
+    """Why tasks have no circuit, and where to look next."""
+    refused = [found.refused for found in outcomes if found.refused]
+    looks = [f"  thinwire view {work.circuit(found.task)} --text" for found in outcomes if found.circuit][-1:]
+    looks += [f"  thinwire tasks score {work.model}", f"  thinwire info {work.model}"]
+    opened = f"{seconds / 60:.1f} minutes. Open {work.page} in a browser, or look closer with"
+    return "\n".join(["", *refused, opened, *looks])

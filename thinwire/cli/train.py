@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from thinwire.cli.common import chosen_config, emit, parse, progress, take_option
+from thinwire.errors import UserError
 from thinwire.train.config import TrainConfig
 from thinwire.train.presets import PRESETS
 
@@ -34,9 +35,11 @@ class Args:
 def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     rest = list(argv)
-    preset = PRESETS[take_option(rest, "--preset") or "tiny"]()
-    default, rest = chosen_config(TrainConfig, rest, preset)
-    args = parse(Args, rest, "train", Args(tyro.MISSING, tyro.MISSING, default))
+    preset = take_option(rest, "--preset")
+    default, remaining = chosen_config(TrainConfig, rest, PRESETS[preset or "tiny"]())
+    if preset and len(remaining) < len(rest):
+        raise UserError("Give either --preset or --config, not both; options on the command line change either.")
+    args = parse(Args, remaining, "train", Args(tyro.MISSING, tyro.MISSING, default))
     from thinwire.data import Tokens
     from thinwire.train.loop import train
 

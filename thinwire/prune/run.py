@@ -25,7 +25,7 @@ from thinwire.tasks import REST, PairBatch, Task, last_logits, margin, margin_lo
 
 
 class TargetMissed(UserError):
-    """The whole model does not reach the target loss, so there is nothing to prune."""
+    """No circuit reaches the target loss, perhaps because the whole model does not."""
 
 
 def prune(
@@ -85,7 +85,7 @@ def best_cut(judge: Judge, config: PruneConfig) -> tuple[Tensor, Cut]:
     cuts = [(tau, smallest_cut(tau, judge, config.validation_target)) for tau in judge.masks.tau.detach()]
     found = [(tau, cut) for tau, cut in cuts if cut is not None]
     if not found:
-        raise UserError(
+        raise TargetMissed(
             "No trial met the target loss on validation pairs; raise target_loss or train the masks longer."
         )
     tau, cut = min(found, key=lambda pair: (pair[1].edges, len(pair[1].columns)))

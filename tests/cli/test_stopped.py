@@ -1,0 +1,101 @@
+"""Verbs stopped by Ctrl-C, killed, run twice at once, or piped into a reader that leaves: the same command finishes."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_workspace import DATA, PRUNE, TASK, TRAIN, Thinwire, stamps
+
+from thinwire.cli import common
+
+LONG = [*TRAIN, "--steps", "400"]
+SLOW_DATA = [*DATA, "--idioms", "20000"]
+
+
+def start(*words: object) -> subprocess.Popen:
+    program = "from thinwire.cli import main; main()"
+    command = [sys.executable, "-c", program, *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Until something is there; fails when the process ends before or nothing comes for a minute."""
+    for _ in range(6000):
+        if there():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    pytest.fail("nothing came")
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def stop(process: subprocess.Popen, how: signal.Signals) -> None:
+    """Signal a process and check what it says of it: one sentence and exit 1, or nothing when it is killed."""
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    if how == signal.SIGKILL:
+        assert process.returncode == -9
+        return
+    assert process.returncode == 1, err
+    assert "Traceback" not in err
+    assert [line for line in err.splitlines() if line.startswith("thinwire: ")] == err.splitlines()[-1:]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_training_goes_on(how: signal.Signals, work: Path, thinwire: Thinwire) -> None:
+    words = ["train", work / "tokens", "--out", work / "long", *LONG]
+    process = start(*words)
+    wait_for(lambda: lines(work / "long/metrics.jsonl") > 2, process)
+    if how == signal.SIGINT:  # while at it: nobody else may write there
+        thinwire(*words).refused("Another process is writing in")
+    stop(process, how)
+    thinwire("info", work / "long").refused("is unfinished; run the command that makes it again")
+    thinwire(*words, "--seed", "9").refused("holds an unfinished run with another config")
+    thinwire("prune", work / "model", "-t", TASK, *PRUNE, "--out", work / "long").refused("choose another --out")
+    assert thinwire(*words).code == 0
+    assert thinwire("info", work / "long").code == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_data_leaves_the_old_tokens(how: signal.Signals, work: Path, thinwire: Thinwire) -> None:
+    before = stamps(work / "tokens")
+    process = start("data", "--out", work / "tokens", *SLOW_DATA)
+    wait_for(lambda: any(path.stat().st_size for path in work.glob(".tokens.*.tmp/spool.txt")), process)
+    stop(process, how)
+    assert stamps(work / "tokens") == before
+    if how == signal.SIGINT:
+        assert not list(work.glob(".tokens.*"))
+    assert thinwire("data", "--out", work / "tokens", *DATA, "--seed", "1").code == 0
+
+
+def test_interrupted_pruning(work: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["prune", work / "model", "--task", TASK, *PRUNE, "--seed", "4"]
+    before = stamps(work)
+
+    def interrupt(done: int, total: int, status: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "_lines", lambda title: interrupt)
+        ran = thinwire(*words)
+    assert ran.code == 1
+    assert ran.err == "thinwire: Interrupted; finished artefacts are intact, and the same command goes on.\n"
+    assert stamps(work) == before
+    assert thinwire(*words).code == 0
+
+
+def test_reader_that_leaves() -> None:
+    process = start("tasks", "show", TASK, "--n", "3000")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "pair 1\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 1
