@@ -51,12 +51,13 @@ def test_train(finished: Path, thinwire: Thinwire) -> None:
     assert stamps(finished) == before, "a finished model is returned"
 
 
-def test_preset_config_file_and_options_in_that_order(finished: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+def test_config_file_and_options_in_that_order(finished: Path, tmp_path: Path, thinwire: Thinwire) -> None:
     made = json.loads((finished / "model/config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(made | {"steps": 7}))
     options = ["--config", tmp_path / "config.json", "--seed", "3", "--steps=2"]
-    ran = thinwire("train", finished / "tokens", "--preset", "tiny_dense", "-o", tmp_path / "model", *options, "--json")
-    assert ran.code == 0
+    words = ["train", finished / "tokens", "-o", tmp_path / "model", *options]
+    thinwire(*words, "--preset", "tiny_dense").refused("Give either --preset or --config, not both")
+    assert thinwire(*words).code == 0
     written = json.loads((tmp_path / "model/config.json").read_text())
     assert written == made | {"steps": 2, "seed": 3}
 

@@ -92,10 +92,10 @@ def test_interrupted_pruning(work: Path, thinwire: Thinwire, monkeypatch: pytest
 
 
 def test_reader_that_leaves() -> None:
-    process = start("tasks", "show", TASK, "--n", "3000")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert process.stdout.readline() == "pair 1\n"
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait(timeout=60) == 1
+    with start("tasks", "show", TASK, "--n", "3000") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "pair 1\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 1

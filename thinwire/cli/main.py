@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from thinwire.config import explain
 from thinwire.errors import UserError
@@ -61,6 +62,9 @@ def run(argv: list[str]) -> int:
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; nothing more to say
+        return 1
+    except SafetensorError as error:
+        complain(f"A file of weights could not be written: {error}; finished artefacts are intact.")
         return 1
     except OSError as error:
         complain(f"{error.filename or 'The system'}: {error.strerror or error}; finished artefacts are intact.")

@@ -42,13 +42,15 @@ def run(argv: Sequence[str]) -> None:
     args = parse(Args, rest, "prune", Args(tyro.MISSING, tyro.MISSING, default))
     from thinwire.data import Tokens
     from thinwire.stages import Opened, Workspace, prune_stage
+    from thinwire.tasks import TASKS
 
+    task = TASKS[args.task].name  # refused before a model is read
     work = Workspace.of_model(args.model)
     opened = Opened.open(args.model)
     tokens = Tokens.open(args.tokens or work.tokens)
-    out = args.out or work.circuit(args.task)
-    with progress(f"prune {args.task}") as report:
-        circuit = prune_stage(opened, tokens, args.task, args.config, out, report, again=args.force)
+    out = args.out or work.circuit(task)
+    with progress(f"prune {task}") as report:
+        circuit = prune_stage(opened, tokens, task, args.config, out, report, again=args.force)
     emit(summary(circuit, out), args.json)
 
 
