@@ -14,7 +14,7 @@ from pathlib import Path
 
 RESULTS = Path("docs/results/quickstart.json")
 PICTURE = Path("docs/circuit.svg")
-PICTURED = "single_double_quote"
+PICTURED = "bracket_counting"
 MARKS = ("<!-- results:start -->", "<!-- results:end -->")
 
 
@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     command = [str(Path(sys.executable).parent / "thinwire"), "quickstart", "--out", str(args.out), "--json"]
-    measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    measured = json.loads(finished.stdout.splitlines()[-1])
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     picture(args.out)
