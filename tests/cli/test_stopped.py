@@ -19,7 +19,13 @@ SLOW_DATA = [*DATA, "--idioms", "20000"]
 def start(*words: object) -> subprocess.Popen:
     program = "from thinwire.cli import main; main()"
     command = [sys.executable, "-c", program, *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, preexec_fn=heed_interrupts)
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to background jobs: they, and their children, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(there: Callable[[], bool], process: subprocess.Popen) -> None:
