@@ -1,0 +1,114 @@
+"""Pieces that hand-made payloads are put together from: texts, windows, pairs, losses."""
+
+import math
+import random
+import re
+
+from thinwire.view.payload import (
+    Activity,
+    Losses,
+    ModelCard,
+    Pair,
+    Prompt,
+    Window,
+)
+
+MODEL = ModelCard(
+    n_layers=8,
+    d_model=2048,
+    n_heads=128,
+    d_head=16,
+    d_mlp=8192,
+    context=256,
+    vocab_size=2048,
+    parameters=475_000_000,
+    nonzeros=1_250_000,
+    val_loss=1.87,
+    seed=0,
+    model_id="3f2a9c01d4e5b677",
+    tokenizer_id="aa10bb20cc30dd40",
+    tokens_id="0123456789abcdef",
+)
+CODE = [
+    'def greet(name):\n    message = ("hello", name)\n    print("hi")\n    return message\n',
+    "words = ['ant', 'bee', 'cow']\nfor word in words:\n    print('a', word)\n",
+    'class Box:\n    """A box."""\n\n    def __init__(self, size):\n        self.open = ("no")\n'
+    "        self.size = size\n",
+    "if mode == 'r':\n\tdata = open('notes.txt').read()\nelse:\n\tdata = ''\n",
+    'rows = [[1, 2], [3, 4]]\ntotal = sum(sum(row) for row in rows)\nlog.info("total %d", total)\n',
+]
+HOSTILE = (
+    "</script><script>window.owned = 1</script>",
+    "<!--",
+    "<img src=x onerror='window.owned = 2'>",
+    "\u2028",
+    "&amp;",
+)
+
+
+class Texts:
+    """Token texts to vocabulary indices, as a payload holds them."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        return self.ids.setdefault(text, len(self.ids))
+
+    def split(self, code: str) -> tuple[int, ...]:
+        return tuple(self(piece) for piece in re.findall(r"\(?[\"']\)?\n?| ?\w+|\n[ \t]*|[^\w\s]| +|\t", code))
+
+    @property
+    def vocab(self) -> tuple[str, ...]:
+        return tuple(self.ids)
+
+
+def windows(texts: Texts, sign: int, wanted: str, rng: random.Random) -> tuple[Window, ...]:
+    """Windows whose activation is high at tokens matching `wanted`."""
+    found = []
+    for number, code in enumerate(CODE):
+        tokens = texts.split(code)
+        names = list(texts.ids)
+        values = [sign * round(rng.uniform(2, 4), 3) if re.search(wanted, names[t]) else 0.0 for t in tokens]
+        values = [value or (round(rng.gauss(0, 0.4), 3) if rng.random() < 0.3 else 0.0) for value in values]
+        peak = max(range(len(values)), key=lambda i: sign * values[i])
+        window = Window(tokens=tokens, activations=tuple(values), peak=peak, source=f"held-out document {number * 37}")
+        found.append(window)
+    return tuple(sorted(found, key=lambda window: -sign * window.activations[window.peak]))
+
+
+def activity(rng: random.Random, low: float, high: float) -> Activity:
+    bins = 30
+    bounds = tuple(round(low + (high - low) * i / bins, 3) for i in range(bins + 1))
+    counts = tuple(
+        int(20_000 * math.exp(-abs(i - bins * -low / (high - low)) / 2.2) * rng.uniform(0.6, 1)) for i in range(bins)
+    )
+    return Activity(low=low, high=high, nonzero=0.24, tokens=262_144, bounds=bounds, counts=counts)
+
+
+def pairs(texts: Texts, rng: random.Random, count: int = 4) -> tuple[Pair, ...]:
+    made = []
+    for word in ("apple", "window", "river", "stone")[:count]:
+        sides = []
+        for quote in "\"'":
+            tokens = texts.split(f"user = load(path)\n    print({quote}{word} table")
+            answer, foil = (texts(f"{mark})\n") for mark in (quote, "\"'".replace(quote, "")))
+            p = {"p_circuit": round(rng.uniform(0.8, 0.99), 3), "p_model": round(rng.uniform(0.95, 0.999), 3)}
+            sides.append(Prompt(tokens=tokens, answer=answer, foil=foil, **p))
+        made.append(Pair(first=sides[0], second=sides[1]))
+    return tuple(made)
+
+
+def losses(circuit: float = 0.141) -> Losses:
+    rng = random.Random(1)
+    return Losses(
+        target=0.15,
+        circuit=circuit,
+        circuit_accuracy=0.984,
+        model=0.052,
+        model_accuracy=0.998,
+        removed=0.871,
+        random=tuple(round(rng.uniform(0.62, 0.86), 4) for _ in range(20)),
+        chance=0.6931,
+        n_pairs=256,
+    )
