@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from thinwire.model import ModelConfig, Transformer
+from thinwire.model.weights import sparse_parameters
 from thinwire.train import TrainConfig
-from thinwire.train.l0 import project
+from thinwire.train.l0 import n_kept, project
 
 SHAPE = ModelConfig(n_layers=2, d_model=16, d_head=4, mlp_ratio=2, context=16, vocab_size=40, d_pos=6)
 
@@ -23,8 +24,13 @@ def tiny_model(density: float = 1.0, seed: int = 0, **changes: object) -> Transf
                 parameter.normal_(0, 1, generator=generator)
             elif "norm" in name:
                 parameter.uniform_(0.5, 1.5, generator=generator)
-    project(model, density, floor=0)
+    project(model, uniform_budget(model, density), floor=0)
     return model
+
+
+def uniform_budget(model: Transformer, density: float) -> dict[str, int]:
+    """Nonzeros of each sparse parameter at one density for all."""
+    return {name: n_kept(p.numel(), density) for name, p in sparse_parameters(model)}
 
 
 def tiny_prompts(model: Transformer, rows: int = 3, length: int = 9, seed: int = 0) -> Tensor:

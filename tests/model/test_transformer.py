@@ -23,6 +23,7 @@ VARIANTS = [
 OTHER_VARIANTS = [
     {"activation": "relu", "biases": False, "bigram": False},
     {"active_fraction": 1.0},
+    {"active_residual": True, "active_fraction": 0.5},
     {"active_sites": ("attn.q", "mlp.post_act"), "active_fraction": 0.5},
     {"d_head": 16, "n_layers": 1, "mlp_ratio": 0.5, "sink": True},
 ]

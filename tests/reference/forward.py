@@ -19,9 +19,10 @@ def logits(model: Transformer, tokens: list[int], see: Seen = lambda site, posit
     resid = weights["embedding.weight"][tokens].copy()
     if config.positions == "added":
         resid = resid + weights["positions"][: len(tokens)]
+    resid = _at_point(model, resid)
     for layer in range(config.n_layers):
-        resid = resid + _attention(model, weights, layer, resid, see)
-        resid = resid + _mlp(model, weights, layer, resid, see)
+        resid = _at_point(model, resid + _attention(model, weights, layer, resid, see))
+        resid = _at_point(model, resid + _mlp(model, weights, layer, resid, see))
     out = np.stack([_linear(weights, "unembedding", _norm(row, weights["norm.weight"])) for row in resid])
     return out + weights["bigram.weight"][tokens] if config.bigram else out
 
@@ -42,6 +43,13 @@ def _at(model: Transformer, layer: int, kind: str, x: np.ndarray, position: int,
     x = np.array(keep(x.tolist(), k))
     see(f"{layer}.{kind}", position, x)
     return x
+
+
+def _at_point(model: Transformer, resid: np.ndarray) -> np.ndarray:
+    if not model.config.active_residual:
+        return resid
+    k = max(1, int(model.config.active_fraction * model.config.d_model))
+    return np.array([keep(row.tolist(), k) for row in resid])
 
 
 def _read(model: Transformer, weights: dict, layer: int, part: str, row: np.ndarray, position: int) -> np.ndarray:

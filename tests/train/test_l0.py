@@ -3,7 +3,7 @@
 import pytest
 import torch
 from reference import selection
-from tiny import SHAPE, synthetic_batch, tiny_model, tiny_run
+from tiny import SHAPE, synthetic_batch, tiny_model, tiny_run, uniform_budget
 
 from thinwire.errors import UserError
 from thinwire.model import Transformer
@@ -47,7 +47,7 @@ def test_dense_training_zeroes_nothing() -> None:
 @pytest.mark.parametrize("floor", [0, 1, 3])
 def test_projection_is_that_of_the_twin(floor: int) -> None:
     model, twin = tiny_model(), tiny_model()
-    project(model, 0.25, floor)
+    project(model, uniform_budget(model, 0.25), floor)
     for name, parameter in sparse_parameters(twin):
         dim, width = floor_dim(name), parameter.shape[-1]
         reserved: list[int] = []

@@ -181,7 +181,7 @@ def test_changed_config_is_refused(whole: Path, half: Path, tiny_tokens: Tokens)
 
 def test_other_tokens_are_refused(whole: Path, half: Path, other_tokens: Tokens) -> None:
     refused(whole, other_tokens, "was not made from")
-    refused(half, other_tokens, "was trained on other tokens")
+    refused(half, other_tokens, "was trained with other tokens")
 
 
 def test_tokens_of_another_vocabulary_are_refused(tiny_tokens: Tokens, tmp_path: Path) -> None:
@@ -199,7 +199,18 @@ def test_truncated_checkpoint_is_refused(left: int, half: Path, tiny_tokens: Tok
     refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
 
 
-@pytest.mark.parametrize("run", [None, "{}", "[]", "7", '{"tokens": "TOKENS", "step": 7}', '{"tokens": "TOKENS"}'])
+@pytest.mark.parametrize(
+    "run",
+    [
+        None,
+        "{}",
+        "[]",
+        "7",
+        '{"parents": {"tokens": "TOKENS"}, "step": 7}',
+        '{"parents": {"tokens": "TOKENS"}}',
+        '{"parents": 3}',
+    ],
+)
 def test_foreign_checkpoint_is_refused(run: str | None, half: Path, tiny_tokens: Tokens) -> None:
     metadata = None if run is None else {"run": run.replace("TOKENS", tiny_tokens.artifact.id)}
     save_file(load_file(half / CHECKPOINT), half / CHECKPOINT, metadata=metadata)

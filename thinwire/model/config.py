@@ -39,6 +39,8 @@ class ModelConfig(Config):
     """AbsTopK keeps this fraction of the channels of a site, per token; 1 switches it off."""
     active_sites: tuple[SiteKind, ...] = KINDS
     """Kinds of site at which AbsTopK acts."""
+    active_residual: bool = False
+    """Whether AbsTopK acts at the residual points too: on the stream before each sublayer and after the last."""
     norm_eps: float | None = Field(default=None, gt=0)
     """RMSNorm epsilon; unset means the machine epsilon of the dtype."""
 
@@ -68,6 +70,9 @@ class ModelConfig(Config):
 
     def n_active(self, kind: str, width: int) -> int:
         """How many channels AbsTopK keeps at a site of this kind and width."""
-        if kind not in self.active_sites:
-            return width
-        return max(1, int(self.active_fraction * width))
+        return max(1, int(self.active_fraction * width)) if kind in self.active_sites else width
+
+    @property
+    def n_active_resid(self) -> int:
+        """How many channels AbsTopK keeps at a residual point."""
+        return max(1, int(self.active_fraction * self.d_model)) if self.active_residual else self.d_model

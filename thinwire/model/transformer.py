@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from thinwire.errors import UserError
+from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention
 from thinwire.model.config import ModelConfig
 from thinwire.model.mlp import MLP
@@ -22,7 +23,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A decoder whose sublayers are run as a list: sublayer 2·i is the attention of layer i, 2·i + 1 its MLP."""
+    """A decoder whose sublayers are run as a list: sublayer 2·i is the attention of layer i, 2·i + 1 its MLP.
+
+    The module `resid` is the AbsTopK of the residual points, the identity unless the config switches it on.
+    """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
@@ -31,6 +35,7 @@ class Transformer(nn.Module):
         width = {"none": 0, "added": config.d_model, "concatenated": config.d_pos}[config.positions]
         self.positions = nn.Parameter(torch.empty(config.context, width)) if width else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.resid = AbsTopK(config.n_active_resid, config.d_model)
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.unembedding = nn.Linear(config.d_model, config.vocab_size, bias=config.biases)
         self.bigram = nn.Embedding(config.vocab_size, config.vocab_size) if config.bigram else None
@@ -63,7 +68,7 @@ class Transformer(nn.Module):
         if self.config.positions == "added":
             assert self.positions is not None
             resid = resid + self.positions[:length]
-        return resid
+        return self.resid(resid)
 
     def run(
         self,
@@ -87,7 +92,7 @@ class Transformer(nn.Module):
                 delta = checkpoint(sublayer, resid, positions, tap, use_reentrant=False)
             else:
                 delta = sublayer(resid, positions, tap)
-            resid = resid + delta
+            resid = self.resid(resid + delta)
         return resid
 
     def unembed(self, resid: Tensor, tokens: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from thinwire.config import Config
+from thinwire.config import Config, explain
+from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
+
+Option = bool | int | float | str
 
 
 class TrainConfig(Config):
@@ -19,18 +22,32 @@ class TrainConfig(Config):
     """Sequences of model.context tokens per step."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial weights and of the data order."""
+    sparsity: str = "topk"
+    """How weights become zero: topk (the paper), soft_topk, hardconcrete, l1, group_lasso, or frozen."""
+    sparsity_options: dict[str, Option] = Field(default={})
+    """Options of that way to sparsity, such as temperature 0.5 of hardconcrete."""
     density: float = Field(default=1 / 64, gt=0, le=1)
     """Fraction of every matrix that ends up nonzero; 1 trains a dense model."""
+    density_rule: Literal["uniform", "released"] = "uniform"
+    """The same density in every parameter, or, as in the released code, d_model/256 times as much outside matrices."""
+    embedding_anneal: Literal["together", "late"] = "together"
+    """Under the released rule: embeddings and biases anneal with the matrices, or only once these are as sparse."""
+    sparse_biases: bool = True
+    """Whether biases are sparse like every matrix (paper), or stay dense (released models)."""
     floor: int = Field(default=4, ge=0)
     """Nonzeros that every neuron and attention channel keeps at least; 0 for no floor."""
+    anneal: Literal["linear", "exponential", "none"] = "linear"
+    """How the density falls from 1: by equal differences, by equal ratios, or at once in the first step."""
     anneal_start: float = Field(default=0.01, ge=0, le=1)
     """Fraction of training at which the density starts to fall from 1."""
     anneal_stop: float = Field(default=0.5, ge=0, le=1)
-    """Fraction of training at which the density arrives at its target, linearly."""
+    """Fraction of training at which the density arrives at its target."""
     learning_rate: float = Field(default=0.01, gt=0)
     """Peak rate, before the L0 factor."""
     warmup: float = Field(default=0.01, ge=0, lt=1)
-    """Fraction of training over which the rate rises linearly, times a linear fall to 0 over all of it."""
+    """Fraction of training over which the rate rises linearly; 0 for no warm-up."""
+    decay: Literal["linear", "none"] = "linear"
+    """Whether the rate falls linearly to 0 over all of training, or stays."""
     l0_factor: Literal["final", "absolute", "off"] = "final"
     """Multiply the rate by sqrt(final density / density now), by 1/sqrt(density now), or not at all."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -43,6 +60,10 @@ class TrainConfig(Config):
     """AdamW: decay of matrices and embeddings, not of the bigram table, biases, gains and sinks."""
     gradient: Literal["normalize", "clip", "none"] = "normalize"
     """Divide the gradient by its global RMS (released code), only when that exceeds 1 (paper), or never."""
+    distill_weight: float = Field(default=0.5, ge=0, le=1)
+    """Given a teacher: part of the loss that is the divergence from its predictions; the rest is cross-entropy."""
+    distill_temperature: float = Field(default=1.0, gt=0)
+    """Given a teacher: both logits are divided by this before they are compared."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the matrices; auto takes bf16 where the device computes it natively. The loss is always fp32."""
     recompute: bool = False
@@ -56,8 +77,26 @@ class TrainConfig(Config):
     log_every: int = Field(default=20, ge=1)
     """Steps between lines of metrics.jsonl."""
 
+    @field_validator("sparsity_options")
+    @classmethod
+    def _in_one_order(cls, options: dict[str, Option]) -> dict[str, Option]:
+        return dict(sorted(options.items()))
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        if self.sparsity != "topk" or self.sparsity_options:  # the default waits for no import
+            from thinwire.train.sparsity import SPARSIFIERS
+
+            try:
+                SPARSIFIERS[self.sparsity].Options.model_validate(self.sparsity_options)
+            except ValidationError as error:
+                raise ValueError(f"sparsity_options of {self.sparsity}: {explain(error)}") from None
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return self
+
     @model_validator(mode="after")
     def _anneal_in_order(self) -> Self:
-        if self.density < 1 and self.anneal_start >= self.anneal_stop:
+        if self.density < 1 and self.anneal != "none" and self.anneal_start >= self.anneal_stop:
             raise ValueError(f"anneal_start {self.anneal_start} is not before anneal_stop {self.anneal_stop}")
         return self

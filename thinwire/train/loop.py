@@ -15,17 +15,15 @@ import torch
 from pydantic import with_config
 
 from thinwire import artifact
-from thinwire.artifact import Artifact
 from thinwire.config import STRICT, read_record
 from thinwire.data import Tokens
 from thinwire.errors import UserError
-from thinwire.model.transformer import Transformer
 from thinwire.model.weights import count_nonzeros, count_sparse_entries, save_weights
 from thinwire.progress import Report, silent
 from thinwire.train import checkpoint
 from thinwire.train.config import TrainConfig
+from thinwire.train.inputs import Inputs
 from thinwire.train.interrupt import StopRequest, stop_on_signal
-from thinwire.train.l0 import check_floor
 from thinwire.train.stats import Metrics, validation_losses
 from thinwire.train.step import State, new_state, train_step
 
@@ -55,30 +53,36 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, tokens: Tokens, out: Path | str, report: Report = silent, device: str = "cpu"
+    config: TrainConfig,
+    tokens: Tokens,
+    out: Path | str,
+    report: Report = silent,
+    device: str = "cpu",
+    start: Path | str | None = None,
+    teacher: Path | str | None = None,
 ) -> TrainResult:
     """Train a model into the folder `out`, or resume or return what is there.
+
+    `start` is a model folder whose weights the run begins with; `teacher` one whose predictions it is to match too.
 
     Raises UserError for a folder of another run, tokens of another vocabulary or too few of them, a device that is not
     there, or a loss that is not finite, and KeyboardInterrupt, after saving, when asked to stop.
     """
     out = Path(out)
     check_device(device)
-    check_tokens(config, tokens)
+    inputs = Inputs.open(config, tokens, start, teacher)
     artifact.refuse_foreign(out)
     if artifact.is_finished(out):
-        return _finished(config, tokens, out)
-    state = new_state(config)
-    check_floor(state.model, config)
+        return _finished(config, inputs, out)
+    state = new_state(config, inputs.start, inputs.teacher)
     artifact.make_parents(out / "config.json")
     with artifact.sole_writer(out), stop_on_signal() as stop:
         if artifact.is_finished(out):  # by another process, before it let go of the folder
-            return _finished(config, tokens, out)
-        seconds = _enter(config, tokens, out, state)
-        state.model.to(device)
-        _to_device(state, device)
-        seconds = _run(config, tokens, out, state, seconds, report, stop)
-        return _finish(config, tokens, out, state, seconds)
+            return _finished(config, inputs, out)
+        seconds = _enter(config, inputs, out, state)
+        state.to(torch.device(device))
+        seconds = _run(config, inputs, out, state, seconds, report, stop)
+        return _finish(config, inputs, out, state, seconds)
 
 
 def read_result(folder: Path | str) -> TrainResult:
@@ -96,19 +100,7 @@ def check_device(device: str) -> None:
         raise UserError(f"There is no device '{device}' to compute on here; leave --device out for the CPU.") from None
 
 
-def check_tokens(config: TrainConfig, tokens: Tokens) -> None:
-    """Raise UserError when the tokens have another vocabulary than the model, or too few for its context."""
-    if config.model.vocab_size != tokens.tokenizer.vocab_size:
-        raise UserError(
-            f"The model has a vocabulary of {config.model.vocab_size} and the tokens one of "
-            f"{tokens.tokenizer.vocab_size}; set model.vocab_size to the tokens' or use other tokens."
-        )
-    tokens.batch(0, config.seed, 1, config.model.context)
-    for part in tokens.parts:
-        tokens.validation(part, 1, config.model.context)
-
-
-def _finished(config: TrainConfig, tokens: Tokens, out: Path) -> TrainResult:
+def _finished(config: TrainConfig, inputs: Inputs, out: Path) -> TrainResult:
     try:
         opened = artifact.open_artifact(out, "model")
     except UserError as error:
@@ -116,43 +108,41 @@ def _finished(config: TrainConfig, tokens: Tokens, out: Path) -> TrainResult:
         raise UserError(str(error).replace("make the artefact again", remedy)) from None
     if opened.config(TrainConfig) != config:
         raise UserError(f"{out} holds a model trained with another config; choose another --out.")
-    artifact.require_parent(opened, "tokens", tokens.artifact)
+    for role, parent in inputs.parents.items():
+        artifact.require_parent(opened, role, parent)
     return read_result(out)
 
 
-def _enter(config: TrainConfig, tokens: Tokens, out: Path, state: State) -> float:
+def _enter(config: TrainConfig, inputs: Inputs, out: Path, state: State) -> float:
     """Begin or re-enter an unfinished run; returns the seconds already spent on it."""
     if (out / "config.json").exists() and TrainConfig.load(out / "config.json") != config:
         raise UserError(f"{out} holds an unfinished run with another config; finish that, or choose another --out.")
     artifact.write_text(out / "config.json", config.to_json())
     if (out / CHECKPOINT).exists():
-        return checkpoint.restore(state, out / CHECKPOINT, tokens.artifact.id)
+        return checkpoint.restore(state, out / CHECKPOINT, inputs.ids)
     return 0.0
 
 
-def _to_device(state: State, device: str) -> None:
-    for moments in state.optimizer.state.values():
-        for name in ("exp_avg", "exp_avg_sq"):
-            moments[name] = moments[name].to(device)
-
-
 def _run(
-    config: TrainConfig, tokens: Tokens, out: Path, state: State, spent: float, report: Report, stop: StopRequest
+    config: TrainConfig, inputs: Inputs, out: Path, state: State, spent: float, report: Report, stop: StopRequest
 ) -> float:
     began = time.perf_counter() - spent
     device = next(state.model.parameters()).device
     metrics = Metrics(out / "metrics.jsonl", state.step)
 
     def save() -> None:
-        checkpoint.save(state, out / CHECKPOINT, tokens.artifact.id, time.perf_counter() - began)
+        checkpoint.save(state, out / CHECKPOINT, inputs.ids, time.perf_counter() - began)
 
     while state.step < config.steps:
-        rows = tokens.batch(state.step, config.seed, config.batch_size, config.model.context)
+        rows = inputs.tokens.batch(state.step, config.seed, config.batch_size, config.model.context)
         done = train_step(state, torch.from_numpy(rows).to(device), config)
         if state.step % config.log_every == 0 or state.step == config.steps:
-            metrics.add(step=state.step, nonzeros=count_nonzeros(state.model), **asdict(done))
+            measured = {name: value for name, value in asdict(done).items() if value is not None}
+            with state.objective.settled(state.step) as model:
+                metrics.add(step=state.step, nonzeros=count_nonzeros(model), **measured)
         if state.step % config.validate_every == 0 and state.step < config.steps:
-            metrics.add(step=state.step, val_losses=validation_losses(state.model, tokens, config))
+            with state.objective.settled(state.step) as model:
+                metrics.add(step=state.step, val_losses=validation_losses(model, inputs.tokens, config))
         report(state.step, config.steps, f"loss {done.loss:.3f}, density {done.density:.2%}")
         if stop.asked:
             save()
@@ -162,8 +152,9 @@ def _run(
     return time.perf_counter() - began
 
 
-def _finish(config: TrainConfig, tokens: Tokens, out: Path, state: State, seconds: float) -> TrainResult:
-    model: Transformer = state.model
+def _finish(config: TrainConfig, inputs: Inputs, out: Path, state: State, seconds: float) -> TrainResult:
+    tokens, model = inputs.tokens, state.model
+    state.objective.sparsifier.settle(model, state.step)
     losses = validation_losses(model, tokens, config)
     weights = {part: tokens.config.weight(part) for part in tokens.parts}
     trained = config.steps * config.batch_size * config.model.context
@@ -185,7 +176,6 @@ def _finish(config: TrainConfig, tokens: Tokens, out: Path, state: State, second
     )
     shutil.copyfile(tokens.artifact.path / "tokenizer.json", out / "tokenizer.json")
     files = ["model.json", "weights.safetensors", "tokenizer.json", artifact.SUMMARY, "metrics.jsonl"]
-    parents: dict[str, Artifact] = {"tokens": tokens.artifact}
-    artifact.finish(out, "model", config, parents, files, seed=config.seed)
+    artifact.finish(out, "model", config, inputs.parents, files, seed=config.seed)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return result

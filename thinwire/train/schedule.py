@@ -6,15 +6,15 @@ from thinwire.train.l0 import density_at
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """Rate of the update that takes the run from `step` to `step + 1`."""
-    rate = linear_rate(config.learning_rate, step, config.steps, config.warmup)
+    rate = linear_rate(config.learning_rate, step, config.steps, config.warmup, config.decay == "linear")
     return rate * _l0_factor(density_at(step + 1, config), config)
 
 
-def linear_rate(peak: float, step: int, steps: int, warmup: float) -> float:
+def linear_rate(peak: float, step: int, steps: int, warmup: float, decays: bool = True) -> float:
     """Rate of an update: a linear rise over the fraction `warmup` of the steps, times a linear fall to 0 over all."""
     rising = warmup * steps
     rise = min(1.0, (step + 1) / rising) if rising > 0 else 1.0
-    return peak * rise * (1 - step / steps)
+    return peak * rise * (1 - step / steps if decays else 1.0)
 
 
 def _l0_factor(density: float, config: TrainConfig) -> float:

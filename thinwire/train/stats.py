@@ -7,9 +7,9 @@ import torch
 
 from thinwire import artifact
 from thinwire.data import Tokens
+from thinwire.model.precision import uses_bf16
 from thinwire.model.transformer import Transformer, next_token_loss
 from thinwire.train.config import TrainConfig
-from thinwire.train.step import uses_bf16
 
 
 class Metrics:
@@ -46,7 +46,7 @@ def validation_losses(model: Transformer, tokens: Tokens, config: TrainConfig) -
         total = 0.0
         for batch in rows.split(config.batch_size):
             batch = batch.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config, device.type)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device)):
                 logits = model(batch[:, :-1])
             total += next_token_loss(logits, batch[:, 1:]).item() * len(batch)
         losses[part] = total / len(rows)
