@@ -7,6 +7,8 @@ import torch
 
 from thinwire.data import DataConfig, Tokens, build
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which any test may be the first to do
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # tests are too small to share out; busy cores would wait
 

@@ -82,6 +82,80 @@ def test_stored_rows_by_hand(tmp_path: Path) -> None:
         assert file.get_tensor(f"{part}/starts").tolist() == [0, 1, 1, *[3] * 14]
 
 
+def test_rounded_values_by_hand(tmp_path: Path) -> None:
+    model = tiny_model(density=0.1)
+    with torch.no_grad():
+        table = model.bigram.weight
+        table[0] = torch.linspace(-12.7, 12.7, 40)
+        table[1] = 0.0
+        table[2, :3] = torch.tensor([1.0, -0.5, 2**-9])
+        table[2, 3:] = 1 / 127
+    save_weights(model, tmp_path / "w", round_dense=True)
+    with safe_open(tmp_path / "w", framework="pt") as file:
+        codes = file.get_tensor("bigram.weight/codes")
+        assert codes.dtype == torch.int8
+        assert codes[0, [0, 1, 39]].tolist() == [-127, -120, 127]  # a step of 25.4 / 39 is 6.5 codes
+        assert codes[2, :4].tolist() == [127, -64, 0, 1]
+        assert file.get_tensor("bigram.weight/scales")[[0, 1]].tolist() == pytest.approx([0.1, 0.0])
+        assert not codes[1].any()
+
+
+@pytest.mark.parametrize("which", models())
+def test_rounding_touches_dense_matrices_alone_and_little(which: str, tmp_path: Path) -> None:
+    model = models()[which]
+    save_weights(model, tmp_path / "whole")
+    save_weights(model, tmp_path / "rounded", round_dense=True)
+    other = Transformer(model.config, seed=9)
+    load_weights(other, tmp_path / "rounded")
+    changed = set()
+    for name, value in model.state_dict().items():
+        read = other.state_dict()[name]
+        assert read.dtype == torch.float32
+        if not read.equal(value):
+            changed.add(name)
+            largest = value.abs().amax(1, keepdim=True)
+            assert ((read - value).abs() <= largest / 254 * 1.0001).all()
+            assert (read.abs().amax(1, keepdim=True) - largest).abs().max() < 1e-6
+            assert not read[value == 0].any()
+    matrices = {name for name, value in model.state_dict().items() if value.ndim == 2}
+    dense = {name for name in matrices if (model.state_dict()[name] != 0).float().mean() > 0.4}
+    assert changed == dense
+    saved = sum(3 * model.state_dict()[name].numel() for name in dense)
+    assert (tmp_path / "rounded").stat().st_size <= (tmp_path / "whole").stat().st_size - saved + 300 * len(dense)
+
+
+@pytest.mark.parametrize("round_dense", [False, True])
+def test_same_weights_make_the_same_file(round_dense: bool, tmp_path: Path) -> None:
+    """Artefacts are known by content, so a file must not depend on the order of a hash table."""
+    for number in range(8):
+        save_weights(tiny_model(density=0.1), tmp_path / f"{number}", round_dense=round_dense)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("codes", lambda codes: codes[:-1]),
+        ("codes", lambda codes: codes.float()),
+        ("codes", lambda codes: codes[0]),
+        ("scales", lambda scales: scales[:-1]),
+        ("scales", lambda scales: scales[:, None]),
+        ("scales", lambda scales: None),
+    ],
+)
+def test_inconsistent_codes_are_refused(part: str, change, tmp_path: Path) -> None:
+    path = tmp_path / "w"
+    save_weights(tiny_model(density=0.1), path, round_dense=True)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    changed = change(tensors.pop(f"bigram.weight/{part}"))
+    if changed is not None:
+        tensors[f"bigram.weight/{part}"] = changed.contiguous()
+    save_file(tensors, path, metadata=metadata)
+    refused(path)
+
+
 def test_every_matrix_bias_and_embedding_is_sparse() -> None:
     model = tiny_model(positions="concatenated", sink=True)
     names = {name for name, _ in sparse_parameters(model)}

@@ -66,8 +66,9 @@ def _fused_with_sink(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
     scale = d_head**-0.5
     pad = 8 - d_head % 8  # the extra channel, rounded up to what the fused kernels like
     q, k, v = (F.pad(x, (0, pad, 1, 0)) for x in (q, k, v))
-    channel = F.one_hot(torch.tensor(d_head, device=q.device), d_head + pad).to(q.dtype)
-    first = F.one_hot(torch.tensor(0, device=q.device), k.shape[-2]).to(k.dtype)
+    # compared, not filled in from the host, so that nothing waits for the device
+    channel = (torch.arange(d_head + pad, device=q.device) == d_head).to(q.dtype)
+    first = (torch.arange(k.shape[-2], device=q.device) == 0).to(k.dtype)
     k = k + (sink.to(k.dtype) / scale)[:, None, None] * first[:, None] * channel
     y = F.scaled_dot_product_attention(q + channel, k, v, is_causal=True, scale=scale)
     return y[:, :, 1:, :d_head]

@@ -13,6 +13,11 @@ import numpy as np
 import torch
 from numba import config, njit, prange, set_num_threads
 
+BLOCK = 64
+"""Rows that one thread takes in turn, each guessing its threshold from the one before."""
+GUESSES = 6
+"""Interpolated guesses at a row's threshold before halving."""
+
 
 @cache
 def kernels() -> SimpleNamespace:
@@ -23,75 +28,63 @@ def kernels() -> SimpleNamespace:
     set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))  # pyright: ignore
     torch.set_num_threads(n_threads)
     jit: Any = njit(parallel=True, cache=True, nogil=True)
-    sources = (keep_rows_32, keep_rows_16, pass_rows, count_reaching, zero_below)
+    sources = (keep_rows, pass_rows, count_reaching, zero_below)
     return SimpleNamespace(**{source.__name__: jit(source) for source in sources})
 
 
-def keep_rows_32(x, out, k):
-    """Zero all but the k largest magnitudes of each row: x and out are int32 views of float32 [rows, width]."""
+def keep_rows(x, out, k, magnitude, spacing):
+    """Zero all but the k largest magnitudes of each row of x [rows, width], an integer view of floats, into out.
+
+    `magnitude` masks the sign bit away. A row's first guess at the threshold is that of the row before, and the next
+    ones are interpolated between counts; `spacing` estimates how many bit patterns lie between one magnitude and the
+    next. After a few guesses the interval is halved, so that no input takes more rounds than bits.
+    """
     rows, width = x.shape
-    magnitude = np.int32(0x7FFFFFFF)
-    for r in prange(rows):
-        row, kept = x[r], out[r]
-        low, high = np.int32(0), magnitude
-        while low < high:  # the smallest threshold that at most k entries reach
-            middle = low + ((high - low) >> 1)
+    bits = x.dtype.type
+    for block in prange((rows + BLOCK - 1) // BLOCK):
+        guess = np.int64(1)
+        for r in range(block * BLOCK, min(rows, (block + 1) * BLOCK)):
+            row, kept = x[r], out[r]
+            # the threshold is the smallest that at most k entries reach: from low, reached by n_low, to high
+            low, high = np.int64(0), np.int64(magnitude)
+            n_low, n_high = np.int64(width), np.int64(0)
+            middle, tries, above = guess, 0, False
+            while low < high:
+                threshold = bits(middle)
+                count = np.int32(0)
+                for i in range(width):
+                    count += np.int32(bits(row[i] & magnitude) >= threshold)
+                tries += 1
+                if count == k:
+                    low = middle
+                    break
+                if count > k:
+                    low, n_low = middle + 1, np.int64(count)
+                else:
+                    high, n_high, above = middle, np.int64(count), True
+                if tries > GUESSES:
+                    middle = low + ((high - low) >> 1)
+                elif low > 0 and above:
+                    middle = low + (high - low) * (n_low - k) // (n_low - n_high)
+                elif above:
+                    middle = high - 1 - (((k - n_high) * spacing) << tries)
+                else:
+                    middle = low + (((n_low - k) * spacing) << (tries - 1))
+                middle = min(max(middle, low), high - 1)
+            guess = max(low, np.int64(1))
+            threshold = bits(low)
             count = np.int32(0)
             for i in range(width):
-                count += np.int32((row[i] & magnitude) >= middle)
-            if count == k:
-                low = middle
-                high = middle
-            elif count > k:
-                low = middle + 1
-            else:
-                high = middle
-        count = np.int32(0)
-        for i in range(width):
-            above = (row[i] & magnitude) >= low
-            count += np.int32(above)
-            kept[i] = row[i] if above else 0
-        missing = k - count
-        if missing > 0 and low > 1:  # a tie at the threshold; zeros need not be copied
-            for i in range(width):
-                if missing > 0 and (row[i] & magnitude) == low - 1:
-                    kept[i] = row[i]
-                    missing -= 1
-
-
-def keep_rows_16(x, out, k):
-    """The same for int16 views of bfloat16 [rows, width]."""
-    rows, width = x.shape
-    magnitude = np.int16(0x7FFF)
-    for r in prange(rows):
-        row, kept = x[r], out[r]
-        low, high = np.int32(0), np.int32(0x7FFF)
-        while low < high:
-            middle = (low + high) >> 1
-            threshold = np.int16(middle)
-            count = np.int32(0)
-            for i in range(width):
-                count += np.int32(np.int16(row[i] & magnitude) >= threshold)
-            if count == k:
-                low = middle
-                high = middle
-            elif count > k:
-                low = middle + 1
-            else:
-                high = middle
-        threshold = np.int16(low)
-        count = np.int32(0)
-        for i in range(width):
-            above = np.int16(row[i] & magnitude) >= threshold
-            count += np.int32(above)
-            kept[i] = row[i] if above else np.int16(0)
-        missing = k - count
-        if missing > 0 and low > 1:
-            tied = np.int16(low - 1)
-            for i in range(width):
-                if missing > 0 and np.int16(row[i] & magnitude) == tied:
-                    kept[i] = row[i]
-                    missing -= 1
+                reached = bits(row[i] & magnitude) >= threshold
+                count += np.int32(reached)
+                kept[i] = row[i] if reached else bits(0)
+            missing = k - count
+            if missing > 0 and low > 1:  # a tie at the threshold; zeros need not be copied
+                tied = bits(low - 1)
+                for i in range(width):
+                    if missing > 0 and bits(row[i] & magnitude) == tied:
+                        kept[i] = row[i]
+                        missing -= 1
 
 
 def pass_rows(kept, grad, out, k):

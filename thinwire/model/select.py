@@ -1,8 +1,13 @@
 """Exact selection by magnitude: keep the k largest entries of each row, or of a whole matrix, and zero the rest.
 
 Ties go to the lowest index, so exactly k survive. The plain functions are the definition; on CPU float32 and bfloat16
-take the kernels of `thinwire.model.kernels`, which give the same result.
+take the kernels of `thinwire.model.kernels`, and on CUDA, where Triton is installed, those of
+`thinwire.model.triton_kernels`, which give the same result.
 """
+
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -10,7 +15,8 @@ from torch import Tensor
 
 from thinwire.model.kernels import kernels
 
-_ROW_KERNELS = {torch.float32: ("keep_rows_32", torch.int32), torch.bfloat16: ("keep_rows_16", torch.int16)}
+_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+_MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7}
 
 
 def plain_keep_mask(x: Tensor, k: int) -> Tensor:
@@ -19,14 +25,34 @@ def plain_keep_mask(x: Tensor, k: int) -> Tensor:
     return torch.zeros_like(x, dtype=torch.bool).scatter_(-1, order[..., :k], True)
 
 
+@cache
+def _triton() -> ModuleType | None:
+    if find_spec("triton") is None:
+        return None
+    from thinwire.model import triton_kernels
+
+    return triton_kernels
+
+
+def _gpu_kernels(x: Tensor) -> ModuleType | None:
+    """The Triton kernels, where they are installed and x is of a kind that they take."""
+    return _triton() if x.device.type == "cuda" and x.dtype in _INTEGERS else None
+
+
 def keep_rows(x: Tensor, k: int) -> Tensor:
     """x [rows, width] with all but the k largest magnitudes of each row set to zero."""
-    if x.device.type != "cpu" or x.dtype not in _ROW_KERNELS:
+    gpu = _gpu_kernels(x)
+    if gpu is not None:
+        return gpu.keep_rows(x, k)
+    if x.device.type != "cpu" or x.dtype not in _INTEGERS:
         return torch.where(plain_keep_mask(x, k), x, 0)
-    name, integer = _ROW_KERNELS[x.dtype]
+    integer = _INTEGERS[x.dtype]
     x = x.contiguous()
     out = torch.empty_like(x)
-    getattr(kernels(), name)(x.view(integer).numpy(), out.view(integer).numpy(), k)
+    magnitude = np.array(torch.iinfo(integer).max, dtype=str(integer).removeprefix("torch."))[()]
+    # near the quartile of a normal distribution a third of the row lies within one power of two
+    spacing = max(1, 3 * 2 ** _MANTISSA_BITS[x.dtype] // x.shape[1])
+    kernels().keep_rows(x.view(integer).numpy(), out.view(integer).numpy(), k, magnitude, spacing)
     return out
 
 
@@ -35,9 +61,12 @@ def pass_rows(kept: Tensor, grad: Tensor, k: int) -> Tensor:
 
     Kept entries pass. A row with fewer than k nonzeros passes everything: any of its zeros would survive if it moved.
     """
-    if grad.device.type != "cpu" or grad.dtype not in _ROW_KERNELS:
+    gpu = _gpu_kernels(grad)
+    if gpu is not None and grad.shape[1] <= gpu.WIDEST:
+        return gpu.pass_rows(kept, grad, k)
+    if grad.device.type != "cpu" or grad.dtype not in _INTEGERS:
         return torch.where((kept != 0) | ((kept != 0).sum(-1, keepdim=True) < k), grad, 0)
-    integer = _ROW_KERNELS[grad.dtype][1]
+    integer = _INTEGERS[grad.dtype]
     grad = grad.contiguous()
     out = torch.empty_like(grad)
     kernels().pass_rows(kept.view(integer).numpy(), grad.view(integer).numpy(), out.view(integer).numpy(), k)
@@ -50,6 +79,10 @@ def keep_largest_(matrix: Tensor, k: int, reserved: Tensor | None = None) -> Non
 
     `reserved` (bool, same shape, at most k True) marks entries that survive whatever their size.
     """
+    gpu = _gpu_kernels(matrix)
+    if gpu is not None and matrix.is_contiguous() and matrix.numel() < 2**31:  # its counters have 32 bits
+        gpu.keep_largest_(matrix, k, reserved)
+        return
     if matrix.device.type != "cpu" or matrix.dtype != torch.float32 or not matrix.is_contiguous():
         rank = matrix.abs() if reserved is None else matrix.abs().masked_fill(reserved, torch.inf)
         matrix.masked_fill_(~plain_keep_mask(rank.flatten(), k).view_as(matrix), 0)

@@ -1,7 +1,8 @@
 """Which parameters are sparse, how many nonzeros they have, and how they are stored.
 
 A sparse matrix is stored as compressed rows (values, column indices, row starts) in a safetensors file, so that the
-size of a file follows the nonzeros. Nothing is ever unpickled.
+size of a file follows the nonzeros. A dense one is stored as it is or, where a file is to be small, as 8-bit integers
+with one scale a row. Nothing is ever unpickled.
 """
 
 import json
@@ -21,6 +22,8 @@ from thinwire.model.transformer import Transformer
 
 STORED_DENSE_ABOVE = 0.4
 """A matrix with a larger fraction of nonzeros takes less room as it is than with its indices."""
+LEVELS = 127
+"""Largest 8-bit code: a row's largest magnitude is stored as this, so a value is off by at most 1/254 of that."""
 _ROW_FLOOR = ("w_q.weight", "w_k.weight", "w_v.weight", "w_in.weight")
 _COLUMN_FLOOR = ("w_o.weight", "w_out.weight")
 
@@ -58,8 +61,11 @@ def count_sparse_entries(model: Transformer) -> int:
     return sum(parameter.numel() for _, parameter in sparse_parameters(model))
 
 
-def save_weights(model: Transformer, path: Path) -> None:
-    """Write the parameters as safetensors, sparse matrices as compressed rows."""
+def save_weights(model: Transformer, path: Path, round_dense: bool = False) -> None:
+    """Write the parameters as safetensors, sparse matrices as compressed rows.
+
+    With `round_dense` matrices that are not sparse take a byte an entry, and lose what does not fit; all else is exact.
+    """
     shapes: dict[str, list[int]] = {}
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.state_dict().items():
@@ -67,9 +73,12 @@ def save_weights(model: Transformer, path: Path) -> None:
         if value.ndim == 2 and value.count_nonzero() <= STORED_DENSE_ABOVE * value.numel():
             shapes[name] = list(value.shape)
             tensors |= _to_rows(name, value)
+        elif value.ndim == 2 and round_dense:
+            tensors |= _to_codes(name, value)
         else:
             tensors[name] = value
     with artifact.atomic(path) as temporary:
+        # one entry of metadata: a file keeps several in no fixed order, and the same weights should give the same bytes
         save_file(tensors, temporary, metadata={"sparse": json.dumps(shapes)})
 
 
@@ -81,6 +90,8 @@ def load_weights(model: Transformer, path: Path) -> None:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for name, shape in shapes.items():
             stored[name] = _from_rows(stored, name, shape)
+        for name in [key.removesuffix("/codes") for key in stored if key.endswith("/codes")]:
+            stored[name] = _from_codes(stored, name)
     except (SafetensorError, OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
         raise UserError(f"{path} is not a readable thinwire weight file; export or train the model again.") from None
     expected = {name: value.shape for name, value in model.state_dict().items()}
@@ -115,8 +126,24 @@ def _from_rows(stored: dict[str, Tensor], name: str, shape: list[int]) -> Tensor
     return dense
 
 
+def _to_codes(name: str, value: Tensor) -> dict[str, Tensor]:
+    scales = value.float().abs().amax(1) / LEVELS
+    codes = (value / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
+    return {f"{name}/codes": codes.to(torch.int8), f"{name}/scales": scales}
+
+
+def _from_codes(stored: dict[str, Tensor], name: str) -> Tensor:
+    codes, scales = (stored.pop(f"{name}/{part}") for part in ("codes", "scales"))
+    if codes.ndim != 2 or codes.dtype != torch.int8 or scales.shape != codes.shape[:1]:
+        raise ValueError("inconsistent codes")
+    return codes * scales[:, None]
+
+
 def load(folder: Path | str) -> Transformer:
-    """The model in an artefact folder, in float32 on the CPU. Raises UserError when it is not a finished model."""
+    """The model in an artefact folder, or of a shipped name, in float32 on the CPU.
+
+    Raises UserError when it is not a finished model.
+    """
     opened = artifact.open_artifact(Path(folder), "model")
     config = ModelConfig.load(opened.path / "model.json")
     with torch.device("meta"):  # the weights file must fit before any memory is taken

@@ -1,0 +1,268 @@
+"""Selection and whole training steps on a CUDA device: `python benchmarks/gpu.py [--json]`.
+
+Three comparisons in one run. AbsTopK and the projection of a weight matrix: the Triton kernels against `torch.topk`.
+A training step at width 2048: sparse, dense of the same shape, and the plain-PyTorch twin (`plain.py`) of the first.
+Times are medians; selection is timed by the device's own clock, a step by the wall clock. Results are compared with a
+stable sort, also on rows of few distinct values. Exits with 2 where there is no such device.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+
+import torch
+from plain import PlainAbsTopK, PlainTrainer
+from timing import machine
+from torch import Tensor
+
+from thinwire.model.select import plain_keep_mask
+from thinwire.train import TrainConfig
+from thinwire.train.presets import paper
+from thinwire.train.step import new_state, train_step
+
+ROWS = ((4096, 1024), (65_536, 2048), (65_536, 8192))
+"""Shapes of AbsTopK: tokens, channels; a quarter of the channels survives."""
+MATRIX = (2048, 8192)
+"""Shape of a projected weight matrix."""
+DENSITY, FLOOR = 1 / 64, 4
+AFTER_ANNEAL = 0.9
+"""Part of training that is over when a step is timed."""
+CHECKED_ROWS = 4096
+"""Rows that are compared with a sort, which takes many times their memory."""
+
+Contender = tuple[Callable[[], object], Callable[[], object]]
+"""What comes before each timed call, and the call."""
+
+
+def medians(contenders: Mapping[str, Contender], rounds: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds of each contender; they take turns, and the first three rounds do not count."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_ in range(3 + rounds):
+        for name, (prepare, call) in contenders.items():
+            prepare()
+            took = _on_device(call) if device.type == "cuda" else _on_host(call)
+            if round_ >= 3:
+                times[name].append(took)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def _on_device(call: Callable[[], object]) -> float:
+    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(2_000_000)  # cycles in which the host gets ahead, so that launching is not what is timed
+    began.record()
+    call()
+    ended.record()
+    ended.synchronize()
+    return began.elapsed_time(ended)
+
+
+def _on_host(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - began)
+
+
+def nothing() -> None:
+    """What comes before a call that needs no preparation."""
+
+
+def measure_rows(rows: int, width: int, dtype: torch.dtype, rounds: int, device: torch.device) -> dict[str, object]:
+    """AbsTopK on one shape: milliseconds forward and backward, GB/s of what has to move, exactness."""
+    from thinwire.model import triton_kernels
+
+    k = width // 4
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(rows, width, generator=generator, device=device).to(dtype)
+    gradient = torch.randn(rows, width, generator=generator, device=device).to(dtype)
+    tied = torch.randint(-4, 5, (min(rows, CHECKED_ROWS), width), generator=generator, device=device).to(dtype)
+    twin, kept = PlainAbsTopK(k), triton_kernels.keep_rows(x, k)
+    below = x.clone().requires_grad_()
+    above = twin(below)
+    forward = medians(
+        {"ours": (nothing, lambda: triton_kernels.keep_rows(x, k)), "plain": (nothing, lambda: twin(x))}, rounds, device
+    )
+    backward = medians(
+        {
+            "ours": (nothing, lambda: triton_kernels.pass_rows(kept, gradient, k)),
+            "plain": (nothing, lambda: torch.autograd.grad(above, below, gradient, retain_graph=True)),
+        },
+        rounds,
+        device,
+    )
+    moved = x.numel() * x.itemsize / 1e6  # MB, so that dividing by milliseconds gives GB/s
+    return {
+        "rows": rows,
+        "width": width,
+        "dtype": str(dtype).removeprefix("torch."),
+        "ours_ms": forward["ours"],
+        "plain_ms": forward["plain"],
+        "speedup": forward["plain"] / forward["ours"],
+        "gb_per_s": 2 * moved / forward["ours"],
+        "backward_ours_ms": backward["ours"],
+        "backward_plain_ms": backward["plain"],
+        "backward_speedup": backward["plain"] / backward["ours"],
+        "backward_gb_per_s": 3 * moved / backward["ours"],
+        "exact": all(_exact(triton_kernels.keep_rows, some, k) for some in (x[:CHECKED_ROWS], tied)),
+    }
+
+
+def _exact(keep_rows: Callable[[Tensor, int], Tensor], x: Tensor, k: int) -> bool:
+    return torch.equal(keep_rows(x, k), torch.where(plain_keep_mask(x, k), x, 0))
+
+
+def measure_projection(shape: tuple[int, int], floor: int, rounds: int, device: torch.device) -> dict[str, object]:
+    """Projection of one float32 matrix, its rows' floor reserved beforehand: milliseconds, ratio, exactness."""
+    from thinwire.model import triton_kernels
+
+    generator = torch.Generator(device).manual_seed(0)
+    source = torch.randn(shape, generator=generator, device=device)
+    k = round(source.numel() * DENSITY)
+    reserved = triton_kernels.keep_rows(source, floor) != 0 if floor else None
+    matrix = torch.empty_like(source)
+
+    def plain() -> None:
+        score = matrix.abs() if reserved is None else matrix.abs().masked_fill(reserved, torch.inf)
+        mask = torch.zeros(matrix.numel(), dtype=torch.bool, device=device)
+        mask[score.flatten().topk(k, sorted=False).indices] = True
+        matrix.mul_(mask.view_as(matrix))
+
+    def restore() -> None:
+        matrix.copy_(source)
+
+    calls = {"ours": lambda: triton_kernels.keep_largest_(matrix, k, reserved), "plain": plain}
+    times = medians({name: (restore, call) for name, call in calls.items()}, rounds, device)
+    results = []
+    for values in (source, (2 * source).round()):  # many ties
+        matrix.copy_(values)
+        triton_kernels.keep_largest_(matrix, k, reserved)
+        score = values.abs() if reserved is None else values.abs().masked_fill(reserved, torch.inf)
+        expected = torch.where(plain_keep_mask(score.flatten(), k).view(shape), values, 0)
+        results.append(torch.equal(matrix, expected))
+    return {
+        "shape": list(shape),
+        "floor": floor,
+        "ours_ms": times["ours"],
+        "plain_ms": times["plain"],
+        "speedup": times["plain"] / times["ours"],
+        "exact": all(results),
+    }
+
+
+def stepper(kind: str, config: TrainConfig, device: torch.device) -> Callable[[], object]:
+    """One step of "sparse", "dense" or "plain" on a fixed random batch."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (config.batch_size, config.model.context + 1)
+    batch = torch.randint(config.model.vocab_size, shape, generator=generator).to(device)
+    begun = int(AFTER_ANNEAL * config.steps)
+    if kind == "plain":
+        trainer = PlainTrainer(config)
+        trainer.model.to(device)
+        trainer.n_steps = begun
+        return lambda: trainer.step(batch)
+    if kind == "dense":
+        config = config.replace(model=config.model.replace(active_fraction=1.0), density=1.0)
+    state = new_state(config)
+    state.to(device)
+    state.step = begun
+    return lambda: train_step(state, batch, config)
+
+
+def measure_step(kind: str, config: TrainConfig, rounds: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds, tokens per second and peak GB of one kind of step, alone on the device."""
+    gc.collect()
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    step = stepper(kind, config, device)
+
+    def whole() -> None:
+        step()
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    times = []
+    for round_ in range(2 + rounds):
+        took = _on_host(whole)
+        if round_ >= 2:
+            times.append(took)
+    middle = statistics.median(times)
+    return {
+        "ms": middle,
+        "tokens_per_second": 1e3 * config.batch_size * config.model.context / middle,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else 0.0,
+    }
+
+
+def print_selection(rows: list[dict], projections: list[dict]) -> None:
+    """The tables of AbsTopK and of the projection."""
+    print("AbsTopK               forward ms  torch.topk  ratio   GB/s  backward ms  ratio   GB/s  exact")
+    for row in rows:
+        print(
+            f"{row['rows']:>6} x {row['width']:<5}{row['dtype']:<9}{row['ours_ms']:>9.3f} {row['plain_ms']:>11.3f} "
+            f"{row['speedup']:>6.1f} {row['gb_per_s']:>6.0f} {row['backward_ours_ms']:>12.3f} "
+            f"{row['backward_speedup']:>6.1f} {row['backward_gb_per_s']:>6.0f}  {'yes' if row['exact'] else 'NO'}"
+        )
+    print("projection            ms  torch.topk  ratio  exact")
+    for row in projections:
+        shape, exact = " x ".join(map(str, row["shape"])), "yes" if row["exact"] else "NO"
+        title = f"{shape} floor {row['floor']}"
+        print(f"{title:<20}{row['ours_ms']:>6.3f} {row['plain_ms']:>9.3f} {row['speedup']:>7.1f}  {exact}")
+
+
+def measure_steps(config: TrainConfig, rounds: int, device: torch.device) -> dict[str, object]:
+    """All kinds of step of one run, one after the other, and their ratios; prints a line each."""
+    found = {}
+    print("step      tokens/s   ms/step  peak GB")
+    for kind in ("sparse", "dense", "plain"):
+        found[kind] = measure_step(kind, config, rounds, device)
+        print("{:<7} {tokens_per_second:>10,.0f} {ms:>9.1f} {peak_gb:>8.2f}".format(kind, **found[kind]))
+    return {
+        "width": config.model.d_model,
+        "layers": config.model.n_layers,
+        "batch_size": config.batch_size,
+        "sparse_over_dense": found["sparse"]["ms"] / found["dense"]["ms"],
+        "plain_over_sparse": found["plain"]["ms"] / found["sparse"]["ms"],
+        **found,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="end stdout with one JSON object")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--width", type=int, default=2048, help="of the training step")
+    parser.add_argument("--layers", type=int, default=8, help="of the training step")
+    parser.add_argument("--batch-size", type=int, default=64, help="sequences of 256 tokens in a training step")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("There is no CUDA device here; run this benchmark on a machine that has one.", file=sys.stderr)
+        raise SystemExit(2)
+    if find_spec("triton") is None:
+        print("Triton is not installed here; install it with `pip install triton`.", file=sys.stderr)
+        raise SystemExit(2)
+    device = torch.device("cuda")
+    dtypes = (torch.bfloat16, torch.float32)
+    rows = [measure_rows(*shape, dtype, args.rounds, device) for dtype in dtypes for shape in ROWS]
+    projections = [measure_projection(MATRIX, floor, args.rounds, device) for floor in (0, FLOOR)]
+    print_selection(rows, projections)
+    run = paper()
+    model = run.model.replace(n_layers=args.layers, d_model=args.width)
+    steps = measure_steps(run.replace(model=model, batch_size=args.batch_size), args.rounds, device)
+    print(
+        f"at width {args.width} the sparse step takes {steps['sparse_over_dense']:.2f} times the dense step, "
+        f"plain PyTorch {steps['plain_over_sparse']:.2f} times ours"
+    )
+    if args.json:
+        properties = torch.cuda.get_device_properties(device)
+        gpu = {"name": properties.name, "gb": properties.total_memory / 1e9}
+        print(json.dumps({"rows": rows, "projection": projections, "step": steps, "gpu": gpu, "machine": machine()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Benchmarks: they run, end stdout with one JSON object, and their plain twin computes what the package computes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import synthetic_batch, tiny_run
+
+from thinwire.train.step import new_state, train_step
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def last_line(name: str, *arguments: str) -> dict:
+    """The JSON object at the end of a benchmark's stdout."""
+    command = [sys.executable, str(BENCHMARKS / name), *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_abstopk_is_exact_and_faster() -> None:
+    found = last_line("abstopk.py", "--rounds", "1")
+    assert found["exact"] is True
+    assert found["speedup"] == pytest.approx(found["plain_ms"] / found["ours_ms"])
+    assert found["speedup"] > 5  # far below what an idle machine gives
+
+
+@pytest.mark.slow
+def test_train_step_compares_three_kinds() -> None:
+    (row,) = last_line("train_step.py", "--rounds", "1", "--widths", "32")["widths"]
+    times = row["milliseconds"]
+    assert row["sparse_over_dense"] == pytest.approx(times["sparse"] / times["dense"])
+    assert row["plain_over_sparse"] == pytest.approx(times["plain"] / times["sparse"])
+    assert all(0.1 < peak < 4 for peak in row["peak_gb"].values())
+
+
+def test_plain_twin_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from plain import PlainTrainer
+
+    config = tiny_run(steps=12, floor=1)  # a row of few nonzeros passes other gradients: only the first steps agree
+    ours, plain = new_state(config), PlainTrainer(config)
+    for step in range(3):
+        batch = synthetic_batch(step, config)
+        assert plain.step(batch) == pytest.approx(train_step(ours, batch, config).loss, rel=2e-3)
+    for name, parameter in ours.model.named_parameters():
+        if name.startswith("blocks.") and name.endswith("weight") and parameter.ndim == 2:
+            twin = plain.model.get_parameter(name.replace("attn.", "attn.ours."))
+            assert int(twin.count_nonzero()) == int(parameter.count_nonzero()), name
