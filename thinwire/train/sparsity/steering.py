@@ -1,0 +1,43 @@
+"""Steering: a pressure that makes the number of nonzeros follow a falling budget, whatever it is that presses.
+
+With r the number of nonzeros over the budget and e = log r, held within [-1/2, 1/2], after every step
+
+    level    ← level · exp(rate · e), held within [LOWEST · highest, highest], where rate = RATE / steps,
+    pressure ← level · (1 + gain · e).
+
+This is dual ascent on the logarithm of a multiplier, which finds the order of magnitude by itself; the rate counts in
+runs, not steps, so that a run of any length is steered as far. The gain is the proportional part of an augmented
+Lagrangian. It keeps a slow system, such as gates, from overshooting; one that answers at once, such as a threshold,
+does without. With a gain the pressure turns negative well below the budget.
+"""
+
+import torch
+from torch import Tensor, nn
+
+RATE = 60.0
+"""The level can change by half as many factors of e over a run."""
+START = 0.03
+"""Level at the start, relative to the highest."""
+LOWEST = 1e-3
+"""Smallest level, relative to the highest."""
+
+
+class Steering(nn.Module):
+    """The level and the pressure of a run of so many steps, as buffers; no pressure before it first follows."""
+
+    def __init__(self, steps: int, highest: float, gain: float) -> None:
+        super().__init__()
+        self.rate = min(RATE / steps, 0.2)  # a short run takes no larger factors, it would swing
+        self.highest = highest
+        self.gain = gain
+        self.level: Tensor
+        self.pressure: Tensor
+        self.register_buffer("level", torch.tensor(START * highest))
+        self.register_buffer("pressure", torch.tensor(0.0))
+
+    @torch.no_grad()
+    def follow(self, nonzeros: Tensor, budget: int) -> None:
+        """Adjust the pressure to the number of nonzeros, a scalar, and its budget after a step."""
+        error = (nonzeros / budget).log().clamp(-0.5, 0.5)
+        self.level.mul_((self.rate * error).exp()).clamp_(LOWEST * self.highest, self.highest)
+        self.pressure.copy_(self.level * (1 + self.gain * error))
