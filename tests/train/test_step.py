@@ -1,4 +1,4 @@
-"""One optimizer step: gradient normalization, AdamW by hand, the golden run, and losses that are not finite."""
+"""One optimizer step: gradient normalization, AdamW by hand, and the golden run."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 import torch
 from tiny import synthetic_batch, tiny_model, tiny_run
 
-from thinwire.errors import UserError
 from thinwire.model import next_token_loss
 from thinwire.train.step import new_state, normalize_gradient, train_step
 
@@ -65,22 +64,6 @@ def test_recomputing_changes_no_step() -> None:
         models.append(state.model.state_dict())
     for name, value in models[0].items():
         torch.testing.assert_close(models[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
-
-
-@pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_loss_that_is_not_finite_is_one_sentence(where: str) -> None:
-    config = tiny_run()
-    state = new_state(config)
-    with torch.no_grad():
-        if where == "loss":
-            state.model.embedding.weight.fill_(float("nan"))
-        else:
-            state.model.get_parameter("unembedding.weight").mul_(1e30)
-    before = {name: p.clone() for name, p in state.model.named_parameters()}
-    with pytest.raises(UserError, match=r"stopped being finite at step 0; lower learning_rate or raise epsilon\.$"):
-        train_step(state, synthetic_batch(0, config), config)
-    for name, parameter in state.model.named_parameters():
-        assert torch.equal(parameter.nan_to_num(7), before[name].nan_to_num(7)), "the weights are as before the step"
 
 
 def golden_losses() -> list[float]:

@@ -6,18 +6,22 @@ from thinwire.lazy import attach
 
 if TYPE_CHECKING:
     from thinwire.train.config import TrainConfig as TrainConfig
-    from thinwire.train.loop import TrainResult as TrainResult
-    from thinwire.train.loop import read_result as read_result
     from thinwire.train.loop import train as train
+    from thinwire.train.metrics import read_metrics as read_metrics
     from thinwire.train.presets import PRESETS as PRESETS
+    from thinwire.train.result import TrainResult as TrainResult
+    from thinwire.train.result import read_result as read_result
+    from thinwire.train.watch import WatchConfig as WatchConfig
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "PRESETS": "presets",
         "TrainConfig": "config",
-        "TrainResult": "loop",
-        "read_result": "loop",
+        "TrainResult": "result",
+        "WatchConfig": "watch",
+        "read_metrics": "metrics",
+        "read_result": "result",
         "train": "loop",
     },
 )

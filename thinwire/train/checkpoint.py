@@ -1,49 +1,160 @@
-"""Checkpoints: one safetensors file with the parameters and both moments, written atomically, read back bit for bit."""
+"""Checkpoints: the parameters, both moments and the step, in safetensors, written atomically, read back bit for bit.
+
+A checkpoint is the file at its path, the head, and the shards that the head names. One process, or ranks that each
+hold all weights, write a head alone. Ranks that hold rows (`fsdp`) write a file each, rank 0's being the head; the rows
+of a tensor follow each other in the order of the files. Any number of ranks in any mode reads any checkpoint, each rank
+just the rows it holds. The head is written last, over that of the checkpoint before, whose shards go only then: at
+every moment there is a whole checkpoint.
+"""
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from thinwire import artifact
 from thinwire.errors import UserError
+from thinwire.train.rows import like_sharded, local, local_rows
 from thinwire.train.step import State
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError)
+"""What reading a damaged checkpoint may raise."""
 
 
 def save(state: State, path: Path, parents: dict[str, str], seconds: float) -> None:
-    """Write everything that the rest of the run depends on, and the seconds spent so far."""
-    tensors = {f"buffer/{name}": buffer for name, buffer in state.objective.named_buffers()}
-    for name, parameter in state.objective.named_parameters():
-        tensors[f"value/{name}"] = parameter.detach()
-        for moment, value in state.optimizer.state.get(parameter, {}).items():
-            tensors[f"{moment}/{name}"] = value
-    metadata = {"run": json.dumps({"step": state.step, "parents": parents, "seconds": seconds})}
-    with artifact.atomic(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    """Write everything that the rest of the run depends on, and the seconds spent so far; returns when all have."""
+    ranks = state.ranks
+    shards = [_shard(path, state.step, rank, ranks.world_size) for rank in range(1, ranks.world_size)]
+    if ranks.mode != "fsdp":
+        shards = []
+    if shards and not ranks.first:
+        with artifact.atomic(shards[ranks.rank - 1]) as temporary:
+            save_file(dict(_rows(state)), temporary)
+    ranks.wait()
+    if ranks.first:
+        run = {"step": state.step, "parents": parents, "seconds": seconds, "shards": [shard.name for shard in shards]}
+        with artifact.atomic(path) as temporary:
+            save_file(dict(_rows(state)) | dict(_wholes(state)), temporary, metadata={"run": json.dumps(run)})
+        _remove_shards(path, keep=shards)
+    ranks.wait()
+
+
+def saved_step(path: Path) -> int:
+    """The step a checkpoint was saved after; 0 where there is none yet."""
+    if not path.exists():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        return int(json.loads(file.metadata()["run"])["step"])
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, its shards after its head."""
+    path.unlink(missing_ok=True)
+    _remove_shards(path, keep=[])
 
 
 @torch.no_grad()
 def restore(state: State, path: Path, parents: dict[str, str]) -> float:
     """Put a fresh `state` where the checkpoint left off; returns the seconds spent until then.
 
-    Raises UserError when the file is damaged or was made from other parents.
+    Raises UserError when a file is damaged or missing, or was made from other parents.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            run = json.loads(file.metadata()["run"])
+        with _Reader(path) as reader:
+            run = reader.run
             for role in run["parents"].keys() | parents.keys():
                 if run["parents"].get(role) != parents.get(role):
                     raise UserError(f"{path} was trained with other {role}; resume with that or choose another --out.")
             for name, buffer in state.objective.named_buffers():
-                buffer.copy_(file.get_tensor(f"buffer/{name}"))
+                buffer.copy_(reader.whole(f"buffer/{name}"))
             for name, parameter in state.objective.named_parameters():
-                parameter.copy_(file.get_tensor(f"value/{name}"))
-                state.optimizer.state[parameter] = {m: file.get_tensor(f"{m}/{name}").clone() for m in MOMENTS}
+                local(parameter).copy_(reader.rows(f"value/{name}", parameter))
+                moments = {m: reader.rows(f"{m}/{name}", parameter).to(parameter.device) for m in MOMENTS[:2]}
+                moments = {m: like_sharded(moment, parameter) for m, moment in moments.items()}
+                step = reader.whole(f"step/{name}").to(parameter.device)
+                state.optimizer.state[parameter] = {**moments, "step": step}
         state.step, seconds = int(run["step"]), float(run["seconds"])
-    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError):
+    except UNREADABLE:
         raise UserError(f"{path} is damaged; delete the folder {path.parent} and train again.") from None
     return seconds
+
+
+def _rows(state: State) -> Iterator[tuple[str, Tensor]]:
+    """What is stored by rows: this rank's rows of every parameter and of its moments."""
+    for name, parameter in state.objective.named_parameters():
+        yield f"value/{name}", local(parameter.detach())
+        moments = state.optimizer.state.get(parameter, {})
+        yield from ((f"{moment}/{name}", local(moments[moment])) for moment in MOMENTS[:2] if moment in moments)
+
+
+def _wholes(state: State) -> Iterator[tuple[str, Tensor]]:
+    """What every rank has in full and the head stores."""
+    yield from ((f"buffer/{name}", buffer) for name, buffer in state.objective.named_buffers())
+    for name, parameter in state.objective.named_parameters():
+        moments = state.optimizer.state.get(parameter, {})
+        if "step" in moments:
+            yield f"step/{name}", moments["step"]
+
+
+def _shard(path: Path, step: int, rank: int, world_size: int) -> Path:
+    """Where a rank writes; the names of two checkpoints of a run differ, so that neither overwrites the other."""
+    return path.with_name(f"{path.stem}.{step}.{rank}-of-{world_size}{path.suffix}")
+
+
+def _remove_shards(path: Path, keep: list[Path]) -> None:
+    """Delete shards that no head names, and what an interrupted writer left of one or of a head."""
+    stale = [*path.parent.glob(f"{path.stem}.*-of-*{path.suffix}"), *path.parent.glob(f".{path.stem}.*.tmp")]
+    for file in stale:
+        if file not in keep:
+            file.unlink(missing_ok=True)
+
+
+class _Reader:
+    """An open checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self._files = ExitStack()
+        self._path = path
+
+    def __enter__(self) -> Self:
+        self._head: Any = self._open(self._path)
+        self.run = json.loads(self._head.metadata()["run"])
+        names = self.run["shards"]
+        if not all(Path(name).name == name for name in names):
+            raise KeyError("a shard outside the folder")
+        self._parts = [self._head, *(self._open(self._path.with_name(name)) for name in names)]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
+
+    def _open(self, path: Path) -> Any:
+        return self._files.enter_context(safe_open(path, framework="pt"))
+
+    def whole(self, key: str) -> Tensor:
+        """A tensor that the head has in full."""
+        return self._head.get_tensor(key).clone()
+
+    def rows(self, key: str, parameter: Tensor) -> Tensor:
+        """The rows of a stored tensor that this rank holds of `parameter`. Raises RuntimeError for another shape."""
+        if parameter.ndim == 0:
+            return self.whole(key)
+        slices = [part.get_slice(key) for part in self._parts]
+        shapes = [tuple(each.get_shape()) for each in slices]
+        n_rows = sum(shape[0] for shape in shapes)
+        if {shape[1:] for shape in shapes} != {tuple(parameter.shape[1:])} or n_rows != parameter.shape[0]:
+            raise RuntimeError(f"{key} has another shape")
+        start, stop = local_rows(parameter)
+        found = []
+        for each, shape in zip(slices, shapes, strict=True):
+            if start < shape[0] and stop > 0:
+                found.append(each[max(start, 0) : min(stop, shape[0])])
+            start, stop = start - shape[0], stop - shape[0]
+        return torch.cat(found) if found else torch.empty((0, *parameter.shape[1:]))

@@ -5,7 +5,6 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from thinwire.config import Config, explain
-from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
 
 Option = bool | int | float | str
@@ -23,7 +22,11 @@ class TrainConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial weights and of the data order."""
     sparsity: str = "topk"
-    """How weights become zero: topk (the paper), soft_topk, hardconcrete, l1, group_lasso, or frozen."""
+    """How weights become zero: topk (the paper), soft_topk, hardconcrete, l1, group_lasso, or frozen.
+
+    soft_topk lets gradients reach more weights than compute; hardconcrete learns random gates; l1 and group_lasso press
+    weights, or channels, towards zero; frozen keeps the zeros of the model that --start names.
+    """
     sparsity_options: dict[str, Option] = Field(default={})
     """Options of that way to sparsity, such as temperature 0.5 of hardconcrete."""
     density: float = Field(default=1 / 64, gt=0, le=1)
@@ -87,12 +90,12 @@ class TrainConfig(Config):
         if self.sparsity != "topk" or self.sparsity_options:  # the default waits for no import
             from thinwire.train.sparsity import SPARSIFIERS
 
+            if self.sparsity not in SPARSIFIERS:
+                raise ValueError(f"sparsity is '{self.sparsity}' and has to be one of {', '.join(SPARSIFIERS)}")
             try:
                 SPARSIFIERS[self.sparsity].Options.model_validate(self.sparsity_options)
             except ValidationError as error:
                 raise ValueError(f"sparsity_options of {self.sparsity}: {explain(error)}") from None
-            except UserError as error:
-                raise ValueError(str(error)) from None
         return self
 
     @model_validator(mode="after")

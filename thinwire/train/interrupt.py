@@ -15,15 +15,19 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Within the block, note the first SIGINT or SIGTERM instead of raising; outside the main thread, do nothing."""
+def stop_on_signal(patient: bool = False) -> Iterator[StopRequest]:
+    """Within the block, note the first SIGINT or SIGTERM instead of raising; outside the main thread, do nothing.
+
+    A second signal raises KeyboardInterrupt at once, unless `patient`: a launcher passes on the signal that its
+    processes have had from the terminal, and kills those that take too long.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if request.asked:
+        if request.asked and not patient:
             raise KeyboardInterrupt
         request.asked = True
 

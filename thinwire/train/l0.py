@@ -7,7 +7,9 @@ from thinwire.errors import UserError
 from thinwire.model.select import keep_largest_, keep_rows
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import floor_dim, sparse_parameters
+from thinwire.train import sharded
 from thinwire.train.config import TrainConfig
+from thinwire.train.rows import is_sharded
 
 BASE_WIDTH = 256
 """Width of the released code's base model; the released density rule counts expansion from it."""
@@ -80,11 +82,19 @@ def check_floor(model: Transformer, config: TrainConfig) -> None:
 @torch.no_grad()
 def project(model: Transformer, kept: dict[str, int], floor: int) -> None:
     """Keep exactly the `kept[name]` largest entries of each parameter, each floored channel's largest `floor` first."""
+    if is_sharded(next(model.parameters())):
+        sharded.project(model, kept, floor)
+        return
     for name, parameter in sparse_parameters(model):
-        if kept[name] < parameter.numel():
-            dim = floor_dim(name)
-            reserved = None if dim is None or floor == 0 else _largest_along(parameter, dim, floor)
-            keep_largest_(parameter.data, kept[name], reserved)
+        project_values(name, parameter.data, kept[name], floor)
+
+
+def project_values(name: str, values: Tensor, kept: int, floor: int) -> None:
+    """Keep exactly the `kept` largest entries of the values of the parameter called `name`, in place; floor first."""
+    if kept < values.numel():
+        dim = floor_dim(name)
+        reserved = None if dim is None or floor == 0 else _largest_along(values, dim, floor)
+        keep_largest_(values, kept, reserved)
 
 
 def _largest_along(matrix: Tensor, dim: int, count: int) -> Tensor:

@@ -5,51 +5,35 @@
 3. At the end write sparse weights, the tokenizer and a summary, and finish the artefact.
 """
 
-import json
-import shutil
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from pydantic import with_config
+from torch import Tensor
 
 from thinwire import artifact
-from thinwire.config import STRICT, read_record
 from thinwire.data import Tokens
 from thinwire.errors import UserError
-from thinwire.model.weights import count_nonzeros, count_sparse_entries, save_weights
 from thinwire.progress import Report, silent
 from thinwire.train import checkpoint
 from thinwire.train.config import TrainConfig
+from thinwire.train.finite import NotFinite, check_weights
 from thinwire.train.inputs import Inputs
 from thinwire.train.interrupt import StopRequest, stop_on_signal
-from thinwire.train.stats import Metrics, validation_losses
-from thinwire.train.step import State, new_state, train_step
+from thinwire.train.memory import hold_freed_memory
+from thinwire.train.metrics import Metrics, Muted
+from thinwire.train.ranks import SINGLE, Ranks
+from thinwire.train.result import TrainResult, read_result, result_of, write_model
+from thinwire.train.rows import count_nonzeros, gathered
+from thinwire.train.sinks import check_sinks, open_sinks
+from thinwire.train.stats import measure, support, turnover
+from thinwire.train.step import State, StepReport, new_state, train_step
+from thinwire.train.watch import Watcher
 
 CHECKPOINT = "checkpoint.safetensors"
-
-
-@with_config(STRICT)
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished training run reports."""
-
-    out: str = field(default="", kw_only=True)
-    """The model's folder."""
-    val_loss: float
-    """Held-out cross-entropy, nats per token, corpus parts weighted as in training."""
-    val_losses: dict[str, float]
-    """The same per corpus part."""
-    nonzeros: int
-    """Nonzero entries of the sparse parameters (L0)."""
-    entries: int
-    """All entries of the sparse parameters."""
-    tokens: int
-    """Tokens trained on."""
-    tokens_per_second: float
-    seconds: float
-    """Wall-clock time, over all sessions of the run, validation and checkpoints included."""
 
 
 def train(
@@ -60,36 +44,45 @@ def train(
     device: str = "cpu",
     start: Path | str | None = None,
     teacher: Path | str | None = None,
+    watchers: Sequence[Watcher] = (),
+    track: Sequence[str] = (),
+    ranks: Ranks = SINGLE,
 ) -> TrainResult:
     """Train a model into the folder `out`, or resume or return what is there.
 
     `start` is a model folder whose weights the run begins with; `teacher` one whose predictions it is to match too.
+    `watchers` measure the model now and then; `track` names sinks of the numbers besides metrics.jsonl. `ranks` are the
+    processes that train together, each of which calls this; they have devices of their own.
 
     Raises UserError for a folder of another run, tokens of another vocabulary or too few of them, a device that is not
     there, or a loss that is not finite, and KeyboardInterrupt, after saving, when asked to stop.
     """
     out = Path(out)
-    check_device(device)
-    inputs = Inputs.open(config, tokens, start, teacher)
-    artifact.refuse_foreign(out)
-    if artifact.is_finished(out):
-        return _finished(config, inputs, out)
-    state = new_state(config, inputs.start, inputs.teacher)
-    artifact.make_parents(out / "config.json")
-    with artifact.sole_writer(out), stop_on_signal() as stop:
-        if artifact.is_finished(out):  # by another process, before it let go of the folder
+    hold_freed_memory()
+    with ranks.together():
+        check_device(device if ranks.mode == "single" else ranks.device)
+        ranks.check_batch(config.batch_size)
+        check_sinks(track)
+        inputs = Inputs.open(config, tokens, start, teacher)
+        artifact.refuse_foreign(out)
+    if ranks.any(artifact.is_finished(out)):
+        with ranks.together():
             return _finished(config, inputs, out)
+    state = new_state(config, inputs.start, inputs.teacher, ranks)
+    with _sole_writer(out, ranks), stop_on_signal(patient=ranks.world_size > 1) as stop:
+        if ranks.any(artifact.is_finished(out)):  # by another process, before it let go of the folder
+            with ranks.together():
+                return _finished(config, inputs, out)
         seconds = _enter(config, inputs, out, state)
-        state.to(torch.device(device))
-        seconds = _run(config, inputs, out, state, seconds, report, stop)
-        return _finish(config, inputs, out, state, seconds)
-
-
-def read_result(folder: Path | str) -> TrainResult:
-    """The result of a finished run from its folder."""
-    opened = artifact.open_artifact(Path(folder), "model")
-    refusal = f"{folder} does not hold a readable summary.json; delete it and train again."
-    return replace(read_record(TrainResult, opened.path / artifact.SUMMARY, refusal), out=str(folder))
+        if ranks.mode == "single":
+            state.to(torch.device(device))
+        with open_sinks(track if ranks.first else (), out, config, state.step) as sinks:
+            metrics = Metrics(out / artifact.METRICS, state.step, sinks) if ranks.first else Muted()
+            try:
+                seconds = _run(config, inputs, out, state, seconds, report, stop, metrics, watchers)
+            except NotFinite as error:
+                raise NotFinite(f"{str(error).removesuffix('.')} ({_kept(out / CHECKPOINT)}).") from None
+            return _finish(config, inputs, out, state, seconds, metrics)
 
 
 def check_device(device: str) -> None:
@@ -113,38 +106,62 @@ def _finished(config: TrainConfig, inputs: Inputs, out: Path) -> TrainResult:
     return read_result(out)
 
 
+@contextmanager
+def _sole_writer(out: Path, ranks: Ranks) -> Iterator[None]:
+    """Within the block, rank 0 holds the folder. Raises UserError, on all ranks, when another process does."""
+    with ExitStack() as stack:
+        with ranks.together():
+            if ranks.first:
+                artifact.make_parents(out / "config.json")
+                stack.enter_context(artifact.sole_writer(out))
+        yield
+
+
 def _enter(config: TrainConfig, inputs: Inputs, out: Path, state: State) -> float:
     """Begin or re-enter an unfinished run; returns the seconds already spent on it."""
-    if (out / "config.json").exists() and TrainConfig.load(out / "config.json") != config:
-        raise UserError(f"{out} holds an unfinished run with another config; finish that, or choose another --out.")
-    artifact.write_text(out / "config.json", config.to_json())
-    if (out / CHECKPOINT).exists():
+    ranks = state.ranks
+    with ranks.together():
+        if ranks.first and (out / "config.json").exists() and TrainConfig.load(out / "config.json") != config:
+            raise UserError(f"{out} holds an unfinished run with another config; finish that, or choose another --out.")
+        if ranks.first:
+            artifact.write_text(out / "config.json", config.to_json())
+    if not ranks.any((out / CHECKPOINT).exists()):
+        return 0.0
+    with ranks.together():
         return checkpoint.restore(state, out / CHECKPOINT, inputs.ids)
-    return 0.0
+
+
+def _kept(path: Path) -> str:
+    step = checkpoint.saved_step(path)
+    return f"the checkpoint of step {step} is kept" if step else "there is no checkpoint yet"
 
 
 def _run(
-    config: TrainConfig, inputs: Inputs, out: Path, state: State, spent: float, report: Report, stop: StopRequest
+    config: TrainConfig,
+    inputs: Inputs,
+    out: Path,
+    state: State,
+    spent: float,
+    report: Report,
+    stop: StopRequest,
+    metrics: Metrics,
+    watchers: Sequence[Watcher],
 ) -> float:
     began = time.perf_counter() - spent
     device = next(state.model.parameters()).device
-    metrics = Metrics(out / "metrics.jsonl", state.step)
 
     def save() -> None:
+        with state.ranks.together(NotFinite):
+            check_weights(state.objective, state.step)
         checkpoint.save(state, out / CHECKPOINT, inputs.ids, time.perf_counter() - began)
 
     while state.step < config.steps:
         rows = inputs.tokens.batch(state.step, config.seed, config.batch_size, config.model.context)
+        before = _support_before(state, config)
         done = train_step(state, torch.from_numpy(rows).to(device), config)
-        if state.step % config.log_every == 0 or state.step == config.steps:
-            measured = {name: value for name, value in asdict(done).items() if value is not None}
-            with state.objective.settled(state.step) as model:
-                metrics.add(step=state.step, nonzeros=count_nonzeros(model), **measured)
-        if state.step % config.validate_every == 0 and state.step < config.steps:
-            with state.objective.settled(state.step) as model:
-                metrics.add(step=state.step, val_losses=validation_losses(model, inputs.tokens, config))
+        _observe(config, inputs.tokens, state, done, before, metrics, watchers)
         report(state.step, config.steps, f"loss {done.loss:.3f}, density {done.density:.2%}")
-        if stop.asked:
+        if state.ranks.any(stop.asked):
             save()
             raise KeyboardInterrupt
         if state.step % config.checkpoint_every == 0:
@@ -152,30 +169,54 @@ def _run(
     return time.perf_counter() - began
 
 
-def _finish(config: TrainConfig, inputs: Inputs, out: Path, state: State, seconds: float) -> TrainResult:
-    tokens, model = inputs.tokens, state.model
-    state.objective.sparsifier.settle(model, state.step)
-    losses = validation_losses(model, tokens, config)
-    weights = {part: tokens.config.weight(part) for part in tokens.parts}
-    trained = config.steps * config.batch_size * config.model.context
-    result = TrainResult(
-        out=str(out),
-        val_loss=sum(weights[part] * losses[part] for part in losses) / sum(weights[part] for part in losses),
-        val_losses=losses,
-        nonzeros=count_nonzeros(model),
-        entries=count_sparse_entries(model),
-        tokens=trained,
-        tokens_per_second=trained / seconds,
-        seconds=seconds,
-    )
-    Metrics(out / "metrics.jsonl", config.steps).add(step=config.steps, val_losses=losses)
-    save_weights(model, out / "weights.safetensors")
-    artifact.write_text(out / "model.json", config.model.to_json())
-    artifact.write_text(
-        out / artifact.SUMMARY, json.dumps({k: v for k, v in asdict(result).items() if k != "out"}, indent=2)
-    )
-    shutil.copyfile(tokens.artifact.path / "tokenizer.json", out / "tokenizer.json")
-    files = ["model.json", "weights.safetensors", "tokenizer.json", artifact.SUMMARY, "metrics.jsonl"]
-    artifact.finish(out, "model", config, inputs.parents, files, seed=config.seed)
-    (out / CHECKPOINT).unlink(missing_ok=True)
-    return result
+def _support_before(state: State, config: TrainConfig) -> dict[str, Tensor] | None:
+    """The support that the coming step starts from, where a line is written about that step."""
+    step = state.step + 1
+    if step % config.log_every and step != config.steps:
+        return None
+    with state.objective.settled(state.step) as model:
+        return support(model)
+
+
+def _observe(
+    config: TrainConfig,
+    tokens: Tokens,
+    state: State,
+    done: StepReport,
+    before: dict[str, Tensor] | None,
+    metrics: Metrics,
+    watchers: Sequence[Watcher],
+) -> None:
+    """Write what is due about the step just done: its own line, a measurement of the model, what watchers saw."""
+    step = state.step
+    measures = step % config.validate_every == 0 and step < config.steps
+    due = [watcher for watcher in watchers if watcher.due(step)]
+    if before is None and not measures and not due:
+        return
+    with state.objective.settled(step) as model:
+        if before is not None:
+            reported = {name: value for name, value in asdict(done).items() if value is not None}
+            metrics.add(step, nonzeros=count_nonzeros(model), turnover=turnover(before, model), **reported)
+        whole = gathered(model, state.ranks.first) if measures or due else None
+        if whole is not None and measures:
+            metrics.add(step, **asdict(measure(whole, tokens, config)))
+        if whole is not None:
+            for watcher in due:
+                metrics.add(step, **watcher(step, whole))
+
+
+def _finish(
+    config: TrainConfig, inputs: Inputs, out: Path, state: State, seconds: float, metrics: Metrics
+) -> TrainResult:
+    state.objective.sparsifier.settle(state.model, state.step)
+    model = gathered(state.model, state.ranks.first)
+    if model is None:
+        state.ranks.wait()
+        return read_result(out)
+    measured = measure(model, inputs.tokens, config)
+    metrics.add_once(config.steps, **asdict(measured))
+    result = result_of(model, config, inputs.tokens, measured.val_losses, config.steps, seconds)
+    write_model(out, model, config, inputs.tokens, inputs.parents, result, also=[artifact.METRICS])
+    checkpoint.remove(out / CHECKPOINT)
+    state.ranks.wait()
+    return replace(result, out=str(out))

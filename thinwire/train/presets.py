@@ -32,6 +32,12 @@ def tiny_dense() -> TrainConfig:
     return sparse.replace(model=model, density=1.0, learning_rate=0.015, steps=800)
 
 
+@PRESETS.register("shipped")
+def shipped() -> TrainConfig:
+    """The model that comes with the package: `tiny` for three times as long, annealed later, with a floor."""
+    return tiny().replace(steps=6000, floor=2, anneal_stop=0.2)
+
+
 @PRESETS.register("small")
 def small() -> TrainConfig:
     """8 layers × 1024, one weight in 256: hours on one GPU."""

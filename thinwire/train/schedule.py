@@ -6,8 +6,12 @@ from thinwire.train.l0 import density_at
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """Rate of the update that takes the run from `step` to `step + 1`."""
-    rate = linear_rate(config.learning_rate, step, config.steps, config.warmup, config.decay == "linear")
-    return rate * _l0_factor(density_at(step + 1, config), config)
+    return plain_rate_at(step, config, config.learning_rate) * _l0_factor(density_at(step + 1, config), config)
+
+
+def plain_rate_at(step: int, config: TrainConfig, peak: float) -> float:
+    """The same with this peak and without the L0 factor."""
+    return linear_rate(peak, step, config.steps, config.warmup, config.decay == "linear")
 
 
 def linear_rate(peak: float, step: int, steps: int, warmup: float, decays: bool = True) -> float:

@@ -1,43 +1,81 @@
-"""What a run measures of itself: lines of metrics.jsonl, and the validation loss of each corpus part."""
+"""What a run measures of its model: losses per corpus part, dead and unwired channels, kurtosis, nonzeros, turnover.
 
-import json
-from pathlib import Path
+All but the turnover come from one pass over the validation tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.model.precision import uses_bf16
 from thinwire.model.transformer import Transformer, next_token_loss
+from thinwire.model.weights import sparse_parameters
+from thinwire.sites import ResidPoint, Site, all_sites, resid_points
 from thinwire.train.config import TrainConfig
+from thinwire.train.rows import local, total
+
+WIRES_IN = {
+    "attn.q": ("w_q",),
+    "attn.k": ("w_k",),
+    "attn.v": ("w_v",),
+    "attn.resid_delta": ("w_o",),
+    "mlp.post_act": ("w_in",),
+    "mlp.resid_delta": ("w_out",),
+}
+"""Matrices whose rows are the incoming weights of a kind of site."""
+WIRES_OUT = {
+    "attn.act_in": ("w_q", "w_k", "w_v"),
+    "attn.v": ("w_o",),
+    "mlp.act_in": ("w_in",),
+    "mlp.post_act": ("w_out",),
+}
+"""Matrices whose columns are the outgoing weights of a kind of site."""
 
 
-class Metrics:
-    """An append-only metrics.jsonl; re-entered at `step`, it drops the lines that a resumed run will write again."""
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement of a model; sites, residual points and parameters go by their names."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        if path.exists():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            artifact.write_text(path, "".join(line + "\n" for line in lines))
+    val_losses: dict[str, float]
+    """Held-out cross-entropy per corpus part, nats per token."""
+    dead: dict[str, int]
+    """Per site, channels that are zero, after AbsTopK, on every one of the validation tokens."""
+    unwired: dict[str, int]
+    """Per site, channels without a nonzero incoming weight, or without an outgoing one, where such weights exist.
 
-    def add(self, **values: object) -> None:
-        """Append one line of JSON."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-def _step_of(line: str) -> float:
-    """The step a line was written at; a line cut short by a crash counts as later than any."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")
+    Biases are not wires; q and k have no outgoing weights, since they meet in the attention score.
+    """
+    kurtosis: dict[str, float | None]
+    """Per residual point, the mean over tokens of `kurtosis`; null when no token's stream has any spread."""
+    nonzeros_of: dict[str, int]
+    """Nonzero entries of each sparse parameter."""
 
 
 @torch.no_grad()
-def validation_losses(model: Transformer, tokens: Tokens, config: TrainConfig) -> dict[str, float]:
-    """Held-out cross-entropy in nats per token, per corpus part, on `validation_tokens` tokens of each."""
+def measure(model: Transformer, tokens: Tokens, config: TrainConfig) -> Measurement:
+    """Measure a model on `validation_tokens` held-out tokens of each corpus part."""
+    seen = _Observer(model)
+    losses = validation_losses(model, tokens, config, seen.logits)
+    return Measurement(
+        val_losses=losses,
+        dead={str(site): int((~alive).sum()) for site, alive in seen.alive.items()},
+        unwired={str(site): unwired(model, site) for site in all_sites(model.config)},
+        kurtosis={str(point): seen.mean_kurtosis(point) for point in resid_points(model.config)},
+        nonzeros_of={name: int(parameter.count_nonzero()) for name, parameter in sparse_parameters(model)},
+    )
+
+
+@torch.no_grad()
+def validation_losses(
+    model: Transformer, tokens: Tokens, config: TrainConfig, forward: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, float]:
+    """Held-out cross-entropy in nats per token, per corpus part, on `validation_tokens` tokens of each.
+
+    `forward` takes tokens [batch, pos] to logits; unset is the model itself.
+    """
     device = next(model.parameters()).device
     losses = {}
     for part in tokens.parts:
@@ -47,7 +85,82 @@ def validation_losses(model: Transformer, tokens: Tokens, config: TrainConfig) -
         for batch in rows.split(config.batch_size):
             batch = batch.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device)):
-                logits = model(batch[:, :-1])
+                logits = (forward or model)(batch[:, :-1])
             total += next_token_loss(logits, batch[:, 1:]).item() * len(batch)
         losses[part] = total / len(rows)
     return losses
+
+
+class _Observer:
+    """Runs a model and keeps, over all tokens, which channels were ever nonzero and how peaked the stream was."""
+
+    def __init__(self, model: Transformer) -> None:
+        device = next(model.parameters()).device
+        self.model = model
+        self.alive = {
+            site: torch.zeros(site.width(model.config), dtype=torch.bool, device=device)
+            for site in all_sites(model.config)
+        }
+        n_points = 2 * model.config.n_layers + 1
+        self._sums = torch.zeros(n_points, dtype=torch.float64, device=device)
+        self._counts = torch.zeros(n_points, dtype=torch.int64, device=device)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits [batch, pos, vocab] of tokens [batch, pos]."""
+        resid = self.model.embed(tokens)
+        self._note(0, resid)
+        for index in range(2 * self.model.config.n_layers):
+            resid = self.model.run(resid, start=index, stop=index + 1, tap=self._tap)
+            self._note(index + 1, resid)
+        return self.model.unembed(resid, tokens)
+
+    def mean_kurtosis(self, point: ResidPoint) -> float | None:
+        """Mean over the tokens seen."""
+        count = int(self._counts[point.index])
+        return self._sums[point.index].item() / count if count else None
+
+    def _tap(self, site: Site, x: Tensor) -> Tensor:
+        self.alive[site] |= (x != 0).flatten(0, -2).any(0)
+        return x
+
+    def _note(self, index: int, resid: Tensor) -> None:
+        found = kurtosis(resid)
+        spread = ~found.isnan()
+        self._sums[index] += found[spread].sum(dtype=torch.float64)
+        self._counts[index] += spread.sum()
+
+
+def kurtosis(x: Tensor) -> Tensor:
+    """Kurtosis over the last dimension, E[(x - mean)⁴] / variance²: 3 for a normal distribution, not 0 (no excess).
+
+    x [..., width] gives [...]; NaN where all of x is equal. Of a residual stream it says how few channels carry it
+    (Gao et al. 2025, Fig. 10).
+    """
+    centred = x.float() - x.float().mean(-1, keepdim=True)
+    square = (centred / centred.abs().amax(-1, keepdim=True)).square()  # of at most 1, so that no power overflows
+    return square.square().mean(-1) / square.mean(-1).square()
+
+
+def unwired(model: Transformer, site: Site) -> int:
+    """Channels of a site with no nonzero incoming weight, or no outgoing one, where the site has such weights."""
+    sublayer = model.sublayers[site.sublayer]
+    missing = torch.zeros(site.width(model.config), dtype=torch.bool, device=next(model.parameters()).device)
+    for wires, dim in ((WIRES_IN, 1), (WIRES_OUT, 0)):
+        matrices = [sublayer.get_parameter(f"{name}.weight") for name in wires.get(site.kind, ())]
+        if matrices:
+            missing |= ~torch.stack([(matrix != 0).any(dim) for matrix in matrices]).any(0)
+    return int(missing.sum())
+
+
+def support(model: Transformer) -> dict[str, Tensor]:
+    """Where each sparse parameter is nonzero: bool, by name; this rank's rows of it where it is sharded."""
+    return {name: local(parameter.detach()) != 0 for name, parameter in sparse_parameters(model)}
+
+
+def turnover(before: dict[str, Tensor], model: Transformer) -> float:
+    """Fraction of the model's nonzero entries that `before`, a support of the same model, did not have."""
+    after = support(model)
+    entered = torch.stack([(now & ~before[name]).sum() for name, now in after.items()])
+    there = torch.stack([now.sum() for now in after.values()])
+    entered, there = total(torch.stack([entered, there]), model).sum(1).tolist()
+    return entered / max(1, there)

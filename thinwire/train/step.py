@@ -1,16 +1,23 @@
 """One optimizer step: loss, gradient, normalization, AdamW, sparsity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.train.config import TrainConfig
+from thinwire.train.finite import NotFinite, not_finite
 from thinwire.train.l0 import density_at
-from thinwire.train.objective import Objective
-from thinwire.train.schedule import learning_rate_at
+from thinwire.train.objective import Losses, Objective
+from thinwire.train.ranks import SINGLE, Ranks, averaging
+from thinwire.train.rows import is_sharded, local, shard
+from thinwire.train.schedule import learning_rate_at, plain_rate_at
+from thinwire.train.sparsity import SPARSIFIERS
+
+OWN_EPSILON = 1e-8
+"""AdamW's epsilon for the parameters of a way to sparsity, whose gradients are tiny and are taken as they are."""
 
 
 @dataclass
@@ -20,6 +27,14 @@ class State:
     objective: Objective
     optimizer: torch.optim.AdamW
     step: int = 0
+    ranks: Ranks = SINGLE
+    """The processes that train it together."""
+    wrapper: nn.Module | None = None
+    """The objective such that a backward pass averages gradients over the ranks, where it does not by itself."""
+
+    def losses(self, batch: Tensor) -> Losses:
+        """Losses on this rank's share of a batch."""
+        return self.objective(batch) if self.wrapper is None else self.wrapper(batch)
 
     @property
     def model(self) -> Transformer:
@@ -28,10 +43,11 @@ class State:
 
     def to(self, device: torch.device) -> None:
         """Move everything to a device."""
-        self.objective.to(device)
+        for module in (self.objective, *self.objective.teacher):
+            module.to(device)
         for moments in self.optimizer.state.values():
-            for name in ("exp_avg", "exp_avg_sq"):
-                moments[name] = moments[name].to(device)
+            for name, value in moments.items():
+                moments[name] = value.to(device)
 
 
 @dataclass(frozen=True)
@@ -51,18 +67,40 @@ class StepReport:
     """What the way to sparsity added to the loss."""
 
 
-def new_state(config: TrainConfig, start: Transformer | None = None, teacher: Transformer | None = None) -> State:
-    """A fresh objective and optimizer; the weights are those of `start` where one is given."""
+def new_state(
+    config: TrainConfig,
+    start: Transformer | None = None,
+    teacher: Transformer | None = None,
+    ranks: Ranks = SINGLE,
+) -> State:
+    """A fresh objective and optimizer; the weights are those of `start` where one is given.
+
+    Raises UserError for a way to sparsity that does not fit the config, that needs a start where none is given, or that
+    does not work on the rows of matrices where ranks hold only these.
+    """
+    if SPARSIFIERS[config.sparsity].needs_start and start is None:
+        raise UserError(f"The {config.sparsity} way to sparsity needs a model to start from; give one with --start.")
     model = Transformer(config.model, seed=config.seed)
     if start is not None:
         model.load_state_dict(start.state_dict())
     objective = Objective(model, config, teacher)
+    sparsifier = objective.sparsifier
+    if ranks.mode != "single":
+        for module in (objective, *objective.teacher):
+            module.to(ranks.device)
+    if ranks.mode == "fsdp":
+        if not sparsifier.shards:
+            raise UserError(f"The {config.sparsity} way to sparsity needs whole matrices on every rank; use ddp.")
+        shard(model)
     matrices = [p for name, p in model.named_parameters() if _decays(name, p)]
     others = [p for name, p in model.named_parameters() if not _decays(name, p)]
-    groups: list[dict] = [{"params": matrices, "weight_decay": config.weight_decay}]
-    groups += [{"params": others, "weight_decay": 0.0}]
+    groups: list[dict] = [{"params": matrices, "weight_decay": config.weight_decay, "own_peak": None}]
+    groups += [{"params": others, "weight_decay": 0.0, "own_peak": None}]
+    own = list(sparsifier.parameters())
+    groups += [{"params": own, "weight_decay": 0.0, "eps": OWN_EPSILON, "own_peak": sparsifier.learning_rate}]
     betas = (config.beta1, config.beta2)
-    return State(objective, torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon, fused=True))
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon, fused=True)
+    return State(objective, optimizer, ranks=ranks, wrapper=averaging(objective) if ranks.mode == "ddp" else None)
 
 
 def _decays(name: str, parameter: Tensor) -> bool:
@@ -70,35 +108,55 @@ def _decays(name: str, parameter: Tensor) -> bool:
 
 
 def train_step(state: State, batch: Tensor, config: TrainConfig) -> StepReport:
-    """Advance `state` by one step on batch [batch, context + 1]. Raises UserError when the loss is not finite."""
-    losses = state.objective(batch)
+    """Advance `state` by one step on batch [batch, context + 1]. Raises NotFinite, a UserError, when it has to.
+
+    Every rank is given the whole batch and takes its share; what is measured is that of the whole.
+    """
+    sparsifier = state.objective.sparsifier
+    own = state.ranks.share(batch)
+    losses = state.losses(own)
     state.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
+    own_loss = losses.total.detach()
+    losses = _mean(losses, state.ranks)
     rms = normalize_gradient([p.grad for p in state.model.parameters() if p.grad is not None], config.gradient)
     if not (torch.isfinite(losses.total) and torch.isfinite(rms)):
-        raise UserError(f"The loss stopped being finite at step {state.step}; lower learning_rate or raise epsilon.")
-    rate = learning_rate_at(state.step, config)
+        met = not torch.isfinite(own_loss)
+        elsewhere = state.ranks.any(met) and not met
+        with state.ranks.together(NotFinite):
+            if not elsewhere:
+                raise not_finite(state.objective, own, state.step)
+    rate = learning_rate_at(state.step, sparsifier.schedule)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        peak = group["own_peak"]  # of parameters to which the L0 factor does not apply
+        group["lr"] = rate if peak is None else plain_rate_at(state.step, config, peak)
     state.optimizer.step()
     state.step += 1
-    state.objective.sparsifier.after_step(state.model, state.step)
+    sparsifier.after_step(state.model, state.step)
     return StepReport(
         loss=losses.cross_entropy.item(),
         gradient_rms=rms.item(),
         learning_rate=rate,
-        density=density_at(state.step, config),
+        density=density_at(state.step, sparsifier.schedule),
         divergence=None if losses.divergence is None else losses.divergence.item(),
         penalty=None if losses.penalty is None else losses.penalty.item(),
     )
+
+
+def _mean(losses: Losses, ranks: Ranks) -> Losses:
+    """Losses of the whole batch from those of each rank's share."""
+    parts = {name: value.detach() for name, value in vars(losses).items() if value is not None}
+    means = ranks.mean(torch.stack(list(parts.values())))
+    return replace(losses, **dict(zip(parts, means, strict=True)))
 
 
 @torch.no_grad()
 def normalize_gradient(gradients: list[Tensor], how: str) -> Tensor:
     """Scale gradients in place by their global root mean square, as `TrainConfig.gradient` says; returns that RMS."""
     numel = sum(gradient.numel() for gradient in gradients)
-    rms = torch.nn.utils.get_total_norm(gradients) / numel**0.5
+    norm = torch.nn.utils.get_total_norm(gradients)
+    rms = (norm.full_tensor() if is_sharded(norm) else norm) / numel**0.5  # pyright: ignore
     divisor = {"normalize": rms, "clip": rms.clamp(min=1.0), "none": torch.ones_like(rms)}[how]
     for gradient in gradients:
-        gradient.div_(divisor)
+        local(gradient).div_(divisor)
     return rms

@@ -1,0 +1,104 @@
+"""metrics.jsonl: the lines that a run writes of itself, passed on to other sinks, and read back as curves."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from thinwire import artifact
+from thinwire.errors import UserError
+from thinwire.train.sinks import Sink
+
+
+class Metrics:
+    """An append-only metrics.jsonl; re-entered at `step`, it drops the lines that a resumed run will write again."""
+
+    def __init__(self, path: Path, step: int, sinks: Sequence[Sink] = ()) -> None:
+        self.path = path
+        self.sinks = sinks
+        if path.exists():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            artifact.write_text(path, "".join(line + "\n" for line in lines))
+
+    def add(self, step: int, **values: object) -> None:
+        """Append one line of JSON, and hand its numbers to the sinks."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | values) + "\n")
+        numbers = dict(flatten(values))
+        for sink in self.sinks:
+            sink.write(step, numbers)
+
+    def add_once(self, step: int, **values: object) -> None:
+        """Append a line, unless one of this step already has the first of these values."""
+        name = next(iter(values))
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        if not any(_step_of(line) == step and name in json.loads(line) for line in lines):
+            self.add(step, **values)
+
+
+class Muted(Metrics):
+    """The metrics of a rank that writes nothing."""
+
+    def __init__(self) -> None: ...
+
+    def add(self, step: int, **values: object) -> None:
+        """Write nothing."""
+
+    def add_once(self, step: int, **values: object) -> None:
+        """Write nothing."""
+
+
+def _step_of(line: str) -> float:
+    """The step a line was written at; a line cut short by a crash counts as later than any."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of nested mappings by path, as in `val_losses/idioms`; texts, flags and nulls are left out."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{name}", value
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One number over the steps at which it was written."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def last(self) -> float:
+        """The latest value."""
+        return self.values[-1]
+
+
+def read_metrics(folder: Path | str) -> dict[str, Curve]:
+    """Every number in a model folder's metrics.jsonl by path, such as `loss` and `val_losses/idioms`.
+
+    The run may be under way. Raises UserError when there is no such file.
+    """
+    path = Path(folder) / artifact.METRICS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{path} cannot be read; give the folder of a model that was trained here.") from None
+    points: dict[str, dict[int, float]] = {}
+    for line in lines:
+        if _step_of(line) == float("inf"):
+            continue
+        record = json.loads(line)
+        for name, value in flatten(record):
+            points.setdefault(name, {})[record["step"]] = value
+    points.pop("step", None)
+    return {name: Curve(tuple(found), tuple(found.values())) for name, found in points.items()}
+
+
+def group(curves: Mapping[str, Curve], name: str) -> dict[str, Curve]:
+    """The curves below one path: of `val_losses/idioms`, group `val_losses` has `idioms`."""
+    return {path.removeprefix(f"{name}/"): curve for path, curve in curves.items() if path.startswith(f"{name}/")}

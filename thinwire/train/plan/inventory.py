@@ -1,0 +1,127 @@
+"""The parameters of a model by name and shape, and how many of their entries end up nonzero, without building it.
+
+`thinwire.model.transformer`, `thinwire.model.weights` and `thinwire.train.l0` define the same on the real model.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from thinwire.errors import UserError
+from thinwire.model.config import ModelConfig
+from thinwire.train.config import TrainConfig
+
+BASE_WIDTH = 256
+"""Width from which the released density rule counts expansion."""
+Group = Literal["embedding", "attention", "MLP", "unembedding", "biases", "bigram table", "other dense"]
+Floor = Literal["rows", "columns"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of the model."""
+
+    name: str
+    shape: tuple[int, ...]
+    group: Group
+    sparse: bool = True
+    """Whether training may make it sparse."""
+    floor: Floor | None = None
+    """Along what its floor of nonzeros runs, if it has one."""
+
+    @property
+    def entries(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class GroupSize:
+    """Parameters of one kind, together."""
+
+    group: Group
+    entries: int
+    nonzeros: int
+    """At the end of training."""
+
+
+def parameters(model: ModelConfig) -> tuple[Parameter, ...]:
+    """Every parameter of a model, the sublayers' first."""
+    found: list[Parameter] = []
+    for layer in range(model.n_layers):
+        found += _attention(model, f"blocks.{layer}.attn") + _mlp(model, f"blocks.{layer}.mlp")
+    found.append(Parameter("embedding.weight", (model.vocab_size, model.d_model), "embedding"))
+    width = {"none": 0, "added": model.d_model, "concatenated": model.d_pos}[model.positions]
+    if width:
+        found.append(_dense("positions", (model.context, width)))
+    found.append(_dense("norm.weight", (model.d_model,)))
+    found += _linear("unembedding", model.d_model, model.vocab_size, "unembedding", None, model.biases)
+    if model.bigram:
+        found.append(Parameter("bigram.weight", (model.vocab_size, model.vocab_size), "bigram table", sparse=False))
+    return tuple(found)
+
+
+def _attention(model: ModelConfig, name: str) -> list[Parameter]:
+    found = _norms(model, name)
+    for matrix in ("w_q", "w_k", "w_v"):
+        found += _linear(f"{name}.{matrix}", model.d_in, model.d_model, "attention", "rows", model.biases)
+    found += _linear(f"{name}.w_o", model.d_model, model.d_model, "attention", "columns", model.biases)
+    return found + ([_dense(f"{name}.sink", (model.n_heads,))] if model.sink else [])
+
+
+def _mlp(model: ModelConfig, name: str) -> list[Parameter]:
+    found = _norms(model, name)
+    found += _linear(f"{name}.w_in", model.d_in, model.d_mlp, "MLP", "rows", model.biases)
+    return found + _linear(f"{name}.w_out", model.d_mlp, model.d_model, "MLP", "columns", model.biases)
+
+
+def _norms(model: ModelConfig, name: str) -> list[Parameter]:
+    found = [_dense(f"{name}.norm.weight", (model.d_model,))]
+    return found + ([_dense(f"{name}.norm_pos.weight", (model.d_pos,))] if model.positions == "concatenated" else [])
+
+
+def _linear(name: str, d_in: int, d_out: int, group: Group, floor: Floor | None, bias: bool) -> list[Parameter]:
+    found = [Parameter(f"{name}.weight", (d_out, d_in), group, floor=floor)]
+    return found + ([Parameter(f"{name}.bias", (d_out,), "biases")] if bias else [])
+
+
+def _dense(name: str, shape: tuple[int, ...]) -> Parameter:
+    return Parameter(name, shape, "other dense", sparse=False)
+
+
+def final_density(parameter: Parameter, config: TrainConfig) -> float:
+    """Fraction of a parameter's entries that is nonzero after the last step."""
+    bias = parameter.group == "biases"
+    if not parameter.sparse or config.density == 1 or (bias and not config.sparse_biases):
+        return 1.0
+    if config.density_rule == "uniform" or parameter.group in ("attention", "MLP"):
+        return config.density
+    return min(1.0, config.density * config.model.d_model / BASE_WIDTH)
+
+
+def final_nonzeros(parameter: Parameter, config: TrainConfig) -> int:
+    """Nonzeros that a parameter keeps after the last step; a dense one counts in full."""
+    density = final_density(parameter, config)
+    return parameter.entries if density == 1 else max(1, round(parameter.entries * density))
+
+
+def group_sizes(config: TrainConfig) -> tuple[GroupSize, ...]:
+    """Entries and final nonzeros of each group that the model has."""
+    sums: dict[Group, tuple[int, int]] = {}
+    for parameter in parameters(config.model):
+        entries, nonzeros = sums.get(parameter.group, (0, 0))
+        sums[parameter.group] = entries + parameter.entries, nonzeros + final_nonzeros(parameter, config)
+    return tuple(GroupSize(group, *sums[group]) for group in Group.__args__ if group in sums)
+
+
+def check_floor(config: TrainConfig) -> None:
+    """Raise UserError when the floor alone needs more nonzeros than the density allows, as training would."""
+    for parameter in parameters(config.model):
+        if parameter.floor is None or config.sparsity != "topk":
+            continue
+        channels = parameter.shape[0 if parameter.floor == "rows" else 1]
+        kept = final_nonzeros(parameter, config)
+        if config.floor * channels > kept:
+            raise UserError(
+                f"A floor of {config.floor} needs {config.floor * channels} nonzeros in {parameter.name}, "
+                f"and density {config.density:g} leaves {kept}; lower the floor or raise the density."
+            )

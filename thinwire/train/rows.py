@@ -1,0 +1,135 @@
+"""A model whose rows lie on several ranks (FSDP2): spread out, looked at row by row, and gathered again.
+
+A parameter that is spread out is a DTensor, which knows the ranks it lies on; nothing else has to be told.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.model.transformer import Transformer
+from thinwire.model.weights import sparse_parameters
+
+
+class Peers(Protocol):
+    """The ranks that the rows lie on, in order, as one of them sees them."""
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def sum(self, counts: Tensor) -> Tensor:
+        """The elementwise sum over all ranks."""
+        ...
+
+
+@dataclass(frozen=True)
+class MeshPeers:
+    """The ranks of a device mesh of one dimension."""
+
+    rank: int
+    size: int
+    group: "torch.distributed.ProcessGroup"
+
+    def sum(self, counts: Tensor) -> Tensor:
+        """The elementwise sum over all ranks, in place."""
+        torch.distributed.all_reduce(counts, group=self.group)
+        return counts
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether the rows of a tensor lie on several ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.tensor import DTensor  # imported late: half a second that a single process does not need
+
+    return isinstance(tensor, DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The rows of a tensor that lie on this rank, sharing memory; the tensor itself where it is not sharded."""
+    with torch.no_grad():
+        return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore
+
+
+def peers_of(tensor: Tensor) -> MeshPeers:
+    """The ranks that the rows of a sharded tensor lie on."""
+    mesh = tensor.device_mesh  # pyright: ignore
+    return MeshPeers(mesh.get_local_rank(), mesh.size(), mesh.get_group())
+
+
+def local_rows(tensor: Tensor) -> tuple[int, int]:
+    """Which rows of the whole tensor lie on this rank, from and to; all of them where it is not sharded."""
+    if not is_sharded(tensor):
+        return 0, tensor.shape[0]
+    peers = peers_of(tensor)
+    chunk = -(-tensor.shape[0] // peers.size)
+    return min(peers.rank * chunk, tensor.shape[0]), min((peers.rank + 1) * chunk, tensor.shape[0])
+
+
+def like_sharded(rows: Tensor, tensor: Tensor) -> Tensor:
+    """This rank's rows as part of a tensor that is sharded as another; the rows themselves where that is not."""
+    if not is_sharded(tensor):
+        return rows
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = tensor.device_mesh, tensor.placements  # pyright: ignore
+    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+
+
+def total(counts: Tensor, model: Transformer) -> Tensor:
+    """Counts over the entries of a model that lie on this rank, summed over the ranks it is sharded on, if any."""
+    parameter = next(model.parameters())
+    return peers_of(parameter).sum(counts) if is_sharded(parameter) else counts
+
+
+def count_nonzeros(model: Transformer) -> int:
+    """L0 of a model that may be sharded: nonzero entries over the sparse parameters, on all ranks together."""
+    return int(total(torch.stack([local(p).count_nonzero() for _, p in sparse_parameters(model)]), model).sum())
+
+
+def shard(model: Transformer) -> None:
+    """Spread the parameters over all ranks by rows (FSDP2), in place; each sublayer is gathered while it computes.
+
+    The names stay, and so does the class, but for a subclass that PyTorch makes. Every rank must hold the same model,
+    on the device it computes on.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    device = next(model.parameters()).device
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    ends: list[nn.Module | None] = [model.embedding, model.unembedding, model.bigram]
+    for module in [*model.sublayers, *ends, model]:
+        if module is not None:
+            fully_shard(module, mesh=mesh)
+
+
+@torch.no_grad()
+def gathered(model: Transformer, keep: bool) -> Transformer | None:
+    """A sharded model in one piece, on its device, for the ranks that `keep` it; None on the others.
+
+    Every rank has to call it; a rank that keeps nothing holds one parameter at a time. A model that is not sharded is
+    returned as it is.
+    """
+    if not is_sharded(next(model.parameters())):
+        return model if keep else None
+    values = {}
+    for name, parameter in model.named_parameters():
+        value = parameter.full_tensor()  # pyright: ignore
+        if keep:
+            values[name] = value
+    if not keep:
+        return None
+    with torch.device("meta"):
+        whole = Transformer(model.config)
+    whole.load_state_dict(values, assign=True)
+    return whole
