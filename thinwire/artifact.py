@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from thinwire import shipped
 from thinwire.config import Config
 from thinwire.errors import UserError
 
@@ -29,6 +30,8 @@ FORMATS = {"tokens": 1, "model": 1, "circuit": 1, "verdict": 1}
 """Kinds of artefact and the version of each format that this package reads and writes."""
 SUMMARY = "summary.json"
 """Name of the file in which an artefact keeps what its run measured, times among it."""
+METRICS = "metrics.jsonl"
+"""Name of the file in which a training run wrote what it measured on its way."""
 C = TypeVar("C", bound=Config)
 
 
@@ -63,9 +66,11 @@ class Artifact:
     def id(self) -> str:
         """Content hash: 16 hex digits over the kind, config and data files; the name children know a parent by.
 
-        What a run measured of itself is left out: it holds times, and the same result again has the same id.
+        What a run measured of itself is left out: it holds times, a run may be watched more or less closely, and the
+        same result again has the same id.
         """
-        entries = sorted((name, entry.sha256) for name, entry in self.meta.files.items() if name != SUMMARY)
+        measured = (SUMMARY, METRICS)
+        entries = sorted((name, entry.sha256) for name, entry in self.meta.files.items() if name not in measured)
         return hashlib.sha256(json.dumps([self.meta.format, entries]).encode()).hexdigest()[:16]
 
     def config(self, cls: type[C]) -> C:
@@ -233,10 +238,15 @@ def is_finished(folder: Path) -> bool:
 
 
 def open_artifact(folder: Path, kind: str) -> Artifact:
-    """Open a finished artefact of `kind` and check every file. Raises UserError, in one sentence, for anything else."""
-    folder = Path(folder)
+    """Open a finished artefact of `kind` and check every file. Raises UserError, in one sentence, for anything else.
+
+    A model may be given by the name of a shipped one.
+    """
+    folder = shipped.find(folder) if kind == "model" else Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give the path of a {kind} artefact.")
+        known = ", ".join(shipped.names()) if kind == "model" else ""
+        other = f" or the name of a shipped one ({known})" if known else ""
+        raise UserError(f"{folder} is not a folder; give the path of a {kind} artefact{other}.")
     if not is_finished(folder):
         unfinished = (folder / "config.json").exists()
         said = "is unfinished; run the command that makes it again" if unfinished else f"is not a {kind} artefact"

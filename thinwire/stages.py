@@ -2,13 +2,16 @@
 
 A workspace keeps one model's artefacts together, so that verbs find parents by place:
 `WORK/tokens`, `WORK/model`, `WORK/circuits/TASK`, `WORK/verdicts/TASK`, `WORK/index.html`.
+A training run that is watched leaves a workspace for each step its circuits were pruned at, `WORK/model-forming/STEP`.
+The workspace of a shipped model is `runs/NAME` in the current folder, where a copy of the model comes to lie.
 """
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thinwire import artifact
+from thinwire import artifact, shipped
 from thinwire.artifact import Artifact
 from thinwire.circuit import Circuit
 from thinwire.data import Tokenizer, Tokens
@@ -18,13 +21,21 @@ from thinwire.model.weights import load
 from thinwire.progress import Report, silent
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import mean_activations
-from thinwire.prune.run import prune
+from thinwire.prune.run import TargetMissed, prune
 from thinwire.tasks import TASKS
-from thinwire.train.loop import read_result
+from thinwire.tasks.scores import TaskScores
+from thinwire.train.config import TrainConfig
+from thinwire.train.inputs import Inputs
+from thinwire.train.loop import train
+from thinwire.train.ranks import SINGLE, Ranks
+from thinwire.train.result import TrainResult, read_result, result_of, write_model
+from thinwire.train.stats import validation_losses
+from thinwire.train.watch import WatchConfig, Watcher
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.verdict import Verdict, verify
 from thinwire.view import page
 from thinwire.view.build import Case, Origin, PageConfig, payload_from
+from thinwire.view.report import REPORT, write_report
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,32 @@ class Workspace:
 
     @classmethod
     def of_model(cls, model: Path) -> "Workspace":
-        """The workspace a model folder lies in."""
-        return cls(Path(model).absolute().parent)
+        """The workspace a model folder lies in; of a shipped model, `runs/NAME`."""
+        name = shipped.name_of(model)
+        return cls(Path("runs") / name if name else Path(model).absolute().parent)
+
+    def open_tokens(self, given: Path | None, model: Path) -> Tokens:
+        """The tokens given, else those of the workspace. Raises UserError when there are none."""
+        name = shipped.name_of(model)
+        if given is None and name and not artifact.is_finished(self.tokens):
+            remedy = f"make them with `thinwire data --tokenizer {name} --out {self.tokens}`, or give --tokens"
+            raise UserError(f"There are no tokens of {name} in {self.tokens}; {remedy}.")
+        return Tokens.open(given or self.tokens)
+
+    def adopt(self, model: Artifact) -> None:
+        """Copy a shipped model into the workspace, so that later stages find it by place; others stay where they are.
+
+        Raises UserError when another model lies there.
+        """
+        if shipped.name_of(model.path) is None:
+            return
+        if self.model.exists():
+            if artifact.open_artifact(self.model, "model").id != model.id:
+                raise UserError(f"{self.model} holds another model than {model.path}; choose another --out.")
+            return
+        with artifact.replacing(self.model, "model") as folder:
+            for name in (*model.meta.files, "meta.json"):
+                shutil.copyfile(model.path / name, folder / name)
 
 
 @dataclass(frozen=True)
@@ -69,9 +104,9 @@ class Opened:
 
     @classmethod
     def open(cls, folder: Path | str) -> "Opened":
-        """Open a model folder. Raises UserError when it is not a finished model."""
+        """Open a model by its folder or shipped name. Raises UserError when it is not a finished model."""
         found = artifact.open_artifact(Path(folder), "model")
-        return cls(found, load(folder), Tokenizer.load(found.path / "tokenizer.json"))
+        return cls(found, load(found.path), Tokenizer.load(found.path / "tokenizer.json"))
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raise UserError when tokens were made with another tokenizer than the model's."""
@@ -85,6 +120,84 @@ class Opened:
         """Raise UserError unless the circuit was cut from exactly this model."""
         assert circuit.artifact is not None
         artifact.require_parent(circuit.artifact, "model", self.artifact)
+
+
+def train_stage(
+    config: TrainConfig,
+    tokens: Tokens,
+    out: Path,
+    report: Report = silent,
+    device: str = "cpu",
+    start: Path | str | None = None,
+    teacher: Path | str | None = None,
+    watch: WatchConfig | None = None,
+    track: Sequence[str] = (),
+    ranks: Ranks = SINGLE,
+    pruning: PruneConfig | None = None,
+) -> TrainResult:
+    """Train a model into the folder `out` as `thinwire.train.train` does, watched, with the run's report in it.
+
+    `pruning` is how circuits are pruned while the model trains.
+    Raises UserError for tasks that the tokens cannot express, and for all that `train` raises it for.
+    """
+    out, watch = Path(out), watch or WatchConfig()
+    with ranks.together():
+        watchers = _scorers(config, tokens, watch)
+        if watch.circuits:
+            parents = Inputs.open(config, tokens, start, teacher).parents
+            watchers.append(FormingCircuits(config, tokens, out, watch, parents, pruning or PruneConfig()))
+    result = train(config, tokens, out, report, device, start, teacher, watchers, track, ranks)
+    if ranks.first and not (out / REPORT).exists():
+        write_report(out)
+    return result
+
+
+def _scorers(config: TrainConfig, tokens: Tokens, watch: WatchConfig) -> list[Watcher]:
+    """The watcher of task scores; raises UserError for what cannot be done when its step comes."""
+    late = [step for step in watch.circuits_at if step > config.steps]
+    if late:
+        raise UserError(f"circuits_at names step {late[0]} and the run ends at {config.steps}; name earlier steps.")
+    common = tokens.tokenizer, config.model.context, config.validate_every, config.steps, watch.pairs, watch.seed
+    TaskScores(watch.circuits, *common)  # for its checks: pruning needs what scoring needs
+    return [TaskScores(watch.tasks, *common)]
+
+
+@dataclass(frozen=True)
+class FormingCircuits:
+    """A watcher that prunes tasks at given steps, so that one sees circuits form.
+
+    Each step gets a workspace of its own, `OUT-forming/STEP`, with the sparse model of that step as a model artefact
+    and a circuit artefact for each task; what an interrupted run has pruned already is taken from there.
+    """
+
+    config: TrainConfig
+    tokens: Tokens
+    out: Path
+    watch: WatchConfig
+    parents: Mapping[str, Artifact]
+    pruning: PruneConfig
+
+    def due(self, step: int) -> bool:
+        """Whether circuits are pruned after this step."""
+        return step in self.watch.circuits_at
+
+    def __call__(self, step: int, model: Transformer) -> dict[str, object]:
+        """Per task the `nodes`, `edges` and `loss` of its circuit, or why it is `missed`."""
+        work = Workspace(self.out.with_name(f"{self.out.name}-forming") / str(step))
+        losses = validation_losses(model, self.tokens, self.config)
+        result = result_of(model, self.config, self.tokens, losses, step, seconds=None)
+        with artifact.replacing(work.model, "model") as folder:
+            write_model(folder, model, self.config, self.tokens, self.parents, result)
+        opened = Opened.open(work.model)
+        return {"forming": {task: self._circuit(opened, task, work) for task in self.watch.circuits}}
+
+    def _circuit(self, opened: Opened, task: str, work: Workspace) -> dict[str, object]:
+        try:
+            found = prune_stage(opened, self.tokens, task, self.pruning, work.circuit(task))
+        except TargetMissed as missed:
+            return {"missed": str(missed)}
+        assert found.scores is not None
+        return {"nodes": len(found.nodes), "edges": found.scores.edges, "loss": found.scores.loss}
 
 
 def prune_stage(

@@ -6,33 +6,49 @@ from pathlib import Path
 import pytest
 from cli_workspace import TASK, Thinwire, stamps
 
+from thinwire import shipped
 from thinwire.cli import quickstart
+from thinwire.data import Tokens
 from thinwire.data.config import DataConfig
 from thinwire.model.config import ModelConfig
 from thinwire.prune.config import PruneConfig
+from thinwire.stages import Opened
 from thinwire.train.config import TrainConfig
+from thinwire.train.ship import ship
 from thinwire.verify.config import VerifyConfig
 
 ENOUGH = {"target_loss": 5.0, "steps": 3, "trials": 1, "train_pairs": 16, "mean_tokens": 2048}
 ENOUGH |= {"validation_pairs": 8, "heldout_pairs": 8, "calibration_pairs": 8}
 
 
+@pytest.fixture(scope="module")
+def models(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of shipped models that holds a tiny one under the name of the default; not to be written in."""
+    root = tmp_path_factory.mktemp("shipped") / "models"
+    ship(finished / "model", Tokens.open(finished / "tokens"), root / quickstart.DEFAULT_MODEL)
+    return root
+
+
 @pytest.fixture(autouse=True)
-def tiny_configs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins for the configs that quickstart takes by default."""
+def tiny_configs(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for the configs and the shipped model that quickstart takes by default."""
     shape = ModelConfig(n_layers=1, d_model=32, d_head=8, context=128, vocab_size=600)
     run = TrainConfig(model=shape, steps=20, batch_size=4, density=0.25, validation_tokens=512)
-    monkeypatch.setattr(quickstart, "DataConfig", partial(DataConfig, idioms=300, stdlib=False, vocab_size=600))
+    monkeypatch.setattr(shipped, "root", lambda: models)
+    # other idioms than the shipped model's, so that a tokenizer learned from them would be another
+    monkeypatch.setattr(quickstart, "DataConfig", partial(DataConfig, idioms=300, stdlib=False, vocab_size=600, seed=1))
     monkeypatch.setattr(quickstart, "PRESETS", {"tiny": lambda: run})
     monkeypatch.setattr(quickstart, "PruneConfig", partial(PruneConfig, **ENOUGH))
     monkeypatch.setattr(quickstart, "VerifyConfig", partial(VerifyConfig, pairs=8, random_circuits=1))
 
 
-def test_quickstart(tmp_path: Path, thinwire: Thinwire) -> None:
+@pytest.mark.parametrize("how", [[], ["--train", "--steps", "10"]])
+def test_quickstart(how: list[str], tmp_path: Path, thinwire: Thinwire) -> None:
     out = tmp_path / "run"
-    found = thinwire("quickstart", "--out", out, "--steps", "10", "--json").json
+    found = thinwire("quickstart", "--out", out, *how, "--json").json
     assert found["out"] == str(out)
     assert found["page"] == str(out / "index.html")
+    assert found["model"] == (None if how else quickstart.DEFAULT_MODEL)
     for name in ("val_loss", "nonzeros", "entries", "tokens_per_second", "training_seconds", "seconds"):
         assert found[name] > 0
     assert [row["task"] for row in found["tasks"]] == list(quickstart.TASKS)
@@ -45,15 +61,57 @@ def test_quickstart(tmp_path: Path, thinwire: Thinwire) -> None:
     for kind in ("tokens", "model", *made):
         assert thinwire("info", out / kind).code == 0
     before = stamps(out)
-    again = thinwire("quickstart", "--out", out, "--steps", "10")
+    again = thinwire("quickstart", "--out", out, *how)
     assert again.code == 0
     assert all(task in again.out for task in quickstart.TASKS)
+    assert again.out.startswith("trained here: " if how else f"{quickstart.DEFAULT_MODEL}: ")
     assert f"thinwire view {out}/circuits/set_or_string --text" in again.out
     after = stamps(out)
     assert {name for name in after if after[name] != before.get(name)} <= {"index.html"}
-    ran = thinwire("quickstart", "--out", out, "--steps", "11")
+
+
+@pytest.fixture
+def no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quickstart up to the model, which takes little time."""
+    monkeypatch.setattr(quickstart, "TASKS", ())
+
+
+@pytest.mark.usefixtures("no_tasks")
+def test_shipped_model_is_taken_as_it_is(models: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+    before = stamps(models)
+    assert thinwire("quickstart", "--out", tmp_path / "run").code == 0
+    taken, own = Opened.open(tmp_path / "run/model"), Opened.open(models / quickstart.DEFAULT_MODEL)
+    assert taken.artifact.id == own.artifact.id
+    assert Tokens.open(tmp_path / "run/tokens").tokenizer.id == own.tokenizer.id
+    assert stamps(models) == before
+
+
+@pytest.mark.usefixtures("no_tasks")
+def test_work_on_another_model_is_not_replaced(tmp_path: Path, thinwire: Thinwire) -> None:
+    """Neither the model nor, what comes first on the way, its tokens."""
+    trained, taken = tmp_path / "trained", tmp_path / "taken"
+    assert thinwire("quickstart", "--out", trained, "--train").code == 0
+    assert thinwire("quickstart", "--out", taken).code == 0
+    before = stamps(tmp_path)
+    ran = thinwire("quickstart", "--out", trained, "--train", "--steps", "11")
     ran.refused("holds a model trained with another config; choose another --out")
-    assert stamps(out) == after
+    thinwire("quickstart", "--out", taken, "--train").refused("holds a model trained with another config")
+    thinwire("quickstart", "--out", trained).refused("holds another model than", "choose another --out")
+    assert stamps(tmp_path) == before
+
+
+def test_steps_are_for_training(tmp_path: Path, thinwire: Thinwire) -> None:
+    thinwire("quickstart", "--out", tmp_path / "run", "--steps", "10").refused("--steps is for training; give --train")
+    assert not (tmp_path / "run").exists()
+
+
+def test_installation_without_the_model(
+    models: Path, tmp_path: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped, "root", lambda: models / "nowhere")
+    ran = thinwire("quickstart", "--out", tmp_path / "run")
+    ran.refused(f"lacks the shipped model {quickstart.DEFAULT_MODEL}; give --train to train one here")
+    assert not (tmp_path / "run").exists()
 
 
 def test_tasks_out_of_reach_are_passed_over(

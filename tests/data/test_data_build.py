@@ -75,6 +75,32 @@ def test_finished_tokens_are_reused_unless_forced_changed_or_damaged(sources: Pa
     assert build(config.replace(vocab_size=280), out).tokenizer.vocab_size == 280
 
 
+def test_a_given_tokenizer_is_used_as_it_is(sources: Path, tmp_path: Path) -> None:
+    """Another corpus under the first one's tokenizer, wherever that comes from; the size to train has no say."""
+    first = build(config_of(sources, vocab_size=290), tmp_path / "first")
+    elsewhere = [first.artifact.path, first.artifact.path / "tokenizer.json"]
+    for number, place in enumerate(elsewhere):
+        tokens = build(config_of(idioms=60, vocab_size=400, tokenizer=place), tmp_path / f"{number}")
+        assert tokens.tokenizer.id == tokens.stats.tokenizer == first.tokenizer.id
+        assert tokens.stats.vocab_size == first.tokenizer.vocab_size < 400
+    own = build(config_of(idioms=60, vocab_size=400), tmp_path / "own")
+    assert own.tokenizer.id != first.tokenizer.id
+    assert [text(tokens) for tokens in (tokens, own)] == [text(own)] * 2
+    stamp = (tmp_path / "0/meta.json").stat().st_mtime_ns
+    config = Tokens.open(tmp_path / "0").config
+    build(config, tmp_path / "0")
+    assert (tmp_path / "0/meta.json").stat().st_mtime_ns == stamp
+    build(config_of(sources, vocab_size=280), first.artifact.path)
+    assert build(config, tmp_path / "0").tokenizer.vocab_size == 280, "the place holds another tokenizer now"
+    with pytest.raises(UserError, match=r"nowhere cannot be read .*; give a tokenizer.json"):
+        build(config.replace(tokenizer=tmp_path / "nowhere"), tmp_path / "0")
+
+
+def text(tokens: Tokens) -> set[str]:
+    """All training documents of the idioms."""
+    return {tokens.tokenizer.decode(ids[1:].tolist()) for ids in tokens.documents("idioms", "train", 1000, 0)}
+
+
 @pytest.mark.parametrize("status", ["reading", "training the tokenizer", "encoding"])
 def test_an_interrupted_build_leaves_what_was_finished(sources: Path, tmp_path: Path, status: str) -> None:
     out = tmp_path / "tokens"

@@ -10,7 +10,7 @@ import pytest
 from view_examples import HOSTILE
 
 from thinwire.errors import UserError
-from thinwire.view import page
+from thinwire.view import page, report
 from thinwire.view.payload import Payload
 
 STATIC = Path(str(files("thinwire.view").joinpath("static")))
@@ -81,7 +81,7 @@ def test_modules_make_no_markup_and_ask_no_network(path: Path):
 
 
 def test_every_static_file_is_on_the_page(text: str):
-    assert {path.name for path in STATIC.iterdir()} == {*page.ORDER, *page.STYLES}
+    assert {path.name for path in STATIC.iterdir()} == {*page.ORDER, *page.STYLES, *report.ORDER, *report.STYLES}
     joined = page.join_modules()
     assert not re.search(r"^(import|export)\b", joined, re.MULTILINE)
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.table import Table
 
-from thinwire.cli.common import emit, parse
+from thinwire.cli.common import emit, parse, progress
 
 NEEDED = ("torch", "numpy", "numba", "pydantic", "tyro", "tokenizers", "safetensors", "rich", "matplotlib", "networkx")
 DISK_BYTES = 500_000_000
@@ -20,8 +22,19 @@ DISK_BYTES = 500_000_000
 
 @dataclass(frozen=True)
 class Args:
-    """Check the installation and this machine: packages, threads, arithmetic, kernels, disk."""
+    """Check the installation and this machine: packages, threads, arithmetic, kernels, disk.
 
+    --measure times the kernels of training instead, a minute or two on an idle machine, for `thinwire plan`.
+    """
+
+    measure: bool = False
+    """Measure this machine's kernel rates."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("rates.json")
+    """Where --measure writes them, beside other machines' if the file has any."""
+    device: str = "cpu"
+    """What --measure measures: cpu or cuda."""
+    quick: bool = False
+    """With --measure, only the smallest sizes, in seconds: to try the command, not to plan with."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -42,6 +55,9 @@ class Unhealthy(Exception):
 def run(argv: Sequence[str]) -> None:
     """Run the verb; exits with 1 when something that thinwire needs does not work."""
     args = parse(Args, argv, "doctor")
+    if args.measure:
+        measure(args)
+        return
     findings = [look(name, check) for name, check in CHECKS.items()]
     table = Table("", "", "")
     for found in findings:
@@ -50,6 +66,18 @@ def run(argv: Sequence[str]) -> None:
     emit({"ok": all(found.ok for found in findings), "findings": values}, args.json, table)
     if not all(found.ok for found in findings):
         sys.exit(1)
+
+
+def measure(args: Args) -> None:
+    """Measure the rates of this machine and write them."""
+    from thinwire.train.plan.measure import measure_device
+    from thinwire.train.rates import write_rates
+
+    with progress("measuring kernels") as report:
+        name, device = measure_device(args.device, args.quick, report)
+    write_rates(args.out, name, device)
+    values = {"out": str(args.out), "device": name, "machine": device.machine, "kernels": len(device.kernels)}
+    emit(values, args.json)
 
 
 def look(name: str, check: Callable[[], str]) -> Finding:

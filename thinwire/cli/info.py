@@ -1,12 +1,13 @@
-"""thinwire info: say what an artefact folder holds."""
+"""thinwire info: say what an artefact folder holds, or which models are shipped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.table import Table
 
-from thinwire import artifact
+from thinwire import artifact, shipped
 from thinwire.artifact import Meta
 from thinwire.cli.common import emit, parse
 from thinwire.errors import UserError
@@ -14,10 +15,13 @@ from thinwire.errors import UserError
 
 @dataclass(frozen=True)
 class Args:
-    """Say what an artefact folder holds, where it comes from, and whether its files are whole."""
+    """Say what an artefact folder holds, where it comes from, and whether its files are whole.
 
-    folder: tyro.conf.Positional[Path]
-    """Folder of an artefact: tokens, model, circuit or verdict."""
+    Without a folder: list the models that come with the package.
+    """
+
+    folder: tyro.conf.Positional[Path | None] = None
+    """Folder of an artefact (tokens, model, circuit or verdict), or the name of a shipped model."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -25,11 +29,15 @@ class Args:
 def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "info")
-    kind = kind_of(args.folder)
-    found = artifact.open_artifact(args.folder, kind)
+    if args.folder is None:
+        list_shipped(args.json)
+        return
+    folder = shipped.find(args.folder)
+    kind = kind_of(folder)
+    found = artifact.open_artifact(folder, kind)
     meta = found.meta
     values: dict[str, object] = {
-        "out": str(args.folder),
+        "out": str(folder),
         "kind": kind,
         "id": found.id,
         "format": meta.version,
@@ -38,7 +46,22 @@ def run(argv: Sequence[str]) -> None:
         **{f"parent {name}": parent for name, parent in meta.parents.items()},
         "bytes": sum(entry.bytes for entry in meta.files.values()),
     }
-    emit(values | DETAILS[kind](args.folder), args.json)
+    emit(values | DETAILS[kind](folder), args.json)
+
+
+def list_shipped(as_json: bool) -> None:
+    """Name, size and loss of every shipped model."""
+    from thinwire.train.loop import read_result
+
+    table = Table("model", "nonzeros", "weights", "validation loss", "bytes")
+    rows: list[dict[str, object]] = []
+    for name in shipped.names():
+        result, found = read_result(name), artifact.open_artifact(Path(name), "model")
+        size = sum(entry.bytes for entry in found.meta.files.values())
+        row = {"name": name, "nonzeros": result.nonzeros, "entries": result.entries, "val_loss": result.val_loss}
+        rows.append(row | {"bytes": size, "out": str(found.path)})
+        table.add_row(name, f"{result.nonzeros:,}", f"{result.entries:,}", f"{result.val_loss:.3f}", f"{size:,}")
+    emit({"models": rows}, as_json, table if rows else "This installation holds no shipped models.")
 
 
 def kind_of(folder: Path) -> str:

@@ -15,14 +15,15 @@ from thinwire.config import explain
 from thinwire.errors import UserError
 
 VERBS = {
-    "quickstart": "train a small model, prune three tasks, check them, write a page",
+    "quickstart": "prune three tasks of the shipped model, check them, write a page",
     "data": "gather a corpus, train a tokenizer, write token shards",
     "train": "train a weight-sparse model, or its dense twin",
+    "plan": "say what a training run takes: memory, arithmetic, speed, hours",
     "tasks": "list the tasks, show example pairs, score a model on them",
     "prune": "find the smallest circuit of a task in a model",
     "verify": "check whether a circuit tells the truth",
-    "view": "write circuits as one self-contained HTML page, or as text",
-    "info": "say what an artefact folder holds",
+    "view": "write circuits, or the report of a training run, as an HTML page",
+    "info": "say what an artefact folder holds, or list the shipped models",
     "doctor": "check the installation and this machine",
 }
 

@@ -22,14 +22,14 @@ class Args:
     """
 
     model: tyro.conf.Positional[Path]
-    """Model artefact."""
+    """Model artefact, or the name of a shipped model."""
     task: Annotated[str, tyro.conf.arg(aliases=["-t"])]
     """Name of the task; `thinwire tasks list` has them."""
     config: Annotated[PruneConfig, tyro.conf.arg(name="")]
     tokens: Path | None = None
-    """Tokens the model was trained on; unset looks for `tokens` beside the model."""
+    """Tokens of the model's tokenizer; unset looks for `tokens` beside the model, or in `runs/NAME` if shipped."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder of the circuit artefact; unset writes `circuits/TASK` beside the model."""
+    """Folder of the circuit artefact; unset writes `circuits/TASK` beside the model, or in `runs/NAME`."""
     force: bool = False
     """Prune again even if a finished circuit is there."""
     json: bool = False
@@ -40,14 +40,15 @@ def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     default, rest = chosen_config(PruneConfig, argv, PruneConfig())
     args = parse(Args, rest, "prune", Args(tyro.MISSING, tyro.MISSING, default))
-    from thinwire.data import Tokens
     from thinwire.stages import Opened, Workspace, prune_stage
     from thinwire.tasks import TASKS
 
     task = TASKS[args.task].name  # refused before a model is read
     work = Workspace.of_model(args.model)
     opened = Opened.open(args.model)
-    tokens = Tokens.open(args.tokens or work.tokens)
+    tokens = work.open_tokens(args.tokens, args.model)
+    if args.out is None:
+        work.adopt(opened.artifact)
     out = args.out or work.circuit(task)
     with progress(f"prune {task}") as report:
         circuit = prune_stage(opened, tokens, task, args.config, out, report, again=args.force)

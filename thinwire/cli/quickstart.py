@@ -10,8 +10,10 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from thinwire import artifact, shipped
 from thinwire.cli.common import emit, parse, progress
 from thinwire.data.config import DataConfig
+from thinwire.errors import UserError
 from thinwire.prune.config import PruneConfig
 from thinwire.train.config import TrainConfig
 from thinwire.train.presets import PRESETS
@@ -19,26 +21,31 @@ from thinwire.verify.config import VerifyConfig
 
 if TYPE_CHECKING:
     from thinwire.circuit import Circuit
+    from thinwire.data import Tokens
     from thinwire.stages import Workspace
     from thinwire.train.loop import TrainResult
     from thinwire.verify import Verdict
 
+DEFAULT_MODEL = "python-2x256"
+"""The shipped model that is taken unless one is trained."""
 TASKS = ("single_double_quote", "bracket_counting", "set_or_string")
 
 
 @dataclass(frozen=True)
 class Args:
-    """Gather a corpus, train a small weight-sparse model, prune three tasks, check the circuits, write a page.
+    """Take the shipped weight-sparse model, or train a small one, prune three tasks, check the circuits, write a page.
 
     Finished stages are reused, interrupted ones resume.
     """
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/quickstart")
     """Folder of the run."""
+    train: bool = False
+    """Train a small model from scratch, in a few minutes, instead of taking the shipped one."""
     steps: int | None = None
-    """Training steps; unset takes the preset's. Fewer is quicker and worse."""
+    """With --train: training steps; unset takes the preset's. Fewer is quicker and worse."""
     seed: int = 0
-    """Seed of the weights, the data order and the masks."""
+    """Seed of the masks, and with --train of the weights and the data order."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -56,25 +63,55 @@ class Outcome:
 def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "quickstart")
-    from thinwire.data import build
+    if args.steps is not None and not args.train:
+        raise UserError("--steps is for training; give --train with it, or leave it out.")
     from thinwire.stages import Opened, Workspace, view_stage
-    from thinwire.train.loop import train
+    from thinwire.train.loop import read_result
 
     began = time.perf_counter()
     work = Workspace(args.out)
-    with progress("1/5 tokens") as report:
-        tokens = build(DataConfig(), work.tokens, report)
-    with progress("2/5 training") as report:
-        trained = train(training(args), tokens, work.model, report)
-    opened = Opened.open(work.model)
+    tokens = trained_here(args, work) if args.train else taken(work)
+    opened, trained = Opened.open(work.model), read_result(work.model)
     outcomes = [outcome(opened, tokens, task, work, args.seed) for task in TASKS]
     cases = [(found.circuit, found.verdict) for found in outcomes if found.circuit and found.verdict]
     with progress("5/5 page") as report:
         view_stage(opened, tokens, cases, work.page, report=report)
     seconds = time.perf_counter() - began
-    emit(summary(args.out, trained, outcomes, work, seconds), args.json, table(trained, outcomes))
+    model = None if args.train else DEFAULT_MODEL
+    emit(summary(model, trained, outcomes, work, seconds), args.json, table(model, trained, outcomes))
     if not args.json:
         emit({}, False, advice(outcomes, work, seconds))
+
+
+def taken(work: "Workspace") -> "Tokens":
+    """Take the shipped model into the workspace; returns tokens of its tokenizer."""
+    from thinwire.data import build
+
+    if DEFAULT_MODEL not in shipped.names():
+        raise UserError(f"This installation lacks the shipped model {DEFAULT_MODEL}; give --train to train one here.")
+    with progress("1/5 model") as report:
+        # first of all, so that the tokens of another model there are not replaced before this is refused
+        work.adopt(artifact.open_artifact(shipped.root() / DEFAULT_MODEL, "model"))
+        report(1, 1, f"{DEFAULT_MODEL}, shipped")
+    with progress("2/5 tokens") as report:
+        return build(DataConfig(tokenizer=work.model), work.tokens, report)
+
+
+def trained_here(args: Args, work: "Workspace") -> "Tokens":
+    """Train a model in the workspace; returns the tokens it was trained on."""
+    from thinwire.data import build
+    from thinwire.stages import train_stage
+
+    config = training(args)
+    if artifact.is_finished(work.model):  # before its tokens could be replaced
+        found = artifact.open_artifact(work.model, "model")
+        if found.config(TrainConfig) != config:
+            raise UserError(f"{work.model} holds a model trained with another config; choose another --out.")
+    with progress("1/5 tokens") as report:
+        tokens = build(DataConfig(), work.tokens, report)
+    with progress("2/5 training") as report:
+        train_stage(config, tokens, work.model, report)
+    return tokens
 
 
 def training(args: Args) -> TrainConfig:
@@ -98,8 +135,10 @@ def outcome(opened, tokens, task: str, work: "Workspace", seed: int) -> Outcome:
     return Outcome(task, circuit, verdict)
 
 
-def summary(out: Path, trained: "TrainResult", outcomes: list[Outcome], work: "Workspace", seconds: float) -> dict:
-    """The run as one JSON object."""
+def summary(
+    model: str | None, trained: "TrainResult", outcomes: list[Outcome], work: "Workspace", seconds: float
+) -> dict:
+    """The run as one JSON object; `model` names the shipped model, or is null when one was trained."""
     from thinwire.cli.prune import summary as of_circuit
     from thinwire.cli.verify import summary as of_verdict
 
@@ -110,7 +149,8 @@ def summary(out: Path, trained: "TrainResult", outcomes: list[Outcome], work: "W
             row |= of_circuit(found.circuit, work.circuit(found.task)) | of_verdict(found.verdict)
         tasks.append(row)
     return {
-        "out": str(out),
+        "out": str(work.root),
+        "model": model,
         "page": str(work.page),
         "val_loss": trained.val_loss,
         "val_losses": trained.val_losses,
@@ -123,11 +163,10 @@ def summary(out: Path, trained: "TrainResult", outcomes: list[Outcome], work: "W
     }
 
 
-def table(trained: "TrainResult", outcomes: list[Outcome]) -> Table:
+def table(model: str | None, trained: "TrainResult", outcomes: list[Outcome]) -> Table:
     """The run for reading."""
-    title = (
-        f"{trained.nonzeros:,} of {trained.entries:,} weights, validation loss {trained.val_loss:.3f} nats per token"
-    )
+    size = f"{trained.nonzeros:,} of {trained.entries:,} weights"
+    title = f"{model or 'trained here'}: {size}, validation loss {trained.val_loss:.3f} nats"
     slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # 80 columns hold it
     made = Table(title=title, title_justify="left", caption_justify="left", **slim)
     made.caption = "losses in nats on held-out pairs; guessing is 0.69, and so should be 'removed' and 'random'"

@@ -46,7 +46,7 @@ class ScoreArgs:
     """Score a model, unpruned, on tasks: loss in nats (guessing is 0.69) and accuracy, per split."""
 
     model: tyro.conf.Positional[Path]
-    """Model artefact."""
+    """Model artefact, or the name of a shipped model."""
     task: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-t"])] = ()
     """Tasks to score; none names all."""
     pairs: int = 256

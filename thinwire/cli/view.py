@@ -1,4 +1,4 @@
-"""thinwire view: write circuits as one self-contained HTML page, or as text."""
+"""thinwire view: write circuits, or the report of a training run, as one self-contained HTML page, or as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from thinwire import artifact, shipped
 from thinwire.cli.common import emit, parse, progress
 from thinwire.errors import UserError
 from thinwire.verify.config import VerifyConfig
@@ -14,16 +15,19 @@ from thinwire.verify.config import VerifyConfig
 
 @dataclass(frozen=True)
 class Args:
-    """Write circuits of one model as one self-contained HTML page, or print them as text."""
+    """Write circuits of one model as one self-contained HTML page, or print them as text.
+
+    Given the folder of a model instead, finished or still in training, write the report of its training, `report.html`.
+    """
 
     circuits: tyro.conf.Positional[tuple[Path, ...]]
-    """Circuit artefacts, all cut from one model."""
+    """Circuit artefacts, all cut from one model; or one model folder."""
     model: Path | None = None
     """Model the circuits were cut from; unset looks for `../../model` from the first."""
     tokens: Path | None = None
     """Tokens the model was trained on; unset looks for `tokens` beside the model."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """HTML file; unset writes `index.html` beside the model."""
+    """HTML file; unset writes `index.html` beside the model, and a report into the model's folder."""
     text: bool = False
     """Print the circuits as text instead."""
     json: bool = False
@@ -35,8 +39,10 @@ def run(argv: Sequence[str]) -> None:
     args = parse(Args, argv, "view")
     if not args.circuits:
         raise UserError("Name at least one circuit folder, such as runs/quickstart/circuits/bracket_counting.")
+    if len(args.circuits) == 1 and not args.text and _is_run(args.circuits[0]):
+        _report(args.circuits[0], args)
+        return
     from thinwire.circuit import Circuit, render
-    from thinwire.data import Tokens
     from thinwire.stages import Opened, Workspace, finished_verdict, verify_stage, view_stage
 
     circuits = [Circuit.load(folder) for folder in args.circuits]
@@ -49,7 +55,7 @@ def run(argv: Sequence[str]) -> None:
         emit({"circuits": texts}, args.json, "\n\n".join(texts))
         return
     work = Workspace.of_model(model)
-    tokens = Tokens.open(args.tokens or work.tokens)
+    tokens = work.open_tokens(args.tokens, model)
     cases = []
     for circuit in circuits:
         folder = work.verdict(circuit.task)
@@ -62,3 +68,17 @@ def run(argv: Sequence[str]) -> None:
     with progress("page") as report:
         view_stage(opened, tokens, cases, out, report=report)
     emit({"out": str(out), "circuits": [str(folder) for folder in args.circuits]}, args.json, str(out))
+
+
+def _is_run(folder: Path) -> bool:
+    return (shipped.find(folder) / artifact.METRICS).is_file()
+
+
+def _report(model: Path, args: Args) -> None:
+    """Write the report of a training run; that of a shipped model goes into its workspace."""
+    from thinwire.stages import Workspace
+    from thinwire.view.report import REPORT, write_report
+
+    place = Workspace.of_model(model).root / REPORT if shipped.name_of(model) else None
+    out = write_report(shipped.find(model), args.out or place)
+    emit({"out": str(out), "model": str(model)}, args.json, str(out))

@@ -2,7 +2,7 @@
 
 1. Read every document once, drop exact duplicates, and copy the texts to a spool file.
 2. Hold out documents of every part by their hash.
-3. Train the tokenizer on a sample of the training documents.
+3. Train the tokenizer on a sample of the training documents, unless one is given.
 4. Encode every document into the shards of its part and split.
 5. Write the manifest and statistics, and finish the artefact.
 """
@@ -36,11 +36,13 @@ class Encoded:
 def build(config: DataConfig, out: Path, report: Report = silent, force: bool = False) -> Tokens:
     """Build the tokens artefact of `config` in `out`, or reuse the finished one there unless `force`.
 
-    What stood in `out` before is replaced only once the new artefact is finished.
-    Raises UserError for an empty corpus, and when `out` holds anything but tokens.
+    What stood in `out` before is replaced only once the new artefact is finished. With the config's `tokenizer`, its
+    `vocab_size` and `tokenizer_bytes` have no say.
+    Raises UserError for an empty corpus, a tokenizer that cannot be read, and when `out` holds anything but tokens.
     """
     out = Path(out)
-    finished = None if force else _reusable(config, out)
+    given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
+    finished = None if force else _reusable(config, given, out)
     if finished is not None:
         return finished
     _refuse_other_kinds(out)
@@ -52,9 +54,11 @@ def build(config: DataConfig, out: Path, report: Report = silent, force: bool = 
             _require_documents(survey, part)
         splits = hold_out(survey, wanted, config.validation_fraction)
         units = 2 * (config.idioms + len(files))
-        report(units // 2, units, "training the tokenizer")
-        sample = tokenizer_sample(survey, wanted, splits, config.tokenizer_bytes)
-        tokenizer = Tokenizer.train((text for _, text in texts(folder / SPOOL, sample)), config.vocab_size)
+        tokenizer = given
+        if tokenizer is None:
+            report(units // 2, units, "training the tokenizer")
+            sample = tokenizer_sample(survey, wanted, splits, config.tokenizer_bytes)
+            tokenizer = Tokenizer.train((text for _, text in texts(folder / SPOOL, sample)), config.vocab_size)
         tokenizer.save(folder / "tokenizer.json")
 
         def second_half(done: int, of: int, status: str) -> None:
@@ -106,8 +110,8 @@ def encode(
     return Encoded([name for writer in writers.values() for name in writer.files], stats)
 
 
-def _reusable(config: DataConfig, out: Path) -> Tokens | None:
-    """The finished tokens in `out` when they are whole and were built from the same config."""
+def _reusable(config: DataConfig, given: Tokenizer | None, out: Path) -> Tokens | None:
+    """The finished tokens in `out` when they are whole and were built from the same config and given tokenizer."""
     if not artifact.is_finished(out):
         return None
     _refuse_other_kinds(out)
@@ -115,7 +119,8 @@ def _reusable(config: DataConfig, out: Path) -> Tokens | None:
         tokens = Tokens.open(out)
     except UserError:
         return None  # damaged tokens are what building again is for
-    return tokens if tokens.config == config else None
+    same_tokenizer = given is None or tokens.tokenizer.id == given.id
+    return tokens if tokens.config == config and same_tokenizer else None
 
 
 def _refuse_other_kinds(out: Path) -> None:

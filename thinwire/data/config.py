@@ -36,6 +36,8 @@ class DataConfig(Config):
     """Probability that a training window begins at the start of a random document; otherwise at a uniform offset."""
     vocab_size: int = Field(default=2048, ge=MIN_VOCAB, le=MAX_VOCAB)
     """Tokens of the byte-level BPE; a very small corpus may yield fewer."""
+    tokenizer: Path | None = None
+    """A model, by folder or shipped name, tokens, or a tokenizer.json: take its tokenizer instead of training one."""
     tokenizer_bytes: int = Field(default=4_000_000, ge=1)
     """The tokenizer is trained on training documents up to about this many bytes of each part."""
     max_file_bytes: int = Field(default=1_000_000, ge=1)

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Pipeline
 
+from thinwire import shipped
 from thinwire.artifact import write_text
 from thinwire.data.config import MAX_VOCAB, MIN_VOCAB
 from thinwire.errors import UserError
@@ -72,11 +73,16 @@ class Tokenizer:
         return cls(*_vocabulary(json.loads(pipeline.to_str())))
 
     @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
-        """Read a `tokenizer.json`. Raises UserError when it is missing, damaged or of another kind."""
+    def load(cls, path: Path | str) -> "Tokenizer":
+        """Read a `tokenizer.json`, or that of a tokens folder, a model folder or a shipped model.
+
+        Raises UserError when it is missing, damaged or of another kind.
+        """
         remedy = "give a tokenizer.json that thinwire wrote"
+        path = shipped.find(path)
+        path = path / "tokenizer.json" if path.is_dir() else path
         try:
-            payload = json.loads(Path(path).read_bytes())
+            payload = json.loads(path.read_bytes())
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}.") from None
         except (ValueError, RecursionError):

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -39,7 +40,7 @@ ORDER = (
     "main.js",
 )
 """The page's modules, each after those it imports."""
-STYLES = ("page.css", "graph.css", "panel.css")
+STYLES = ("base.css", "page.css", "graph.css", "panel.css")
 IMPORT = re.compile(r'^import \{[^}]*\} from "\./([a-z_]+\.js)";\n', re.MULTILINE)
 TOP_LEVEL = re.compile(r"^(?:export )?(?:async )?(?:function|const|let|class) ([A-Za-z_$][\w$]*)", re.MULTILINE)
 
@@ -55,26 +56,30 @@ def write(payload: Payload, path: Path) -> None:
 
 def render(payload: Payload) -> str:
     """The page of a payload as HTML text."""
-    script, style = join_modules(), "\n".join(_static(name) for name in STYLES)
     drawings = [lay_out(task, payload.vocab).model_dump(mode="json") for task in payload.tasks]
-    data = json.dumps(
-        {"payload": payload.model_dump(mode="json"), "drawings": drawings}, ensure_ascii=False, separators=(",", ":")
-    )
-    packed = base64.b64encode(gzip.compress(data.encode(), compresslevel=9, mtime=0)).decode()
+    data = {"payload": payload.model_dump(mode="json"), "drawings": drawings}
+    return compose(payload.title, data, ORDER, STYLES)
+
+
+def compose(title: str, data: object, modules: Sequence[str], styles: Sequence[str]) -> str:
+    """A page as HTML text: data for JSON, and the names of its modules and style sheets in `static/`, in order."""
+    script, style = join_modules(modules), "\n".join(_static(name) for name in styles)
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    packed = base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    return PAGE.format(policy=policy, title=escape(payload.title), style=style, data=packed, script=script)
+    return PAGE.format(policy=policy, title=escape(title), style=style, data=packed, script=script)
 
 
-def join_modules() -> str:
-    """All modules of the page as one, in `ORDER`."""
+def join_modules(order: Sequence[str] = ORDER) -> str:
+    """Modules of `static/` as one, each after those it imports."""
     joined, loaded, owners = [], set(), {}
-    for name in ORDER:
+    for name in order:
         text = _static(name)
         missing = set(IMPORT.findall(text)) - loaded
-        assert not missing, f"{name} imports {missing} before they are loaded; mend ORDER"
+        assert not missing, f"{name} imports {missing} before they are loaded; mend the order"
         for symbol in TOP_LEVEL.findall(text):
             assert symbol not in owners, f"{name} and {owners[symbol]} both define {symbol}"
             owners[symbol] = name

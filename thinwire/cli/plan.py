@@ -1,0 +1,149 @@
+"""thinwire plan: what a training run takes, told before it starts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.table import Table
+
+from thinwire.cli.common import emit, number, parse
+from thinwire.errors import UserError
+from thinwire.train.config import TrainConfig
+from thinwire.train.plan import Plan, plan
+from thinwire.train.presets import PRESETS
+from thinwire.train.rates import find_device
+
+Row = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Say what a training run takes before it starts: sizes, memory of each rank, arithmetic, speed, hours.
+
+    CONFIG comes first and sets the defaults of the options below, which win. Times are sums over the kernels of a step,
+    at rates that `thinwire doctor --measure` took, or at assumed parts of published peaks.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+    """A preset, such as tiny or paper, or a JSON file of a training config."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    ranks: int = 1
+    """Devices that train together; each takes its share of a batch."""
+    device: str | None = None
+    """Name of the device of each rank; unset is this machine."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Whether every rank holds all weights, or each holds its rows of every matrix."""
+    rates: Path | None = None
+    """A file of `thinwire doctor --measure`, for devices beside the built-in ones."""
+    json: bool = False
+    """End stdout with one JSON object."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the verb."""
+    args = parse(Args, argv, "plan", Args(tyro.MISSING, _default(argv)))
+    name, device = find_device(args.device, args.rates)
+    made = plan(args.config, name, device, args.ranks, args.parallel)
+    totals = {"memory": asdict(made.memory) | {"total": made.memory.total}, "fits": made.fits}
+    emit({"config": args.source} | asdict(made) | totals, args.json, table_of(made, args.source, args.config))
+
+
+def _default(argv: Sequence[str]) -> TrainConfig:
+    """The config that the first argument names."""
+    word = argv[0] if argv else ""
+    if word in ("-h", "--help"):
+        return PRESETS["tiny"]()
+    if not word or word.startswith("-"):
+        raise UserError("Name a preset or a JSON config first, as in thinwire plan paper --ranks 8 --device h200.")
+    if word in PRESETS:
+        return PRESETS[word]()
+    if not Path(word).is_file():
+        raise UserError(f"'{word}' is neither a file nor a preset; the presets are {', '.join(PRESETS)}.")
+    return TrainConfig.load(Path(word))
+
+
+def table_of(made: Plan, source: str, config: TrainConfig) -> Table:
+    """The plan for reading, at most 80 columns wide."""
+    ranks = f"{made.ranks} ranks, {made.parallel}" if made.ranks > 1 else "1 rank"
+    title = f"{Path(source).name} on {made.device}, {ranks}, {made.precision}"
+    table = Table(title=title, show_header=False, box=None, pad_edge=False, title_justify="left", width=79)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for section in (_sizes(made), _memory(made), _work(made), _times(made, config)):
+        for row in section:
+            table.add_row(*row)
+        table.add_row()
+    table.caption = "\n".join(made.notes)
+    table.caption_justify = "left"
+    return table
+
+
+def _sizes(made: Plan) -> Iterator[Row]:
+    yield "parameters", number(made.parameters), ""
+    yield "  can be sparse", number(made.sparse_entries), _share(made.nonzeros, made.sparse_entries)
+    for group in made.groups:
+        dense = group.entries == group.nonzeros
+        yield f"  {group.group}", number(group.entries), "dense" if dense else _share(group.nonzeros, group.entries)
+
+
+def _share(nonzeros: int, entries: int) -> str:
+    return f"{number(nonzeros)} nonzero ({nonzeros / entries:.2%})"
+
+
+def _memory(made: Plan) -> Iterator[Row]:
+    held = made.memory
+    verdict = "fits" if made.fits else f"DOES NOT FIT; {made.advice}"
+    yield "memory of a rank", _bytes(held.total), f"of {_bytes(made.capacity)}: {verdict}"
+    yield "  weights", _bytes(held.weights), ""
+    yield "  gradients", _bytes(held.gradients), ""
+    yield "  Adam moments", _bytes(held.moments), ""
+    if held.copies:
+        yield "  copies", _bytes(held.copies), "matrices in bf16" + (", gathered" if made.parallel == "fsdp" else "")
+    patterns = f"attention patterns {_bytes(held.patterns)}; " if held.patterns else ""
+    yield "  activations", _bytes(held.activations), f"{patterns}--recompute saves {_bytes(made.recompute_saves)}"
+    yield "  logits", _bytes(held.logits), ""
+    yield "  process", _bytes(held.runtime), ""
+
+
+def _work(made: Plan) -> Iterator[Row]:
+    yield "FLOPs a token", _short(made.flops_per_token), "forward and backward, attention included"
+    yield "FLOPs a step", _short(made.flops_per_step), ""
+    yield "AbsTopK a step", _short(made.abstopk_entries), "entries, forward"
+    yield "projection a step", _short(made.projection_entries), "entries of a rank"
+    yield "all-reduce a step", _bytes(made.all_reduce_bytes), "sent by a rank"
+
+
+def _times(made: Plan, config: TrainConfig) -> Iterator[Row]:
+    rates = "measured rates" if made.measured else "assumed rates"
+    yield "time of a step", _seconds(made.step_seconds), rates
+    for part, seconds in sorted(made.seconds.items(), key=lambda item: -item[1]):
+        yield f"  {part}", _seconds(seconds), f"{seconds / made.step_seconds:.0%}"
+    yield "tokens per second", number(float(made.tokens_per_second)), "" if made.measured else "assumed"
+    hours = number(made.hours) if made.hours < 1000 else f"{made.hours:,.0f}"
+    yield "hours", hours, f"for {config.steps:,} steps, with validation"
+
+
+def _bytes(count: float) -> str:
+    return f"{_short(count)}B"
+
+
+def _short(value: float) -> str:
+    """Three digits and a decimal prefix."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if value < 999.5:
+            return f"{value:.3g} {prefix}"
+        value /= 1000
+    return f"{value:.3g} Z"
+
+
+def _seconds(seconds: float) -> str:
+    return (
+        f"{1e3 * seconds:.3g} ms"
+        if seconds < 0.9995
+        else f"{seconds:,.3g} s"
+        if seconds < 999.5
+        else f"{seconds:,.0f} s"
+    )

@@ -1,0 +1,37 @@
+"""Scores of tasks while a model trains: a watcher of the training loop."""
+
+from dataclasses import dataclass
+
+from thinwire.data.tokenizer import Tokenizer
+from thinwire.model.transformer import Transformer
+from thinwire.tasks.task import TASKS
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores tasks on validation pairs every so many steps, and after the last one.
+
+    Raises UserError for tasks that do not exist, or that the tokenizer or the context cannot express.
+    """
+
+    tasks: tuple[str, ...]
+    tokenizer: Tokenizer
+    context: int
+    every: int
+    steps: int
+    """Steps of the run."""
+    pairs: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.tasks:
+            TASKS[name].pairs(self.pairs, "validation", self.seed, self.tokenizer, self.context)
+
+    def due(self, step: int) -> bool:
+        """Whether the model is scored after this step."""
+        return bool(self.tasks) and (step % self.every == 0 or step == self.steps)
+
+    def __call__(self, step: int, model: Transformer) -> dict[str, object]:
+        """Per task its `loss` in nats and its `accuracy`."""
+        scores = [TASKS[name].score(model, self.tokenizer, "validation", self.pairs, self.seed) for name in self.tasks]
+        return {"tasks": {score.task: {"loss": score.loss, "accuracy": score.accuracy} for score in scores}}

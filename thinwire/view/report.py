@@ -1,0 +1,177 @@
+"""The report of a training run: one self-contained HTML page with what it was, its curves, and what it left.
+
+It is written from a model folder alone, finished or under way, and is no part of the artefact: it can be written again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from thinwire import artifact
+from thinwire.config import Config, read_record
+from thinwire.errors import UserError
+from thinwire.model.transformer import Transformer
+from thinwire.model.weights import sparse_parameters
+from thinwire.train.config import TrainConfig
+from thinwire.train.metrics import Curve, group, read_metrics
+from thinwire.train.result import TrainResult
+from thinwire.view import page
+from thinwire.view.charts import Chart, charts_of
+
+REPORT = "report.html"
+"""Name of the page in a model's folder."""
+ORDER = ("dom.js", "format.js", "data.js", "axes.js", "chart.js", "report.js")
+STYLES = ("base.css", "report.css")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of the header."""
+
+    name: str
+    value: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How many entries of a parameter are nonzero."""
+
+    name: str
+    nonzeros: int
+    entries: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field of the config."""
+
+    name: str
+    value: str
+    meaning: str
+    default: bool
+    """Whether it has the value that it has unless set."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything that the page shows."""
+
+    title: str
+    status: str
+    finished: bool
+    facts: tuple[Fact, ...]
+    charts: tuple[Chart, ...]
+    fillings: dict[str, tuple[Filling, ...]]
+    """Nonzeros per parameter as last measured, by layer."""
+    settings: tuple[Setting, ...]
+
+
+def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
+    """Write the report of the run in a model folder, into that folder unless `out` names a file; returns its path.
+
+    Raises UserError for a folder without a run, and for a path that cannot be written.
+    """
+    folder = Path(folder)
+    path = folder / REPORT if out is None else Path(out)
+    made = report_of(folder)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of an HTML file for --out.")
+    artifact.make_parents(path)
+    try:
+        artifact.write_text(path, page.compose(made.title, asdict(made), ORDER, STYLES))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another --out.") from None
+    return path
+
+
+def report_of(folder: Path) -> RunReport:
+    """What there is to report of the run in a model folder, finished or not."""
+    config = TrainConfig.load(folder / "config.json")
+    curves = read_metrics(folder)
+    result = None
+    if artifact.is_finished(folder):
+        refusal = f"{folder} does not hold a readable summary.json; delete it and train again."
+        result = read_record(TrainResult, folder / artifact.SUMMARY, refusal)
+    done = max((curve.steps[-1] for curve in curves.values()), default=0)
+    name = f"{folder.absolute().parent.name}/{folder.name}"
+    return RunReport(
+        title=f"Training of {name}",
+        status="finished" if result else f"under way, at step {done:,} of {config.steps:,}",
+        finished=result is not None,
+        facts=tuple(facts_of(config, curves, result, done)),
+        charts=tuple(charts_of(curves, config.model)),
+        fillings=fillings_of(config, group(curves, "nonzeros_of")),
+        settings=tuple(settings_of(config)),
+    )
+
+
+def facts_of(config: TrainConfig, curves: Mapping[str, Curve], result: TrainResult | None, done: int) -> list[Fact]:
+    """The header's numbers: those of the result, or of the run so far."""
+    shape = config.model
+    facts = []
+    if result:
+        facts.append(Fact("validation loss", f"{result.val_loss:.3f}", "nats per token, parts weighted as in training"))
+    if "loss" in curves:
+        facts.append(Fact("last training loss", f"{curves['loss'].last:.3f}", "nats per token of one batch"))
+    if result:
+        nonzeros, entries = result.nonzeros, result.entries
+        facts.append(Fact("nonzeros", f"{nonzeros:,}", f"of {entries:,} entries of the sparse parameters"))
+        facts.append(Fact("one weight in", f"{entries / max(1, nonzeros):,.3g}", "is not zero"))
+    tokens = result.tokens if result else done * config.batch_size * shape.context
+    facts.append(Fact("tokens", f"{tokens:,}", "trained on"))
+    if result and result.seconds is not None and result.tokens_per_second is not None:
+        facts.append(Fact("time", _duration(result.seconds), "over all sessions, validation included"))
+        facts.append(Fact("tokens per second", f"{result.tokens_per_second:,.0f}"))
+    facts.append(Fact("shape", f"{shape.n_layers} × {shape.d_model}", "layers and width of the residual stream"))
+    facts.append(Fact("heads", f"{shape.n_heads} of {shape.d_head}"))
+    facts.append(Fact("neurons a layer", f"{shape.d_mlp:,}"))
+    facts.append(Fact("context", f"{shape.context:,}", "tokens"))
+    facts.append(Fact("vocabulary", f"{shape.vocab_size:,}", "tokens"))
+    return facts
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def fillings_of(config: TrainConfig, nonzeros: Mapping[str, Curve]) -> dict[str, tuple[Filling, ...]]:
+    """Nonzeros of each parameter as last measured, by layer; those outside the layers come first."""
+    with torch.device("meta"):
+        model = Transformer(config.model)
+    found: dict[str, tuple[Filling, ...]] = {}
+    for name, parameter in sparse_parameters(model):
+        if name in nonzeros:
+            parts = name.split(".")
+            inside = parts[0] == "blocks"
+            place, short = (f"layer {parts[1]}", ".".join(parts[2:])) if inside else ("in and out", name)
+            row = Filling(short, int(nonzeros[name].last), parameter.numel())
+            found[place] = (*found.get(place, ()), row)
+    return found
+
+
+def settings_of(config: Config, prefix: str = "") -> list[Setting]:
+    """Every field of a config, nested ones by path, with its meaning."""
+    settings = []
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            settings += settings_of(value, f"{prefix}{name}.")
+        else:
+            same = value == field.get_default(call_default_factory=True)
+            settings.append(Setting(f"{prefix}{name}", _shown(value), field.description or "", same))
+    return settings
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "unset"}[value]
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items()) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
