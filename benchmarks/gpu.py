@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
 import torch
-from plain import PlainAbsTopK, PlainTrainer
+from plain import PlainAbsTopK
+from steps import KINDS, stepper
 from timing import machine
 from torch import Tensor
 
 from thinwire.model.select import plain_keep_mask
 from thinwire.train import TrainConfig
 from thinwire.train.presets import paper
-from thinwire.train.step import new_state, train_step
 
 ROWS = ((4096, 1024), (65_536, 2048), (65_536, 8192))
 """Shapes of AbsTopK: tokens, channels; a quarter of the channels survives."""
@@ -153,25 +153,6 @@ def measure_projection(shape: tuple[int, int], floor: int, rounds: int, device: 
     }
 
 
-def stepper(kind: str, config: TrainConfig, device: torch.device) -> Callable[[], object]:
-    """One step of "sparse", "dense" or "plain" on a fixed random batch."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (config.batch_size, config.model.context + 1)
-    batch = torch.randint(config.model.vocab_size, shape, generator=generator).to(device)
-    begun = int(AFTER_ANNEAL * config.steps)
-    if kind == "plain":
-        trainer = PlainTrainer(config)
-        trainer.model.to(device)
-        trainer.n_steps = begun
-        return lambda: trainer.step(batch)
-    if kind == "dense":
-        config = config.replace(model=config.model.replace(active_fraction=1.0), density=1.0)
-    state = new_state(config)
-    state.to(device)
-    state.step = begun
-    return lambda: train_step(state, batch, config)
-
-
 def measure_step(kind: str, config: TrainConfig, rounds: int, device: torch.device) -> dict[str, float]:
     """Milliseconds, tokens per second and peak GB of one kind of step, alone on the device."""
     gc.collect()
@@ -179,7 +160,7 @@ def measure_step(kind: str, config: TrainConfig, rounds: int, device: torch.devi
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    step = stepper(kind, config, device)
+    step = stepper(kind, config, AFTER_ANNEAL, device)
 
     def whole() -> None:
         step()
@@ -219,7 +200,7 @@ def measure_steps(config: TrainConfig, rounds: int, device: torch.device) -> dic
     """All kinds of step of one run, one after the other, and their ratios; prints a line each."""
     found = {}
     print("step      tokens/s   ms/step  peak GB")
-    for kind in ("sparse", "dense", "plain"):
+    for kind in KINDS:
         found[kind] = measure_step(kind, config, rounds, device)
         print("{:<7} {tokens_per_second:>10,.0f} {ms:>9.1f} {peak_gb:>8.2f}".format(kind, **found[kind]))
     return {

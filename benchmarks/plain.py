@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from thinwire.model import AbsTopK, Transformer, next_token_loss
 from thinwire.model.attention import Attention
-from thinwire.model.precision import uses_bf16
+from thinwire.model.precision import autocast
 from thinwire.model.weights import floor_dim, sparse_parameters
 from thinwire.train import TrainConfig
 from thinwire.train.l0 import budget
@@ -66,7 +66,7 @@ class PlainTrainer:
     def step(self, batch: Tensor) -> float:
         """One step on batch [batch, context + 1]; returns the loss."""
         config, device = self.config, batch.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device)):
+        with autocast(config.precision, device):
             logits = self.model(batch[:, :-1])
         loss = next_token_loss(logits, batch[:, 1:])
         self.optimizer.zero_grad()

@@ -7,7 +7,6 @@ measured. Validation, checkpoints and the corpus have no part in either.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import torch
 from timing import machine
 
 from thinwire.train import TrainConfig
-from thinwire.train.memory import hold_freed_memory
+from thinwire.train.memory import hold_freed_memory, peak_memory
 from thinwire.train.plan import plan
 from thinwire.train.presets import tiny, tiny_dense
 from thinwire.train.rates import find_device, machine_name, processor_model
@@ -63,9 +62,7 @@ def alone(name: str, steps: int) -> None:
         began = time.perf_counter()
         train_step(state, batch, config)
         times.append(time.perf_counter() - began)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps({"seconds": statistics.median(times[WARMUP:]), "peak": peak}))
+    print(json.dumps({"seconds": statistics.median(times[WARMUP:]), "peak": peak_memory()}))
 
 
 def check(name: str, steps: int, device: str, rates: Path | None) -> dict[str, object]:

@@ -1,10 +1,11 @@
 """Timing for benchmarks: contenders take turns in one run, so that a ratio survives a noisy machine."""
 
-import platform
 import time
 from collections.abc import Callable, Mapping
 
 import torch
+
+from thinwire.train.rates import processor_model
 
 
 def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, float]:
@@ -21,10 +22,4 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup
 
 def machine() -> dict[str, object]:
     """What a figure depends on: processor, threads, versions."""
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            model = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return {"processor": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"processor": processor_model(), "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -9,16 +9,13 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 
-import torch
-from plain import PlainTrainer
+from steps import KINDS, stepper
 from timing import in_turns, machine
 
 from thinwire.train import TrainConfig
-from thinwire.train.memory import hold_freed_memory
+from thinwire.train.memory import hold_freed_memory, peak_memory
 from thinwire.train.presets import tiny
-from thinwire.train.step import new_state, train_step
 
 AFTER_ANNEAL = 0.5
 """Part of training that is over when a step is timed."""
@@ -30,52 +27,34 @@ def run_of(width: int) -> TrainConfig:
     return config.replace(model=config.model.replace(d_model=width))
 
 
-def stepper(kind: str, config: TrainConfig) -> Callable[[], object]:
-    """One step of "sparse", "dense" or "plain" on a fixed random batch."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (config.batch_size, config.model.context + 1)
-    batch = torch.randint(config.model.vocab_size, shape, generator=generator)
-    hold_freed_memory()  # as training does
-    begun = int(AFTER_ANNEAL * config.steps)
-    if kind == "plain":
-        trainer = PlainTrainer(config)
-        trainer.n_steps = begun
-        return lambda: trainer.step(batch)
-    if kind == "dense":
-        config = config.replace(model=config.model.replace(active_fraction=1.0), density=1.0)
-    state = new_state(config)
-    state.step = begun
-    return lambda: train_step(state, batch, config)
-
-
-def peak_memory(kind: str, width: int) -> float:
+def peak_alone(kind: str, width: int) -> float:
     """Peak resident GB of a process that takes three such steps."""
     done = subprocess.run([sys.executable, __file__, "--alone", kind, str(width)], capture_output=True, check=True)
-    return int(done.stdout) * 1024 / 1e9
+    return int(done.stdout) / 1e9
 
 
 def alone(kind: str, width: int) -> None:
-    """What the process of `peak_memory` does."""
-    step = stepper(kind, run_of(width))
+    """What the process of `peak_alone` does."""
+    hold_freed_memory()  # as training does
+    step = stepper(kind, run_of(width), AFTER_ANNEAL)
     for _ in range(3):
         step()
-    with open("/proc/self/status", encoding="ascii") as file:  # of this program alone, unlike getrusage
-        print(next(line.split()[1] for line in file if line.startswith("VmHWM")))
+    print(peak_memory())
 
 
 def measure(width: int, rounds: int) -> dict[str, object]:
     """Tokens per second, peak memory and ratios at one width."""
     config = run_of(width)
-    kinds = ("sparse", "dense", "plain")
-    seconds = in_turns({kind: stepper(kind, config) for kind in kinds}, rounds)
+    hold_freed_memory()
+    seconds = in_turns({kind: stepper(kind, config, AFTER_ANNEAL) for kind in KINDS}, rounds)
     tokens = config.batch_size * config.model.context
     return {
         "width": width,
         "sparse_over_dense": seconds["sparse"] / seconds["dense"],
         "plain_over_sparse": seconds["plain"] / seconds["sparse"],
-        "milliseconds": {kind: 1e3 * seconds[kind] for kind in kinds},
-        "tokens_per_second": {kind: tokens / seconds[kind] for kind in kinds},
-        "peak_gb": {kind: peak_memory(kind, width) for kind in kinds},
+        "milliseconds": {kind: 1e3 * seconds[kind] for kind in KINDS},
+        "tokens_per_second": {kind: tokens / seconds[kind] for kind in KINDS},
+        "peak_gb": {kind: peak_alone(kind, width) for kind in KINDS},
     }
 
 

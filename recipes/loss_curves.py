@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 
 from thinwire.data import DataConfig, Tokens, build
-from thinwire.train import TrainConfig, TrainResult, train
+from thinwire.train import TrainConfig, read_metrics, read_result, train
+from thinwire.train.metrics import group
 from thinwire.train.presets import tiny
+from thinwire.train.result import mean_loss
 
 RESULTS = Path("docs/results/loss_curves.json")
 CHART = Path("docs/loss_curves.svg")
@@ -41,7 +43,7 @@ EDITS: dict[str, tuple[str, dict[str, object]]] = {
     "hardconcrete": ("HardConcrete gates", {"sparsity": "hardconcrete"}),
     "l1": ("L1 pressure", {"sparsity": "l1"}),
     "group_lasso": ("group lasso pressure", {"sparsity": "group_lasso"}),
-    "dense": ("dense twin: no weight or activation sparsity", {"density": 1.0, "learning_rate": 0.015}),
+    "dense": ("dense twin at its own rate: no weight or activation sparsity", {"density": 1.0, "learning_rate": 0.004}),
 }
 """What each run is called, what it is, and how its config differs from the base."""
 PANELS = {
@@ -105,7 +107,7 @@ def collect(work: Path, seeds: int, steps: int, tokens: Tokens) -> dict:
         done = [place for place in done if (place / "meta.json").exists()]
         if not done:
             continue
-        results = [TrainResult(**json.loads((place / "summary.json").read_text())) for place in done]
+        results = [read_result(place) for place in done]
         losses = [result.val_loss for result in results]
         curves = [curve(place, tokens) for place in done]
         at = sorted(set.intersection(*map(set, curves)))
@@ -132,11 +134,10 @@ def collect(work: Path, seeds: int, steps: int, tokens: Tokens) -> dict:
 
 def curve(place: Path, tokens: Tokens) -> dict[int, float]:
     """Validation loss of a run by step, corpus parts weighted as in training."""
-    weights = {part: tokens.config.weight(part) for part in tokens.parts}
-    lines = map(json.loads, (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    found = {line["step"]: line["val_losses"] for line in lines if "val_losses" in line}
-    whole = sum(weights.values())
-    return {step: sum(weights[part] * loss for part, loss in each.items()) / whole for step, each in found.items()}
+    parts = group(read_metrics(place), "val_losses")
+    steps = next(iter(parts.values())).steps  # every part is measured at the same ones
+    at = [{part: found.values[i] for part, found in parts.items()} for i in range(len(steps))]
+    return {step: mean_loss(losses, tokens) for step, losses in zip(steps, at, strict=True)}
 
 
 def spread(values: list[float]) -> list[float]:

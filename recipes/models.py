@@ -1,9 +1,10 @@
 """Train, or finish, a weight-sparse model and its dense twin of equal validation loss, and ship both.
 
-usage: .venv/bin/python recipes/models.py --name NAME [--preset PRESET | --config FILE] [--work DIR] [--json]
+usage: .venv/bin/python recipes/models.py --name NAME [--preset PRESET | --config FILE] [--dense-rate RATE]
+           [--work DIR] [--device DEVICE] [--json]
 
 1. Tokens in WORK/tokens, the sparse model in WORK/sparse (WORK is runs/NAME-release unless --work is given).
-2. Dense models of the same shape in WORK/dense-STEPS, each trained for other many steps, until one has the loss.
+2. Dense models of the same shape in WORK/dense-RATE-STEPS, each trained for other many steps, until one has the loss.
 3. Both to models/NAME and models/NAME-dense, with a card each; scores and losses to docs/results/models.json.
 
 Every step reuses what is finished and resumes what was interrupted: the same command again goes on where it stopped.
@@ -37,7 +38,7 @@ TOLERANCE = 0.01
 """Largest difference of the shipped models' validation losses, nats per token."""
 SEARCHED = TOLERANCE / 2
 """Largest difference while searching; rounding the weights may use up the rest."""
-FIRST = 0.4
+FIRST = 0.25
 """First guess of the twin's steps, as a fraction of the sparse model's."""
 SLOPE = -0.4
 """First guess of how the loss changes with the logarithm of the steps, nats."""
@@ -75,6 +76,9 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--preset", default="tiny", choices=list(PRESETS))
     which.add_argument("--config", type=Path, help="JSON of the sparse model's TrainConfig")
+    parser.add_argument(
+        "--dense-rate", type=float, help="learning rate of the twin; its own best one is the fair choice"
+    )
     parser.add_argument("--work", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
@@ -83,9 +87,11 @@ def main() -> None:
     places = Places(args.name, args.work or Path("runs") / f"{args.name}-release")
     command = f".venv/bin/python recipes/models.py --name {shlex.quote(args.name)} "
     command += f"--config {shlex.quote(str(args.config))}" if args.config else f"--preset {args.preset}"
+    command += "" if args.dense_rate is None else f" --dense-rate {args.dense_rate:g}"
     command += "" if args.device == "cpu" else f" --device {args.device}"
     try:  # what was saved before an interruption or a mistake is reused by the next call
-        rows = release(sparse, DataConfig(vocab_size=sparse.model.vocab_size), places, command, args.device)
+        data = DataConfig(vocab_size=sparse.model.vocab_size)
+        rows = release(sparse, data, places, command, args.device, args.dense_rate)
     except UserError as error:
         sys.exit(f"models.py: {error}")
     except KeyboardInterrupt:
@@ -97,9 +103,11 @@ def main() -> None:
 
 
 def release(
-    config: TrainConfig, data: DataConfig, places: Places, command: str, device: str = "cpu"
+    config: TrainConfig, data: DataConfig, places: Places, command: str, device: str = "cpu", rate: float | None = None
 ) -> list[dict[str, Any]]:
     """Train and ship the sparse model of `config` and its dense twin; returns a row each, as the results file has them.
+
+    `rate` is the learning rate of the twin; by default that of the sparse run while it is still dense.
 
     Raises UserError when no dense model of equal loss is found.
     """
@@ -115,8 +123,16 @@ def release(
 
     target = loss_of(config, "sparse")
     first = max(1, round(FIRST * config.steps))
-    steps = match(target, lambda steps: loss_of(dense_twin(config, steps), f"dense-{steps}"), first, SEARCHED)
-    sources = {places.name: "sparse", places.dense_name: f"dense-{steps}"}
+
+    def place_of(twin: TrainConfig) -> str:
+        return f"dense-{twin.learning_rate:g}-{twin.steps}"
+
+    def loss_after(steps: int) -> float:
+        twin = dense_twin(config, steps, rate)
+        return loss_of(twin, place_of(twin))
+
+    steps = match(target, loss_after, first, SEARCHED)
+    sources = {places.name: "sparse", places.dense_name: place_of(dense_twin(config, steps, rate))}
     shipped = {
         name: ship(places.work / source, tokens, places.models / name, device) for name, source in sources.items()
     }
@@ -131,10 +147,11 @@ def release(
     return rows
 
 
-def dense_twin(sparse: TrainConfig, steps: int) -> TrainConfig:
-    """The same shape and loop without sparsity, at the rate that the sparse run has while it is still dense."""
+def dense_twin(sparse: TrainConfig, steps: int, rate: float | None = None) -> TrainConfig:
+    """The same shape and loop without sparsity, at `rate`, or at that of the sparse run while it is still dense."""
     model = sparse.model.replace(active_fraction=1.0, active_residual=False)
-    rate = sparse.learning_rate * (sparse.density**0.5 if sparse.l0_factor == "final" else 1.0)
+    if rate is None:
+        rate = sparse.learning_rate * (sparse.density**0.5 if sparse.l0_factor == "final" else 1.0)
     plain = {"density": 1.0, "floor": 0, "sparsity": "topk", "sparsity_options": {}}
     return sparse.replace(model=model, learning_rate=rate, steps=steps, **plain)
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from thinwire.model import ModelConfig, Transformer
 from thinwire.model.weights import sparse_parameters
 from thinwire.train import TrainConfig
-from thinwire.train.l0 import n_kept, project
+from thinwire.train.density import n_kept
+from thinwire.train.l0 import project
 
 SHAPE = ModelConfig(n_layers=2, d_model=16, d_head=4, mlp_ratio=2, context=16, vocab_size=40, d_pos=6)
 

@@ -7,6 +7,7 @@ and files by content hash). `meta.json` is written last, so a folder without it 
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -203,7 +204,11 @@ def refuse_foreign(folder: Path, kind: str | None = None) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; choose a folder for --out.")
-    filled = folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir())
+    around = next((path for path in folder.absolute().parents if (path / "meta.json").is_file()), None)
+    if around is not None and (around / "config.json").is_file():
+        raise UserError(f"{folder} lies in the artefact {around}, which may be replaced; choose another --out.")
+    begun = re.compile(r"\.lock|\.config\.json\..*\.tmp")  # of a run that was killed before it had anything else
+    filled = folder.is_dir() and not all(begun.fullmatch(path.name) for path in folder.iterdir())
     if filled and not ((folder / "config.json").exists() and _may_be_ours(folder / "meta.json")):
         raise UserError(f"{folder} holds files that are not a thinwire artefact; choose another --out.")
     if filled and kind is not None:
@@ -237,10 +242,10 @@ def is_finished(folder: Path) -> bool:
     return (Path(folder) / "meta.json").is_file()
 
 
-def open_artifact(folder: Path, kind: str) -> Artifact:
+def open_artifact(folder: Path, kind: str, remedy: str = "make the artefact again") -> Artifact:
     """Open a finished artefact of `kind` and check every file. Raises UserError, in one sentence, for anything else.
 
-    A model may be given by the name of a shipped one.
+    A model may be given by the name of a shipped one. `remedy` is what the sentence advises where files are damaged.
     """
     folder = shipped.find(folder) if kind == "model" else Path(folder)
     if not folder.is_dir():
@@ -251,7 +256,7 @@ def open_artifact(folder: Path, kind: str) -> Artifact:
         unfinished = (folder / "config.json").exists()
         said = "is unfinished; run the command that makes it again" if unfinished else f"is not a {kind} artefact"
         raise UserError(f"{folder} {said} (it has no meta.json).")
-    meta = read_meta(folder / "meta.json")
+    meta = read_meta(folder / "meta.json", remedy)
     if meta.format != kind:
         raise UserError(f"{folder} is a {meta.format} artefact where a {kind} artefact is needed.")
     if meta.version != FORMATS[kind]:
@@ -259,7 +264,7 @@ def open_artifact(folder: Path, kind: str) -> Artifact:
             f"{folder} has {kind} format {meta.version} and this thinwire reads {FORMATS[kind]}; make it again."
         )
     for name, entry in meta.files.items():
-        _check_file(folder, name, entry)
+        _check_file(folder, name, entry, remedy)
     return Artifact(folder, meta)
 
 
@@ -272,15 +277,15 @@ def require_parent(child: Artifact, name: str, parent: Artifact) -> None:
         )
 
 
-def read_meta(path: Path) -> Meta:
+def read_meta(path: Path, remedy: str = "make the artefact again") -> Meta:
     """The contents of a `meta.json`. Raises UserError when it is damaged."""
     try:
         return Meta.model_validate_json(path.read_bytes())
     except ValidationError:
-        raise UserError(f"{path} is damaged or was not written by thinwire; make the artefact again.") from None
+        raise UserError(f"{path} is damaged or was not written by thinwire; {remedy}.") from None
 
 
-def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+def _check_file(folder: Path, name: str, entry: FileEntry, remedy: str) -> None:
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"{folder}/meta.json names a file outside the folder ({name}); do not trust this artefact.")
@@ -289,4 +294,4 @@ def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
     except OSError:
         whole = False
     if not whole:
-        raise UserError(f"{path} is missing, truncated or altered; make the artefact again.")
+        raise UserError(f"{path} is missing, truncated or altered; {remedy}.")

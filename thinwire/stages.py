@@ -25,7 +25,7 @@ from thinwire.prune.run import TargetMissed, prune
 from thinwire.tasks import TASKS
 from thinwire.tasks.scores import TaskScores
 from thinwire.train.config import TrainConfig
-from thinwire.train.inputs import Inputs
+from thinwire.train.inputs import open_parents
 from thinwire.train.loop import train
 from thinwire.train.ranks import SINGLE, Ranks
 from thinwire.train.result import TrainResult, read_result, result_of, write_model
@@ -144,12 +144,21 @@ def train_stage(
     with ranks.together():
         watchers = _scorers(config, tokens, watch)
         if watch.circuits:
-            parents = Inputs.open(config, tokens, start, teacher).parents
+            parents = open_parents(tokens, start, teacher)
             watchers.append(FormingCircuits(config, tokens, out, watch, parents, pruning or PruneConfig()))
     result = train(config, tokens, out, report, device, start, teacher, watchers, track, ranks)
-    if ranks.first and not (out / REPORT).exists():
-        write_report(out)
+    if ranks.first and not _reported(out):
+        try:
+            write_report(out)
+        except UserError as error:  # the model is finished all the same, and other ranks have gone on
+            report(config.steps, config.steps, f"no report: {error}")
     return result
+
+
+def _reported(model: Path) -> bool:
+    """Whether the report in a model's folder is one of the finished run."""
+    page, meta = model / REPORT, model / "meta.json"
+    return page.is_file() and page.stat().st_mtime_ns >= meta.stat().st_mtime_ns
 
 
 def _scorers(config: TrainConfig, tokens: Tokens, watch: WatchConfig) -> list[Watcher]:
@@ -158,8 +167,10 @@ def _scorers(config: TrainConfig, tokens: Tokens, watch: WatchConfig) -> list[Wa
     if late:
         raise UserError(f"circuits_at names step {late[0]} and the run ends at {config.steps}; name earlier steps.")
     common = tokens.tokenizer, config.model.context, config.validate_every, config.steps, watch.pairs, watch.seed
-    TaskScores(watch.circuits, *common)  # for its checks: pruning needs what scoring needs
-    return [TaskScores(watch.tasks, *common)]
+    circuits, scored = (TaskScores(tasks, *common) for tasks in (watch.circuits, watch.tasks))
+    circuits.check()  # pruning needs what scoring needs
+    scored.check()
+    return [scored]
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ from cli_workspace import DATA, PRUNE, SHAPE, TASK, TRAIN, VERIFY, Thinwire, sig
             ["train", "TOKENS", "-o", "MODEL", *TRAIN, "--seed", "1"],
             "trained with another config; choose another --out",
         ),
+        (["train", "TOKENS", "-o", "TOKENS/x", *TRAIN], "which may be replaced; choose another --out"),
+        (["train", "TOKENS", "-o", "n" * 300, *TRAIN], "this path is too long; choose a shorter one"),
+        (["train", "TOKENS", "-o", "X", *TRAIN, "--density", "1e-300"], "density: input should be greater than or"),
+        (["train", "TOKENS", "-o", "X", *TRAIN, "--steps", "1" + "0" * 400], "steps: input should be less than or"),
+        (["train", "TOKENS", "-o", "X", "--watch.pairs", "1000000000000"], "pairs: input should be less than or"),
         (["train", "TOKENS", "-o", "TOKENS", *TRAIN], "is a tokens artefact where a model artefact is needed"),
         (["data", "-o", "X", "--vocab-size", "5"], "vocab_size: input should be greater than or equal to 257"),
         (["data", "-o", "X", "--idioms", "0", "--no-stdlib"], "The corpus is empty"),
@@ -74,6 +79,7 @@ def test_refusals(
     places = {"TOKENS": "tokens", "MODEL": "model", "CIRCUIT": f"circuits/{TASK}"}
     paths = {name: str(finished / place) for name, place in places.items()} | {"EMPTY": str(tmp_path / "empty")}
     before = stamps(finished)
+    paths["TOKENS/x"] = str(finished / "tokens/x")
     thinwire(*(paths.get(word, word) for word in words)).refused(said)
     assert stamps(finished) == before
     assert not Path("X").exists(), "a run that cannot start leaves no folder"

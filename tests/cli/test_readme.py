@@ -43,7 +43,8 @@ def test_commands_name_verbs() -> None:
 
 def test_table_of_stages(tmp_path: Path, thinwire: Thinwire) -> None:
     """Every command of the table, in order, with tiny sizes, writes the artefact beside it."""
-    sizes = {"data": DATA, "train": TRAIN, "tasks": ["--pairs", "4"], "prune": PRUNE, "verify": VERIFY, "view": []}
+    sizes = {"data": DATA, "plan": [], "train": TRAIN, "tasks": ["--pairs", "4"]}
+    sizes |= {"prune": PRUNE, "verify": VERIFY, "view": []}
     rows = re.findall(r"^\| [^|]+ \| `thinwire ([^`]+)` \| (?:`([^`]+)`|[^|]*) \|$", README, re.MULTILINE)
     assert [command.split()[0] for command, _ in rows] == [*sizes, "quickstart"]
     for command, artefact in rows[:-1]:

@@ -69,6 +69,27 @@ def test_stopped_training_goes_on(how: signal.Signals, work: Path, thinwire: Thi
     assert thinwire("info", work / "long").code == 0
 
 
+def test_a_run_killed_at_its_first_write_goes_on(work: Path, thinwire: Thinwire) -> None:
+    (work / "new").mkdir()
+    for name in (".lock", ".config.json.a1b2c3.tmp"):
+        (work / "new" / name).write_text("")
+    assert thinwire("train", work / "tokens", "--out", work / "new", *TRAIN).code == 0
+
+
+def test_too_little_memory_is_one_sentence(
+    finished: Path, tmp_path: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 B")):
+
+        def exhausted(*args: object, raised: Exception = error) -> None:
+            raise raised
+
+        monkeypatch.setattr("thinwire.train.loop.train_step", exhausted)
+        ran = thinwire("train", finished / "tokens", "--out", tmp_path / "X", *TRAIN)
+        assert ran.code == 1
+        assert ran.err.splitlines()[-1].startswith("thinwire: There is not enough memory for this")
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_data_leaves_the_old_tokens(how: signal.Signals, work: Path, thinwire: Thinwire) -> None:
     before = stamps(work / "tokens")

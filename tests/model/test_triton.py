@@ -39,7 +39,7 @@ def plain(x: Tensor, k: int) -> Tensor:
 
 def bits(x: Tensor) -> Tensor:
     """What two tensors share only when they are the same to the last bit, signs of zeros included."""
-    return x.cpu().view(triton_digits.INTEGERS[x.dtype])
+    return x.cpu().view(select.INTEGERS[x.dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

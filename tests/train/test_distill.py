@@ -133,3 +133,5 @@ def test_resuming_with_another_parent_is_refused(
     train(CONFIG, tiny_tokens, tmp_path, **{role: models[0]})  # pyright: ignore
     with pytest.raises(UserError, match="was not made from"):
         train(CONFIG, tiny_tokens, tmp_path, **{role: models[1]})  # pyright: ignore
+    with pytest.raises(UserError, match=f"trained with a {role}; give --{role}, or choose another --out"):
+        train(CONFIG, tiny_tokens, tmp_path)

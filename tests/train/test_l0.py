@@ -9,7 +9,8 @@ from thinwire.errors import UserError
 from thinwire.model import Transformer
 from thinwire.model.weights import floor_dim, sparse_parameters
 from thinwire.train import PRESETS
-from thinwire.train.l0 import check_floor, density_at, n_kept, project
+from thinwire.train.density import density_at, n_kept
+from thinwire.train.l0 import check_floor, project
 from thinwire.train.schedule import learning_rate_at
 from thinwire.train.step import new_state, train_step
 

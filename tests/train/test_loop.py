@@ -22,7 +22,7 @@ from thinwire.model import next_token_loss
 from thinwire.model.weights import count_nonzeros, sparse_parameters
 from thinwire.progress import Report
 from thinwire.train import TrainResult, read_result, train
-from thinwire.train.l0 import n_kept
+from thinwire.train.density import n_kept
 from thinwire.train.loop import CHECKPOINT
 from thinwire.train.stats import validation_losses
 
@@ -208,6 +208,19 @@ def test_truncated_checkpoint_is_refused(left: int, half: Path, tiny_tokens: Tok
         "7",
         '{"parents": {"tokens": "TOKENS"}, "step": 7}',
         '{"parents": {"tokens": "TOKENS"}}',
+        *(
+            f'{{"parents": {{"tokens": "TOKENS"}}, "shards": [], "step": {step}, "seconds": {seconds}}}'
+            for step, seconds in (
+                ('"x"', 1),
+                (21, 1),
+                (-1, 1),
+                (2.5, 1),
+                (7, "NaN"),
+                (7, "Infinity"),
+                (7, -1),
+                (7, '"x"'),
+            )
+        ),
         '{"parents": 3}',
     ],
 )

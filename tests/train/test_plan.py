@@ -90,6 +90,7 @@ RULES: list[dict] = [
     {"sparse_biases": False},
     {"density_rule": "released"},
     {"density_rule": "released", "embedding_anneal": "late", "sparse_biases": False},
+    {"density_rule": "released", "embedding_anneal": "late", "density": 1.0},
     {"anneal": "none", "density": 1 / 300},
     {"anneal": "exponential", "anneal_stop": 1.0},
 ]
@@ -170,7 +171,9 @@ def test_states_are_spread_or_not() -> None:
     assert one.weights == one.gradients == one.moments // 2 == ddp.weights == 4 * entries
     assert 0 <= 2 * fsdp.weights - one.weights < 4 * 2 * len(parameters(config.model))
     assert ddp.activations == fsdp.activations == one.activations // 2
-    assert one.total == sum((one.weights, one.gradients, one.moments, one.copies, one.activations, one.logits, 7))
+    counted = sum((one.weights, one.gradients, one.moments, one.copies, one.activations, one.logits))
+    assert one.overhead == round(0.3 * counted)
+    assert one.total == counted + one.overhead + 7
     assert one.patterns == 2 * 2 * 4 * 4 * 16 * 16, "bf16, layers, batch, heads, context²"
     assert plan_memory.memory(Load.of(config, "bf16"), "cuda", 0).patterns == 0
 
@@ -360,6 +363,8 @@ def test_what_is_left_out_is_said() -> None:
     assert plan(config, "", flat_device()).notes == ()
     assumed = plan(config, "", flat_device(measured=False, source="a data sheet")).notes
     assert assumed == ("Times are assumed, not measured: a data sheet",)
+    with pytest.raises(UserError, match="hardconcrete way to sparsity keeps no floor"):
+        plan(config.replace(sparsity="hardconcrete", floor=1), "", flat_device())
     other = plan(config.replace(sparsity="hardconcrete"), "", flat_device())
     assert "What hardconcrete adds" in other.notes[0]
     assert other.projection_entries == 0

@@ -91,6 +91,12 @@ def test_bad_files_of_rates_are_one_sentence(text: str, tmp_path: Path) -> None:
         rates.read_rates(tmp_path / "nowhere.json")
 
 
+def test_sizes_of_another_form_are_refused() -> None:
+    made = device(kernels={"linear.fp32": (Sample(size=(4, 4), rate=1.0),)})
+    with pytest.raises(UserError, match=r"linear\.fp32 are not at sizes of rows, in, out; measure them again"):
+        made.seconds("linear.fp32", (4, 4, 4))
+
+
 def test_devices_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rates(tmp_path / "r.json", "mine", device())
     write_rates(tmp_path / "r.json", "h200", device(machine="measured here"))

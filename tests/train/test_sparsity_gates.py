@@ -153,7 +153,7 @@ def test_training_closes_gates_on_schedule() -> None:
     for step in range(config.steps):
         losses.append(train_step(state, synthetic_batch(step, config), config).loss)
     assert sum(losses[-20:]) / 20 < losses[0] - 2
-    allowed = sparsifier.total(state.model, config.steps)
+    allowed = sparsifier.total_budget(state.model, config.steps)
     assert sparsifier.expected_l0().item() == pytest.approx(allowed, rel=0.1)
     gates = torch.cat([sparsifier.gate(name).flatten() for name, _ in sparse_parameters(state.model)])
     assert ((gates == 0) | (gates == 1)).double().mean().item() > 0.9

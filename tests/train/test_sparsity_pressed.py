@@ -155,7 +155,7 @@ def test_pressure_brings_the_density_to_its_target(way: str) -> None:
     state = new_state(config)
     for step in range(config.steps - 1):
         train_step(state, synthetic_batch(step, config), config)
-    allowed = state.objective.sparsifier.total(state.model, config.steps)
+    allowed = state.objective.sparsifier.total_budget(state.model, config.steps)
     assert count_nonzeros(state.model) == pytest.approx(allowed, rel=0.15)
     train_step(state, synthetic_batch(config.steps, config), config)
     assert count_nonzeros(state.model) <= allowed

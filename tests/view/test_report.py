@@ -158,6 +158,52 @@ def test_the_page_is_self_contained_and_hostile_names_are_text(model: Path) -> N
     assert set(report.ORDER) >= {"chart.js", "report.js"}
 
 
+DEEP = "[" * 60_000
+FOREIGN = ["null", "[1]", '{"step": "x"}', '{"step": [1]}', '{"step": NaN}', '{"step": true}', '{"step": -1}', DEEP]
+FOREIGN += [f'{{"step": 1{"0" * 400}}}', f'{{"step": 1, "loss": 1{"0" * 5000}}}', "\ufffd"]
+ODD = [f'{{"step": 19, "loss": 1{"0" * 400}}}', '{"step": 19, "loss": -1e308}', '{"step": 19, "loss": 1e308}']
+ODD += ['{"step": 19, "nonzeros_of": {"embedding.weight": NaN}}', '{"step": 19, "dead": {"0.attn.q": 3}}']
+ODD += ['{"step": 19, "val_losses": {"\\ud800": 1.0}}']
+
+
+@pytest.mark.parametrize("line", [*FOREIGN, *ODD], ids=lambda line: line[:40])
+def test_lines_that_no_run_writes_do_no_harm(line: str, model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    metrics = folder / artifact.METRICS
+    metrics.write_text(metrics.read_text() + line + "\n")
+    made = data(write_report(folder))
+    assert [chart["plan"]["title"] for chart in made["charts"]] == [
+        chart.plan.title for chart in report_of(model).charts
+    ]
+    if line in FOREIGN:
+        assert read_metrics(folder) == read_metrics(model)
+        Metrics(metrics, CONFIG.steps)
+        assert metrics.read_text() == (model / artifact.METRICS).read_text(), "a resumed run drops it"
+
+
+def test_a_report_written_on_the_way_is_replaced_by_that_of_the_end(
+    model: Path, tiny_tokens: Tokens, tmp_path: Path
+) -> None:
+    def look(done: int, total: int, status: str) -> None:
+        if done == 10:
+            write_report(tmp_path)
+
+    train_stage(CONFIG, tiny_tokens, tmp_path, look)
+    assert data(tmp_path / REPORT)["finished"]
+    written = (tmp_path / REPORT).stat().st_mtime_ns
+    train_stage(CONFIG, tiny_tokens, tmp_path)
+    assert (tmp_path / REPORT).stat().st_mtime_ns == written
+
+
+def test_a_report_that_cannot_be_written_leaves_the_run_finished(tiny_tokens: Tokens, tmp_path: Path) -> None:
+    said = []
+    (tmp_path / "model" / REPORT).mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text(CONFIG.to_json())
+    result = train_stage(CONFIG, tiny_tokens, tmp_path / "model", lambda done, total, status: said.append(status))
+    assert result == read_result(tmp_path / "model")
+    assert "no report: " in said[-1]
+
+
 def test_the_verb_writes_the_report_of_a_model_folder(model: Path, tmp_path: Path, capsys) -> None:
     assert run(["view", str(model), "-o", str(tmp_path / "x.html"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["out"] == str(tmp_path / "x.html")

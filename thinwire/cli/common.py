@@ -40,6 +40,8 @@ def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None
             if default is None:
                 return tyro.cli(cls, args=list(argv), prog=prog)
             return tyro.cli(cls, args=list(argv), prog=prog, default=default)
+    except ValidationError as error:
+        raise UserError(f"{error.title}: {explain(error)}.") from None
     except SystemExit as stop:
         if not stop.code:
             raise

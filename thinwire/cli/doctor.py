@@ -71,8 +71,10 @@ def run(argv: Sequence[str]) -> None:
 def measure(args: Args) -> None:
     """Measure the rates of this machine and write them."""
     from thinwire.train.plan.measure import measure_device
-    from thinwire.train.rates import write_rates
+    from thinwire.train.rates import read_rates, write_rates
 
+    if args.out.exists():
+        read_rates(args.out)  # refused now, rather than after the measurement
     with progress("measuring kernels") as report:
         name, device = measure_device(args.device, args.quick, report)
     write_rates(args.out, name, device)

@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
 
 def list_shipped(as_json: bool) -> None:
     """Name, size and loss of every shipped model."""
-    from thinwire.train.loop import read_result
+    from thinwire.train.result import read_result
 
     table = Table("model", "nonzeros", "weights", "validation loss", "bytes")
     rows: list[dict[str, object]] = []
@@ -93,7 +93,7 @@ def model_details(folder: Path) -> dict[str, object]:
     from dataclasses import asdict
 
     from thinwire.model.weights import load, sparse_parameters
-    from thinwire.train.loop import read_result
+    from thinwire.train.result import read_result
 
     model = load(folder)
     result = {name: value for name, value in asdict(read_result(folder)).items() if name not in ("out", "val_losses")}

@@ -3,7 +3,9 @@
 Exit codes: 0 done, 2 bad usage or bad input, 1 failure or interruption.
 """
 
+import errno
 import os
+import re
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -26,6 +28,9 @@ VERBS = {
     "info": "say what an artefact folder holds, or list the shipped models",
     "doctor": "check the installation and this machine",
 }
+
+NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory")
+"""How errors of torch that mean so say it, on CPUs and GPUs."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,7 +73,14 @@ def run(argv: list[str]) -> int:
         complain(f"A file of weights could not be written: {error}; finished artefacts are intact.")
         return 1
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return complain(f"{error.filename}: this path is too long; choose a shorter one.")
         complain(f"{error.filename or 'The system'}: {error.strerror or error}; finished artefacts are intact.")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error)):
+            raise
+        complain("There is not enough memory for this, and finished artefacts are intact; ask for less at a time.")
         return 1
     return 0
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.table import Table
 
 from thinwire.cli.common import emit, number, parse
 from thinwire.errors import UserError
-from thinwire.train.config import TrainConfig
+from thinwire.train.config import Parallel, TrainConfig
 from thinwire.train.plan import Plan, plan
 from thinwire.train.presets import PRESETS
 from thinwire.train.rates import find_device
@@ -33,7 +33,7 @@ class Args:
     """Devices that train together; each takes its share of a batch."""
     device: str | None = None
     """Name of the device of each rank; unset is this machine."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Parallel = "ddp"
     """Whether every rank holds all weights, or each holds its rows of every matrix."""
     rates: Path | None = None
     """A file of `thinwire doctor --measure`, for devices beside the built-in ones."""
@@ -105,6 +105,8 @@ def _memory(made: Plan) -> Iterator[Row]:
     patterns = f"attention patterns {_bytes(held.patterns)}; " if held.patterns else ""
     yield "  activations", _bytes(held.activations), f"{patterns}--recompute saves {_bytes(made.recompute_saves)}"
     yield "  logits", _bytes(held.logits), ""
+    if held.overhead:
+        yield "  overhead", _bytes(held.overhead), "buffers of single operations, freed blocks"
     yield "  process", _bytes(held.runtime), ""
 
 

@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> None:
     if args.steps is not None and not args.train:
         raise UserError("--steps is for training; give --train with it, or leave it out.")
     from thinwire.stages import Opened, Workspace, view_stage
-    from thinwire.train.loop import read_result
+    from thinwire.train.result import read_result
 
     began = time.perf_counter()
     work = Workspace(args.out)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,7 +13,7 @@ from thinwire.cli.common import chosen_config, emit, parse, progress, take_optio
 from thinwire.cli.main import complain
 from thinwire.errors import UserError
 from thinwire.progress import silent
-from thinwire.train.config import TrainConfig
+from thinwire.train.config import Parallel, TrainConfig
 from thinwire.train.presets import PRESETS
 from thinwire.train.sinks import SinkName
 from thinwire.train.watch import WatchConfig
@@ -45,7 +45,7 @@ class Args:
     """Model to begin with, of the same shape; unset begins at random. The frozen way to sparsity needs one."""
     teacher: Path | None = None
     """Model whose predictions are to be matched too, trained on the same tokens: see --distill-weight."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Parallel = "ddp"
     """Under torchrun: every process holds all weights (ddp), or only its rows of every matrix (fsdp)."""
     watch: WatchConfig = field(default_factory=WatchConfig)
     """What is measured besides the losses."""
@@ -105,4 +105,5 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
             ranks=ranks,
         )
     if ranks.first:
-        emit(asdict(result) | {"report": str(args.out / "report.html")}, args.json)
+        page = args.out / "report.html"
+        emit(asdict(result) | {"report": str(page) if page.is_file() else None}, args.json)

@@ -99,16 +99,16 @@ def pass_rows(kept, grad, out, k):
             out[r, i] = grad[r, i] if everything or kept[r, i] != 0 else 0
 
 
-def count_reaching(bits, threshold):
-    """How many magnitudes, as int32 bits [n], reach a threshold."""
+def count_reaching(ranked, threshold):
+    """How many magnitudes of floats, given as int32 bits [n], reach a threshold."""
     count = 0
-    for i in prange(bits.size):
-        count += np.int64(bits[i] >= threshold)
+    for i in prange(ranked.size):
+        count += np.int64((ranked[i] & np.int32(0x7FFFFFFF)) >= threshold)
     return count
 
 
-def zero_below(values, bits, threshold):
-    """Zero, in place, the values (int32 view of float32 [n]) whose bits are below a threshold."""
+def zero_below(values, ranked, threshold):
+    """Zero, in place, the values (int32 view of float32 [n]) whose magnitudes in `ranked` are below a threshold."""
     for i in prange(values.size):
-        if bits[i] < threshold:
+        if (ranked[i] & np.int32(0x7FFFFFFF)) < threshold:
             values[i] = 0

@@ -8,6 +8,11 @@ def native_bf16(device: str) -> bool:
     return torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which matrices are multiplied there under precision "auto", "bf16" or "fp32"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device))
+
+
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether matrices are multiplied in bf16 there, under precision "auto", "bf16" or "fp32"."""
     return native_bf16(device.type) if precision == "auto" else precision == "bf16"

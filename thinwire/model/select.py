@@ -13,10 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinwire.model.kernels import kernels
+from thinwire.model.kernels import GUESSES, kernels
 
-_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+"""The dtypes that kernels take, and the integer of the same size."""
 _MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7}
+
+_MAGNITUDE = 0x7FFFFFFF
+"""All bits of a float but its sign."""
+_SAMPLE = 4096
+"""Entries of a matrix that the first guess at its threshold is taken from."""
 
 
 def plain_keep_mask(x: Tensor, k: int) -> Tensor:
@@ -36,7 +42,7 @@ def _triton() -> ModuleType | None:
 
 def _gpu_kernels(x: Tensor) -> ModuleType | None:
     """The Triton kernels, where they are installed and x is of a kind that they take."""
-    return _triton() if x.device.type == "cuda" and x.dtype in _INTEGERS else None
+    return _triton() if x.device.type == "cuda" and x.dtype in INTEGERS else None
 
 
 def keep_rows(x: Tensor, k: int) -> Tensor:
@@ -44,9 +50,9 @@ def keep_rows(x: Tensor, k: int) -> Tensor:
     gpu = _gpu_kernels(x)
     if gpu is not None:
         return gpu.keep_rows(x, k)
-    if x.device.type != "cpu" or x.dtype not in _INTEGERS:
+    if x.device.type != "cpu" or x.dtype not in INTEGERS:
         return torch.where(plain_keep_mask(x, k), x, 0)
-    integer = _INTEGERS[x.dtype]
+    integer = INTEGERS[x.dtype]
     x = x.contiguous()
     out = torch.empty_like(x)
     magnitude = np.array(torch.iinfo(integer).max, dtype=str(integer).removeprefix("torch."))[()]
@@ -64,9 +70,9 @@ def pass_rows(kept: Tensor, grad: Tensor, k: int) -> Tensor:
     gpu = _gpu_kernels(grad)
     if gpu is not None and grad.shape[1] <= gpu.WIDEST:
         return gpu.pass_rows(kept, grad, k)
-    if grad.device.type != "cpu" or grad.dtype not in _INTEGERS:
+    if grad.device.type != "cpu" or grad.dtype not in INTEGERS:
         return torch.where((kept != 0) | ((kept != 0).sum(-1, keepdim=True) < k), grad, 0)
-    integer = _INTEGERS[grad.dtype]
+    integer = INTEGERS[grad.dtype]
     grad = grad.contiguous()
     out = torch.empty_like(grad)
     kernels().pass_rows(kept.view(integer).numpy(), grad.view(integer).numpy(), out.view(integer).numpy(), k)
@@ -87,25 +93,48 @@ def keep_largest_(matrix: Tensor, k: int, reserved: Tensor | None = None) -> Non
         rank = matrix.abs() if reserved is None else matrix.abs().masked_fill(reserved, torch.inf)
         matrix.masked_fill_(~plain_keep_mask(rank.flatten(), k).view_as(matrix), 0)
         return
-    bits = matrix.view(torch.int32).flatten() & 0x7FFFFFFF
-    if reserved is not None:
-        bits[reserved.flatten()] = 0x7FFFFFFF
-    _keep_bits(matrix.view(torch.int32).view(-1).numpy(), bits.numpy(), k)
+    values = matrix.view(torch.int32).view(-1)
+    ranked = values if reserved is None else values.masked_fill(reserved.flatten(), _MAGNITUDE)
+    _keep_bits(values.numpy(), ranked.numpy(), k)
 
 
-def _keep_bits(values: np.ndarray, bits: np.ndarray, k: int) -> None:
-    low, high = 0, 0x7FFFFFFF
-    count = -1
+def _keep_bits(values: np.ndarray, ranked: np.ndarray, k: int) -> None:
+    """Zero all but k of `values`, those whose magnitudes in `ranked` are largest; both hold the bits of floats."""
+    threshold = _threshold(ranked, k)
+    missing = k - kernels().count_reaching(ranked, threshold)
+    tied = np.flatnonzero((ranked & _MAGNITUDE) == threshold - 1)[:missing] if missing > 0 and threshold > 0 else []
+    kept = values[tied]
+    kernels().zero_below(values, ranked, threshold)
+    values[tied] = kept
+
+
+def _threshold(ranked: np.ndarray, k: int) -> int:
+    """The smallest threshold that at most k magnitudes reach, or one that exactly k do.
+
+    The first guesses come from a sample, the next are interpolated between counts, and after a few the interval is
+    halved.
+    """
+    sample = np.sort(ranked[:: max(1, ranked.size // _SAMPLE)] & _MAGNITUDE)[::-1]
+    place = k * sample.size // ranked.size
+    margin = 1 + 2 * int(place**0.5)
+    low, high, n_low, n_high = 0, _MAGNITUDE, ranked.size, 0
+    middle, tries = int(sample[min(place, sample.size - 1)]), 0
     while low < high:
-        middle = (low + high) // 2
-        count = kernels().count_reaching(bits, middle)
+        middle = min(max(middle, low), high - 1)
+        count = kernels().count_reaching(ranked, middle)
+        tries += 1
         if count == k:
-            low = high = middle
-        elif count > k:
-            low = middle + 1
+            return middle
+        if count > k:
+            low, n_low = middle + 1, count
         else:
-            high = middle
-    missing = k - kernels().count_reaching(bits, low)
-    if missing > 0 and low > 0:
-        bits[np.flatnonzero(bits == low - 1)[:missing]] = low
-    kernels().zero_below(values, bits, low)
+            high, n_high = middle, count
+        if tries > GUESSES:
+            middle = (low + high) // 2
+        elif low > 0 and high < _MAGNITUDE:
+            middle = low + (high - low) * (n_low - k) // (n_low - n_high)
+        else:
+            place += -margin if count > k else margin
+            middle = int(sample[min(max(place, 0), sample.size - 1)])
+            margin *= 2
+    return low

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
-"""The dtypes these kernels take, and the integer of the same size."""
+from thinwire.model.select import INTEGERS
+
 MAGNITUDES = {torch.float32: 0x7FFFFFFF, torch.bfloat16: 0x7FFF}
 """The bits of each dtype without its sign."""
 BLOCK = 4096

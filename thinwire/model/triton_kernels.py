@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.model.triton_digits import BLOCK, INTEGERS, MAGNITUDES, keep_long_rows
+from thinwire.model.select import INTEGERS
+from thinwire.model.triton_digits import BLOCK, MAGNITUDES, keep_long_rows
 
 WIDEST = 32_768
 """Widest row that stays in the registers of one program."""

@@ -9,10 +9,7 @@ from thinwire.tasks.task import TASKS
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Scores tasks on validation pairs every so many steps, and after the last one.
-
-    Raises UserError for tasks that do not exist, or that the tokenizer or the context cannot express.
-    """
+    """Scores tasks on validation pairs every so many steps, and after the last one."""
 
     tasks: tuple[str, ...]
     tokenizer: Tokenizer
@@ -23,7 +20,8 @@ class TaskScores:
     pairs: int = 256
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise UserError for tasks that do not exist, or that the tokenizer or the context cannot express."""
         for name in self.tasks:
             TASKS[name].pairs(self.pairs, "validation", self.seed, self.tokenizer, self.context)
 

@@ -8,8 +8,9 @@ every moment there is a whole checkpoint.
 """
 
 import json
+import math
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,7 +68,7 @@ def restore(state: State, path: Path, parents: dict[str, str]) -> float:
     Raises UserError when a file is damaged or missing, or was made from other parents.
     """
     try:
-        with _Reader(path) as reader:
+        with _Reader.open(path) as reader:
             run = reader.run
             for role in run["parents"].keys() | parents.keys():
                 if run["parents"].get(role) != parents.get(role):
@@ -80,10 +81,20 @@ def restore(state: State, path: Path, parents: dict[str, str]) -> float:
                 moments = {m: like_sharded(moment, parameter) for m, moment in moments.items()}
                 step = reader.whole(f"step/{name}").to(parameter.device)
                 state.optimizer.state[parameter] = {**moments, "step": step}
-        state.step, seconds = int(run["step"]), float(run["seconds"])
+        state.step, seconds = _progress(run, state.objective.config.steps)
     except UNREADABLE:
         raise UserError(f"{path} is damaged; delete the folder {path.parent} and train again.") from None
     return seconds
+
+
+def _progress(run: dict[str, Any], steps: int) -> tuple[int, float]:
+    """Step and seconds of a checkpoint. Raises RuntimeError for what no run of so many steps stores."""
+    step, seconds = run["step"], run["seconds"]
+    if type(step) is not int or not 0 <= step <= steps:
+        raise RuntimeError("a step outside the run")
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise RuntimeError("no time")
+    return step, float(seconds)
 
 
 def _rows(state: State) -> Iterator[tuple[str, Tensor]]:
@@ -119,24 +130,22 @@ def _remove_shards(path: Path, keep: list[Path]) -> None:
 class _Reader:
     """An open checkpoint."""
 
-    def __init__(self, path: Path) -> None:
-        self._files = ExitStack()
-        self._path = path
+    def __init__(self, head: Any, run: dict[str, Any], shards: list[Any]) -> None:
+        self.run = run
+        self._head = head
+        self._parts = [head, *shards]
 
-    def __enter__(self) -> Self:
-        self._head: Any = self._open(self._path)
-        self.run = json.loads(self._head.metadata()["run"])
-        names = self.run["shards"]
-        if not all(Path(name).name == name for name in names):
-            raise KeyError("a shard outside the folder")
-        self._parts = [self._head, *(self._open(self._path.with_name(name)) for name in names)]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._files.close()
-
-    def _open(self, path: Path) -> Any:
-        return self._files.enter_context(safe_open(path, framework="pt"))
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[Self]:
+        """The checkpoint at `path` with the shards it names, all open until the block ends."""
+        with ExitStack() as files:
+            head: Any = files.enter_context(safe_open(path, framework="pt"))
+            run = json.loads(head.metadata()["run"])
+            if not all(Path(name).name == name for name in run["shards"]):
+                raise KeyError("a shard outside the folder")
+            shards = [path.with_name(name) for name in run["shards"]]
+            yield cls(head, run, [files.enter_context(safe_open(shard, framework="pt")) for shard in shards])
 
     def whole(self, key: str) -> Tensor:
         """A tensor that the head has in full."""

@@ -5,9 +5,12 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from thinwire.config import Config, explain
+from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
 
 Option = bool | int | float | str
+Parallel = Literal["ddp", "fsdp"]
+"""How ranks share a model: every rank holds all weights, or each its rows of every matrix."""
 
 
 class TrainConfig(Config):
@@ -15,9 +18,9 @@ class TrainConfig(Config):
 
     model: ModelConfig = ModelConfig()
     """Shape of the model."""
-    steps: int = Field(default=10_000, ge=1)
+    steps: int = Field(default=10_000, ge=1, le=2**40)
     """Optimizer steps."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=2**40)
     """Sequences of model.context tokens per step."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial weights and of the data order."""
@@ -29,7 +32,7 @@ class TrainConfig(Config):
     """
     sparsity_options: dict[str, Option] = Field(default={})
     """Options of that way to sparsity, such as temperature 0.5 of hardconcrete."""
-    density: float = Field(default=1 / 64, gt=0, le=1)
+    density: float = Field(default=1 / 64, ge=1e-9, le=1)
     """Fraction of every matrix that ends up nonzero; 1 trains a dense model."""
     density_rule: Literal["uniform", "released"] = "uniform"
     """The same density in every parameter, or, as in the released code, d_model/256 times as much outside matrices."""
@@ -73,12 +76,20 @@ class TrainConfig(Config):
     """Recompute activations in the backward pass: less memory, a third more time."""
     validate_every: int = Field(default=500, ge=1)
     """Steps between measurements of the validation loss."""
-    validation_tokens: int = Field(default=65_536, ge=1)
+    validation_tokens: int = Field(default=65_536, ge=1, le=2**40)
     """Held-out tokens per corpus part that a validation loss is measured on."""
     checkpoint_every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
     log_every: int = Field(default=20, ge=1)
     """Steps between lines of metrics.jsonl."""
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raise UserError when so many ranks cannot share a batch equally."""
+        if self.batch_size % ranks:
+            raise UserError(
+                f"A batch of {self.batch_size} sequences cannot be shared equally by {ranks} ranks; "
+                f"make batch_size a multiple of {ranks}."
+            )
 
     @field_validator("sparsity_options")
     @classmethod

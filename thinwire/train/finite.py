@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from thinwire.errors import UserError
-from thinwire.model.precision import uses_bf16
+from thinwire.model.precision import autocast
 from thinwire.model.transformer import Transformer
 from thinwire.sites import ResidPoint, Site
 from thinwire.train.objective import Objective
@@ -44,7 +44,7 @@ def origin(objective: Objective, batch: Tensor) -> str:
     """
     walk = _Walk(objective.model)
     weights = {f"model.{name}": value for name, value in objective.sparsifier.effective(objective.model).items()}
-    with torch.no_grad(), torch.autocast(*_arithmetic(objective, batch)):
+    with torch.no_grad(), autocast(objective.config.precision, batch.device):
         functional_call(walk, weights, (batch[:, :-1],))
     if walk.found:
         return walk.found
@@ -57,10 +57,6 @@ def origin(objective: Objective, batch: Tensor) -> str:
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"in the gradient of {name}"
     return "in the norm of the gradient, which is too large for its type"
-
-
-def _arithmetic(objective: Objective, batch: Tensor) -> tuple[str, torch.dtype, bool]:
-    return batch.device.type, torch.bfloat16, uses_bf16(objective.config.precision, batch.device)
 
 
 class _Walk(nn.Module):

@@ -28,12 +28,8 @@ class Inputs:
     ) -> Self:
         """Open the model folders. Raises UserError for any that does not fit the config or the tokens."""
         check_tokens(config, tokens)
-        models: dict[str, Transformer] = {}
-        parents: dict[str, Artifact] = {"tokens": tokens.artifact}
-        for role, folder in (("start", start), ("teacher", teacher)):
-            if folder is not None:
-                parents[role] = artifact.open_artifact(Path(folder), "model")
-                models[role] = load(folder)
+        parents = open_parents(tokens, start, teacher)
+        models = {role: load(parent.path) for role, parent in parents.items() if role != "tokens"}
         if "start" in models and models["start"].config != config.model:
             raise UserError(f"{start} holds a model of another shape than this run's; give the run the same model.")
         if "teacher" in models and models["teacher"].config.vocab_size != config.model.vocab_size:
@@ -44,6 +40,17 @@ class Inputs:
     def ids(self) -> dict[str, str]:
         """Content hash of each parent, by its role."""
         return {role: parent.id for role, parent in self.parents.items()}
+
+
+def open_parents(
+    tokens: Tokens, start: Path | str | None = None, teacher: Path | str | None = None
+) -> dict[str, Artifact]:
+    """The artefacts that a run is made from, by role. Raises UserError for a folder without a finished model."""
+    models = {"start": start, "teacher": teacher}
+    opened = {
+        role: artifact.open_artifact(Path(folder), "model") for role, folder in models.items() if folder is not None
+    }
+    return {"tokens": tokens.artifact} | opened
 
 
 def check_tokens(config: TrainConfig, tokens: Tokens) -> None:

@@ -8,7 +8,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,12 +28,24 @@ from thinwire.train.metrics import Metrics, Muted
 from thinwire.train.ranks import SINGLE, Ranks
 from thinwire.train.result import TrainResult, read_result, result_of, write_model
 from thinwire.train.rows import count_nonzeros, gathered
-from thinwire.train.sinks import check_sinks, open_sinks
+from thinwire.train.sinks import Sink, check_sinks, open_sinks
 from thinwire.train.stats import measure, support, turnover
 from thinwire.train.step import State, StepReport, new_state, train_step
 from thinwire.train.watch import Watcher
 
 CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run that has its folder to itself: what stays the same while its state goes from step to step."""
+
+    config: TrainConfig
+    inputs: Inputs
+    out: Path
+    state: State
+    metrics: Metrics
+    watchers: Sequence[Watcher]
 
 
 def train(
@@ -61,7 +73,7 @@ def train(
     hold_freed_memory()
     with ranks.together():
         check_device(device if ranks.mode == "single" else ranks.device)
-        ranks.check_batch(config.batch_size)
+        config.check_ranks(ranks.world_size)
         check_sinks(track)
         inputs = Inputs.open(config, tokens, start, teacher)
         artifact.refuse_foreign(out)
@@ -76,13 +88,14 @@ def train(
         seconds = _enter(config, inputs, out, state)
         if ranks.mode == "single":
             state.to(torch.device(device))
-        with open_sinks(track if ranks.first else (), out, config, state.step) as sinks:
+        with _sinks(track, config, out, state) as sinks:
             metrics = Metrics(out / artifact.METRICS, state.step, sinks) if ranks.first else Muted()
+            run = _Run(config, inputs, out, state, metrics, watchers)
             try:
-                seconds = _run(config, inputs, out, state, seconds, report, stop, metrics, watchers)
+                seconds = _advance(run, seconds, report, stop)
             except NotFinite as error:
                 raise NotFinite(f"{str(error).removesuffix('.')} ({_kept(out / CHECKPOINT)}).") from None
-            return _finish(config, inputs, out, state, seconds, metrics)
+            return _finish(run, seconds)
 
 
 def check_device(device: str) -> None:
@@ -94,13 +107,12 @@ def check_device(device: str) -> None:
 
 
 def _finished(config: TrainConfig, inputs: Inputs, out: Path) -> TrainResult:
-    try:
-        opened = artifact.open_artifact(out, "model")
-    except UserError as error:
-        remedy = f"delete {out} and train again"
-        raise UserError(str(error).replace("make the artefact again", remedy)) from None
+    opened = artifact.open_artifact(out, "model", remedy=f"delete {out} and train again")
     if opened.config(TrainConfig) != config:
         raise UserError(f"{out} holds a model trained with another config; choose another --out.")
+    for role in ("start", "teacher"):
+        if role in opened.meta.parents and role not in inputs.parents:
+            raise UserError(f"{out} holds a model trained with a {role}; give --{role}, or choose another --out.")
     for role, parent in inputs.parents.items():
         artifact.require_parent(opened, role, parent)
     return read_result(out)
@@ -115,6 +127,15 @@ def _sole_writer(out: Path, ranks: Ranks) -> Iterator[None]:
                 artifact.make_parents(out / "config.json")
                 stack.enter_context(artifact.sole_writer(out))
         yield
+
+
+@contextmanager
+def _sinks(track: Sequence[str], config: TrainConfig, out: Path, state: State) -> Iterator[list[Sink]]:
+    """Within the block, the sinks of rank 0; other ranks have none. Raises UserError, on all, for one that fails."""
+    with ExitStack() as stack:
+        with state.ranks.together():
+            sinks = stack.enter_context(open_sinks(track if state.ranks.first else (), out, config, state.step))
+        yield sinks
 
 
 def _enter(config: TrainConfig, inputs: Inputs, out: Path, state: State) -> float:
@@ -136,30 +157,22 @@ def _kept(path: Path) -> str:
     return f"the checkpoint of step {step} is kept" if step else "there is no checkpoint yet"
 
 
-def _run(
-    config: TrainConfig,
-    inputs: Inputs,
-    out: Path,
-    state: State,
-    spent: float,
-    report: Report,
-    stop: StopRequest,
-    metrics: Metrics,
-    watchers: Sequence[Watcher],
-) -> float:
+def _advance(run: _Run, spent: float, report: Report, stop: StopRequest) -> float:
+    """Take the run from where it is to its last step; returns its seconds, with those `spent` before."""
+    config, state = run.config, run.state
     began = time.perf_counter() - spent
     device = next(state.model.parameters()).device
 
     def save() -> None:
         with state.ranks.together(NotFinite):
             check_weights(state.objective, state.step)
-        checkpoint.save(state, out / CHECKPOINT, inputs.ids, time.perf_counter() - began)
+        checkpoint.save(state, run.out / CHECKPOINT, run.inputs.ids, time.perf_counter() - began)
 
     while state.step < config.steps:
-        rows = inputs.tokens.batch(state.step, config.seed, config.batch_size, config.model.context)
+        rows = run.inputs.tokens.batch(state.step, config.seed, config.batch_size, config.model.context)
         before = _support_before(state, config)
         done = train_step(state, torch.from_numpy(rows).to(device), config)
-        _observe(config, inputs.tokens, state, done, before, metrics, watchers)
+        _observe(run, done, before)
         report(state.step, config.steps, f"loss {done.loss:.3f}, density {done.density:.2%}")
         if state.ranks.any(stop.asked):
             save()
@@ -178,45 +191,38 @@ def _support_before(state: State, config: TrainConfig) -> dict[str, Tensor] | No
         return support(model)
 
 
-def _observe(
-    config: TrainConfig,
-    tokens: Tokens,
-    state: State,
-    done: StepReport,
-    before: dict[str, Tensor] | None,
-    metrics: Metrics,
-    watchers: Sequence[Watcher],
-) -> None:
+def _observe(run: _Run, done: StepReport, before: dict[str, Tensor] | None) -> None:
     """Write what is due about the step just done: its own line, a measurement of the model, what watchers saw."""
-    step = state.step
+    config, state, step = run.config, run.state, run.state.step
     measures = step % config.validate_every == 0 and step < config.steps
-    due = [watcher for watcher in watchers if watcher.due(step)]
+    due = [watcher for watcher in run.watchers if watcher.due(step)]
     if before is None and not measures and not due:
         return
     with state.objective.settled(step) as model:
         if before is not None:
             reported = {name: value for name, value in asdict(done).items() if value is not None}
-            metrics.add(step, nonzeros=count_nonzeros(model), turnover=turnover(before, model), **reported)
+            run.metrics.add(step, nonzeros=count_nonzeros(model), turnover=turnover(before, model), **reported)
         whole = gathered(model, state.ranks.first) if measures or due else None
-        if whole is not None and measures:
-            metrics.add(step, **asdict(measure(whole, tokens, config)))
-        if whole is not None:
-            for watcher in due:
-                metrics.add(step, **watcher(step, whole))
+        if whole is None:
+            return
+        if measures:
+            run.metrics.add(step, **asdict(measure(whole, run.inputs.tokens, config)))
+        for watcher in due:
+            run.metrics.add(step, **watcher(step, whole))
 
 
-def _finish(
-    config: TrainConfig, inputs: Inputs, out: Path, state: State, seconds: float, metrics: Metrics
-) -> TrainResult:
+def _finish(run: _Run, seconds: float) -> TrainResult:
+    """Measure the model as it ends, and make the folder a finished artefact."""
+    config, state, tokens = run.config, run.state, run.inputs.tokens
     state.objective.sparsifier.settle(state.model, state.step)
     model = gathered(state.model, state.ranks.first)
     if model is None:
         state.ranks.wait()
-        return read_result(out)
-    measured = measure(model, inputs.tokens, config)
-    metrics.add_once(config.steps, **asdict(measured))
-    result = result_of(model, config, inputs.tokens, measured.val_losses, config.steps, seconds)
-    write_model(out, model, config, inputs.tokens, inputs.parents, result, also=[artifact.METRICS])
-    checkpoint.remove(out / CHECKPOINT)
+        return read_result(run.out)
+    measured = measure(model, tokens, config)
+    run.metrics.add_once(config.steps, **asdict(measured))
+    result = result_of(model, config, tokens, measured.val_losses, config.steps, seconds)
+    write_model(run.out, model, config, tokens, run.inputs.parents, result, also=[artifact.METRICS])
+    checkpoint.remove(run.out / CHECKPOINT)
     state.ranks.wait()
-    return replace(result, out=str(out))
+    return replace(result, out=str(run.out))

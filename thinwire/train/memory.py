@@ -1,6 +1,7 @@
-"""Keeping freed memory: the C library otherwise gives large buffers back and fetches them again page by page."""
+"""What a process holds: its peak, and freed memory, which it keeps: the C library would fetch it again page by page."""
 
 import ctypes
+import resource
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -18,3 +19,12 @@ def hold_freed_memory() -> bool:
     if not hasattr(library, "mallopt"):
         return False
     return bool(library.mallopt(M_MMAP_MAX, 0)) and bool(library.mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def peak_memory() -> int:
+    """Most bytes that were resident at once since this program began."""
+    if sys.platform.startswith("linux"):  # getrusage would count what the process held before it became this program
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -9,6 +9,9 @@ from thinwire import artifact
 from thinwire.errors import UserError
 from thinwire.train.sinks import Sink
 
+LARGEST = 2**53
+"""Whole numbers from here on are no step and no count: a float, and a browser, cannot hold all of them."""
+
 
 class Metrics:
     """An append-only metrics.jsonl; re-entered at `step`, it drops the lines that a resumed run will write again."""
@@ -17,7 +20,7 @@ class Metrics:
         self.path = path
         self.sinks = sinks
         if path.exists():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            lines = [line for line in _lines(path) if _step_of(line) <= step]
             artifact.write_text(path, "".join(line + "\n" for line in lines))
 
     def add(self, step: int, **values: object) -> None:
@@ -31,7 +34,7 @@ class Metrics:
     def add_once(self, step: int, **values: object) -> None:
         """Append a line, unless one of this step already has the first of these values."""
         name = next(iter(values))
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        lines = _lines(self.path) if self.path.exists() else []
         if not any(_step_of(line) == step and name in json.loads(line) for line in lines):
             self.add(step, **values)
 
@@ -48,20 +51,28 @@ class Muted(Metrics):
         """Write nothing."""
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
 def _step_of(line: str) -> float:
-    """The step a line was written at; a line cut short by a crash counts as later than any."""
+    """The step a line was written at; one cut short by a crash, or that no run writes, counts as later than any."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
+    return step if type(step) is int and 0 <= step < LARGEST else float("inf")
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of nested mappings by path, as in `val_losses/idioms`; texts, flags and nulls are left out."""
+    """The numbers of nested mappings by path, as in `val_losses/idioms`.
+
+    Texts, flags, nulls, and whole numbers that a float cannot hold exactly are left out.
+    """
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, float) or (type(value) is int and abs(value) < LARGEST):
             yield f"{prefix}{name}", value
 
 

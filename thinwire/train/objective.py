@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from thinwire.model.precision import uses_bf16
+from thinwire.model.precision import autocast
 from thinwire.model.transformer import Transformer, next_token_loss
 from thinwire.train.config import TrainConfig
 from thinwire.train.sparsity import SPARSIFIERS, Sparsifier
@@ -40,7 +40,7 @@ class Objective(nn.Module):
         """Losses on batch [batch, context + 1]."""
         config, inputs, targets = self.config, batch[:, :-1], batch[:, 1:]
         weights = self.sparsifier.effective(self.model)
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=uses_bf16(config.precision, batch.device)):
+        with autocast(config.precision, batch.device):
             if weights:
                 logits = functional_call(self.model, weights, (inputs,), {"recompute": config.recompute})
             else:

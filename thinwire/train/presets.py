@@ -29,7 +29,7 @@ def tiny_dense() -> TrainConfig:
     """The dense twin of `tiny`: the same shape and loop, without weight or activation sparsity."""
     sparse = tiny()
     model = sparse.model.replace(active_fraction=1.0)
-    return sparse.replace(model=model, density=1.0, learning_rate=0.015, steps=800)
+    return sparse.replace(model=model, density=1.0, learning_rate=0.004, steps=800)
 
 
 @PRESETS.register("shipped")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from thinwire.errors import UserError
+from thinwire.train.config import Parallel
 
-Parallel = Literal["ddp", "fsdp"]
 PATIENCE = timedelta(days=1)
 """How long ranks wait for rank 0 while it measures; the launcher notices at once when a rank has died."""
 
@@ -62,14 +62,6 @@ class Ranks:
             )
         torch.cuda.set_device(local_rank)
         return replace(self, mode=mode, device=f"cuda:{local_rank}")
-
-    def check_batch(self, batch_size: int) -> None:
-        """Raise UserError when a batch cannot be shared out equally."""
-        if batch_size % self.world_size:
-            raise UserError(
-                f"A batch of {batch_size} sequences cannot be shared equally by {self.world_size} ranks; "
-                f"make batch_size a multiple of {self.world_size}."
-            )
 
     def share(self, batch: Tensor) -> Tensor:
         """This rank's rows of a batch [batch, ...], a contiguous part; shares are equal and in order."""

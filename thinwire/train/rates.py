@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -110,7 +110,7 @@ BOTH_PRECISIONS = ("linear", "abstopk", "norm", "gelu", "add", "attention", "att
 class Sample(Config):
     """The rate of a kernel at one size."""
 
-    size: Size
+    size: tuple[Annotated[int, Field(ge=1, le=2**60)], ...]
     """Numbers as the family's `size` names them."""
     rate: float = Field(gt=0)
     """Units of work per second."""
@@ -146,9 +146,9 @@ class Device(Config):
     """Processor, threads and versions, in words."""
     source: str
     """Where the figures are from, and what is assumed."""
-    memory_bytes: int = Field(ge=1)
+    memory_bytes: int = Field(ge=1, le=2**60)
     """Memory that a rank can fill."""
-    runtime_bytes: int = Field(default=0, ge=0)
+    runtime_bytes: int = Field(default=0, ge=0, le=2**60)
     """What a process holds of it before there is a model."""
     native_bf16: bool
     """Whether precision `auto` is bf16."""
@@ -161,6 +161,8 @@ class Device(Config):
         """Time of one call. Raises UserError when nothing is known about the kernel."""
         family = FAMILIES[kernel.partition(".")[0]]
         if samples := self.kernels.get(kernel):
+            if any(len(sample.size) != len(size) for sample in samples):
+                raise UserError(f"The rates of {kernel} are not at sizes of {family.size}; measure them again.")
             return family.amount(*size) / interpolated(samples, size)
         if self.peaks is not None:
             return _from_peaks(self.peaks, kernel, family, size)
@@ -213,7 +215,10 @@ def write_rates(path: Path, name: str, device: Device) -> None:
     # an unset field stays out, so that a record shows only what it has; a sample takes one line
     entries = {each: json.loads(known.model_dump_json(exclude_defaults=True)) for each, known in devices.items()}
     text = re.sub(r'\{\s*("size"[^}]*)\}', _in_one_line, json.dumps(entries, indent=1))
-    write_text(path, text + "\n")
+    try:
+        write_text(path, text + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another --out.") from None
 
 
 def _in_one_line(sample: re.Match) -> str:

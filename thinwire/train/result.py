@@ -40,14 +40,19 @@ class TrainResult:
     """Wall-clock time, over all sessions of the run, validation and checkpoints included; null likewise."""
 
 
+def mean_loss(losses: Mapping[str, float], tokens: Tokens) -> float:
+    """The mean of losses per corpus part, weighted as the parts are in training."""
+    weights = {part: tokens.config.weight(part) for part in tokens.parts}
+    return sum(weights[part] * losses[part] for part in losses) / sum(weights[part] for part in losses)
+
+
 def result_of(
     model: Transformer, config: TrainConfig, tokens: Tokens, losses: dict[str, float], step: int, seconds: float | None
 ) -> TrainResult:
     """The result of a sparse model after `step` steps that took so many seconds, from its validation losses."""
-    weights = {part: tokens.config.weight(part) for part in tokens.parts}
     trained = step * config.batch_size * config.model.context
     return TrainResult(
-        val_loss=sum(weights[part] * losses[part] for part in losses) / sum(weights[part] for part in losses),
+        val_loss=mean_loss(losses, tokens),
         val_losses=losses,
         nonzeros=count_nonzeros(model),
         entries=count_sparse_entries(model),
@@ -58,10 +63,21 @@ def result_of(
 
 
 def read_result(folder: Path | str) -> TrainResult:
-    """The result of a finished run from its folder."""
+    """The result of a finished run from its folder, whose files are checked. Raises UserError for any other."""
     opened = artifact.open_artifact(Path(folder), "model")
+    return replace(read_summary(opened.path), out=str(folder))
+
+
+def read_summary(folder: Path) -> TrainResult:
+    """The same from the summary alone, without the name of the folder."""
     refusal = f"{folder} does not hold a readable summary.json; delete it and train again."
-    return replace(read_record(TrainResult, opened.path / artifact.SUMMARY, refusal), out=str(folder))
+    return read_record(TrainResult, folder / artifact.SUMMARY, refusal)
+
+
+def write_summary(folder: Path, result: TrainResult) -> None:
+    """Write what `read_summary` reads."""
+    stored = {name: value for name, value in asdict(result).items() if name != "out"}
+    artifact.write_text(folder / artifact.SUMMARY, json.dumps(stored, indent=2))
 
 
 def write_model(
@@ -76,8 +92,7 @@ def write_model(
     """Make a folder a finished model artefact; `also` names files of it that are there already."""
     save_weights(model, folder / "weights.safetensors")
     artifact.write_text(folder / "model.json", config.model.to_json())
-    stored = {name: value for name, value in asdict(result).items() if name != "out"}
-    artifact.write_text(folder / artifact.SUMMARY, json.dumps(stored, indent=2))
+    write_summary(folder, result)
     shutil.copyfile(tokens.artifact.path / "tokenizer.json", folder / "tokenizer.json")
     files = ["model.json", "weights.safetensors", "tokenizer.json", artifact.SUMMARY, *also]
     return artifact.finish(folder, "model", config, parents, files, seed=config.seed)

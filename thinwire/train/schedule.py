@@ -1,7 +1,7 @@
 """The learning rate: linear warm-up, linear decay, times the L0 factor that gives the "sharkfin"."""
 
 from thinwire.train.config import TrainConfig
-from thinwire.train.l0 import density_at
+from thinwire.train.density import density_at
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:

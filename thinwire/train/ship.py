@@ -5,9 +5,8 @@
 3. Finish an artefact of its own, with the trained model among its parents.
 """
 
-import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from thinwire.data import Tokens
 from thinwire.model.weights import load, load_weights, save_weights
 from thinwire.train.config import TrainConfig
 from thinwire.train.loop import check_device
-from thinwire.train.result import TrainResult, read_result, result_of
+from thinwire.train.result import TrainResult, read_result, result_of, write_summary
 from thinwire.train.stats import validation_losses
 
 COPIED = ("model.json", "tokenizer.json", artifact.METRICS)
@@ -42,8 +41,7 @@ def ship(source: Path | str, tokens: Tokens, out: Path | str, device: str = "cpu
         load_weights(model, folder / "weights.safetensors")
         losses = validation_losses(model.to(torch.device(device)), tokens, config)
         result = result_of(model, config, tokens, losses, config.steps, read_result(trained.path).seconds)
-        stored = {name: value for name, value in asdict(result).items() if name != "out"}
-        artifact.write_text(folder / artifact.SUMMARY, json.dumps(stored, indent=2))
+        write_summary(folder, result)
         for name in COPIED:
             shutil.copyfile(trained.path / name, folder / name)
         files = ["weights.safetensors", artifact.SUMMARY, *COPIED]

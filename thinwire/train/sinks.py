@@ -106,14 +106,18 @@ class WeightsAndBiases:
         path = folder / self.ID
         if not path.exists():
             artifact.write_text(path, uuid.uuid4().hex[:16])
-        self._run = wandb.init(
-            project="thinwire",
-            id=path.read_text(encoding="utf-8"),
-            name=f"{folder.absolute().parent.name}/{folder.name}",
-            dir=str(folder),
-            config=config.model_dump(mode="json"),
-            resume="allow",
-        )
+        try:
+            self._run = wandb.init(
+                project="thinwire",
+                id=path.read_text(encoding="utf-8"),
+                name=f"{folder.absolute().parent.name}/{folder.name}",
+                dir=str(folder),
+                config=config.model_dump(mode="json"),
+                resume="allow",
+            )
+        except wandb.Error as error:
+            said = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"W&B begins no run ({said}); run wandb login, or leave out --track wandb.") from None
 
     @classmethod
     def open(cls, folder: Path, config: Config, step: int) -> Self:

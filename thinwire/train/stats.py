@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thinwire.data import Tokens
-from thinwire.model.precision import uses_bf16
+from thinwire.model.precision import autocast
 from thinwire.model.transformer import Transformer, next_token_loss
 from thinwire.model.weights import sparse_parameters
 from thinwire.sites import ResidPoint, Site, all_sites, resid_points
@@ -81,13 +81,13 @@ def validation_losses(
     for part in tokens.parts:
         wanted = min(config.validation_tokens, tokens.n_tokens(part, "validation") - 1)
         rows = torch.from_numpy(tokens.validation(part, wanted, config.model.context))
-        total = 0.0
+        summed = 0.0
         for batch in rows.split(config.batch_size):
             batch = batch.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device)):
+            with autocast(config.precision, device):
                 logits = (forward or model)(batch[:, :-1])
-            total += next_token_loss(logits, batch[:, 1:]).item() * len(batch)
-        losses[part] = total / len(rows)
+            summed += next_token_loss(logits, batch[:, 1:]).item() * len(batch)
+        losses[part] = summed / len(rows)
     return losses
 
 
@@ -126,7 +126,7 @@ class _Observer:
     def _note(self, index: int, resid: Tensor) -> None:
         found = kurtosis(resid)
         spread = ~found.isnan()
-        self._sums[index] += found[spread].sum(dtype=torch.float64)
+        self._sums[index] += found.where(spread, 0).sum(dtype=torch.float64)
         self._counts[index] += spread.sum()
 
 

@@ -1,6 +1,7 @@
 """One optimizer step: loss, gradient, normalization, AdamW, sparsity."""
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.train.config import TrainConfig
+from thinwire.train.density import density_at
 from thinwire.train.finite import NotFinite, not_finite
-from thinwire.train.l0 import density_at
 from thinwire.train.objective import Losses, Objective
 from thinwire.train.ranks import SINGLE, Ranks, averaging
 from thinwire.train.rows import is_sharded, local, shard
@@ -117,11 +118,10 @@ def train_step(state: State, batch: Tensor, config: TrainConfig) -> StepReport:
     losses = state.losses(own)
     state.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
-    own_loss = losses.total.detach()
-    losses = _mean(losses, state.ranks)
     rms = normalize_gradient([p.grad for p in state.model.parameters() if p.grad is not None], config.gradient)
-    if not (torch.isfinite(losses.total) and torch.isfinite(rms)):
-        met = not torch.isfinite(own_loss)
+    measured = _measured(losses, rms, state.ranks)
+    if not (math.isfinite(measured["total"]) and math.isfinite(measured["rms"])):
+        met = not torch.isfinite(losses.total)
         elsewhere = state.ranks.any(met) and not met
         with state.ranks.together(NotFinite):
             if not elsewhere:
@@ -134,20 +134,20 @@ def train_step(state: State, batch: Tensor, config: TrainConfig) -> StepReport:
     state.step += 1
     sparsifier.after_step(state.model, state.step)
     return StepReport(
-        loss=losses.cross_entropy.item(),
-        gradient_rms=rms.item(),
+        loss=measured["cross_entropy"],
+        gradient_rms=measured["rms"],
         learning_rate=rate,
         density=density_at(state.step, sparsifier.schedule),
-        divergence=None if losses.divergence is None else losses.divergence.item(),
-        penalty=None if losses.penalty is None else losses.penalty.item(),
+        divergence=measured.get("divergence"),
+        penalty=measured.get("penalty"),
     )
 
 
-def _mean(losses: Losses, ranks: Ranks) -> Losses:
-    """Losses of the whole batch from those of each rank's share."""
+def _measured(losses: Losses, rms: Tensor, ranks: Ranks) -> dict[str, float]:
+    """The parts of the losses of the whole batch, and `rms`, on the host, in one transfer."""
     parts = {name: value.detach() for name, value in vars(losses).items() if value is not None}
     means = ranks.mean(torch.stack(list(parts.values())))
-    return replace(losses, **dict(zip(parts, means, strict=True)))
+    return dict(zip([*parts, "rms"], torch.stack([*means, rms]).tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ class WatchConfig(Config):
 
     tasks: tuple[str, ...] = ()
     """Tasks whose loss and accuracy on validation pairs go into metrics.jsonl at every validation."""
-    pairs: int = Field(default=256, ge=1)
+    pairs: int = Field(default=256, ge=1, le=100_000)
     """Pairs that a task's score is taken over."""
     circuits: tuple[str, ...] = ()
     """Tasks whose circuits are pruned while the model trains, into MODEL-forming/STEP/circuits."""

@@ -14,6 +14,8 @@ MOST_LINES = 9
 """Lines of one chart; of more as many are drawn, evenly spread, first and last included."""
 WIDE_RANGE = 30.0
 """Positive values that span a larger factor than this are drawn on a logarithmic axis."""
+HUGE = 1e300
+"""Numbers from here on are drawn no more than infinity is: sums of them overflow."""
 NEURONS = "mlp.post_act"
 Form = Literal["number", "percent", "count"]
 
@@ -112,8 +114,10 @@ def _shares(curves: Mapping[str, Curve], shape: Shape) -> dict[str, Curve]:
 
 
 def _share(curves: Sequence[Curve], whole: int) -> Curve:
-    values = zip(*(curve.values for curve in curves), strict=True)
-    return Curve(curves[0].steps, tuple(sum(counts) / whole for counts in values))
+    """The sum of the curves over a whole, at the steps that all of them have."""
+    each = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves]
+    steps = tuple(step for step in curves[0].steps if all(step in known for known in each))
+    return Curve(steps, tuple(sum(known[step] for known in each) / whole for step in steps))
 
 
 def _chart(plan: Plan, curves: Mapping[str, Curve]) -> Chart | None:
@@ -131,11 +135,11 @@ def _chart(plan: Plan, curves: Mapping[str, Curve]) -> Chart | None:
 
 
 def thinned(name: str, curve: Curve, most: int = MOST_POINTS) -> Line:
-    """A curve as at most `most` points; numbers that are not finite are left out.
+    """A curve as at most `most` points; numbers that are huge or not finite are left out.
 
     A bucket of several measurements is drawn at its middle step, as its mean between its least and largest value.
     """
-    points = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if math.isfinite(v)]
+    points = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if abs(v) < HUGE]
     size = max(1, math.ceil(len(points) / most))
     buckets = [points[start : start + size] for start in range(0, len(points), size)]
     steps = tuple(bucket[len(bucket) // 2][0] for bucket in buckets)

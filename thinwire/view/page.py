@@ -65,11 +65,12 @@ def compose(title: str, data: object, modules: Sequence[str], styles: Sequence[s
     """A page as HTML text: data for JSON, and the names of its modules and style sheets in `static/`, in order."""
     script, style = join_modules(modules), "\n".join(_static(name) for name in styles)
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    packed = base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(text.encode(errors="replace"), compresslevel=9, mtime=0)).decode()
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+    title = title.encode(errors="replace").decode()  # a path may hold bytes that are no text
     return PAGE.format(policy=policy, title=escape(title), style=style, data=packed, script=script)
 
 

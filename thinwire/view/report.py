@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from thinwire import artifact
-from thinwire.config import Config, read_record
+from thinwire.config import Config
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
 from thinwire.train.config import TrainConfig
 from thinwire.train.metrics import Curve, group, read_metrics
-from thinwire.train.result import TrainResult
+from thinwire.train.result import TrainResult, read_summary
 from thinwire.view import page
 from thinwire.view.charts import Chart, charts_of
 
@@ -91,10 +91,7 @@ def report_of(folder: Path) -> RunReport:
     """What there is to report of the run in a model folder, finished or not."""
     config = TrainConfig.load(folder / "config.json")
     curves = read_metrics(folder)
-    result = None
-    if artifact.is_finished(folder):
-        refusal = f"{folder} does not hold a readable summary.json; delete it and train again."
-        result = read_record(TrainResult, folder / artifact.SUMMARY, refusal)
+    result = read_summary(folder) if artifact.is_finished(folder) else None
     done = max((curve.steps[-1] for curve in curves.values()), default=0)
     name = f"{folder.absolute().parent.name}/{folder.name}"
     return RunReport(
@@ -145,7 +142,7 @@ def fillings_of(config: TrainConfig, nonzeros: Mapping[str, Curve]) -> dict[str,
         model = Transformer(config.model)
     found: dict[str, tuple[Filling, ...]] = {}
     for name, parameter in sparse_parameters(model):
-        if name in nonzeros:
+        if name in nonzeros and 0 <= nonzeros[name].last <= parameter.numel():
             parts = name.split(".")
             inside = parts[0] == "blocks"
             place, short = (f"layer {parts[1]}", ".".join(parts[2:])) if inside else ("in and out", name)

@@ -1,18 +1,16 @@
 """The parameters of a model by name and shape, and how many of their entries end up nonzero, without building it.
 
-`thinwire.model.transformer`, `thinwire.model.weights` and `thinwire.train.l0` define the same on the real model.
+`thinwire.model.transformer` and `thinwire.model.weights` define names, shapes and floors on the real model.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
+from thinwire.train import density
 from thinwire.train.config import TrainConfig
 
-BASE_WIDTH = 256
-"""Width from which the released density rule counts expansion."""
 Group = Literal["embedding", "attention", "MLP", "unembedding", "biases", "bigram table", "other dense"]
 Floor = Literal["rows", "columns"]
 
@@ -88,20 +86,11 @@ def _dense(name: str, shape: tuple[int, ...]) -> Parameter:
     return Parameter(name, shape, "other dense", sparse=False)
 
 
-def final_density(parameter: Parameter, config: TrainConfig) -> float:
-    """Fraction of a parameter's entries that is nonzero after the last step."""
-    bias = parameter.group == "biases"
-    if not parameter.sparse or config.density == 1 or (bias and not config.sparse_biases):
-        return 1.0
-    if config.density_rule == "uniform" or parameter.group in ("attention", "MLP"):
-        return config.density
-    return min(1.0, config.density * config.model.d_model / BASE_WIDTH)
-
-
 def final_nonzeros(parameter: Parameter, config: TrainConfig) -> int:
     """Nonzeros that a parameter keeps after the last step; a dense one counts in full."""
-    density = final_density(parameter, config)
-    return parameter.entries if density == 1 else max(1, round(parameter.entries * density))
+    if not parameter.sparse:
+        return parameter.entries
+    return density.n_kept(parameter.entries, density.density_of(parameter.name, config.steps, config))
 
 
 def group_sizes(config: TrainConfig) -> tuple[GroupSize, ...]:
@@ -116,12 +105,6 @@ def group_sizes(config: TrainConfig) -> tuple[GroupSize, ...]:
 def check_floor(config: TrainConfig) -> None:
     """Raise UserError when the floor alone needs more nonzeros than the density allows, as training would."""
     for parameter in parameters(config.model):
-        if parameter.floor is None or config.sparsity != "topk":
-            continue
-        channels = parameter.shape[0 if parameter.floor == "rows" else 1]
-        kept = final_nonzeros(parameter, config)
-        if config.floor * channels > kept:
-            raise UserError(
-                f"A floor of {config.floor} needs {config.floor * channels} nonzeros in {parameter.name}, "
-                f"and density {config.density:g} leaves {kept}; lower the floor or raise the density."
-            )
+        if parameter.floor is not None:
+            channels = parameter.shape[0 if parameter.floor == "rows" else 1]
+            density.check_floor(parameter.name, channels, parameter.entries, config)

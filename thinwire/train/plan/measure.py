@@ -6,8 +6,6 @@ call returns, as autograd would, and frees it at the end.
 
 import os
 import platform
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +23,8 @@ from thinwire.model.config import ModelConfig
 from thinwire.model.precision import native_bf16
 from thinwire.progress import Report, silent
 from thinwire.train.config import TrainConfig
-from thinwire.train.memory import hold_freed_memory
+from thinwire.train.memory import hold_freed_memory, peak_memory
+from thinwire.train.plan.inventory import parameters
 from thinwire.train.plan.workbench import Setting, build, parameter_count
 from thinwire.train.rates import (
     BOTH_PRECISIONS,
@@ -130,8 +129,6 @@ def _sample(amount: float, seconds: float, size: Size) -> Sample:
 
 def exact_entries(entries: int) -> int:
     """Parameters of the model that stands for about this many."""
-    from thinwire.train.plan.inventory import parameters
-
     return sum(parameter.entries for parameter in parameters(parameter_count(entries)))
 
 
@@ -167,7 +164,7 @@ def _wait(device: torch.device) -> None:
 def measure_all_reduce() -> list[Sample]:
     """Samples of a sum over two processes of this machine: bytes that each sends, per second."""
     with tempfile.TemporaryDirectory() as folder:
-        store, results = Path(folder) / "store", Path(folder) / "seconds.pt"
+        store, results = Path(folder) / "store", Path(folder) / "seconds.txt"
         spawn(_reduce, (str(store), str(results)), nprocs=RANKS)
         times = [float(line) for line in results.read_text().split()]
     return [_sample(size, taken, (size,)) for size, taken in zip(REDUCED_BYTES, times, strict=True)]
@@ -196,8 +193,7 @@ def _runtime_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return total - free
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_memory()
 
 
 def _memory_bytes(device: torch.device) -> int:

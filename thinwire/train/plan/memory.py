@@ -1,7 +1,8 @@
 """What one rank holds of its device's memory at the fullest moment of a step: the end of the forward pass.
 
 Activations are what autograd saves there for the backward pass, tensor by tensor; a CPU keeps the attention patterns,
-a GPU's fused attention does not. Buffers that live for one operation only are not counted.
+a GPU's fused attention does not. Buffers that live for one operation only are not counted one by one: on a CPU they,
+and the freed blocks that the process keeps, are a measured share of all the rest.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from thinwire.train.plan.work import Load, matrices
 Kind = Literal["cpu", "cuda"]
 FP32 = 4
 """Bytes of a number in fp32, in which weights, gradients, moments, the residual stream and the loss are."""
+
+CPU_OVERHEAD = 0.3
+"""Buffers and freed blocks of a CPU process for each byte counted: 0.2 to 0.5 in runs of benchmarks/plan_check.py."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,25 @@ class Memory:
     """Logits and their log-probabilities in fp32."""
     runtime: int
     """What the process holds before there is a model."""
+    overhead: int = 0
+    """Buffers of single operations, and freed blocks that are kept."""
 
     @property
     def total(self) -> int:
+        return self.counted + self.overhead + self.runtime
+
+    @property
+    def counted(self) -> int:
+        """What is counted tensor by tensor."""
         state = self.weights + self.gradients + self.moments + self.copies
-        return state + self.activations + self.logits + self.runtime
+        return state + self.activations + self.logits
 
 
 def memory(load: Load, kind: Kind, runtime: int) -> Memory:
     """What a rank of this load holds on a device of this kind, whose processes hold `runtime` bytes anyway."""
     state = FP32 * sum(load.own(parameter.entries) for parameter in load.inventory)
     log_probabilities = FP32 * load.rows * load.model.vocab_size
-    return Memory(
+    held = Memory(
         weights=state,
         gradients=state,
         moments=2 * state,
@@ -57,6 +68,7 @@ def memory(load: Load, kind: Kind, runtime: int) -> Memory:
         logits=2 * log_probabilities + max(0, log_probabilities - state),
         runtime=runtime,
     )
+    return replace(held, overhead=round(CPU_OVERHEAD * held.counted)) if kind == "cpu" else held
 
 
 def saved_by_recomputing(load: Load, kind: Kind) -> int:

@@ -4,16 +4,15 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 
 from thinwire.errors import UserError
-from thinwire.train.config import TrainConfig
+from thinwire.train.config import Parallel, TrainConfig
 from thinwire.train.plan import work
 from thinwire.train.plan.inventory import GroupSize, check_floor, group_sizes
 from thinwire.train.plan.memory import Memory, memory, saved_by_recomputing
-from thinwire.train.plan.work import Load, Parallel, Part, Precision
+from thinwire.train.plan.work import Load, Part, Precision
 from thinwire.train.rates import Device
 
 VALIDATED_PARTS = 2
 """Corpus parts that a validation loss is assumed to be measured on: those of the default corpus."""
-
 MANY = 2**20
 """More ranks than anyone has."""
 PART_WORDS = {"copies": "matrices in bf16, which every rank has whole,"}
@@ -117,13 +116,13 @@ def plan(config: TrainConfig, name: str, device: Device, ranks: int = 1, paralle
 def _check(config: TrainConfig, ranks: int, parallel: Parallel) -> None:
     if ranks < 1:
         raise UserError(f"A run needs at least one rank, not {ranks}; give --ranks 1 or more.")
-    if config.batch_size % ranks:
-        raise UserError(
-            f"A batch of {config.batch_size} sequences cannot be shared equally by {ranks} ranks; "
-            f"make batch_size a multiple of {ranks}."
-        )
+    config.check_ranks(ranks)
     if parallel == "fsdp" and ranks == 1:
         raise UserError("fsdp spreads a model over several ranks; give --ranks 2 or more, or leave it out.")
+    if config.sparsity != "topk":  # the default waits for no import of torch
+        from thinwire.train.sparsity import SPARSIFIERS
+
+        SPARSIFIERS[config.sparsity].refuse_floor(config)
     check_floor(config)
 
 
@@ -146,7 +145,7 @@ def _validation_seconds(config: TrainConfig, forward_seconds_a_token: float) -> 
 
 def _notes(config: TrainConfig, parallel: Parallel, device: Device) -> tuple[str, ...]:
     notes = [] if device.measured else [f"Times are assumed, not measured: {device.source}"]
-    if config.sparsity not in (*work.PROJECTING, "frozen") and config.density < 1:
+    if config.sparsity not in work.PROJECTING and config.density < 1:
         notes.append(f"What {config.sparsity} adds to memory and time is not counted.")
     if parallel == "fsdp":
         notes.append("Rank 0 gathers all weights in one piece when it measures the model; that is not counted.")

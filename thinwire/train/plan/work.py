@@ -10,7 +10,7 @@ from typing import Literal
 
 from thinwire.model.config import ModelConfig
 from thinwire.sites import KINDS, Site
-from thinwire.train.config import TrainConfig
+from thinwire.train.config import Parallel, TrainConfig
 from thinwire.train.plan.inventory import Parameter, final_nonzeros, parameters
 from thinwire.train.rates import FAMILIES, Size
 
@@ -18,7 +18,6 @@ Part = Literal[
     "matrix products", "attention", "AbsTopK", "norms and sums", "logits and loss", "casts", "update", "projection",
     "communication",
 ]  # fmt: skip
-Parallel = Literal["ddp", "fsdp"]
 Precision = Literal["bf16", "fp32"]
 PROJECTING = ("topk",)
 """Ways to sparsity that project the weights after every update."""

@@ -24,7 +24,7 @@ class Sparsifier(nn.Module):
 
     The weights that compute are `effective`: the model's own parameters, or others computed from them.
     `penalty` joins the loss, `after_step` follows every update, and `settle` leaves a model that is sparse by itself.
-    Whatever the way, the model that is settled after the last step has at most `total(model, steps)` nonzeros.
+    Whatever the way, the model that is settled after the last step has at most `total_budget(model, steps)` nonzeros.
 
     Raises UserError when the floor does not fit the density, or is asked of a way that keeps none.
     """
@@ -49,9 +49,14 @@ class Sparsifier(nn.Module):
         """The config whose density and learning rate schedules the run follows."""
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.refuse_floor(config)
         if self.keeps_floor:
             check_floor(model, config)
-        elif config.floor and config.density < 1:
+
+    @classmethod
+    def refuse_floor(cls, config: TrainConfig) -> None:
+        """Raise UserError when the config asks for a floor that this way does not keep."""
+        if config.floor and config.density < 1 and not cls.keeps_floor:
             raise UserError(f"The {config.sparsity} way to sparsity keeps no floor; set floor to 0.")
 
     def effective(self, model: Transformer) -> dict[str, Tensor]:
@@ -83,7 +88,7 @@ class Sparsifier(nn.Module):
         """Those of them that become sparser in this run: all, or none at density 1."""
         return self.sparse(model) if self.config.density < 1 else []
 
-    def total(self, model: Transformer, step: int) -> int:
+    def total_budget(self, model: Transformer, step: int) -> int:
         """Nonzeros that the chosen parameters have a budget for after `step`, together."""
         kept = budget(model, step, self.schedule)
         return sum(kept[name] for name, _ in self.chosen(model))
@@ -98,7 +103,7 @@ class Sparsifier(nn.Module):
         if not values:
             return
         flat = torch.cat([p.detach().flatten() for p in values])
-        keep_largest_(flat, min(self.total(model, self.config.steps), len(flat)))
+        keep_largest_(flat, min(self.total_budget(model, self.config.steps), len(flat)))
         for parameter, kept in zip(values, flat.split([p.numel() for p in values]), strict=True):
             parameter.copy_(kept.view_as(parameter))
 

@@ -1,7 +1,8 @@
 """Frozen support: fine-tuning in which the nonzeros of the start model stay the only nonzeros.
 
-The support is the budget: no schedule of densities applies, and the L0 factor leaves the learning rate as it is. The
-density of the config is a bound that the start model has to meet; a dense start at density 1 trains densely.
+The support is the budget: no schedule of densities applies, and the L0 factor is the same at every step (1 where it is
+relative to the final density). The density of the config is a bound that the start model has to meet; a dense start at
+density 1 trains densely.
 Gradients stay dense, as in weight top-k, so that their norm, and with it a learning rate, means the same as in the run
 that made the start model.
 """

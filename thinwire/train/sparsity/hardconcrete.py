@@ -45,7 +45,7 @@ class HardConcreteOptions(Config):
     """Sharpness of the gates' distribution; towards 0 they are all or nothing."""
     stretch: float = Field(default=0.1, gt=0)
     """How far the distribution reaches below 0 and above 1 before it is clipped."""
-    initial: float = 3.0
+    initial: float = Field(default=3.0, ge=-100, le=100)
     """log_alpha at the start."""
     travel: float = Field(default=200.0, gt=0)
     """How far log_alpha could go in a run at its peak rate, which is this over the steps, and at most 1."""
@@ -95,12 +95,12 @@ class HardConcrete(Sparsifier):
         """The multiplier times the expected L0, relative to the budget after this update."""
         if not len(self.log_alpha):
             return None
-        return self.steering.pressure * self.expected_l0() / self.total(model, int(self.updates) + 1)
+        return self.steering.pressure * self.expected_l0() / self.total_budget(model, int(self.updates) + 1)
 
     def after_step(self, model: Transformer, step: int) -> None:
         """Steer, once the budget is not everything."""
         super().after_step(model, step)
-        allowed = self.total(model, step)
+        allowed = self.total_budget(model, step)
         if allowed < sum(gates.numel() for gates in self.log_alpha.values()):
             self.steering.follow(self.expected_l0().detach(), allowed)
 

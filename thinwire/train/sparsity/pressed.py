@@ -6,7 +6,7 @@ nonzeros spread over them as the gradients ask. It is steered so that their numb
 (`steering`). If after the last step they are more, the largest stay.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ HIGHEST = 1.0
 """Highest pressure: an update of Adam is at most about one rate, so that nothing withstands it."""
 
 
-class Pressed(Sparsifier):
+class Pressed(Sparsifier, ABC):
     """Base of the ways that press weights towards zero."""
 
     def __init__(self, model: Transformer, config: TrainConfig) -> None:
@@ -36,7 +36,7 @@ class Pressed(Sparsifier):
     def after_step(self, model: Transformer, step: int) -> None:
         """Shrink, steer, and after the last step keep to the budget."""
         super().after_step(model, step)
-        chosen, allowed = self.chosen(model), self.total(model, step)
+        chosen, allowed = self.chosen(model), self.total_budget(model, step)
         if allowed == sum(parameter.numel() for _, parameter in chosen):  # dense so far
             return
         threshold = learning_rate_at(step - 1, self.schedule) * self.steering.pressure
