@@ -21,7 +21,7 @@ _MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7}
 
 _MAGNITUDE = 0x7FFFFFFF
 """All bits of a float but its sign."""
-_SAMPLE = 4096
+_SAMPLE = 512
 """Entries of a matrix that the first guess at its threshold is taken from."""
 
 
