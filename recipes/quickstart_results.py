@@ -47,6 +47,9 @@ def table(measured: dict) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in measured["tasks"]:
+        if row["refused"]:
+            lines.append(f"| {row['task']} |" + " - |" * 7)
+            continue
         losses = [f"{row[name]:.3f}" for name in ("unpruned_loss", "necessity_loss", "random_loss")]
         cells = [row["task"], row["nodes"], row["edges"], f"{row['loss']:.3f}", f"{row['accuracy']:.3f}", *losses]
         lines.append("| " + " | ".join(map(str, cells)) + " |")

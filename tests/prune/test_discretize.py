@@ -15,7 +15,7 @@ from thinwire.progress import silent
 from thinwire.prune import PruneConfig, prune
 from thinwire.prune.discretize import Judge, simplified_cut, smallest_cut
 from thinwire.prune.masks import NodeMasks
-from thinwire.prune.run import TargetMissed, best_cut
+from thinwire.prune.run import TargetMissed, best_cut, within_reach
 from thinwire.prune.search import train_masks
 from thinwire.prune.simplify import simplify
 from thinwire.tasks import PairBatch, accuracy, last_logits, task_loss
@@ -186,8 +186,19 @@ def test_simplify_leaves_nothing_that_can_go(data: st.DataObject) -> None:
 def test_target_that_the_model_misses_is_refused(plants: dict) -> None:
     plant = plants["mlp"]
     for target, missed in itertools.product((1e-6, 1e-3), (TargetMissed, UserError)):
-        with pytest.raises(missed, match=r"The whole model has loss 0\.03\d on planted_mlp, .*; train it longer"):
+        with pytest.raises(missed, match=r"The whole model has loss 0\.03\d on planted_mlp and .*; train it longer"):
             prune(plant.model, plant.task, None, plant.means, CONFIG.replace(target_loss=target))  # pyright: ignore
+
+
+def test_aim_below_the_whole_model_goes_halfway_to_the_target(plants: dict) -> None:
+    plant = plants["mlp"]
+    pairs = plant.task.pairs(64, "validation", 0, None, plant.model.config.context)
+    loss = task_loss(last_logits(plant.model, pairs), pairs).item()
+    wanted = CONFIG.replace(target_loss=1.5 * loss, aim=0.5)
+    found = within_reach(plant.model, plant.task, pairs, wanted)
+    assert found.validation_target == pytest.approx(1.25 * loss)
+    easy = CONFIG.replace(target_loss=4 * loss, aim=0.5)
+    assert within_reach(plant.model, plant.task, pairs, easy) == easy
 
 
 def test_same_seed_same_circuit(plants: dict) -> None:

@@ -14,6 +14,7 @@ import tyro
 from rich.table import Table
 
 from thinwire.cli.common import emit, parse, progress
+from thinwire.errors import UserError
 
 NEEDED = ("torch", "numpy", "numba", "pydantic", "tyro", "tokenizers", "safetensors", "rich", "matplotlib", "networkx")
 DISK_BYTES = 500_000_000
@@ -55,6 +56,8 @@ class Unhealthy(Exception):
 def run(argv: Sequence[str]) -> None:
     """Run the verb; exits with 1 when something that thinwire needs does not work."""
     args = parse(Args, argv, "doctor")
+    if args.quick and not args.measure:
+        raise UserError("--quick is for measuring; give --measure with it, or leave it out.")
     if args.measure:
         measure(args)
         return

@@ -13,7 +13,8 @@ class PruneConfig(Config):
     target_loss: float = Field(default=0.15, gt=0)
     """Task loss the circuit is wanted to have on pairs it never saw, nats."""
     aim: float = Field(default=0.5, gt=0, le=1)
-    """Fraction of the target that masks are trained to and validation pairs must meet: room for unseen templates."""
+    """Part of target_loss that validation pairs must meet, since other templates are harder than theirs; where the
+    whole model does not meet it either, halfway from its loss to target_loss."""
     trials: int = Field(default=2, ge=1)
     """Masks trained side by side in one forward pass, from different noise; the one with the fewest edges wins."""
     steps: int = Field(default=400, ge=1)

@@ -46,7 +46,7 @@ def prune(
     train = task.pairs(config.train_pairs, "train", config.seed, tokenizer, context)
     validation = task.pairs(config.validation_pairs, "validation", config.seed, tokenizer, context)
     heldout = task.pairs(config.heldout_pairs, "heldout", config.seed, tokenizer, context)
-    check_reachable(model, task, validation, config)
+    config = within_reach(model, task, validation, config)
     masks = train_masks(model, means, train, config, report)
     fit = train.take(torch.arange(min(len(train), config.calibration_pairs)))
     judge = Judge(model, means, fit, validation, masks, config.max_logit_scale)
@@ -69,15 +69,21 @@ def prune(
     )
 
 
-def check_reachable(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> None:
-    """Raise TargetMissed when the whole model misses the target: no circuit can be expected to meet it."""
+def within_reach(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> PruneConfig:
+    """The config, its aim between the whole model's own loss and the target where that loss is above the aim.
+
+    Raises TargetMissed when the whole model misses the target: no circuit can be expected to meet it.
+    """
     with torch.no_grad():
         loss = task_loss(last_logits(model, validation), validation).item()
-    if loss > config.validation_target:
+    if loss >= config.target_loss:
         raise TargetMissed(
-            f"The whole model has loss {loss:.3f} on {task.name}, where a target of {config.target_loss:g} asks for "
-            f"{config.validation_target:g} on validation pairs; train it longer, or raise target_loss or aim."
+            f"The whole model has loss {loss:.3f} on {task.name} and the target is {config.target_loss:g} on "
+            "validation pairs; train it longer, or raise target_loss."
         )
+    if loss <= config.validation_target:
+        return config
+    return config.replace(aim=(loss / config.target_loss + 1) / 2)
 
 
 def best_cut(judge: Judge, config: PruneConfig) -> tuple[Tensor, Cut]:
