@@ -122,6 +122,6 @@ def test_tasks_out_of_reach_are_passed_over(
     assert all("The whole model has loss" in row["refused"] for row in found["tasks"])
     assert (tmp_path / "run/index.html").exists()
     shown = thinwire("quickstart", "--out", tmp_path / "run").out
-    assert f"on {TASK}, where a target of 0.01" in shown
+    assert f"on {TASK} and the target is 0.01" in shown
     assert "thinwire view" not in shown
     assert not (tmp_path / "run/circuits" / TASK).exists()
