@@ -30,8 +30,8 @@ class Args:
 
     torchrun --nproc-per-node N -m thinwire train ... shares every batch among N processes; any N resumes any run.
 
-    --preset tiny|tiny_dense|small|paper or --config FILE sets the defaults of the options below (tiny unless given);
-    options on the command line win.
+    --preset tiny|tiny_dense|shipped|small|paper or --config FILE sets the defaults of the options below (tiny unless
+    given); options on the command line win.
     """
 
     tokens: tyro.conf.Positional[Path]

@@ -11,7 +11,7 @@ PRESETS: Registry[Callable[[], TrainConfig]] = Registry("preset")
 
 @PRESETS.register("tiny")
 def tiny() -> TrainConfig:
-    """The demo: 2 layers × 256, one weight in 64, a few minutes on two CPU cores."""
+    """A first model: 2 layers × 256, one weight in 64, a few minutes on two CPU cores."""
     return TrainConfig(
         model=ModelConfig(n_layers=2, d_model=256, context=128),
         steps=2000,
