@@ -2,82 +2,18 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from tiny import SHAPE, tiny_run
+from ranks_pieces import CONFIG, HELPER, a_run, launch, metrics, run_all, same_course, weights
 
-import thinwire
 from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.errors import UserError
-from thinwire.train import TrainConfig, train
+from thinwire.train import train
 from thinwire.train.loop import CHECKPOINT
 from thinwire.train.ranks import SINGLE, Ranks
-
-HELPER = Path(__file__).with_name("ranks_run.py")
-CONFIG = tiny_run(steps=14, validate_every=7, model=SHAPE.replace(vocab_size=300, n_layers=1))
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell does to background jobs: they, and their children, ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def launch(n_ranks: int, *words: object) -> subprocess.Popen:
-    """Start a program on that many ranks, in a process group of its own."""
-    command = [*LAUNCH, "--nproc-per-node", str(n_ranks), *map(str, words)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(
-        command, **pipes, text=True, env=environment, start_new_session=True, preexec_fn=heed_interrupts
-    )
-
-
-def run_all(n_ranks: int, tokens: Tokens, runs: list[dict]) -> list[list[list[str]]]:
-    """Go through runs on that many ranks; returns, for each rank, the name of every run and what came of it."""
-    process = launch(n_ranks, HELPER, tokens.artifact.path, json.dumps(runs))
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert "Warning" not in err, err
-    folder = Path(next(run["out"] for run in runs if "out" in run)).parent
-    return [[json.loads(x) for x in (folder / f"{rank}.jsonl").read_text().splitlines()] for rank in range(n_ranks)]
-
-
-def a_run(out: Path, mode: str, config: TrainConfig = CONFIG, **more: object) -> dict:
-    return {"out": str(out), "mode": mode, "config": json.loads(config.to_json()), **more}
-
-
-def metrics(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(out: Path) -> bytes:
-    return (out / "weights.safetensors").read_bytes()
-
-
-def same_course(out: Path, other: Path) -> None:
-    """Both runs had the same losses to a millionth at every step, and end with the same nonzeros."""
-    ours, theirs = metrics(out), metrics(other)
-    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
-    for mine, its in zip(ours, theirs, strict=True):
-        for name in mine.keys() & {"loss", "learning_rate", "density", "nonzeros", "divergence", "turnover"}:
-            assert mine[name] == pytest.approx(its[name], rel=1e-6), (name, mine["step"])
-        if "gradient_rms" in mine:
-            assert mine["gradient_rms"] == pytest.approx(its["gradient_rms"], rel=1e-5)
-        if "val_losses" in mine:
-            assert mine["val_losses"] == pytest.approx(its["val_losses"], rel=1e-6)
-    twin = thinwire.load(other)
-    for name, parameter in thinwire.load(out).named_parameters():
-        assert torch.equal(parameter != 0, twin.get_parameter(name) != 0), name
-        torch.testing.assert_close(parameter, twin.get_parameter(name), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -262,106 +198,3 @@ def test_loss_that_is_not_finite_ends_all_ranks(tiny_tokens: Tokens, tmp_path: P
     said = run_all(2, tiny_tokens, [a_run(tmp_path / mode, mode, config) for mode in ("ddp", "fsdp")])
     assert said[0] == said[1]
     assert all("stopped being finite" in what for _, what in said[0]), said
-
-
-LONG = CONFIG.replace(steps=60)
-
-
-def command(tokens: Path, out: Path, config: TrainConfig = LONG, mode: str = "fsdp") -> list[str]:
-    """The words after torchrun's own."""
-    path = out.with_suffix(".json")
-    path.write_text(config.to_json())
-    words = ["-m", "thinwire", "train", str(tokens), "--out", str(out), "--config", str(path), "--parallel", mode]
-    return [*words, "--json"]
-
-
-def sentences(err: str) -> list[str]:
-    return [line for line in err.splitlines() if line.startswith("thinwire: ")]
-
-
-def wait_for_step(step: int, out: Path, process: subprocess.Popen) -> None:
-    """Until a run has written of a step."""
-    for _ in range(12000):
-        path = out / "metrics.jsonl"
-        if path.exists() and len(path.read_text().splitlines()) >= step:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    pytest.fail("nothing came")
-
-
-def ranks_of(process: subprocess.Popen) -> list[int]:
-    """Process ids of the ranks that a launcher started."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(child) for child in children if "thinwire" in Path(f"/proc/{child}/cmdline").read_text()]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tiny_tokens: Tokens, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LONG on two ranks that hold rows, by the command line."""
-    out = tmp_path_factory.mktemp("undisturbed") / "model"
-    process = launch(2, *command(tiny_tokens.artifact.path, out))
-    printed, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert json.loads(printed.splitlines()[-1])["tokens"] == 60 * 4 * 16
-    assert len([line for line in err.splitlines() if line.startswith("training: 60/60")]) == 1
-    return out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_killed_rank_ends_the_others_and_nothing_is_lost(
-    victim: int, undisturbed: Path, tiny_tokens: Tokens, tmp_path: Path
-) -> None:
-    out = tmp_path / "model"
-    words = command(tiny_tokens.artifact.path, out)
-    process = launch(2, *words)
-    wait_for_step(13, out, process)
-    os.kill(ranks_of(process)[victim], signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert not artifact.is_finished(out)
-    assert (out / CHECKPOINT).exists()
-    again = launch(2, *words)
-    _, err = again.communicate(timeout=120)
-    assert again.returncode == 0, err
-    assert weights(out) == weights(undisturbed)
-    assert metrics(out) == metrics(undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-def test_interrupt_of_the_launcher_saves(mode: str, tiny_tokens: Tokens, tmp_path: Path) -> None:
-    """Ctrl-C reaches the launcher and every rank, and the launcher passes it on once more."""
-    out = tmp_path / "model"
-    config = LONG.replace(checkpoint_every=1000, steps=2000)
-    process = launch(2, *command(tiny_tokens.artifact.path, out, config, mode))
-    wait_for_step(13, out, process)
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert len(sentences(err)) == 1, err
-    assert "Interrupted" in err
-    with safe_open(out / CHECKPOINT, framework="pt") as file:
-        step = json.loads(file.metadata()["run"])["step"]
-    assert step == len([line for line in metrics(out) if "loss" in line]) >= 12
-
-
-@pytest.mark.slow
-def test_mistakes_are_said_once(undisturbed: Path, tiny_tokens: Tokens, tmp_path: Path) -> None:
-    words = command(tiny_tokens.artifact.path, tmp_path / "model")
-    for wrong, said in [
-        ([*words, "--batch-size", "3"], "cannot be shared equally by 2 ranks"),
-        ([*words, "--speed", "9"], "Unrecognized options: --speed"),
-        ([*words[:3], str(tmp_path / "nothing"), *words[4:]], "is not a folder; give the path of a tokens artefact"),
-        ([*words, "--device", "cuda:1"], "give --device cuda instead of cuda:1"),
-        ([*words, "--out", str(undisturbed), "--seed", "5"], "holds a model trained with another config"),
-    ]:
-        process = launch(2, *wrong)
-        printed, err = process.communicate(timeout=120)
-        assert process.returncode != 0
-        assert printed == ""
-        assert len(sentences(err)) == 1, err
-        assert said in sentences(err)[0]
-        assert "exitcode  : 2" in err
-        assert str(Path(thinwire.__file__).parent) not in err, "a traceback through the package"

@@ -17,6 +17,43 @@ from thinwire.view.payload import (
 )
 
 
+QUOTE_NODES = (
+    ("0.mlp.act_in:104", 0.02, 0.31, 2.1, 0.4, None),
+    ("0.mlp.act_in:881", -0.01, 0.55, 0.3, 2.2, None),
+    ("0.mlp.post_act:2790", 0.05, 0.42, 3.2, 2.9, -0.2),
+    ("0.mlp.post_act:419", 0.01, 0.61, 3.4, -2.8, None),
+    ("0.mlp.resid_delta:460", 0.1, 0.4, 1.9, 1.8, None),
+    ("0.mlp.resid_delta:985", 0.0, 0.63, 2.6, -2.1, None),
+    ("7.attn.act_in:460", 0.1, 0.22, 1.1, 1.0, None),
+    ("7.attn.act_in:985", 0.0, 0.58, 1.6, -1.4, None),
+    ("7.attn.q:82.1", 1.61, 0.02, 1.7, 1.6, 1.58),
+    ("7.attn.k:82.1", 0.04, 0.37, 2.4, 2.2, None),
+    ("7.attn.v:82.6", 0.0, 0.66, 2.2, -2.0, None),
+    ("7.attn.resid_delta:1249", 0.0, 0.69, 1.9, -1.8, None),
+)
+"""Name, mean, strength, activation on double and on single quotes, bias."""
+QUOTE_WIRES = (
+    (0, 2, 1.31),
+    (1, 2, 1.12),
+    (0, 3, 2.04),
+    (1, 3, -1.88),
+    (2, 4, 0.93),
+    (3, 5, 1.4),
+    (6, 9, 1.77),
+    (7, 10, 1.52),
+    (10, 11, 2.26),
+)
+"""Source and target among the nodes, weight."""
+QUOTE_TOKENS = (
+    ('("', 104, 1.9),
+    ('"', 104, 0.7),
+    ("('", 881, 1.8),
+    ("'", 881, 0.9),
+    (" b", 104, -0.3),
+)
+"""Token, channel it writes, weight."""
+
+
 def quote_task(texts: Texts) -> TaskView:
     """The quote circuit of Gao et al. 2025: 12 nodes, 9 edges."""
     rng = random.Random(0)
@@ -31,9 +68,7 @@ def quote_task(texts: Texts) -> TaskView:
             rows.append(tuple(round(level * rng.uniform(0.9, 1.1), 3) if h else 0.0 for h in hot))
         return tuple(rows)
 
-    def node(
-        name: str, mean: float, strength: float, double: float, single: float, bias: float | None = None
-    ) -> NodeView:
+    def node(name: str, mean: float, strength: float, double: float, single: float, bias: float | None) -> NodeView:
         site, _, place = name.partition(":")
         layer, _, kind = site.partition(".")
         head, channel = place.split(".") if "." in place else (None, place)
@@ -54,41 +89,9 @@ def quote_task(texts: Texts) -> TaskView:
             on_prompts=on_prompts(double, single),
         )
 
-    nodes = (
-        node("0.mlp.act_in:104", 0.02, 0.31, 2.1, 0.4),
-        node("0.mlp.act_in:881", -0.01, 0.55, 0.3, 2.2),
-        node("0.mlp.post_act:2790", 0.05, 0.42, 3.2, 2.9, bias=-0.2),
-        node("0.mlp.post_act:419", 0.01, 0.61, 3.4, -2.8),
-        node("0.mlp.resid_delta:460", 0.1, 0.4, 1.9, 1.8),
-        node("0.mlp.resid_delta:985", 0.0, 0.63, 2.6, -2.1),
-        node("7.attn.act_in:460", 0.1, 0.22, 1.1, 1.0),
-        node("7.attn.act_in:985", 0.0, 0.58, 1.6, -1.4),
-        node("7.attn.q:82.1", 1.61, 0.02, 1.7, 1.6, bias=1.58),
-        node("7.attn.k:82.1", 0.04, 0.37, 2.4, 2.2),
-        node("7.attn.v:82.6", 0.0, 0.66, 2.2, -2.0),
-        node("7.attn.resid_delta:1249", 0.0, 0.69, 1.9, -1.8),
-    )
-    ends = (
-        (0, 2, 1.31),
-        (1, 2, 1.12),
-        (0, 3, 2.04),
-        (1, 3, -1.88),
-        (2, 4, 0.93),
-        (3, 5, 1.4),
-        (6, 9, 1.77),
-        (7, 10, 1.52),
-    )
-    wires = tuple(Wire(source=s, target=t, weight=w) for s, t, w in (*ends, (10, 11, 2.26)))
-    embedding = tuple(
-        TokenWire(token=texts(text), channel=channel, weight=weight)
-        for text, channel, weight in (
-            ('("', 104, 1.9),
-            ('"', 104, 0.7),
-            ("('", 881, 1.8),
-            ("'", 881, 0.9),
-            (" b", 104, -0.3),
-        )
-    )
+    nodes = tuple(node(*row) for row in QUOTE_NODES)
+    wires = tuple(Wire(source=s, target=t, weight=w) for s, t, w in QUOTE_WIRES)
+    embedding = tuple(TokenWire(token=texts(text), channel=c, weight=w) for text, c, w in QUOTE_TOKENS)
     unembedding = (
         TokenWire(token=texts('")\n'), channel=1249, weight=1.42),
         TokenWire(token=texts("')\n"), channel=1249, weight=-1.37),
