@@ -16,7 +16,6 @@ from thinwire.view.payload import (
     Wire,
 )
 
-
 QUOTE_NODES = (
     ("0.mlp.act_in:104", 0.02, 0.31, 2.1, 0.4, None),
     ("0.mlp.act_in:881", -0.01, 0.55, 0.3, 2.2, None),
