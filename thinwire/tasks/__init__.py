@@ -1,7 +1,7 @@
 """Tasks: pairs of prompts that differ only in what decides the next token, their loss, and a registry of them."""
 
 from thinwire.data.words import SPLITS, Split
-from thinwire.tasks import brackets, strings, variables
+from thinwire.tasks import brackets, calls, control_flow, strings, variables
 from thinwire.tasks.batch import (
     REST,
     Pair,
@@ -26,6 +26,8 @@ __all__ = [
     "Task",
     "accuracy",
     "brackets",
+    "calls",
+    "control_flow",
     "last_logits",
     "margin",
     "margin_losses",

@@ -1,30 +1,41 @@
-"""Tasks about brackets."""
+"""Tasks about brackets: how many to close, and what follows inside which kind."""
 
-import random
+from thinwire.tasks.templates import template_task
 
-from thinwire.data.idioms import Scene
-from thinwire.data.words import Split
-from thinwire.tasks.batch import Pair
-from thinwire.tasks.task import task
-
-LISTS = (
-    "<c> = <?><list>",
-    "<v> = <?><list>",
-    "if <v>:\n    <c> = <?><list>",
-    "print(<v>)\n<c> = <?><list>",
+template_task(
+    "bracket_counting",
+    "close as many brackets as a row of numbers has open",
+    sides=("[[", "["),
+    answers=("]]\n", "]\n"),
+    templates=(
+        "<c> = <?><list>",
+        "<v> = <?><list>",
+        "if <v>:\n    <c> = <?><list>",
+        "print(<v>)\n<c> = <?><list>",
+    ),
+    heldout=(
+        "<v> = <n>\n<c> = <?><list>",
+        "# <p>\n<c> = <?><list>",
+        "<c> += <?><list>",
+        "<v>.<a> = <?><list>",
+        "def <f>(<v>):\n    return <?><list>",
+        "for <v> in <c>:\n    <v2> = <?><list>",
+    ),
 )
-HELDOUT_LISTS = (
-    "<v> = <n>\n<c> = <?><list>",
-    "# <p>\n<c> = <?><list>",
-    "<c> += <?><list>",
-    "<v>.<a> = <?><list>",
-    "def <f>(<v>):\n    return <?><list>",
-    "for <v> in <c>:\n    <v2> = <?><list>",
+template_task(
+    "bracket_brace",
+    "go on after a string with a colon inside a dict, with a comma inside a list",
+    sides=("{", "["),
+    answers=(":", ","),
+    templates=(
+        "<v> = <?><q><w><q>",
+        "<c> = <?><q><w><q>",
+        "if <v>:\n    <v2> = <?><q><w><q>",
+    ),
+    heldout=(
+        "<v>.<a> = <?><q><w><q>",
+        "# <p>\n<v> = <?><q><w><q>",
+        "def <f>(<v>):\n    return <?><q><w><q>",
+        "for <v> in <c>:\n    <v2> = <?><q><w><q>",
+    ),
 )
-
-
-@task("bracket_counting", "close as many brackets as a row of numbers has open")
-def bracket_counting(rng: random.Random, split: Split) -> Pair:
-    """The same numbers in a list of rows and in a flat list."""
-    text = Scene(rng, split).pick(HELDOUT_LISTS if split == "heldout" else LISTS)
-    return Pair.of(text, ("[[", "["), ("]]\n", "]\n"))

@@ -1,29 +1,57 @@
-"""Tasks about strings."""
+"""Tasks about strings: which quote closes one, what an f-string expects in its braces, how a file is opened."""
 
-import random
+from thinwire.tasks.templates import template_task
 
-from thinwire.data.idioms import Scene
-from thinwire.data.words import Split
-from thinwire.tasks.batch import Pair
-from thinwire.tasks.task import task
-
-CALLS = (
-    "<call>(<?><p>",
-    "<v> = <n>\n<call>(<?><p>",
-    "if <v>:\n    <call>(<?><p>",
-    "<c>.append(<v>)\n<call>(<?><p>",
+template_task(
+    "single_double_quote",
+    "close a string with the quote that opened it",
+    sides=('"', "'"),
+    answers=('")\n', "')\n"),
+    templates=(
+        "<call>(<?><p>",
+        "<v> = <n>\n<call>(<?><p>",
+        "if <v>:\n    <call>(<?><p>",
+        "<c>.append(<v>)\n<call>(<?><p>",
+    ),
+    heldout=(
+        "# <p2>\n<call>(<?><p>",
+        "<call>(<?><p> <p2>",
+        "for <v> in <c>:\n    <call>(<?><p>",
+        "if <v> > <n>:\n    raise ValueError(<?><p>",
+        "def <f>(<v>):\n    return <f2>(<?><p>",
+    ),
 )
-HELDOUT_CALLS = (
-    "# <p2>\n<call>(<?><p>",
-    "<call>(<?><p> <p2>",
-    "for <v> in <c>:\n    <call>(<?><p>",
-    "if <v> > <n>:\n    raise ValueError(<?><p>",
-    "def <f>(<v>):\n    return <f2>(<?><p>",
+template_task(
+    "fstring_brace",
+    "name a variable in the braces of an f-string, but not in those of a plain one",
+    sides=("f", ""),
+    answers=("<v>", ""),
+    templates=(
+        "<v> = <n>\nprint(<?><q><p> {",
+        "<v> = <c>[<n>]\nprint(<?><q><p> {",
+        "<v> = <n>\n<v2> = <?><q><p> {",
+    ),
+    heldout=(
+        "for <v> in <c>:\n    print(<?><q><p> {",
+        "<v> = <f>(<c>)\n<v2> = <?><q><p> {",
+        "# <p2>\n<v> = <n>\nprint(<?><q><p> {",
+        "def <f>(<v>):\n    return <?><q><p> {",
+    ),
 )
-
-
-@task("single_double_quote", "close a string with the quote that opened it")
-def single_double_quote(rng: random.Random, split: Split) -> Pair:
-    """A call with a string that was opened by one of the quotes."""
-    text = Scene(rng, split).pick(HELDOUT_CALLS if split == "heldout" else CALLS)
-    return Pair.of(text, ('"', "'"), ('")\n', "')\n"))
+template_task(
+    "with_open",
+    "open a file for reading or for writing, as its name implies",
+    sides=("input", "output"),
+    answers=("r", "w"),
+    templates=(
+        "with open(<q><?>_<file><q>, <q>",
+        "<v> = <n>\nwith open(<q><?>_<file><q>, <q>",
+        "if <v>:\n    with open(<q><?>_<file><q>, <q>",
+    ),
+    heldout=(
+        "<v> = open(<q><?>_<file><q>, <q>",
+        "# <p>\nwith open(<q><?>_<file><q>, <q>",
+        "def <f>(<v>):\n    with open(<q><?>_<file><q>, <q>",
+        "for <v> in <c>:\n    with open(<q><?>_<file><q>, <q>",
+    ),
+)

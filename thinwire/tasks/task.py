@@ -1,8 +1,9 @@
 """What a task is, and the registry of tasks: one decorated function that writes pairs makes a task."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,8 @@ import torch
 from thinwire.data.words import SPLITS, Split
 from thinwire.errors import UserError
 from thinwire.registry import Registry
-from thinwire.tasks.batch import REST, Pair, PairBatch, accuracy, last_logits, sequence_losses
+from thinwire.tasks.batch import Pair, PairBatch, accuracy, last_logits, sequence_losses
+from thinwire.tasks.decide import Choice, decide
 
 if TYPE_CHECKING:
     from thinwire.data.tokenizer import Tokenizer
@@ -50,46 +52,59 @@ class Task:
 
     def text_pairs(self, n: int, split: Split, seed: int) -> list[Pair]:
         """n pairs, the same for the same seed, all different unless the templates run dry."""
+        self._check_number(n)
+        return list(islice(self.stream(split, seed), n))
+
+    def stream(self, split: Split, seed: int) -> Iterator[Pair]:
+        """Pairs without end, the same for the same seed, all different until the templates run dry."""
         if split not in SPLITS:
             raise UserError(f"There is no split called '{split}'; use one of {', '.join(SPLITS)}.")
-        if n < 1:
-            raise UserError(f"{n} pairs of {self.name} cannot be made; ask for at least one.")
         rng = random.Random(f"{self.name}/{split}/{seed}")
-        pairs: list[Pair] = []
         seen: set[Pair] = set()
         repeats = 0
-        while len(pairs) < n:
+        while True:
             pair = self.generate(rng, split)
             repeats = repeats + 1 if pair in seen else 0
             if 0 < repeats <= PATIENCE:
                 continue
             seen.add(pair)
-            pairs.append(pair)
-        return pairs
+            yield pair
 
     def pairs(self, n: int, split: Split, seed: int, tokenizer: "Tokenizer", context: int | None = None) -> PairBatch:
-        """n pairs as tensors.
+        """n pairs as tensors; pairs that the tokenizer cannot tell apart are passed over.
 
-        Raises UserError when a prompt is longer than `context` tokens, or an answer is not one token after its prompt.
+        Raises UserError when a prompt is longer than `context` tokens, or when the tokenizer cannot express the task.
         """
-        texts = self.text_pairs(n, split, seed)
-        prompts = [[tokenizer.end_of_text, *tokenizer.encode(pair.prompts[side])] for side in (0, 1) for pair in texts]
-        longest = max(len(prompt) for prompt in prompts)
+        self._check_number(n)
+        found: list[tuple[Choice, Choice]] = []
+        failed = 0
+        for pair in self.stream(split, seed):
+            choices = decide(pair, tokenizer)
+            if choices is not None:
+                found.append(choices)
+                failed = 0
+            else:
+                failed += 1
+            if failed > PATIENCE:
+                prompt, (right, wrong) = pair.prompts[0], (answer or "anything else" for answer in pair.answers)
+                raise UserError(
+                    f"This tokenizer cannot express {self.name}: after {prompt!r} no token tells {right!r} from "
+                    f"{wrong!r}; train the tokenizer on a corpus with the generated idioms."
+                )
+            if len(found) == n:
+                break
+        choices = [pair[side] for side in (0, 1) for pair in found]
+        longest = max(len(choice.prompt) for choice in choices)
         if context is not None and longest > context:
             raise UserError(
                 f"A prompt of {self.name} takes {longest} tokens, more than the context of {context}; "
                 f"use a model with a longer context."
             )
         tokens = torch.zeros(2 * n, longest, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = torch.tensor(prompt)
-        answers = [
-            [self._answer_id(pair.prompts[side], pair.answers[which], tokenizer) for which in (side, 1 - side)]
-            for side in (0, 1)
-            for pair in texts
-        ]
-        last = torch.tensor([len(prompt) - 1 for prompt in prompts])
-        target, foil = torch.tensor(answers).unbind(1)
+        for row, choice in enumerate(choices):
+            tokens[row, : len(choice.prompt)] = torch.tensor(choice.prompt)
+        last = torch.tensor([len(choice.prompt) - 1 for choice in choices])
+        target, foil = torch.tensor([[choice.target, choice.foil] for choice in choices]).unbind(1)
         return PairBatch(tokens, last, target, foil)
 
     def score(self, model: "Transformer", tokenizer: "Tokenizer", split: Split, n: int = 256, seed: int = 0) -> Score:
@@ -105,17 +120,9 @@ class Task:
                 hits.append(accuracy(logits, part) * len(chunk))
         return Score(self.name, split, float(torch.cat(losses).mean()), float(torch.stack(hits).sum() / n))
 
-    def _answer_id(self, prompt: str, answer: str, tokenizer: "Tokenizer") -> int:
-        if not answer:
-            return REST
-        before, after = tokenizer.encode(prompt), tokenizer.encode(prompt + answer)
-        if len(after) != len(before) + 1 or after[:-1] != before:
-            pieces = ", ".join(repr(tokenizer.decode([token])) for token in tokenizer.encode(answer))
-            raise UserError(
-                f"This tokenizer cannot express {self.name}: after {prompt!r} the answer {answer!r} is not one token "
-                f"of its own (alone it is {pieces}); train the tokenizer on a corpus with the generated idioms."
-            )
-        return after[-1]
+    def _check_number(self, n: int) -> None:
+        if n < 1:
+            raise UserError(f"{n} pairs of {self.name} cannot be made; ask for at least one.")
 
 
 TASKS: Registry[Task] = Registry("task")

@@ -1,11 +1,6 @@
-"""Tasks about what a variable holds."""
+"""Tasks about variables: what one holds, and which name comes next."""
 
-import random
-
-from thinwire.data.idioms import Scene
-from thinwire.data.words import Split
-from thinwire.tasks.batch import Pair
-from thinwire.tasks.task import task
+from thinwire.tasks.templates import template_task
 
 LOOPS = (
     "<v> = <?>\nfor <v2> in <c>:\n    <v>",
@@ -22,8 +17,56 @@ HELDOUT_LOOPS = (
 )
 
 
-@task("set_or_string", "grow a variable as the set or the string that it was made")
-def set_or_string(rng: random.Random, split: Split) -> Pair:
-    """A variable that starts as an empty set or string, and a loop that comes back to it."""
-    text = Scene(rng, split).pick(HELDOUT_LOOPS if split == "heldout" else LOOPS)
-    return Pair.of(text, ("set()", '""'), (".add", " +="))
+def fixed(templates: tuple[str, ...]) -> tuple[str, ...]:
+    """The templates with the variable always called `current`."""
+    return tuple(text.replace("<v>", "current") for text in templates)
+
+
+template_task(
+    "set_or_string",
+    "grow a variable as the set or the string that it was made",
+    sides=("set()", '""'),
+    answers=(".add", " +="),
+    templates=LOOPS,
+    heldout=HELDOUT_LOOPS,
+)
+template_task(
+    "set_or_string_fixedvarname",
+    "the same, with a variable that is always called `current`",
+    sides=("set()", '""'),
+    answers=(".add", " +="),
+    templates=fixed(LOOPS),
+    heldout=fixed(HELDOUT_LOOPS),
+)
+template_task(
+    "class_init",
+    "assign the argument of the same name to an attribute",
+    sides=("<a>", "<a2>"),
+    answers=(" <a>", " <a2>"),
+    templates=(
+        "class <C>:\n    def __init__(self, <a>, <a2>):\n        self.<?> =",
+        "class <C>:\n    def __init__(self, <a2>, <a>):\n        self.<?> =",
+    ),
+    heldout=(
+        "class <C>:\n    def __init__(self, <a3>, <a>, <a2>):\n        self.<a3> = <a3>\n        self.<?> =",
+        "class <C>(<C2>):\n    def __init__(self, <a>, <a2>):\n        self.<?> =",
+        "class <C>:\n    def <f>(self, <a>, <a2>):\n        self.<?> =",
+    ),
+)
+template_task(
+    "var_swap",
+    "end a swap of two variables with the one named first",
+    sides=("<v>", "<v3>"),
+    answers=(" <v>", " <v3>"),
+    templates=(
+        "<?>, <v2> = <v2>,",
+        "<v4> = <n>\n<?>, <v2> = <v2>,",
+        "if <v4>:\n    <?>, <v2> = <v2>,",
+    ),
+    heldout=(
+        "# <p>\n<?>, <v2> = <v2>,",
+        "for <v4> in <c>:\n    <?>, <v2> = <v2>,",
+        "if <v4> > <n>:\n    <?>, <v2> = <v2>,",
+        "def <f>(<v4>):\n    <?>, <v2> = <v2>,",
+    ),
+)

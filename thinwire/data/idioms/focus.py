@@ -1,6 +1,6 @@
 """Idioms of the three tasks that everything is first tried on: quotes, brackets, and the kind of a variable.
 
-They weigh most. What decides the answer is drawn apart from everything else: the same phrases stand in both quotes,
+They weigh most of all tasks. What decides the answer is drawn apart from everything else: the same phrases stand in both quotes,
 rows of the same lengths in both depths, the same loops after both initializers.
 """
 
@@ -32,13 +32,13 @@ LOOPS = (
 AFTER = ("", "", "print(<v>)\n", "<f2>(<v>)\n")
 
 
-@idiom("single_double_quote", weight=6)
+@idiom("single_double_quote", weight=4)
 def quoted_call(scene: IdiomScene) -> str:
     """Calls with one string: `print("…")`."""
     return scene.pick(CALLS)
 
 
-@idiom("bracket_counting", weight=6)
+@idiom("bracket_counting", weight=4)
 def number_lists(scene: IdiomScene) -> str:
     """A list of numbers, or of rows of numbers; more often than not of one row, so that length tells nothing."""
     rows = [scene.numbers(2, 6)]
@@ -55,7 +55,7 @@ def accumulate(scene: IdiomScene) -> str:
     return scene.fill(f"<v> = {start}\n") + scene.fill(loop) + scene.pick(AFTER)
 
 
-@idiom("set_or_string", weight=6)
+@idiom("set_or_string", weight=4)
 def accumulator(scene: IdiomScene) -> str:
     """An accumulator with any name."""
     return accumulate(scene)

@@ -1,0 +1,45 @@
+"""The token at which a pair is decided, for any tokenizer.
+
+Answers are texts, and where a tokenizer cuts them depends on what stands before: after `"a.txt"` the end of the line
+may be one token with the quote. So both continuations of a prompt are tokenized whole, and the choice is between their
+first tokens that differ; the prompt is what they share.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from thinwire.tasks.batch import REST, Pair
+
+if TYPE_CHECKING:
+    from thinwire.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One side of a pair as tokens."""
+
+    prompt: tuple[int, ...]
+    """An end of text and the tokens before the choice."""
+    target: int
+    """Id of the right answer, or REST."""
+    foil: int
+    """Id of the wrong answer, or REST."""
+
+
+def decide(pair: Pair, tokenizer: "Tokenizer") -> tuple[Choice, Choice] | None:
+    """Both sides of a pair as choices between the same two answers; None where no token tells them apart."""
+    first, second = (_side(pair, side, tokenizer) for side in (0, 1))
+    if first is None or second is None or first.prompt == second.prompt:
+        return None
+    return (first, second) if (first.target, first.foil) == (second.foil, second.target) else None
+
+
+def _side(pair: Pair, side: int, tokenizer: "Tokenizer") -> Choice | None:
+    prompt, right, wrong = pair.prompts[side], pair.answers[side], pair.answers[1 - side]
+    # without an answer of its own, a side continues with anything but the other one's
+    one, other = tokenizer.encode(prompt + right), tokenizer.encode(prompt + wrong)
+    shared = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    if (right and shared == len(one)) or (wrong and shared == len(other)):
+        return None
+    target, foil = one[shared] if right else REST, other[shared] if wrong else REST
+    return Choice((tokenizer.end_of_text, *one[:shared]), target, foil)
