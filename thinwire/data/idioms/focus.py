@@ -1,6 +1,6 @@
 """Idioms of the three tasks that everything is first tried on: quotes, brackets, and the kind of a variable.
 
-They weigh most of all tasks. What decides the answer is drawn apart from everything else: the same phrases stand in both quotes,
+They weigh most. What decides the answer is drawn apart from everything else: the same phrases stand in both quotes,
 rows of the same lengths in both depths, the same loops after both initializers.
 """
 
