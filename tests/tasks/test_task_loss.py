@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from tiny import tiny_model, tiny_prompts
 
 from thinwire.model import ModelConfig, Transformer
 from thinwire.tasks import REST, PairBatch, accuracy, last_logits, margin, sequence_losses, task_loss
@@ -94,12 +95,15 @@ def model() -> Transformer:
     return Transformer(ModelConfig(n_layers=2, d_model=16, d_head=4, context=8, vocab_size=11))
 
 
-def test_last_logits_are_those_of_the_full_pass_at_the_last_token(model: Transformer):
-    tokens = torch.randint(1, 11, (4, 6), generator=torch.Generator().manual_seed(2))
-    last = torch.tensor([5, 2, 3, 4])
+@pytest.mark.parametrize("positions", ["none", "added", "concatenated"])
+@pytest.mark.parametrize("sink", [False, True])
+def test_last_logits_are_those_of_the_full_pass_at_the_last_token(positions: str, sink: bool):
+    model = tiny_model(positions=positions, sink=sink, active_residual=sink)
+    tokens = tiny_prompts(model, rows=4, length=6)
+    last = torch.tensor([5, 2, 0, 4])
     prompts = PairBatch(tokens, last, last, last)
     expected = torch.stack([model(tokens)[row, place] for row, place in enumerate(last.tolist())])
-    assert torch.allclose(last_logits(model, prompts), expected, atol=1e-5)
+    torch.testing.assert_close(last_logits(model, prompts), expected)
 
 
 def test_padding_changes_nothing(model: Transformer):

@@ -1,20 +1,23 @@
 """thinwire tasks list|show|score: the tasks, example pairs, and how well a model does them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from thinwire.cli.common import emit, parse
+from thinwire.cli.common import emit, parse, progress
+from thinwire.cli.show_pairs import ShowArgs, show
 from thinwire.errors import UserError
 
+if TYPE_CHECKING:
+    from thinwire.stages import Opened
+    from thinwire.tasks import Task
+
 SPLITS = ("train", "validation", "heldout")
+INEXPRESSIBLE = "–: the model's tokenizer cannot express the task"
 
 
 @dataclass(frozen=True)
@@ -26,29 +29,15 @@ class ListArgs:
 
 
 @dataclass(frozen=True)
-class ShowArgs:
-    """Show example pairs of a task: two prompts that differ only in what decides the answer."""
-
-    task: tyro.conf.Positional[str]
-    """Name of the task."""
-    split: Literal["train", "validation", "heldout"] = "train"
-    """Which names and templates the pairs are made of."""
-    n: int = 3
-    """Number of pairs."""
-    seed: int = 0
-    """Seed of the pairs."""
-    json: bool = False
-    """End stdout with one JSON object."""
-
-
-@dataclass(frozen=True)
 class ScoreArgs:
     """Score a model, unpruned, on tasks: loss in nats (guessing is 0.69) and accuracy, per split."""
 
     model: tyro.conf.Positional[Path]
     """Model artefact, or the name of a shipped model."""
     task: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-t"])] = ()
-    """Tasks to score; none names all."""
+    """Tasks to score; none names all, or the one of --task-file."""
+    task_file: Path | None = None
+    """JSON Lines file of pairs, a task of one's own called by the file's stem."""
     pairs: int = 256
     """Pairs per task and split."""
     seed: int = 0
@@ -78,60 +67,56 @@ def run(argv: Sequence[str]) -> None:
 
 
 def list_tasks(args: ListArgs) -> None:
-    """Names and summaries of the registered tasks."""
-    from thinwire.tasks import TASKS
+    """Names and summaries of the registered tasks, and the controls that each of them has."""
+    from thinwire.tasks import CONTROLS, TASKS
 
     rows = [{"task": name, "split": split, "loss": None, "accuracy": None} for name in TASKS for split in SPLITS]
-    table = Table("task", "choice")
+    table = Table(caption=f"Controls, with other answers: {', '.join(f'NAME.{kind}' for kind in CONTROLS)}.")
+    table.caption_style, table.caption_justify = "", "left"
+    table.add_column("task", no_wrap=True)
+    table.add_column("choice")
     for name in TASKS:
         table.add_row(name, TASKS[name].summary)
-    emit({"tasks": rows, "summaries": {name: TASKS[name].summary for name in TASKS}}, args.json, table)
-
-
-def show(args: ShowArgs) -> None:
-    """Example pairs; what differs between the two sides is marked."""
-    from thinwire.tasks import TASKS
-
-    pairs = TASKS[args.task].text_pairs(args.n, args.split, args.seed)
-    if args.json:
-        emit({"task": args.task, "split": args.split, "pairs": [asdict(pair) for pair in pairs]}, True)
-        return
-    console = Console(highlight=False)
-    for number, pair in enumerate(pairs, start=1):
-        console.print(Text(f"pair {number}", style="bold"))
-        for side in (0, 1):
-            shown = marked(pair.prompts[side], pair.prompts[1 - side], pair.answers[side])
-            console.print(shown, soft_wrap=True)
-
-
-def marked(prompt: str, other: str, answer: str) -> Text:
-    """A prompt with what differs from the other one coloured, and its answer."""
-    start = next(
-        (i for i, (a, b) in enumerate(zip(prompt, other, strict=False)) if a != b), min(len(prompt), len(other))
-    )
-    end = 0
-    while end < min(len(prompt), len(other)) - start and prompt[-1 - end] == other[-1 - end]:
-        end += 1
-    stop = len(prompt) - end
-    text = Text(prompt[:start]).append(prompt[start:stop], style="bold orange3").append(prompt[stop:])
-    text.append("  → ", style="dim").append(json.dumps(answer), style="bold blue")
-    return Text("\n").join(Text("  ").append(line) for line in text.split("\n", allow_blank=True)).append("\n")
+    summaries = {name: TASKS[name].summary for name in TASKS}
+    controls = {kind: CONTROLS[kind].summary for kind in CONTROLS}
+    emit({"tasks": rows, "summaries": summaries, "controls": controls}, args.json, table)
 
 
 def score(args: ScoreArgs) -> None:
     """Loss and accuracy of the unpruned model."""
     from thinwire.stages import Opened
-    from thinwire.tasks import TASKS
+    from thinwire.tasks import find_tasks, task_from_file
 
+    own = None if args.task_file is None else task_from_file(args.task_file)
+    tasks = find_tasks(args.task, own)
     opened = Opened.open(args.model)
-    scores = [
-        TASKS[name].score(opened.model, opened.tokenizer, split, args.pairs, args.seed)
-        for name in (args.task or TASKS)
-        for split in SPLITS
-    ]
-    table = Table("task", "split")
+    rows: list[dict[str, object]] = []
+    with progress("tasks score") as report:
+        for done, task in enumerate(tasks):
+            report(done, len(tasks), task.name)
+            rows += _scores(opened, task, args, skip=not args.task and own is None)
+        report(len(tasks), len(tasks), "done")
+    missed = any(row["loss"] is None for row in rows)
+    table = Table("task", "split", caption=INEXPRESSIBLE if missed else None)
+    table.caption_style, table.caption_justify = "", "left"
     table.add_column("loss", justify="right")
     table.add_column("accuracy", justify="right")
-    for row in scores:
-        table.add_row(row.task, row.split, f"{row.loss:.3f}", f"{row.accuracy:.3f}")
-    emit({"out": str(args.model), "tasks": [asdict(row) for row in scores]}, args.json, table)
+    for row in rows:
+        numbers = ("–" if value is None else f"{value:.3f}" for value in (row["loss"], row["accuracy"]))
+        table.add_row(str(row["task"]), str(row["split"]), *numbers)
+    emit({"out": str(args.model), "tasks": rows}, args.json, table)
+
+
+def _scores(opened: "Opened", task: "Task", args: ScoreArgs, skip: bool) -> list[dict[str, object]]:
+    """The task's row for each split; without numbers where its tokens do not exist and it may be skipped."""
+    from thinwire.tasks import CannotExpress
+
+    rows: list[dict[str, object]] = []
+    for split in SPLITS:
+        try:
+            rows.append(asdict(task.score(opened.model, opened.tokenizer, split, args.pairs, args.seed)))
+        except CannotExpress:
+            if not skip:
+                raise
+            rows.append({"task": task.name, "split": split, "loss": None, "accuracy": None})
+    return rows

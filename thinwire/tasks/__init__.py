@@ -12,13 +12,20 @@ from thinwire.tasks.batch import (
     margin_losses,
     sequence_losses,
     task_loss,
+    whole_sublayers,
 )
-from thinwire.tasks.task import TASKS, Score, Task, task
+from thinwire.tasks.controls import CONTROLS, Control
+from thinwire.tasks.find import find_task, find_tasks
+from thinwire.tasks.from_file import task_from_file
+from thinwire.tasks.task import TASKS, CannotExpress, Score, Task, task
 
 __all__ = [
+    "CONTROLS",
     "REST",
     "SPLITS",
     "TASKS",
+    "CannotExpress",
+    "Control",
     "Pair",
     "PairBatch",
     "Score",
@@ -28,12 +35,16 @@ __all__ = [
     "brackets",
     "calls",
     "control_flow",
+    "find_task",
+    "find_tasks",
     "last_logits",
     "margin",
     "margin_losses",
     "sequence_losses",
     "strings",
     "task",
+    "task_from_file",
     "task_loss",
     "variables",
+    "whole_sublayers",
 ]

@@ -65,19 +65,33 @@ class PairBatch:
         width = int(last.max()) + 1 if len(last) else 0
         return PairBatch(self.tokens[rows, :width], last, self.target[rows], self.foil[rows])
 
+    def by_length(self, size: int) -> list[tuple[Tensor, "PairBatch"]]:
+        """Parts of up to `size` pairs of like length, with the indices of their pairs, int64 [m].
 
-def last_logits(model: "Transformer", batch: PairBatch, tap: Tap = identity) -> Tensor:
+        Padding is cut in each, so that less of it is computed.
+        """
+        lengths = self.last.unflatten(0, (2, -1)).amax(0)
+        return [(part, self.take(part)) for part in lengths.argsort(stable=True).split(size)] if len(self) else []
+
+
+def whole_sublayers(model: "Transformer") -> int:
+    """How many sublayers run at all positions to get the logits after the last token: all but the last layer's."""
+    return len(model.sublayers) - 2
+
+
+def last_logits(
+    model: "Transformer", batch: PairBatch, tap: Tap = identity, resid: Tensor | None = None, start: int = 0
+) -> Tensor:
     """Logits [2n, vocab] after the last token of each prompt.
 
-    The last MLP acts on each position alone, so it runs at the last tokens only: taps see [2n, 1, width] there. Models
-    with concatenated positions run it everywhere, because it reads them.
+    `resid` is residual point h_start [2n, pos, d_model] of the batch, with `start` at most `whole_sublayers`; without
+    it the pass starts at the embedding. The last layer runs at the last tokens alone: see `Transformer.run_last`.
     """
-    n_sublayers = len(model.sublayers)
-    mixed = n_sublayers if model.config.positions == "concatenated" else n_sublayers - 1
-    resid = model.run(model.embed(batch.tokens), stop=mixed, tap=tap)
-    rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
-    resid, tokens = resid[rows, batch.last][:, None], batch.tokens[rows, batch.last][:, None]
-    return model.unembed(model.run(resid, start=mixed, tap=tap), tokens)[:, 0]
+    whole = whole_sublayers(model)
+    assert start <= whole
+    resid = model.run(model.embed(batch.tokens) if resid is None else resid, start, whole, tap)
+    tokens = batch.tokens[torch.arange(len(batch.tokens), device=batch.tokens.device), batch.last][:, None]
+    return model.unembed(model.run_last(resid, batch.last, tap), tokens)[:, 0]
 
 
 def sequence_losses(logits: Tensor, batch: PairBatch) -> Tensor:

@@ -58,8 +58,8 @@ template_task(
     sides=("i, <v>", "i"),
     answers=(" enumerate", " range"),
     templates=(
-        "for <?> in",
         "<v2> = <n>\nfor <?> in",
+        "<v2> = <c>[<n>]\nfor <?> in",
         "if <v2>:\n    for <?> in",
     ),
     heldout=(

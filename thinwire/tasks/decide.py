@@ -5,10 +5,13 @@ may be one token with the quote. So both continuations of a prompt are tokenized
 first tokens that differ; the prompt is what they share.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from thinwire.tasks.batch import REST, Pair
+import torch
+
+from thinwire.tasks.batch import REST, Pair, PairBatch
 
 if TYPE_CHECKING:
     from thinwire.data.tokenizer import Tokenizer
@@ -26,8 +29,13 @@ class Choice:
     """Id of the wrong answer, or REST."""
 
 
-def decide(pair: Pair, tokenizer: "Tokenizer") -> tuple[Choice, Choice] | None:
+Choices = tuple[Choice, Choice]
+
+
+def decide(pair: Pair, tokenizer: "Tokenizer") -> Choices | None:
     """Both sides of a pair as choices between the same two answers; None where no token tells them apart."""
+    if pair.answers[0] == pair.answers[1]:
+        return None
     first, second = (_side(pair, side, tokenizer) for side in (0, 1))
     if first is None or second is None or first.prompt == second.prompt:
         return None
@@ -43,3 +51,14 @@ def _side(pair: Pair, side: int, tokenizer: "Tokenizer") -> Choice | None:
         return None
     target, foil = one[shared] if right else REST, other[shared] if wrong else REST
     return Choice((tokenizer.end_of_text, *one[:shared]), target, foil)
+
+
+def batch_of(pairs: Sequence[Choices]) -> PairBatch:
+    """n decided pairs as tensors, as wide as the longest prompt."""
+    choices = [pair[side] for side in (0, 1) for pair in pairs]
+    tokens = torch.zeros(len(choices), max(len(choice.prompt) for choice in choices), dtype=torch.int64)
+    for row, choice in enumerate(choices):
+        tokens[row, : len(choice.prompt)] = torch.tensor(choice.prompt)
+    last = torch.tensor([len(choice.prompt) - 1 for choice in choices])
+    target, foil = torch.tensor([[choice.target, choice.foil] for choice in choices]).unbind(1)
+    return PairBatch(tokens, last, target, foil)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.model.transformer import Transformer
-from thinwire.tasks.task import TASKS
+from thinwire.tasks.find import find_task
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TaskScores:
     def check(self) -> None:
         """Raise UserError for tasks that do not exist, or that the tokenizer or the context cannot express."""
         for name in self.tasks:
-            TASKS[name].pairs(self.pairs, "validation", self.seed, self.tokenizer, self.context)
+            find_task(name).pairs(self.pairs, "validation", self.seed, self.tokenizer, self.context)
 
     def due(self, step: int) -> bool:
         """Whether the model is scored after this step."""
@@ -31,5 +31,6 @@ class TaskScores:
 
     def __call__(self, step: int, model: Transformer) -> dict[str, object]:
         """Per task its `loss` in nats and its `accuracy`."""
-        scores = [TASKS[name].score(model, self.tokenizer, "validation", self.pairs, self.seed) for name in self.tasks]
+        tasks = map(find_task, self.tasks)
+        scores = [task.score(model, self.tokenizer, "validation", self.pairs, self.seed) for task in tasks]
         return {"tasks": {score.task: {"loss": score.loss, "accuracy": score.accuracy} for score in scores}}

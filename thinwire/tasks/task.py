@@ -1,6 +1,7 @@
 """What a task is, and the registry of tasks: one decorated function that writes pairs makes a task."""
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -12,17 +13,27 @@ from thinwire.data.words import SPLITS, Split
 from thinwire.errors import UserError
 from thinwire.registry import Registry
 from thinwire.tasks.batch import Pair, PairBatch, accuracy, last_logits, sequence_losses
-from thinwire.tasks.decide import Choice, decide
+from thinwire.tasks.controls import Control
+from thinwire.tasks.decide import Choices, batch_of, decide
 
 if TYPE_CHECKING:
     from thinwire.data.tokenizer import Tokenizer
     from thinwire.model import Transformer
 
 Generate = Callable[[random.Random, Split], Pair]
+Draw = Callable[[random.Random, Split], Iterator[Pair]]
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+"""What a task may be called: a folder of its own name holds its circuit, and `.CONTROL` may follow."""
 PATIENCE = 100
-"""How many repeats in a row mean that a template has no new pair to offer."""
+"""How many repeats in a row mean that a source has no new pair to offer."""
 SCORE_CHUNK = 64
 """Pairs that a model scores at a time, which bounds the memory it takes."""
+SHOWN = 60
+"""Characters of a prompt, the last ones, that an error repeats."""
+
+
+class CannotExpress(UserError):
+    """A tokenizer has no tokens that tell a task's answers apart."""
 
 
 @dataclass(frozen=True)
@@ -47,65 +58,74 @@ class Task:
     name: str
     summary: str
     """The choice in a phrase."""
-    generate: Generate
-    """Writes one pair of a split."""
+    draw: Draw
+    """Pairs of a split without end, repeats included."""
+    source: str = ""
+    """What tells another file's task of this name apart: 16 hex digits of its SHA-256; empty for tasks made by code."""
+    control: Control | None = None
+    """How the answers depart from the pairs'; None for a task that means what it says."""
+
+    @property
+    def base(self) -> str:
+        """Name of the task that a control is made of; any other task's own name."""
+        return self.name.partition(".")[0]
 
     def text_pairs(self, n: int, split: Split, seed: int) -> list[Pair]:
-        """n pairs, the same for the same seed, all different unless the templates run dry."""
+        """n pairs, the same for the same seed, all different unless the source runs dry.
+
+        Those of a control are the pairs of its base, and so are the answers in them.
+        """
         self._check_number(n)
         return list(islice(self.stream(split, seed), n))
 
     def stream(self, split: Split, seed: int) -> Iterator[Pair]:
-        """Pairs without end, the same for the same seed, all different until the templates run dry."""
+        """Pairs without end, the same for the same seed, all different until the source runs dry."""
         if split not in SPLITS:
             raise UserError(f"There is no split called '{split}'; use one of {', '.join(SPLITS)}.")
-        rng = random.Random(f"{self.name}/{split}/{seed}")
         seen: set[Pair] = set()
         repeats = 0
-        while True:
-            pair = self.generate(rng, split)
+        for pair in self.draw(random.Random(f"{self.base}/{split}/{seed}"), split):
             repeats = repeats + 1 if pair in seen else 0
             if 0 < repeats <= PATIENCE:
                 continue
             seen.add(pair)
             yield pair
 
+    def choices(self, pair: Pair, tokenizer: "Tokenizer") -> Choices | None:
+        """Both sides of a pair as choices between two tokens; None for a pair that is passed over."""
+        decided = decide(pair, tokenizer)
+        if decided is None or self.control is None:
+            return decided
+        return self.control.choices(decided, tokenizer)
+
     def pairs(self, n: int, split: Split, seed: int, tokenizer: "Tokenizer", context: int | None = None) -> PairBatch:
         """n pairs as tensors; pairs that the tokenizer cannot tell apart are passed over.
 
-        Raises UserError when a prompt is longer than `context` tokens, or when the tokenizer cannot express the task.
+        Raises CannotExpress, a UserError, when it tells none apart, and UserError when a prompt is longer than
+        `context` tokens.
         """
         self._check_number(n)
-        found: list[tuple[Choice, Choice]] = []
+        found: list[Choices] = []
         failed = 0
         for pair in self.stream(split, seed):
-            choices = decide(pair, tokenizer)
+            choices = self.choices(pair, tokenizer)
             if choices is not None:
                 found.append(choices)
                 failed = 0
             else:
                 failed += 1
             if failed > PATIENCE:
-                prompt, (right, wrong) = pair.prompts[0], (answer or "anything else" for answer in pair.answers)
-                raise UserError(
-                    f"This tokenizer cannot express {self.name}: after {prompt!r} no token tells {right!r} from "
-                    f"{wrong!r}; train the tokenizer on a corpus with the generated idioms."
-                )
+                raise self._cannot_express(pair)
             if len(found) == n:
                 break
-        choices = [pair[side] for side in (0, 1) for pair in found]
-        longest = max(len(choice.prompt) for choice in choices)
+        batch = batch_of(found)
+        longest = batch.tokens.shape[1]
         if context is not None and longest > context:
             raise UserError(
                 f"A prompt of {self.name} takes {longest} tokens, more than the context of {context}; "
                 f"use a model with a longer context."
             )
-        tokens = torch.zeros(2 * n, longest, dtype=torch.int64)
-        for row, choice in enumerate(choices):
-            tokens[row, : len(choice.prompt)] = torch.tensor(choice.prompt)
-        last = torch.tensor([len(choice.prompt) - 1 for choice in choices])
-        target, foil = torch.tensor([[choice.target, choice.foil] for choice in choices]).unbind(1)
-        return PairBatch(tokens, last, target, foil)
+        return batch
 
     def score(self, model: "Transformer", tokenizer: "Tokenizer", split: Split, n: int = 256, seed: int = 0) -> Score:
         """Loss and accuracy of a model on n pairs of a split. Raises UserError when it cannot express the task."""
@@ -124,16 +144,41 @@ class Task:
         if n < 1:
             raise UserError(f"{n} pairs of {self.name} cannot be made; ask for at least one.")
 
+    def _cannot_express(self, pair: Pair) -> CannotExpress:
+        prompt, (right, wrong) = pair.prompts[0][-SHOWN:], (a[:SHOWN] or "anything else" for a in pair.answers)
+        return CannotExpress(
+            f"This tokenizer cannot express {self.name}: after {prompt!r} no token tells {right!r} from {wrong!r}; "
+            "train the tokenizer on text in which both occur, or choose other answers."
+        )
+
 
 TASKS: Registry[Task] = Registry("task")
 """Every task by name."""
 
 
 def task(name: str, summary: str) -> Callable[[Generate], Generate]:
-    """Decorator that makes a task of a function from (rng, split) to a Pair."""
+    """Decorator that makes a task of a function from (rng, split) to a Pair.
+
+    Raises UserError for a name that is taken or that cannot be a folder's.
+    """
+    check_name(name)
 
     def add(generate: Generate) -> Generate:
-        TASKS.register(name)(Task(name, summary, generate))
+        def draw(rng: random.Random, split: Split) -> Iterator[Pair]:
+            while True:
+                yield generate(rng, split)
+
+        TASKS.register(name)(Task(name, summary, draw))
         return generate
 
     return add
+
+
+def check_name(name: str, remedy: str = "choose another name") -> None:
+    """Raise UserError for a name that a new task cannot have; `remedy` says what to do about it."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"A task cannot be called {name[:SHOWN]!r}; {remedy}: up to 80 letters, digits, '_' and, inside, '-'."
+        )
+    if name in TASKS:
+        raise UserError(f"There is a task called {name} already; {remedy}.")

@@ -1,0 +1,97 @@
+"""docs/tasks.md: its table says what the tokenizer does, its Python runs, its commands work."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from task_table import KNOWN
+from tiny import tiny_run
+
+from thinwire.cli.main import run
+from thinwire.data import Tokenizer, Tokens
+from thinwire.tasks import CONTROLS, REST, TASKS, Pair, find_task
+from thinwire.tasks.decide import decide
+from thinwire.tasks.from_file import MIN_PAIRS
+from thinwire.train import train
+
+DOCS = (Path(__file__).parents[2] / "docs/tasks.md").read_text("utf-8")
+ROWS = [line for line in DOCS.splitlines() if re.match(rf"\| `({'|'.join(KNOWN)})` \|", line)]
+NOT_THE_OTHER = "not the other"
+COPIES = {"class_init", "var_swap", "fstring_brace"}
+"""Tasks whose answers depend on the prompt."""
+SMALLER = "method='attribution', train_pairs=32, validation_pairs=16, heldout_pairs=16, mean_tokens=512"
+
+
+def cell(text: str) -> tuple[str, str]:
+    """The two strings in a cell of the table; one that is not the other is empty."""
+    found = re.findall(rf"`(.*?)`(?= |$)|({NOT_THE_OTHER})", text.strip())
+    one, other = (ast.literal_eval(literal) if literal else "" for literal, _ in found)
+    return one, other
+
+
+def test_the_table_is_table_1():
+    assert [row.split("`")[1] for row in ROWS] == list(dict.fromkeys(row.split("`")[1] for row in ROWS))
+    assert {row.split("`")[1] for row in ROWS} == set(TASKS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("`")[1])
+def test_a_row_of_the_table(row: str):
+    _, name, pair, answers, tokens, _ = row.split("|")
+    name, pair, answers, tokens = name.strip().strip("`"), cell(pair), cell(answers), cell(tokens)
+    one, other = (re.sub(KNOWN[name].decides, "<?>", prompt, count=name != "final_kwarg") for prompt in pair)
+    assert one == other
+    if name not in COPIES:
+        assert answers == TASKS[name].text_pairs(1, "heldout", 0)[0].answers
+    tokenizer = Tokenizer.load("python-2x256")
+    first, _ = decide(Pair(pair, answers), tokenizer) or pytest.fail("the tokenizer tells them apart")
+    assert tokens == tuple("" if token == REST else tokenizer.token(token) for token in (first.target, first.foil))
+
+
+def test_controls_are_the_ones_there_are():
+    assert re.findall(r"^\| `NAME\.(\w+)` \|", DOCS, re.MULTILINE) == list(CONTROLS)
+    assert all(find_task(f"var_if{name}") for name in re.findall(r"`(\.\w+)`", DOCS))
+
+
+def test_the_function_runs(tmp_path: Path, tiny_tokens: Tokens, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
+    monkeypatch.chdir(tmp_path)
+    config = tiny_run(steps=2)
+    train(config.replace(model=config.model.replace(context=32)), tiny_tokens, tmp_path / "runs/quickstart/model")
+    (tmp_path / "runs/quickstart/tokens").symlink_to(tiny_tokens.artifact.path)
+    module, use = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    assert len([line for line in module.splitlines() if line.strip()]) <= 10
+    exec(module, {})
+    assert "target_loss=0.15" in use
+    names: dict[str, object] = {}
+    exec(use.replace("target_loss=0.15", f"target_loss=9, {SMALLER}"), names)
+    said = capsys.readouterr().out
+    assert re.match(r"import_from: loss \d\.\d{3}, accuracy [01]\.\d{3}\n\d+ nodes carry import_from\n\Z", said)
+
+
+def test_the_file_and_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shown = [json.loads(line) for line in re.findall(r'^\{"prompts".*$', DOCS, re.MULTILINE)]
+    assert len(shown) == 2
+    lines = [
+        line | {"prompts": [f"{n}. {prompt}" for prompt in line["prompts"]], "split": split}
+        for n, split in enumerate(["train", "validation", "heldout"] * MIN_PAIRS)
+        for line in shown
+    ]
+    Path("number.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    commands = re.findall(r"^thinwire (.*number\.jsonl.*)$", DOCS, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert run([*command.split(), "--pairs", "2"]) == 0
+        assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", ["100", "8", "16 MiB", "64 KiB"])
+def test_numbers_are_those_of_the_code(number: str):
+    from thinwire.tasks import from_file
+    from thinwire.tasks.task import PATIENCE
+
+    sizes = {f"{from_file.MAX_BYTES >> 20} MiB", f"{from_file.MAX_LINE_BYTES >> 10} KiB", str(MIN_PAIRS), str(PATIENCE)}
+    assert number in sizes
+    assert re.search(rf"\b{number}\b", DOCS)

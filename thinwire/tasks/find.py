@@ -1,0 +1,33 @@
+"""Tasks by name: registered ones, a user's own, and the controls made of either."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from thinwire.tasks.controls import CONTROLS
+from thinwire.tasks.task import TASKS, Task
+
+NONSENSE = re.compile(r"(nonsense)[0-9]{1,4}")
+"""A numbered draw of the one control that is arbitrary."""
+
+
+def find_task(name: str, own: Task | None = None) -> Task:
+    """The task of a name: a registered one, `own` (such as one from a file), or `NAME.CONTROL` of either.
+
+    Raises UserError that lists close matches.
+    """
+    known = {own.name: own} if own is not None else {}
+    if name in known:
+        return known[name]
+    base, dot, kind = name.rpartition(".")
+    if name in TASKS or not dot or (base not in known and base not in TASKS):
+        return TASKS[name]
+    numbered = NONSENSE.fullmatch(kind)
+    control = CONTROLS[numbered[1] if numbered else kind](name)
+    found = known[base] if base in known else TASKS[base]
+    return replace(found, name=name, summary=f"{found.summary}; {control.summary}", control=control)
+
+
+def find_tasks(names: Sequence[str], own: Task | None = None) -> list[Task]:
+    """The tasks of some names; without names the one of one's own, or else all registered ones."""
+    return [find_task(name, own) for name in (names or ([own.name] if own is not None else TASKS))]
