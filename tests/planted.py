@@ -7,7 +7,7 @@ channels that nothing reads. So every planted node is needed, and no other node 
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -91,6 +91,29 @@ def chain() -> Planted:
         (1, "w_out", OUT, 5, 2.0),
     ]
     return _plant("planted_chain", False, OUT, wires)
+
+
+CROSSING = 0.02
+"""Weight of wires between planted nodes that carry next to nothing."""
+
+
+@torch.no_grad()
+def crossed() -> Planted:
+    """One neuron fires on A and votes for X, another fires on B and votes for Y: 5 nodes, 4 wires.
+
+    Here A and B write a channel each. Two more wires, which cross, join its nodes but are no part of the circuit.
+    """
+    wires = [
+        (1, "w_in", 5, SIGNAL, 1.0),
+        (1, "w_in", 6, MIDDLE, 1.0),
+        (1, "w_out", OUT, 5, 1.0),
+        (1, "w_out", OUT, 6, -1.0),
+    ]
+    made = _plant("planted_crossed", True, OUT, wires)
+    made.model.unembedding.bias[[X, Y]] = 0
+    made.model.embedding.weight[B, [SIGNAL, MIDDLE]] = torch.tensor([0.0, 3.0])
+    matrix_at(made.model, 1, "w_in")[[5, 6], [MIDDLE, SIGNAL]] = CROSSING
+    return replace(made, means=_means(made.model))
 
 
 PLANTED: dict[str, Callable[[], Planted]] = {"attention": attention, "mlp": mlp, "chain": chain}

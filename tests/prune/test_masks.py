@@ -1,4 +1,4 @@
-"""Masks, trials folded into one forward pass, the pressure, and mean activations."""
+"""Masks over nodes, trials folded into one forward pass, and what removed nodes are held at."""
 
 from unittest import mock
 
@@ -9,12 +9,13 @@ from tiny import SHAPE, tiny_model, tiny_prompts
 from torch import Tensor
 
 from thinwire.data import Tokens
+from thinwire.errors import UserError
 from thinwire.model import Transformer
 from thinwire.model.taps import ablate, record
-from thinwire.progress import silent
 from thinwire.prune import PruneConfig, mean_activations
+from thinwire.prune.learn import step_with_slope
 from thinwire.prune.masks import NodeMasks, fold, mask_tap
-from thinwire.prune.search import Pressure, clip_rows_, rate_at, train_masks, trial_losses
+from thinwire.prune.means import held_values, task_means
 from thinwire.sites import Node, Site, all_sites, n_nodes
 from thinwire.tasks import last_logits, task_loss
 
@@ -33,46 +34,58 @@ def plant() -> planted.Planted:
     return planted.chain()
 
 
-def test_columns_are_the_nodes_in_the_order_of_the_forward_pass() -> None:
-    masks = NodeMasks(SHAPE, TRIALS, bias=0.1, scale=0.5, seed=0)
-    nodes = masks.nodes()
+def masks_of(model: Transformer, **changes: object) -> NodeMasks:
+    means = {site: torch.zeros(site.width(model.config)) for site in all_sites(model.config)}
+    return NodeMasks(model, means, PruneConfig(**changes))  # pyright: ignore[reportArgumentType]
+
+
+def test_masks_are_the_nodes_in_the_order_of_the_forward_pass() -> None:
+    masks = masks_of(tiny_model())
+    nodes = [node for unit in masks.units for node in unit]
     assert nodes == sorted(nodes)
-    assert len(nodes) == n_nodes(SHAPE) == masks.tau.shape[1]
-    parts = masks.split(torch.arange(len(nodes)))
+    assert len(nodes) == n_nodes(SHAPE) == masks.n
+    parts = masks.split(torch.arange(masks.n)[None].float())
     assert list(parts) == list(all_sites(SHAPE))
-    assert all(nodes[int(column)] == Node(site, i) for site, part in parts.items() for i, column in enumerate(part))
+    assert all(nodes[int(unit)] == Node(site, i) for site, part in parts.items() for i, unit in enumerate(part[0]))
 
 
-def test_initial_parameters_have_the_mean_and_spread_asked_for() -> None:
-    tau = NodeMasks(SHAPE, 50, bias=0.1, scale=0.5, seed=0).tau.detach()
-    assert tau.mean().item() == pytest.approx(0.1, abs=0.02)
-    assert tau.std().item() == pytest.approx(0.5, abs=0.02)
-    assert tau.equal(NodeMasks(SHAPE, 50, bias=0.1, scale=0.5, seed=0).tau)
-    assert not tau.equal(NodeMasks(SHAPE, 50, bias=0.1, scale=0.5, seed=1).tau)
+def test_tied_masks_decide_on_q_and_k_together() -> None:
+    masks = masks_of(tiny_model(), tied_qk=True)
+    heads = SHAPE.n_heads * SHAPE.d_head
+    assert masks.n == n_nodes(SHAPE) - SHAPE.n_layers * heads
+    hard = (torch.rand(TRIALS, masks.n, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    parts = masks.split(hard)
+    for layer in range(SHAPE.n_layers):
+        assert parts[Site.of(layer, "attn.q")].equal(parts[Site.of(layer, "attn.k")])
+    assert sum(float(part.sum()) for part in parts.values()) == sum(
+        len(unit) * float(kept) for row in hard for unit, kept in zip(masks.units, row, strict=True)
+    )
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.3])
-def test_step_forward_and_slope_of_a_sigmoid_backward(temperature: float) -> None:
-    masks = NodeMasks(SHAPE, TRIALS, bias=0.0, scale=0.5, seed=0)
-    hard = masks.masks(temperature)
-    assert hard.equal((masks.tau > 0).float())
-    hard.sum().backward()
-    soft = torch.sigmoid(masks.tau.detach() / temperature)
-    assert masks.tau.grad is not None
-    torch.testing.assert_close(masks.tau.grad, soft * (1 - soft) / temperature)
+def test_forced_nodes_have_no_mask() -> None:
+    always, never = Node.parse("0.attn.q:1.2", SHAPE), Node.parse("1.mlp.post_act:3", SHAPE)
+    masks = masks_of(tiny_model(), keep=(always.name(SHAPE),), drop=(never.name(SHAPE),))
+    assert masks.n == n_nodes(SHAPE) - 2
+    for hard, others in ((torch.zeros(1, masks.n), 0.0), (torch.ones(1, masks.n), 1.0)):
+        parts = masks.split(hard)
+        assert float(parts[always.site][0, always.index]) == 1
+        assert float(parts[never.site][0, never.index]) == 0
+        total = sum(float(part.sum()) for part in parts.values())
+        assert total == 1 + others * masks.n
 
 
-def test_clamp() -> None:
-    masks = NodeMasks(SHAPE, TRIALS, bias=0.0, scale=3.0, seed=0)
-    before = masks.tau.detach().clone()
-    masks.clamp_()
-    assert masks.tau.detach().equal(before.clamp(-1, 1))
+def test_forcing_refuses_nodes_that_do_not_exist_or_are_named_twice() -> None:
+    with pytest.raises(UserError, match=r"7\.mlp\.post_act:0"):
+        masks_of(tiny_model(), keep=("7.mlp.post_act:0",))
+    with pytest.raises(UserError, match="named twice"):
+        masks_of(tiny_model(), keep=("0.mlp.post_act:0",), drop=("0.mlp.post_act:0",))
 
 
 def test_mask_tap_holds_each_trial_at_its_own_ablation(plant: planted.Planted) -> None:
     batch = plant.planted.pairs(4, "train", 0)
-    masks = NodeMasks(planted.SHAPE, TRIALS, bias=0.0, scale=0.5, seed=0)
-    kept = masks.split((masks.tau > 0).float())
+    masks = NodeMasks(plant.model, plant.means, PruneConfig())
+    hard = (torch.rand(TRIALS, masks.n, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    kept = masks.split(hard)
     folded = last_logits(plant.model, fold(batch, TRIALS), tap=mask_tap(kept, plant.means))
     for trial, logits in enumerate(folded.split(len(batch.tokens))):
         keep = {site: mask[trial] > 0 for site, mask in kept.items()}
@@ -80,18 +93,17 @@ def test_mask_tap_holds_each_trial_at_its_own_ablation(plant: planted.Planted) -
 
 
 def losses_and_gradients(plant: planted.Planted, tau: Tensor) -> tuple[Tensor, Tensor]:
-    masks = NodeMasks(planted.SHAPE, len(tau), 0.0, 0.0, 0)
-    with torch.no_grad():
-        masks.tau.copy_(tau)
-    hard = masks.split(masks.masks(1.0))
-    losses = trial_losses(plant.model, hard, plant.means, plant.planted.pairs(8, "train", 0))
+    tau = tau.clone().requires_grad_()
+    masks = NodeMasks(plant.model, plant.means, PruneConfig())
+    losses = masks.losses(step_with_slope(tau, 1.0), plant.planted.pairs(8, "train", 0))
     losses.sum().backward()
-    assert masks.tau.grad is not None
-    return losses.detach(), masks.tau.grad
+    assert tau.grad is not None
+    return losses.detach(), tau.grad
 
 
 def test_folded_trials_are_trials_run_one_after_another(plant: planted.Planted) -> None:
-    tau = NodeMasks(planted.SHAPE, TRIALS, bias=0.1, scale=0.3, seed=5).tau.detach()
+    n = NodeMasks(plant.model, plant.means, PruneConfig()).n
+    tau = 0.1 + 0.3 * torch.randn(TRIALS, n, generator=torch.Generator().manual_seed(5))
     losses, gradients = losses_and_gradients(plant, tau)
     for trial in range(TRIALS):
         loss, gradient = losses_and_gradients(plant, tau[trial : trial + 1])
@@ -102,59 +114,9 @@ def test_folded_trials_are_trials_run_one_after_another(plant: planted.Planted) 
 
 def test_loss_of_a_trial_is_the_task_loss(plant: planted.Planted) -> None:
     batch = plant.planted.pairs(8, "train", 0)
-    everything = {site: torch.ones(1, site.width(planted.SHAPE)) for site in all_sites(planted.SHAPE)}
-    loss = trial_losses(plant.model, everything, plant.means, batch)
+    masks = NodeMasks(plant.model, plant.means, PruneConfig())
+    loss = masks.losses(torch.ones(1, masks.n), batch)
     torch.testing.assert_close(loss[0], task_loss(last_logits(plant.model, batch), batch))
-
-
-def test_trials_do_not_touch_each_other_in_training(plant: planted.Planted) -> None:
-    """A trial among three comes out as the same trial alone."""
-    pairs = plant.planted.pairs(32, "train", 0)
-    config = PruneConfig(steps=6, batch_pairs=8, trials=TRIALS, gradient_clip=0.01)
-    together = train_masks(plant.model, plant.means, pairs, config, silent).tau.detach()
-    start = NodeMasks(planted.SHAPE, TRIALS, config.init_noise_bias, config.init_noise_scale, config.seed).tau.detach()
-    for trial in range(TRIALS):
-        alone = NodeMasks(planted.SHAPE, 1, 0.0, 0.0, 0)
-        with torch.no_grad():
-            alone.tau.copy_(start[trial : trial + 1])
-        with mock.patch("thinwire.prune.search.NodeMasks", return_value=alone):
-            train_masks(plant.model, plant.means, pairs, config.replace(trials=1), silent)
-        torch.testing.assert_close(alone.tau.detach()[0], together[trial], rtol=1e-4, atol=1e-4)
-
-
-def test_controlled_pressure_by_hand() -> None:
-    """The first loss counts in full, later ones by a tenth; the pressure turns at aim·target = 0.1."""
-    pressure = Pressure(PruneConfig(trials=2, aim=0.5, target_loss=0.2, k_coef=1.0, k_coef_up=2, k_coef_down=0.25))
-    pressure.update(torch.tensor([0.05, 0.5]))
-    assert pressure.value.tolist() == [2, 1], "never below k_coef"
-    assert pressure.push.tolist() == [2, -1], "a trial above its target of 0.2 is pushed to bring nodes back"
-    pressure.update(torch.tensor([0.3, 0.0]))  # running losses 0.075 and 0.45
-    assert pressure.value.tolist() == [4, 1]
-    pressure.update(torch.tensor([0.9, 0.0]))  # 0.1575 and 0.405
-    assert pressure.value.tolist() == [1, 1]
-    assert pressure.push.tolist() == [1, -1]
-    for _ in range(20):
-        pressure.update(torch.tensor([0.0, 0.0]))
-    assert (pressure.push > 1).all()
-
-
-def test_fixed_pressure_stays() -> None:
-    pressure = Pressure(PruneConfig(trials=2, sparsity="fixed", k_coef=0.5))
-    pressure.update(torch.tensor([0.0, 9.0]))
-    assert pressure.push.tolist() == [0.5, 0.5]
-
-
-def test_rows_are_clipped_one_by_one() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(3, 2))
-    parameter.grad = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
-    clip_rows_(parameter, 1.0)
-    torch.testing.assert_close(parameter.grad, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
-
-
-def test_rate_rises_and_falls_linearly() -> None:
-    config = PruneConfig(steps=100, learning_rate=1.0, warmup=0.1)
-    assert [rate_at(step, config) for step in (0, 4, 9, 50, 99)] == pytest.approx([0.1, 0.48, 0.91, 0.5, 0.01])
-    assert rate_at(0, config.replace(warmup=0.0)) == 1
 
 
 def test_means_are_plain_averages(tiny_tokens: Tokens) -> None:
@@ -180,3 +142,25 @@ def test_masks_of_one_keep_the_model_as_it_is() -> None:
     ones = {site: torch.ones(2, site.width(SHAPE)) for site in all_sites(SHAPE)}
     far = {site: torch.full((site.width(SHAPE),), 1e6) for site in all_sites(SHAPE)}
     assert model(tokens, tap=mask_tap(ones, far)).equal(model(tokens))
+
+
+def test_task_means_leave_padding_out(plant: planted.Planted) -> None:
+    pairs = plant.planted.pairs(6, "train", 3)
+    means = task_means(plant.model, pairs)
+    rows: dict[Site, list[Tensor]] = {}
+    for tokens, last in zip(pairs.tokens, pairs.last.tolist(), strict=True):
+        seen = record()
+        plant.model(tokens[None, : last + 1], tap=seen)
+        for site, x in seen.values.items():
+            rows.setdefault(site, []).append(x[0].detach())
+    for site, values in rows.items():
+        torch.testing.assert_close(means[site], torch.cat(values).mean(0))
+
+
+def test_what_removed_nodes_are_held_at(plant: planted.Planted) -> None:
+    pairs = plant.planted.pairs(4, "train", 0)
+    assert held_values(plant.model, plant.means, pairs, "mean") == plant.means
+    zero = held_values(plant.model, plant.means, pairs, "zero")
+    assert all(not value.any() and value.shape == plant.means[site].shape for site, value in zero.items())
+    of_task = held_values(plant.model, plant.means, pairs, "task_mean")
+    assert any(not of_task[site].equal(plant.means[site]) for site in of_task)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
-from thinwire.circuit.edges import Edge, by_site, channel_links, weight_edges
+from thinwire.circuit.cut import held_weights, sharing
+from thinwire.circuit.edges import Edge, Wire, channel_links, joined, keep_masks, weight_edges
 from thinwire.config import STRICT, Config, read_record
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
@@ -57,7 +58,7 @@ class PruneScores:
     loss: float
     """Task loss on validation pairs, which chose the number of nodes."""
     loss_one_fewer: float
-    """The least of such losses with one node removed and the calibration refitted; it misses the target."""
+    """The least of such losses with one node or edge removed and the calibration refitted; it misses the target."""
     heldout_loss: float
     """Task loss on held-out templates and names."""
     heldout_accuracy: float
@@ -70,6 +71,10 @@ class PruneScores:
     unembedding_edges: int
     """Nonzero unembedding weights from channels that the circuit writes to the answers."""
     seconds: float
+    nodes_unsimplified: int | None = None
+    """Nodes that bisecting alone left; unset in circuits that were written before this was kept."""
+    edges_unsimplified: int | None = None
+    """Edges that bisecting alone left; unset in circuits that were written before this was kept."""
 
 
 class Stored(BaseModel):
@@ -82,11 +87,16 @@ class Stored(BaseModel):
     nodes: dict[str, FiniteFloat | None]
     prompt_tokens: tuple[NonNegativeInt, ...]
     answer_tokens: tuple[NonNegativeInt, ...]
+    wires: tuple[tuple[str, str], ...] | None = None
+    task_source: str = ""
 
 
 @dataclass(frozen=True)
 class Circuit:
-    """Nodes that carry one task, with everything needed to run the model with only them."""
+    """Nodes and wires that carry one task, with everything needed to run the model with only them.
+
+    To run it: `circuit.cut_model(model)` under `circuit.to_tap()`. Raises UserError for wires that cannot be.
+    """
 
     task: str
     shape: ModelConfig
@@ -104,28 +114,61 @@ class Circuit:
     scores: PruneScores | None = None
     artifact: Artifact | None = None
     """Where the circuit was loaded from."""
+    wires: tuple[Wire, ...] | None = None
+    """Kept wires between kept nodes; None keeps every nonzero weight between them."""
+    task_source: str = ""
+    """What tells another file's task of this name apart, as in `Task.source`; empty for tasks made by code."""
+
+    def __post_init__(self) -> None:
+        for wire in self.wires or ():
+            names = " -> ".join(node.name(self.shape) for node in wire)
+            if not set(wire) <= self._kept:
+                raise UserError(f"Wire {names} joins a node that is not in the {self.task} circuit; prune again.")
+            if not joined(wire):
+                raise UserError(f"No matrix joins the ends of wire {names}; prune again.")
+        if self.wires and len(set(self.wires)) != len(self.wires):
+            raise UserError(f"The {self.task} circuit lists a wire twice; prune again.")
+
+    @cached_property
+    def _kept(self) -> frozenset[Node]:
+        return frozenset(self.nodes)
 
     @cached_property
     def keep(self) -> dict[Site, Tensor]:
         """Which nodes stay: bool [width] for every site of the model."""
-        chosen = by_site(self.nodes)
-        masks = {site: torch.zeros(site.width(self.shape), dtype=torch.bool) for site in all_sites(self.shape)}
-        for site, indices in chosen.items():
-            masks[site][indices] = True
-        return masks
+        return keep_masks(self.nodes, self.shape)
 
     def to_tap(self) -> Tap:
-        """The tap under which the model runs with only this circuit, all other nodes held at their means."""
+        """The tap under which `cut_model` runs with only this circuit, all other nodes held at their means."""
         return ablate(self.keep, self.means)
 
     def removed_tap(self) -> Tap:
         """The tap under which the model runs with this circuit's nodes held at their means and all others intact."""
         return ablate({site: ~mask for site, mask in self.keep.items()}, self.means)
 
-    def edges(self, model: Transformer) -> list[Edge]:
-        """Nonzero weights between kept nodes. Raises UserError when the model has another shape."""
+    def cut_model(self, model: Transformer) -> Transformer:
+        """The model with every weight between kept nodes that is not a kept wire held at its mean contribution.
+
+        It shares all other parameters, and is the given model where nothing is dropped. Raises UserError when the
+        model has another shape. See `thinwire.circuit.cut` for what is exact.
+        """
         self.check_model(model)
-        return list(weight_edges(model, self.nodes))
+        if self.wires is None:
+            return model
+        held = held_weights(model, self.nodes, self.wires, self.means)
+        return sharing(model, held) if held else model
+
+    def edges(self, model: Transformer) -> list[Edge]:
+        """Kept wires with their nonzero weights, in the order of the forward pass.
+
+        Raises UserError when the model has another shape.
+        """
+        self.check_model(model)
+        found = weight_edges(model, self.nodes)
+        if self.wires is None:
+            return list(found)
+        wires = set(self.wires)
+        return [edge for edge in found if (edge.source, edge.target) in wires]
 
     def check_model(self, model: Transformer) -> None:
         """Raise UserError unless the circuit's nodes exist in `model`."""
@@ -167,6 +210,7 @@ class Circuit:
         return Artifact(Path(folder), made.meta)
 
     def _to_json(self) -> dict[str, object]:
+        wires = {} if self.wires is None else {"wires": [[n.name(self.shape) for n in wire] for wire in self.wires]}
         return {
             "task": self.task,
             "shape": self.shape.model_dump(mode="json"),
@@ -174,6 +218,8 @@ class Circuit:
             "nodes": {node.name(self.shape): self.strengths.get(node) for node in self.nodes},
             "prompt_tokens": self.prompt_tokens,
             "answer_tokens": self.answer_tokens,
+            **({"task_source": self.task_source} if self.task_source else {}),
+            **wires,
         }
 
     @classmethod
@@ -196,5 +242,8 @@ class Circuit:
         nodes = tuple(sorted(strengths))
         summary = opened.path / artifact.SUMMARY
         scores = read_record(PruneScores, summary, refusal) if artifact.SUMMARY in opened.meta.files else None
-        rest = stored.calibration, kept, prompts, answers, scores, opened
+        wires = None
+        if stored.wires is not None:
+            wires = tuple((Node.parse(source, shape), Node.parse(target, shape)) for source, target in stored.wires)
+        rest = stored.calibration, kept, prompts, answers, scores, opened, wires, stored.task_source
         return cls(stored.task, shape, nodes, means, *rest)

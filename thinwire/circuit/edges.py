@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from thinwire.model.transformer import Transformer
-from thinwire.sites import Node, Site
+from thinwire.sites import Node, Shape, Site, all_sites
+
+Wire = tuple[Node, Node]
+"""Source and target of a weight."""
 
 MATRICES = {
     "w_q": ("attn.act_in", "attn.q"),
@@ -18,6 +21,8 @@ MATRICES = {
     "w_out": ("mlp.post_act", "mlp.resid_delta"),
 }
 """Matrices of a layer, with the kinds of site they read and write; `v` is mixed over positions on the way."""
+JOINED = frozenset(MATRICES.values())
+"""Pairs of kinds of site that a matrix joins."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +52,46 @@ def by_site(nodes: Iterable[Node]) -> dict[Site, list[int]]:
     return grouped
 
 
+def keep_masks(nodes: Iterable[Node], shape: Shape) -> dict[Site, Tensor]:
+    """Which nodes stay: bool [width] for every site."""
+    masks = {site: torch.zeros(site.width(shape), dtype=torch.bool) for site in all_sites(shape)}
+    for site, indices in by_site(nodes).items():
+        masks[site][indices] = True
+    return masks
+
+
+def joined(wire: Wire) -> bool:
+    """Whether some matrix has a weight from the first node to the second."""
+    source, target = (node.site for node in wire)
+    return source.layer == target.layer and (source.kind, target.kind) in JOINED
+
+
+def matrix_name(layer: int, name: str) -> str:
+    """The module that holds one of MATRICES in a layer: `blocks.0.attn.w_q`."""
+    return f"blocks.{layer}.{MATRICES[name][1].partition('.')[0]}.{name}"
+
+
 def matrix_at(model: Transformer, layer: int, name: str) -> Tensor:
     """The weight [target width, source width] of one of MATRICES in a layer."""
-    target = Site.of(layer, MATRICES[name][1])
-    return model.sublayers[target.sublayer].get_parameter(f"{name}.weight").detach()
+    return model.get_parameter(f"{matrix_name(layer, name)}.weight").detach()
 
 
-def _matrices(model: Transformer) -> Iterator[tuple[Site, Site, Tensor]]:
-    """Source site, target site and weight [target width, source width] of every matrix, layer by layer."""
+def matrices(model: Transformer) -> Iterator[tuple[str, Site, Site, Tensor]]:
+    """Module name, source site, target site and weight [target width, source width] of every matrix of the layers."""
     for layer in range(model.config.n_layers):
         for name, (source, target) in MATRICES.items():
-            yield Site.of(layer, source), Site.of(layer, target), matrix_at(model, layer, name)
+            yield (
+                matrix_name(layer, name),
+                Site.of(layer, source),
+                Site.of(layer, target),
+                matrix_at(model, layer, name),
+            )
 
 
 def weight_edges(model: Transformer, nodes: Iterable[Node]) -> Iterator[Edge]:
     """Every nonzero weight between two of the nodes, in the order of the forward pass."""
     kept = by_site(nodes)
-    for source, target, matrix in _matrices(model):
+    for _, source, target, matrix in matrices(model):
         if source in kept and target in kept:
             weights = matrix[kept[target]][:, kept[source]]
             for row, column in weights.nonzero().tolist():
@@ -74,7 +102,7 @@ def weight_edges(model: Transformer, nodes: Iterable[Node]) -> Iterator[Edge]:
 def count_edges(model: Transformer, keep: dict[Site, Tensor]) -> int:
     """Number of nonzero weights between kept nodes; `keep[site]` is bool [width]. Missing sites keep nothing."""
     total = 0
-    for source, target, matrix in _matrices(model):
+    for _, source, target, matrix in matrices(model):
         if source in keep and target in keep:
             total += int(matrix[keep[target]][:, keep[source]].count_nonzero())
     return total

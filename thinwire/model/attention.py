@@ -22,32 +22,51 @@ class Attention(Sublayer):
         self.w_o = nn.Linear(d_heads, config.d_model, bias=config.biases)
         self.sink = nn.Parameter(torch.zeros(config.n_heads)) if config.sink else None
 
-    def forward(self, resid: Tensor, positions: Tensor | None, tap: Tap) -> Tensor:  # [batch, pos, d_model]
+    def forward(
+        self, resid: Tensor, positions: Tensor | None, tap: Tap, last: Tensor | None = None
+    ) -> Tensor:  # [batch, pos, d_model]
+        """With `last` [batch], only what each sequence's position of that index gets: [batch, 1, d_model]."""
         x = self.read(resid, positions, tap)
-        q = self.at("q", self.w_q(x), tap)
+        asking = x if last is None else at_last(x, last)
+        q = self.at("q", self.w_q(asking), tap)
         k = self.at("k", self.w_k(x), tap)
         v = self.at("v", self.w_v(x), tap)
-        y = attend(self._heads(q), self._heads(k), self._heads(v), self.sink)  # [batch, head, pos, d_head]
+        y = attend(self._heads(q), self._heads(k), self._heads(v), self.sink, last)  # [batch, head, pos, d_head]
         return self.at("resid_delta", self.w_o(y.transpose(1, 2).flatten(2)), tap)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> Tensor:
-    """Causal attention over [batch, head, pos, d_head]; `sink` [head] adds exp(sink) to each softmax denominator."""
-    if q.device.type == "cpu":  # the fused CPU kernel is several times slower than three plain products at d_head 16
-        return attention_pattern(q, k, sink) @ v
+def at_last(x: Tensor, last: Tensor) -> Tensor:
+    """The rows of x [batch, pos, ...] at one index a sequence: [batch, 1, ...]."""
+    return x[torch.arange(len(x), device=x.device), last][:, None]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, last: Tensor | None = None) -> Tensor:
+    """Causal attention over [batch, head, pos, d_head]; `sink` [head] adds exp(sink) to each softmax denominator.
+
+    With `last` [batch] there is one query a sequence, which stands at that index.
+    """
+    # the fused CPU kernel is several times slower than three plain products at d_head 16
+    if q.device.type == "cpu" or last is not None:
+        return attention_pattern(q, k, sink, last) @ v
     if sink is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return _fused_with_sink(q, k, v, sink)
 
 
-def attention_pattern(q: Tensor, k: Tensor, sink: Tensor | None) -> Tensor:
-    """Attention weights [batch, head, query, key] from q and k [batch, head, pos, d_head]; the sink has the rest."""
-    length, d_head = q.shape[-2:]
-    later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-    mask = torch.zeros(length, length, dtype=q.dtype, device=q.device).masked_fill(later, torch.finfo(q.dtype).min)
+def attention_pattern(q: Tensor, k: Tensor, sink: Tensor | None, last: Tensor | None = None) -> Tensor:
+    """Attention weights [batch, head, query, key] from q and k [batch, head, pos, d_head]; the sink has the rest.
+
+    With `last` [batch] there is one query a sequence, which stands at that index.
+    """
+    length, d_head = k.shape[-2:]
+    if last is None:
+        later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+    else:
+        later = (torch.arange(length, device=q.device) > last[:, None]).repeat_interleave(q.shape[1], 0)[:, None]
+    mask = torch.zeros(later.shape, dtype=q.dtype, device=q.device).masked_fill(later, torch.finfo(q.dtype).min)
     scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
     scores = scores.unflatten(0, q.shape[:2])
     if sink is None:

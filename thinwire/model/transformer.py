@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from thinwire.errors import UserError
 from thinwire.model.abstopk import AbsTopK
-from thinwire.model.attention import Attention
+from thinwire.model.attention import Attention, at_last
 from thinwire.model.config import ModelConfig
 from thinwire.model.mlp import MLP
 from thinwire.model.taps import Tap, identity
@@ -94,6 +94,20 @@ class Transformer(nn.Module):
                 delta = sublayer(resid, positions, tap)
             resid = self.resid(resid + delta)
         return resid
+
+    def run_last(self, resid: Tensor, last: Tensor, tap: Tap = identity) -> Tensor:
+        """Take residual point h_(2·n_layers - 2) [batch, pos, d_model] through the last layer at single positions.
+
+        `last` [batch] has an index a sequence; the result is [batch, 1, d_model]. Taps see [batch, 1, width] at every
+        site but the first, `k` and `v` of the attention, whose keys stand at all positions.
+        """
+        attention, mlp = self.sublayers[-2:]
+        positions = here = None
+        if self.config.positions == "concatenated":
+            assert self.positions is not None
+            positions, here = self.positions[: resid.shape[1]], self.positions[last][:, None]
+        resid = self.resid(at_last(resid, last) + attention(resid, positions, tap, last))
+        return self.resid(resid + mlp(resid, here, tap))
 
     def unembed(self, resid: Tensor, tokens: Tensor) -> Tensor:
         """Logits [batch, pos, vocab] from the last residual point; tokens [batch, pos] choose the bigram rows."""

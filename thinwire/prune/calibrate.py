@@ -1,16 +1,23 @@
-"""Calibration: fit scale and shift of the answers' log-odds by L-BFGS (A.5, step 5)."""
+"""Calibration: fit scale and shift of the answers' log-odds (A.5, step 5).
 
-import math
+The paper takes 16 L-BFGS steps. The loss is convex in the two parameters, so Newton steps find its minimum in a
+fraction of the time, which counts where every candidate circuit has a calibration of its own.
+"""
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from thinwire.circuit import Calibration, calibrate
-from thinwire.tasks import margin_losses
+from thinwire.circuit import Calibration
 
-STEPS = 16
+STEPS = 50
+"""Most Newton steps; a handful is usual."""
+HALVINGS = 30
 NO_SPREAD = 1e-6
 """Log-odds that differ by less say nothing about the scale."""
+LEAST = 1e-9
+"""Least scale, of standardized log-odds."""
+FLAT = 1e-12
+"""A step that promises a smaller decrease of the loss is the last, nats."""
 
 
 def fit_calibration(margins: Tensor, max_scale: float) -> Calibration:
@@ -18,28 +25,46 @@ def fit_calibration(margins: Tensor, max_scale: float) -> Calibration:
 
     The log-odds are standardized for the search, so that neither a large offset nor a small spread slows it down.
     """
-    margins = margins.detach().double()
-    sides = torch.ones_like(margins)
-    sides[len(margins) // 2 :] = -1
-    odds = margins * sides  # of the first answer, which is right in the first half
-    centre, spread = odds.mean().item(), odds.std(correction=0).item()
-    spread = spread if spread > NO_SPREAD else 1.0
-    standard = (odds - centre) / spread * sides
-    parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # log scale, shift
-    optimizer = torch.optim.LBFGS([parameters], max_iter=STEPS, line_search_fn="strong_wolfe")
-    most = math.log(max_scale * spread)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = margin_losses(calibrate(standard, parameters[0].clamp(max=most).exp(), parameters[1])).mean()
-        loss.backward()
-        return loss
-
-    with torch.no_grad():
-        parameters[0] = min(0.0, most - 1.0)  # a start at the bound or past it would have no slope
-    optimizer.step(closure)
-    log_scale, shift = parameters.detach().tolist()
-    if not (math.isfinite(log_scale) and math.isfinite(shift)):
+    values = margins.detach().double().numpy(force=True)
+    sides = np.ones(len(values))
+    sides[len(values) // 2 :] = -1
+    odds = values * sides  # of the first answer, which is right in the first half
+    if not len(odds) or not np.isfinite(odds).all():
         return Calibration()
-    scale = math.exp(min(log_scale, most)) / spread
+    centre, spread = float(odds.mean()), float(odds.std())
+    spread = spread if spread > NO_SPREAD else 1.0
+    scale, shift = _minimize((odds - centre) / spread, sides, max_scale * spread)
+    scale = min(scale / spread, max_scale)
     return Calibration(scale, shift - scale * centre)
+
+
+def _minimize(odds: np.ndarray, sides: np.ndarray, most: float) -> tuple[float, float]:
+    """Scale, from LEAST to `most`, and shift with the least mean loss: Newton steps that stay inside and go down."""
+    features = np.stack([odds, np.ones_like(odds)])  # what scale and shift multiply
+    at = np.array([min(1.0, most / np.e), 0.0])
+
+    def loss(parameters: np.ndarray) -> float:
+        return float(np.logaddexp(0, -sides * (parameters @ features)).mean())
+
+    now = loss(at)
+    for _ in range(STEPS):
+        wrong = np.exp(-np.logaddexp(0, sides * (at @ features)))  # probability of the wrong answer
+        slope = -(features * (wrong * sides)).mean(1)
+        curve = (features * (wrong * (1 - wrong))) @ features.T / len(odds)
+        held = (at[0] >= most and slope[0] < 0) or (at[0] <= LEAST and slope[0] > 0)
+        if held:
+            step = np.array([0.0, -slope[1] / max(curve[1, 1], FLAT)])
+        else:
+            step = -np.linalg.solve(curve + FLAT * np.eye(2), slope)
+        if -(slope @ step) < FLAT:
+            break
+        for halving in range(HALVINGS):
+            there = at + 0.5**halving * step
+            there[0] = min(max(there[0], LEAST), most)
+            then = loss(there)
+            if then < now:
+                break
+        else:
+            break
+        at, now = there, then
+    return float(at[0]), float(at[1])

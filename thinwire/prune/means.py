@@ -1,4 +1,7 @@
-"""Mean activation of every node over the pretraining distribution: what removed nodes are held at (A.5, step 1)."""
+"""What removed nodes are held at: by default their mean activation over the pretraining distribution (A.5, step 1)."""
+
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -7,9 +10,13 @@ from thinwire.data import Tokens
 from thinwire.model.taps import record
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Site
+from thinwire.tasks import PairBatch
 
 ROWS = 16
-"""Sequences per forward pass."""
+"""Sequences of the pretraining distribution per forward pass."""
+TASK_PAIRS = 256
+"""Pairs that a task mean is taken over."""
+Ablation = Literal["mean", "zero", "task_mean"]
 
 
 @torch.no_grad()
@@ -24,3 +31,26 @@ def mean_activations(model: Transformer, tokens: Tokens, n_tokens: int, seed: in
         for site, x in seen.values.items():
             sums[site] = sums.get(site, 0) + x.float().mean((0, 1))
     return {site: total / n_batches for site, total in sums.items()}
+
+
+@torch.no_grad()
+def task_means(model: Transformer, pairs: PairBatch) -> dict[Site, Tensor]:
+    """Mean of every node over all tokens of a task's prompts, both sides alike; float32 [width] per site."""
+    chosen = pairs.take(torch.arange(min(len(pairs), TASK_PAIRS)))
+    seen = record()
+    model(chosen.tokens, tap=seen)
+    inside = torch.arange(chosen.tokens.shape[1]) <= chosen.last[:, None]  # padding does not count
+    return {site: x[inside].float().mean(0) for site, x in seen.values.items()}
+
+
+def held_values(
+    model: Transformer, means: Mapping[Site, Tensor], pairs: PairBatch, ablation: Ablation
+) -> dict[Site, Tensor]:
+    """What removed nodes are held at, float32 [width] per site; `means` are those of the pretraining distribution."""
+    match ablation:
+        case "mean":
+            return dict(means)
+        case "zero":
+            return {site: torch.zeros_like(mean) for site, mean in means.items()}
+        case "task_mean":
+            return task_means(model, pairs)

@@ -1,0 +1,164 @@
+"""Train masks against task loss plus pressure on how much they keep (A.5, step 3), several trials at once."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.progress import Report, silent
+from thinwire.prune.config import Point, PruneConfig
+from thinwire.tasks import PairBatch
+from thinwire.train.schedule import linear_rate
+
+RUNNING = 0.9
+"""Weight of the past in the running loss that the controlled pressure looks at."""
+LESS_PRESSURE = 0.1
+"""Factor on the pressure of a trial that is trained again because its masks collapsed."""
+ABOVE_WHOLE = 1.1
+"""Controlled pressure never asks for a loss below that of the whole model times this."""
+BOUND_PAIRS = 64
+"""Pairs on which the losses of keeping everything and nothing are taken."""
+
+
+class Masks(Protocol):
+    """Things that a circuit keeps or not, as a learner sees them."""
+
+    n: int
+    """How many there are."""
+
+    def losses(self, hard: Tensor, batch: PairBatch) -> Tensor:
+        """Task loss of every trial [trials], with gradients, where `hard` [trials, n] keeps what is 1 and not 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Trials after their last update."""
+
+    tau: Tensor
+    """Mask parameters, float32 [trials, n]."""
+    losses: Tensor
+    """Running task loss of each trial, nats [trials]."""
+    collapsed: Tensor
+    """Trials that keep nothing of use, whose ranking means nothing. bool [trials]"""
+
+
+class Pressure:
+    """Loss per kept thing, one value a trial [trials]: constant, or steered towards the target loss.
+
+    A constant is brittle: a little too much and every mask goes negative, which leaves a ranking without meaning. The
+    controlled form raises the pressure while the task has loss to spare and lowers it otherwise.
+    """
+
+    def __init__(self, config: PruneConfig, points: Sequence[Point], whole: float) -> None:
+        """`whole` is the task loss of the whole model on training pairs, not calibrated."""
+        self.config = config
+        self.held_at = max(config.hold * config.target_loss, ABOVE_WHOLE * whole)
+        self.turn = self.held_at + (1 - config.hold) * config.target_loss
+        self.least = torch.tensor([point.k_coef for point in points])
+        self.value = self.least.clone()
+        self.running: Tensor | None = None
+
+    def update(self, losses: Tensor) -> None:
+        """Look at the task losses [trials] of a step."""
+        self.running = losses if self.running is None else RUNNING * self.running + (1 - RUNNING) * losses
+        if self.config.sparsity == "controlled":
+            below = self.running < self.held_at
+            self.value = self.value * torch.where(below, self.config.k_coef_up, self.config.k_coef_down)
+            self.value = self.value.maximum(self.least)
+
+    @property
+    def push(self) -> Tensor:
+        """Loss per kept thing in the next step [trials]; negative, to bring some back, where the target is missed.
+
+        Without that, masks that all went negative would stay so: no node on a broken path has a gradient of its own.
+        """
+        if self.running is None or self.config.sparsity == "fixed":
+            return self.value
+        return torch.where(self.running > self.turn, -self.value, self.value)
+
+
+def learn(
+    masks: Masks,
+    pairs: PairBatch,
+    config: PruneConfig,
+    points: Sequence[Point],
+    seed: int,
+    report: Report = silent,
+) -> Learned:
+    """Trials with the given hyper-parameters after `config.steps` updates on random batches of `pairs`.
+
+    Trials whose masks collapsed are trained again under less pressure, `config.restarts` times at most.
+    """
+    learned = _train(masks, pairs, config, points, seed, report)
+    for again in range(1, config.restarts + 1):
+        rows = learned.collapsed.nonzero().flatten().tolist()
+        if not rows:
+            break
+        report(0, config.steps, f"{len(rows)} collapsed, again")
+        eased = [points[row].replace(k_coef=points[row].k_coef * LESS_PRESSURE**again) for row in rows]
+        retried = _train(masks, pairs, config, eased, seed + again, report)
+        for name in ("tau", "losses", "collapsed"):
+            getattr(learned, name)[rows] = getattr(retried, name)
+    return learned
+
+
+def _train(
+    masks: Masks, pairs: PairBatch, config: PruneConfig, points: Sequence[Point], seed: int, report: Report
+) -> Learned:
+    rows: list[Tensor] = [*initial(points, masks.n, seed)]
+    optimizer = torch.optim.AdamW([_group(row, point) for row, point in zip(rows, points, strict=True)])
+    with torch.no_grad():
+        some = pairs.take(torch.arange(min(len(pairs), BOUND_PAIRS)))
+        whole, nothing = (masks.losses(torch.full((1, masks.n), kept), some).item() for kept in (1.0, 0.0))
+    pressure = Pressure(config, points, whole)
+    choice = torch.Generator().manual_seed(seed)
+    temperatures = torch.tensor([[point.heaviside_temp] for point in points])
+    for step in range(config.steps):
+        batch = pairs.take(torch.randint(len(pairs), (config.batch_pairs,), generator=choice))
+        hard = step_with_slope(torch.stack(rows), temperatures)
+        losses = masks.losses(hard, batch)
+        kept = hard.sum(-1)
+        (losses + pressure.push * kept).sum().backward()
+        for row, group, point in zip(rows, optimizer.param_groups, points, strict=True):
+            nn.utils.clip_grad_norm_(row, config.gradient_clip)
+            group["lr"] = rate_at(step, config.steps, point)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for row in rows:
+                row.clamp_(-1, 1)
+        pressure.update(losses.detach())
+        report(step + 1, config.steps, f"loss {losses.min().item():.3f}, {int(kept.min())} kept")
+    assert pressure.running is not None
+    tau = torch.stack(rows).detach()
+    # closer to keeping nothing, or to guessing, than to what is aimed at
+    hopeless = pressure.running > max(pressure.turn, (pressure.turn + min(nothing, math.log(2))) / 2)
+    return Learned(tau, pressure.running, hopeless | ~(tau > 0).any(-1))
+
+
+def initial(points: Sequence[Point], n: int, seed: int) -> list[nn.Parameter]:
+    """Mask parameters of each trial before the first update, [n] each, from normal noise."""
+    noise = torch.randn(len(points), n, generator=torch.Generator().manual_seed(seed))
+    return [
+        nn.Parameter(point.init_noise_bias + point.init_noise_scale * row)
+        for row, point in zip(noise, points, strict=True)
+    ]
+
+
+def _group(row: Tensor, point: Point) -> dict[str, object]:
+    return {"params": [row], "lr": 0.0, "betas": (0.9, point.beta2), "weight_decay": point.weight_decay}
+
+
+def step_with_slope(tau: Tensor, temperature: Tensor | float) -> Tensor:
+    """[τ > 0] as 0 and 1, float32 like `tau`, with the gradient of sigmoid(τ / temperature) (A.5, step 2)."""
+    soft = torch.sigmoid(tau / temperature)
+    return (tau > 0).to(soft.dtype) + (soft - soft.detach())
+
+
+def rate_at(step: int, steps: int, point: Point) -> float:
+    """Learning rate of an update."""
+    return linear_rate(point.learning_rate, step, steps, point.warmup)
