@@ -22,7 +22,7 @@ from thinwire.progress import Report, silent
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import mean_activations
 from thinwire.prune.run import TargetMissed, prune
-from thinwire.tasks import TASKS
+from thinwire.tasks import Task, find_task
 from thinwire.tasks.scores import TaskScores
 from thinwire.train.config import TrainConfig
 from thinwire.train.inputs import open_parents
@@ -204,7 +204,7 @@ class FormingCircuits:
 
     def _circuit(self, opened: Opened, task: str, work: Workspace) -> dict[str, object]:
         try:
-            found = prune_stage(opened, self.tokens, task, self.pruning, work.circuit(task))
+            found = prune_stage(opened, self.tokens, find_task(task), self.pruning, work.circuit(task))
         except TargetMissed as missed:
             return {"missed": str(missed)}
         assert found.scores is not None
@@ -214,32 +214,38 @@ class FormingCircuits:
 def prune_stage(
     opened: Opened,
     tokens: Tokens,
-    task: str,
+    task: Task,
     config: PruneConfig,
     out: Path,
     report: Report = silent,
     again: bool = False,
 ) -> Circuit:
-    """The circuit of a task in the folder `out`; one found there with the same config and model is returned."""
-    chosen = TASKS[task]
+    """The circuit of a task in the folder `out`; one found there with the same config and model is returned.
+
+    A search keeps its trials in `OUT-search` and goes on from there when it was interrupted.
+    """
     opened.check_tokens(tokens)
     artifact.refuse_foreign(out, "circuit")
-    found = None if again else _finished_circuit(out)
-    if found is not None and found.task == task and found.artifact is not None:
-        same_model = found.artifact.meta.parents.get("model") == opened.artifact.id
-        if same_model and found.artifact.config(PruneConfig) == config:
-            return found
+    found = None if again else finished_circuit(opened.artifact, task, config, out)
+    if found is not None:
+        return found
     means = mean_activations(opened.model, tokens, config.mean_tokens, config.seed)
-    circuit = prune(opened.model, chosen, opened.tokenizer, means, config, report)
+    searched = out.with_name(f"{out.name}-search") if config.search else None
+    circuit = prune(opened.model, task, opened.tokenizer, means, config, report, searched, opened.artifact.id)
     circuit.save(out, config, opened.artifact, config.seed)
     return Circuit.load(out)
 
 
-def _finished_circuit(folder: Path) -> Circuit | None:
-    """The circuit in a folder; None where there is none, or a damaged one, which pruning again is for."""
+def finished_circuit(model: Artifact, task: Task, config: PruneConfig, folder: Path) -> Circuit | None:
+    """The circuit of a task in a folder, of this model and config; None where pruning has to make it (again)."""
+    if not artifact.is_finished(folder):
+        return None
     try:
-        return Circuit.load(folder) if artifact.is_finished(folder) else None
-    except UserError:
+        found = Circuit.load(folder)
+        assert found.artifact is not None
+        same = found.artifact.config(PruneConfig) == config and found.artifact.meta.parents.get("model") == model.id
+        return found if same and (found.task, found.task_source) == (task.name, task.source) else None
+    except UserError:  # damaged, or of another version
         return None
 
 

@@ -1,6 +1,10 @@
-"""Arguments that make a tiny workspace, what a call of the command line did, and whether files were touched."""
+"""Arguments that make a tiny workspace, what calls of the command line did, here or in processes, and to files."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +19,7 @@ SHAPE = ["--model.d-model", "32", "--model.d-head", "8", "--model.n-layers", "1"
 TRAIN = [*SHAPE, "--model.vocab-size", "600", "--steps", "30", "--batch-size", "4", "--density", "0.25"]
 TRAIN += ["--validation-tokens", "512", "--validate-every", "10", "--checkpoint-every", "10"]
 PRUNE = ["--target-loss", "5", "--steps", "5", "--trials", "1", "--train-pairs", "32", "--validation-pairs", "16"]
-PRUNE += ["--heldout-pairs", "16", "--calibration-pairs", "16", "--mean-tokens", "2048"]
+PRUNE += ["--heldout-pairs", "16", "--mean-tokens", "2048"]
 VERIFY = ["--pairs", "16", "--random-circuits", "2"]
 
 
@@ -45,6 +49,29 @@ class Ran:
 
 
 Thinwire = Callable[..., Ran]
+
+
+def start(*words: object) -> subprocess.Popen:
+    """The command line in a process of its own."""
+    program = "from thinwire.cli import main; main()"
+    command = [sys.executable, "-c", program, *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, preexec_fn=heed_interrupts)
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to background jobs: they, and their children, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Until something is there; fails when the process ends before or nothing comes for a minute."""
+    for _ in range(6000):
+        if there():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    pytest.fail("nothing came")
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:

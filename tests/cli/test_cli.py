@@ -7,9 +7,6 @@ import pytest
 from cli_workspace import DATA, PRUNE, TASK, TRAIN, VERIFY, Thinwire, stamps
 
 from thinwire.cli.main import VERBS
-from thinwire.tasks import TASKS
-
-SPLITS = ("train", "validation", "heldout")
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "tasks list", "tasks show", "tasks score"])
@@ -60,36 +57,6 @@ def test_config_file_and_options_in_that_order(finished: Path, tmp_path: Path, t
     assert thinwire(*words).code == 0
     written = json.loads((tmp_path / "model/config.json").read_text())
     assert written == made | {"steps": 2, "seed": 3}
-
-
-def test_tasks_list(thinwire: Thinwire) -> None:
-    rows = thinwire("tasks", "list", "--json").json["tasks"]
-    assert rows == [
-        {"task": name, "split": split, "loss": None, "accuracy": None} for name in TASKS for split in SPLITS
-    ]
-    shown = thinwire("tasks", "list").out
-    assert all(name in shown for name in TASKS)
-    assert thinwire("tasks").code == 0
-
-
-def test_tasks_show(thinwire: Thinwire) -> None:
-    found = thinwire("tasks", "show", TASK, "--n", "2", "--split", "heldout", "--json").json
-    assert (found["task"], found["split"], len(found["pairs"])) == (TASK, "heldout", 2)
-    first = found["pairs"][0]
-    shown = thinwire("tasks", "show", TASK, "--n", "2", "--split", "heldout").out
-    prompt, answer = first["prompts"][0], first["answers"][0]
-    expected = "".join(f"  {line}\n" for line in prompt.split("\n"))
-    assert expected.rstrip("\n") + f"  → {json.dumps(answer)}\n" in shown
-
-
-def test_tasks_score(finished: Path, thinwire: Thinwire) -> None:
-    found = thinwire("tasks", "score", finished / "model", "--pairs", "8", "--json").json
-    assert found["out"] == str(finished / "model")
-    assert [(row["task"], row["split"]) for row in found["tasks"]] == [(n, s) for n in TASKS for s in SPLITS]
-    assert all(0 <= row["accuracy"] <= 1 < 1 + row["loss"] for row in found["tasks"])
-    one = thinwire("tasks", "score", finished / "model", "--task", TASK, "--pairs", "8", "--json").json
-    assert one["tasks"] == [row for row in found["tasks"] if row["task"] == TASK]
-    assert "heldout" in thinwire("tasks", "score", finished / "model", "-t", TASK, "--pairs", "8").out
 
 
 def test_prune(finished: Path, thinwire: Thinwire) -> None:

@@ -18,7 +18,7 @@ from thinwire.train.ship import ship
 from thinwire.verify.config import VerifyConfig
 
 ENOUGH = {"target_loss": 5.0, "steps": 3, "trials": 1, "train_pairs": 16, "mean_tokens": 2048}
-ENOUGH |= {"validation_pairs": 8, "heldout_pairs": 8, "calibration_pairs": 8}
+ENOUGH |= {"validation_pairs": 8, "heldout_pairs": 8}
 
 
 @pytest.fixture(scope="module")

@@ -2,40 +2,15 @@
 
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_workspace import DATA, PRUNE, TASK, TRAIN, Thinwire, stamps
+from cli_workspace import DATA, PRUNE, TASK, TRAIN, Thinwire, stamps, start, wait_for
 
 from thinwire.cli import common
 
 LONG = [*TRAIN, "--steps", "400"]
 SLOW_DATA = [*DATA, "--idioms", "20000"]
-
-
-def start(*words: object) -> subprocess.Popen:
-    program = "from thinwire.cli import main; main()"
-    command = [sys.executable, "-c", program, *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, **pipes, text=True, preexec_fn=heed_interrupts)
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell does to background jobs: they, and their children, ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def wait_for(there: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Until something is there; fails when the process ends before or nothing comes for a minute."""
-    for _ in range(6000):
-        if there():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    pytest.fail("nothing came")
 
 
 def lines(path: Path) -> int:
@@ -119,7 +94,7 @@ def test_interrupted_pruning(work: Path, thinwire: Thinwire, monkeypatch: pytest
 
 
 def test_reader_that_leaves() -> None:
-    with start("tasks", "show", TASK, "--n", "3000") as process:
+    with start("tasks", "show", TASK, "--pairs", "3000") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "pair 1\n"

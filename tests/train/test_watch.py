@@ -32,7 +32,7 @@ CONFIG = tiny_run(steps=6, validate_every=2, checkpoint_every=3, validation_toke
 CONFIG = CONFIG.replace(model=CONFIG.model.replace(**SHAPE))
 WATCH = WatchConfig(tasks=(TASK,), pairs=8, circuits=(TASK,), circuits_at=(2, 6))
 PRUNE = PruneConfig(target_loss=3, steps=3, trials=1, train_pairs=8, validation_pairs=8, heldout_pairs=8)
-PRUNE = PRUNE.replace(calibration_pairs=8, batch_pairs=4, mean_tokens=512)
+PRUNE = PRUNE.replace(batch_pairs=4, mean_tokens=512)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_task_the_model_cannot_do_is_noted_and_training_goes_on(tokens: Tokens
 @pytest.mark.parametrize(
     ("watch", "said"),
     [
-        ({"tasks": ["bracket"]}, "no task called 'bracket'; did you mean bracket_counting"),
+        ({"tasks": ["bracket"]}, "no task called 'bracket'; did you mean bracket_brace, bracket_counting"),
         ({"circuits": ["quote"], "circuits_at": [2]}, "no task called 'quote'"),
         ({"circuits": [TASK], "circuits_at": [2, 7]}, "names step 7 and the run ends at 6"),
     ],

@@ -107,7 +107,7 @@ def test_nodes_are_described(payload: Payload, circuit: Circuit, model: Transfor
 def test_prompts_and_their_activations(payload: Payload, model: Transformer, batch: PairBatch, tokens: Tokens):
     task = payload.tasks[0]
     tap = record()
-    last_logits(model, batch, tap=tap)
+    model(batch.tokens, tap=tap)
     rows = [0, 6, 1, 7]
     for place, row in enumerate(rows):
         length = int(batch.last[row]) + 1

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 from pydantic import ValidationError
@@ -19,6 +19,9 @@ from rich.table import Table
 from thinwire.config import Config, explain
 from thinwire.errors import UserError
 from thinwire.progress import Report
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Config)
@@ -90,15 +93,7 @@ def progress(title: str) -> Iterator[Report]:
     if not console.is_terminal:
         yield _lines(title)
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description:<22}", markup=False),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[status]}", markup=False),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=console, expand=True) as bar:
+    with bars(console) as bar:
         task = bar.add_task(visible(title), total=None, status="")
 
         def report(done: int, total: int, status: str) -> None:
@@ -107,6 +102,19 @@ def progress(title: str) -> Iterator[Report]:
         yield report
         total = bar.tasks[0].total or 1
         bar.update(task, completed=total, total=total)
+
+
+def bars(console: Console) -> "Progress":
+    """Progress bars, each with the field `status`."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<22}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[status]}", markup=False),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    return Progress(*columns, console=console, expand=True)
 
 
 def _lines(title: str) -> Report:

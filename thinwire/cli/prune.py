@@ -1,4 +1,4 @@
-"""thinwire prune: find the smallest circuit of a task in a model."""
+"""thinwire prune: find the smallest circuit of a task in a model, or of many tasks in many models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,49 +8,93 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from thinwire.cli.common import chosen_config, emit, parse, progress
+from thinwire.errors import UserError
 from thinwire.prune.config import PruneConfig
 
 if TYPE_CHECKING:
     from thinwire.circuit import Circuit
+    from thinwire.tasks import Task
 
 
 @dataclass(frozen=True)
 class Args:
     """Find the smallest circuit of a task. A finished circuit of the same config and model is reused.
 
+    --tasks, several models, --workers or --ray make a table: a job for every model and task, done by processes of this
+    machine or of a Ray cluster. The same command goes on with what an interrupted one has left to do.
+
     --config FILE takes the options below from a JSON file; options on the command line win.
     """
 
-    model: tyro.conf.Positional[Path]
-    """Model artefact, or the name of a shipped model."""
-    task: Annotated[str, tyro.conf.arg(aliases=["-t"])]
-    """Name of the task; `thinwire tasks list` has them."""
+    models: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="MODEL...")]
+    """Model artefacts, or names of shipped models."""
     config: Annotated[PruneConfig, tyro.conf.arg(name="")]
+    task: Annotated[str | None, tyro.conf.arg(aliases=["-t"])] = None
+    """Name of the task; `thinwire tasks list` has them. Unset takes the one of --task-file."""
+    tasks: tuple[str, ...] = ()
+    """Names of many tasks, or all."""
+    task_file: Path | None = None
+    """JSON Lines file of pairs, a task of one's own called by the file's stem."""
     tokens: Path | None = None
-    """Tokens of the model's tokenizer; unset looks for `tokens` beside the model, or in `runs/NAME` if shipped."""
+    """Tokens of the models' tokenizer; unset looks for `tokens` beside each model, or in `runs/NAME` if shipped."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder of the circuit artefact; unset writes `circuits/TASK` beside the model, or in `runs/NAME`."""
+    """Folder of the circuit artefact, or for a table the folder that gets `MODEL/TASK`; unset writes `circuits/TASK`
+    beside the model, or in `runs/NAME`."""
+    workers: int | None = None
+    """How many jobs run at a time, each in a process with its share of the cores; unset is one, on a cluster all."""
+    ray: str | None = None
+    """Address of a Ray cluster that does the jobs, all of whose machines see the same files; local starts one here."""
     force: bool = False
     """Prune again even if a finished circuit is there."""
     json: bool = False
     """End stdout with one JSON object."""
 
+    @property
+    def many(self) -> bool:
+        """Whether this asks for a table of jobs rather than for one circuit."""
+        return bool(self.tasks) or len(self.models) > 1 or self.workers is not None or self.ray is not None
+
 
 def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     default, rest = chosen_config(PruneConfig, argv, PruneConfig())
-    args = parse(Args, rest, "prune", Args(tyro.MISSING, tyro.MISSING, default))
-    from thinwire.stages import Opened, Workspace, prune_stage
-    from thinwire.tasks import TASKS
+    args = parse(Args, rest, "prune", Args(tyro.MISSING, default))
+    if not args.models:
+        raise UserError("Give the folder of a model, or the name of a shipped one; see thinwire prune --help.")
+    tasks = chosen_tasks(args)  # refused before a model is read
+    if args.many:
+        from thinwire.cli.fanout import prune_many
 
-    task = TASKS[args.task].name  # refused before a model is read
-    work = Workspace.of_model(args.model)
-    opened = Opened.open(args.model)
-    tokens = work.open_tokens(args.tokens, args.model)
+        prune_many(args, tasks)
+    else:
+        prune_one(args, args.models[0], tasks[0])
+
+
+def chosen_tasks(args: Args) -> list["Task"]:
+    """The tasks that are asked for, each once. Raises UserError for unknown ones, and when there is none."""
+    from thinwire.tasks import TASKS, find_tasks, task_from_file
+
+    own = None if args.task_file is None else task_from_file(args.task_file)
+    if args.task and args.tasks:
+        raise UserError("Give either --task or --tasks, not both.")
+    if not (args.task or args.tasks or own):
+        raise UserError("Name a task with --task, or give --tasks all; `thinwire tasks list` has the names.")
+    every = [*TASKS, *([own.name] if own is not None else [])]
+    asked = [args.task] if args.task else [name for word in args.tasks for name in (every if word == "all" else [word])]
+    return find_tasks(list(dict.fromkeys(asked)), own)
+
+
+def prune_one(args: Args, model: Path, task: "Task") -> None:
+    """Prune one task in this process."""
+    from thinwire.stages import Opened, Workspace, prune_stage
+
+    work = Workspace.of_model(model)
+    opened = Opened.open(model)
+    tokens = work.open_tokens(args.tokens, model)
     if args.out is None:
         work.adopt(opened.artifact)
-    out = args.out or work.circuit(task)
-    with progress(f"prune {task}") as report:
+    out = args.out or work.circuit(task.name)
+    with progress(f"prune {task.name}") as report:
         circuit = prune_stage(opened, tokens, task, args.config, out, report, again=args.force)
     emit(summary(circuit, out), args.json)
 

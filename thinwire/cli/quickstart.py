@@ -124,10 +124,11 @@ def outcome(opened, tokens, task: str, work: "Workspace", seed: int) -> Outcome:
     """Prune and check one task; a task the model cannot do is passed over with the reason."""
     from thinwire.prune.run import TargetMissed
     from thinwire.stages import prune_stage, verify_stage
+    from thinwire.tasks import find_task
 
     try:
         with progress(f"3/5 prune {task}") as report:
-            circuit = prune_stage(opened, tokens, task, PruneConfig(seed=seed), work.circuit(task), report)
+            circuit = prune_stage(opened, tokens, find_task(task), PruneConfig(seed=seed), work.circuit(task), report)
     except TargetMissed as missed:
         return Outcome(task, refused=str(missed))
     with progress(f"4/5 check {task}") as report:

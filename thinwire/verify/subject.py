@@ -45,9 +45,9 @@ class Subject:
     config: VerifyConfig
 
     @torch.no_grad()
-    def margins(self, batch: PairBatch, tap: Tap = identity) -> Tensor:
-        """Log-odds of the right answers [2n] of a batch under a tap, not calibrated."""
-        return margin(last_logits(self.model, batch, tap=tap), batch)
+    def margins(self, batch: PairBatch, tap: Tap = identity, model: Transformer | None = None) -> Tensor:
+        """Log-odds of the right answers [2n] of a batch under a tap, not calibrated; `model` stands in for the own."""
+        return margin(last_logits(model or self.model, batch, tap=tap), batch)
 
     def kept_margins(self, batch: PairBatch, keep: Mapping[Site, Tensor]) -> Tensor:
         """The same with all but the kept nodes at their means."""

@@ -11,7 +11,8 @@ def unpruned(subject: Subject) -> Row:
 
 @CHECKS.register("sufficiency")
 def sufficiency(subject: Subject) -> Row:
-    """The model with every node outside the circuit held at its mean, logits calibrated."""
-    margins = subject.kept_margins(subject.heldout, subject.circuit.keep)
+    """The model with every node and wire outside the circuit held at its mean, logits calibrated."""
+    circuit = subject.circuit
+    margins = subject.margins(subject.heldout, circuit.to_tap(), circuit.cut_model(subject.model))
     meaning = "Only the circuit; every other node held at its mean. Low: the circuit is enough for the task."
-    return row("sufficiency", meaning, subject.circuit.calibration.apply(margins))
+    return row("sufficiency", meaning, circuit.calibration.apply(margins))

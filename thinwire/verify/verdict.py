@@ -14,7 +14,7 @@ from thinwire.data.tokenizer import Tokenizer
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
-from thinwire.tasks import TASKS
+from thinwire.tasks import find_task
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.subject import CHECKS, Row, Subject
 
@@ -70,7 +70,7 @@ def verify(
     """Run every registered check. Raises UserError when circuit and model do not belong together."""
     config = config or VerifyConfig()
     circuit.check_model(model)
-    task, context = TASKS[circuit.task], model.config.context
+    task, context = find_task(circuit.task), model.config.context
     subject = Subject(
         model,
         circuit,

@@ -37,13 +37,12 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
     whole = margin(logits, batch)
     inside = torch.arange(batch.tokens.shape[1]) <= batch.last[:, None]
     seen = {node: (tap.values[node.site][..., node.index].float() * inside).numpy() for node in circuit.nodes}
-    path = circuit_path(model, circuit, batch)
-    kept = circuit.calibration.apply(last_margins(model, path[-1], batch))
+    cut = circuit.cut_model(model)
+    path = circuit_path(cut, circuit, batch)
+    kept = circuit.calibration.apply(last_margins(cut, path[-1], batch))
     measured = circuit.nodes if len(circuit.nodes) <= most_ablations else ()
     base = margin_losses(kept).mean().item()
-    losses = {
-        node: margin_losses(margins_without(model, circuit, batch, path, node)).mean().item() for node in measured
-    }
+    losses = {node: margin_losses(margins_without(cut, circuit, batch, path, node)).mean().item() for node in measured}
     return Behaviour(
         activations=seen,
         sides={node: _sides(values) for node, values in seen.items()},
@@ -54,7 +53,7 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
 
 
 def circuit_path(model: Transformer, circuit: Circuit, batch: PairBatch) -> list[Tensor]:
-    """Residual points h_0 … h_2L [2n, pos, d_model] with only the circuit."""
+    """Residual points h_0 … h_2L [2n, pos, d_model] with only the circuit; `model` is the circuit's cut model."""
     tap, path = circuit.to_tap(), [model.embed(batch.tokens)]
     for sublayer in range(2 * model.config.n_layers):
         path.append(model.run(path[-1], sublayer, sublayer + 1, tap=tap))
@@ -62,7 +61,7 @@ def circuit_path(model: Transformer, circuit: Circuit, batch: PairBatch) -> list
 
 
 def margins_without(model: Transformer, circuit: Circuit, batch: PairBatch, path: list[Tensor], node: Node) -> Tensor:
-    """Calibrated margins [2n] with the circuit less one node; only sublayers that can notice are run again."""
+    """Calibrated margins [2n] of the cut model with one node less; only sublayers that can notice are run again."""
     mask = circuit.keep[node.site].clone()
     mask[node.index] = False
     tap = ablate({**circuit.keep, node.site: mask}, circuit.means)

@@ -16,7 +16,7 @@ from thinwire.model.transformer import Transformer
 from thinwire.model.weights import count_nonzeros
 from thinwire.progress import Report, silent
 from thinwire.sites import Node
-from thinwire.tasks import REST, TASKS, PairBatch
+from thinwire.tasks import REST, PairBatch, find_task
 from thinwire.verify import Verdict
 from thinwire.view.behaviour import behaviour
 from thinwire.view.config import PageConfig
@@ -98,7 +98,7 @@ def _card(model: Transformer, tokens: Tokens, origin: Origin) -> ModelCard:
 def _task_view(
     model: Transformer, tokens: Tokens, case: Case, known: dict[Node, Profile], word: Vocabulary, config: PageConfig
 ) -> TaskView:
-    circuit, task = case.circuit, TASKS[case.circuit.task]
+    circuit, task = case.circuit, find_task(case.circuit.task)
     n_pairs = max(config.pairs, config.measured_pairs)
     batch = task.pairs(n_pairs, "heldout", config.seed, tokens.tokenizer, model.config.context)
     acts = behaviour(model, circuit, batch, config.most_ablations)

@@ -1,0 +1,300 @@
+"""Prune every task that the shipped model can do, by masks and by attribution, and its dense twin beside it.
+
+Writes docs/results/pruning.json, docs/pruning.svg and the table in docs/pruning.md.
+
+usage: .venv/bin/python recipes/pruning.py [--sparse MODEL] [--dense MODEL] [--tokens DIR] [--work runs/pruning]
+           [--tasks NAME ...] [--budget SECONDS] [--config FILE] [--steps N] [--trials N] [--search N]
+           [--no-dense] [--json]
+       .venv/bin/python recipes/pruning.py --table
+
+Every circuit is an artefact in WORK: the same command goes on where it stopped, and tasks measured in several calls
+come together in the results. --table writes headlines, table and plot again from the results alone.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from thinwire.artifact import make_parents, write_text
+from thinwire.circuit import Circuit
+from thinwire.cli.common import progress
+from thinwire.data import Tokens
+from thinwire.prune.config import PruneConfig
+from thinwire.prune.ladder import ladder_of
+from thinwire.prune.run import Bench, TargetMissed
+from thinwire.prune.summary import Interval, Sizes, edge_ratio, geometric_mean
+from thinwire.stages import Opened, Workspace, prune_stage
+from thinwire.tasks import TASKS, CannotExpress, Task
+from thinwire.view.size_plot import SizeRecord, draw_sizes
+
+RESULTS = Path("docs/results/pruning.json")
+CHART = Path("docs/pruning.svg")
+PAGE = Path("docs/pruning.md")
+TITLE = "# Pruning\n"
+MARKS = ("<!-- sizes:start -->", "<!-- sizes:end -->")
+ACCURACY = 0.95
+"""On validation pairs; a model that is less accurate cannot do the task, and is not pruned on it."""
+ROWS = {"sparse": "tasks", "dense": "dense"}
+"""Where the results keep the rows of each model."""
+TARGETS = (0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Validation losses of the ladder; stricter ones than the circuits' own would be missed."""
+METHODS = {"edges_attribution": "attribution", "edges_integrated": "integrated_gradients"}
+PLAIN: dict[str, object] = {"search": 0, "simplify": False, "granularity": "nodes"}
+"""Neither searched nor simplified: what rankings are compared on, and what a ladder is read from."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task in one model; a circuit's numbers are None where the task was not pruned or the target missed."""
+
+    task: str
+    accuracy: float | None = None
+    """Of the whole model on held-out names and templates; None where the tokenizer cannot express the task."""
+    validation_accuracy: float | None = None
+    unpruned_loss: float | None = None
+    unpruned_validation_loss: float | None = None
+    """Of the whole model too, nats; what follows is of its circuits."""
+    loss: float | None = None
+    heldout_loss: float | None = None
+    heldout_accuracy: float | None = None
+    nodes: int | None = None
+    edges: int | None = None
+    edges_unsimplified: int | None = None
+    seconds: float | None = None
+    """The final circuit, on validation and on held-out pairs; searched and simplified in so many seconds."""
+    nodes_plain: int | None = None
+    edges_plain: int | None = None
+    heldout_loss_plain: float | None = None
+    seconds_plain: float | None = None
+    """Learned masks without search and without simplifying."""
+    edges_attribution: int | None = None
+    """Gradient times (activation - mean), cut the same way as the plain circuit."""
+    edges_integrated: int | None = None
+    """Integrated gradients, likewise."""
+
+    def able(self, target_loss: float) -> bool:
+        """Whether the whole model does the task well enough to be pruned on it."""
+        accuracy, loss = self.validation_accuracy, self.unpruned_validation_loss
+        return accuracy is not None and loss is not None and accuracy >= ACCURACY and loss < target_loss
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the pruning of one model takes."""
+
+    name: str
+    opened: Opened
+    tokens: Tokens
+    config: PruneConfig
+    work: Path
+
+    def circuit(self, task: Task, what: str, **changes: object) -> Circuit | None:
+        """The circuit of a task in WORK/MODEL/WHAT/TASK; None where the target was missed."""
+        with progress(f"{self.name} {task.name} {what}") as report:
+            try:
+                config, out = self.config.replace(**changes), self.work / self.name / what / task.name
+                return prune_stage(self.opened, self.tokens, task, config, out, report)
+            except TargetMissed:
+                return None
+
+
+def main() -> None:
+    """Measure the tasks asked for, then rewrite what the docs show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sparse", type=Path, default=Path("python-2x256"))
+    parser.add_argument("--dense", type=Path, default=Path("python-2x256-dense"))
+    parser.add_argument("--tokens", type=Path, help="by default those of the sparse model's workspace")
+    parser.add_argument("--work", type=Path, default=Path("runs/pruning"))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), metavar="NAME")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="begin no task after so many seconds")
+    parser.add_argument("--config", type=Path, help="JSON of a PruneConfig")
+    for name in ("steps", "trials", "search"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--no-dense", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if args.table:
+        measured = json.loads(RESULTS.read_text(encoding="utf-8"))
+    else:
+        config = PruneConfig.load(args.config) if args.config else PruneConfig()
+        given = {name: getattr(args, name) for name in ("steps", "trials", "search")}
+        config = config.replace(**{name: value for name, value in given.items() if value is not None})
+        tokens = Workspace.of_model(args.sparse).open_tokens(args.tokens, args.sparse)
+        places = {"sparse": args.sparse} | ({} if args.no_dense else {"dense": args.dense})
+        runs = [Run(name, Opened.open(place), tokens, config, args.work) for name, place in places.items()]
+        measured = measure(runs, [TASKS[name] for name in args.tasks], args.budget)
+    publish(measured)
+    print(json.dumps({"out": str(RESULTS), **measured}) if args.json else table(measured))
+
+
+def measure(runs: list[Run], tasks: list[Task], budget: float) -> dict[str, Any]:
+    """Measure tasks one after another, each put beside those measured before as soon as it is done."""
+    began = time.perf_counter()
+    measured = stored(runs)
+    for index, task in enumerate(tasks):
+        if time.perf_counter() - began > budget:
+            print(f"The time is up before {', '.join(task.name for task in tasks[index:])}.")
+            break
+        sparse, *others = runs
+        row, rungs = measured_task(sparse, task)
+        merge(measured, sparse.name, row, rungs)
+        for run in others if row.able(sparse.config.target_loss) else ():
+            merge(measured, run.name, *measured_task(run, task))
+        write(measured)
+    return measured
+
+
+def stored(runs: list[Run]) -> dict[str, Any]:
+    """The results so far; those of a model that has been replaced since are dropped."""
+    found: dict[str, Any] = {"models": {}, "ladder": [], **{rows: [] for rows in ROWS.values()}}
+    if RESULTS.exists():
+        found |= json.loads(RESULTS.read_text(encoding="utf-8"))
+    for run in runs:
+        made = run.opened.artifact
+        if found["models"].get(run.name, {}).get("id") != made.id:
+            found[ROWS[run.name]] = []
+            found["ladder"] = [record for record in found["ladder"] if record["model"] != run.name]
+        config = run.config.model_dump(mode="json")
+        found["models"][run.name] = {"name": made.path.name, "id": made.id, "config": config}
+    return found
+
+
+def merge(measured: dict[str, Any], model: str, row: Row, rungs: Iterable[SizeRecord]) -> None:
+    """Put a task's row and ladder in the place of earlier ones, tasks in the order of the registry."""
+    rows = [old for old in measured[ROWS[model]] if old["task"] != row.task] + [asdict(row)]
+    measured[ROWS[model]] = sorted(rows, key=lambda row: list(TASKS).index(row["task"]))
+    others = [r for r in measured["ladder"] if (r["model"], r["task"]) != (model, row.task)]
+    measured["ladder"] = others + [asdict(record) for record in rungs]
+
+
+def measured_task(run: Run, task: Task) -> tuple[Row, list[SizeRecord]]:
+    """One task in one model: its scores and, where the model can do it, its circuits and their ladder."""
+    try:
+        asked = run.opened.model, run.opened.tokenizer
+        validation, heldout = (task.score(*asked, split) for split in ("validation", "heldout"))
+    except CannotExpress:
+        return Row(task.name), []
+    row = Row(task.name, heldout.accuracy, validation.accuracy, heldout.loss, validation.loss)
+    if not row.able(run.config.target_loss):
+        return row, []
+    rungs: list[SizeRecord] = []
+    plain = run.circuit(task, "plain", **PLAIN)
+    if plain is not None:
+        bench = Bench.of(asked[0], task, asked[1], plain.means, run.config.replace(**PLAIN))
+        rungs = [SizeRecord(run.name, task.name, r.target, r.edges) for r in ladder_of(plain, bench.judge, TARGETS)]
+    found = numbers(plain, **{f"{name}_plain": name for name in ("nodes", "edges", "heldout_loss", "seconds")})
+    if run.name == "sparse":  # the twin is compared on plain circuits alone
+        names = "loss", "heldout_loss", "heldout_accuracy", "nodes", "edges", "edges_unsimplified", "seconds"
+        found |= numbers(run.circuit(task, "final"), **{name: name for name in names})
+        for field, method in METHODS.items():
+            found |= numbers(run.circuit(task, method, method=method, **PLAIN), **{field: "edges"})
+    return replace(row, **found), rungs
+
+
+def numbers(circuit: Circuit | None, **names: str) -> dict[str, Any]:
+    """Fields of a row from those of a circuit's scores; none where the target was missed."""
+    if circuit is None:
+        return {}
+    found = asdict(circuit.scores) | {"nodes": len(circuit.nodes)}  # pyright: ignore
+    return {field: found[name] for field, name in names.items()}
+
+
+def headlines(measured: dict[str, Any]) -> dict[str, Any]:
+    """What the rows come to: geometric means of edges, and ratios with their intervals over tasks."""
+
+    def sizes(of: Callable[[Row], int | None], model: str = "sparse") -> Sizes:
+        """By task that the model can do; None where the target was missed."""
+        rows = [Row(**row) for row in measured[ROWS[model]]]
+        return {row.task: of(row) for row in rows if row.able(measured["models"][model]["config"]["target_loss"])}
+
+    final, plain = sizes(lambda row: row.edges), sizes(lambda row: row.edges_plain)
+    attribution, integrated = sizes(lambda row: row.edges_attribution), sizes(lambda row: row.edges_integrated)
+    dense = sizes(lambda row: row.edges_plain, "dense")
+    both = {task: size for task, size in plain.items() if task in dense}
+    ratios = {
+        "dense_over_sparse_edges": edge_ratio(dense, both),
+        "attribution_over_learned_edges": edge_ratio(attribution, plain),
+        "integrated_over_learned_edges": edge_ratio(integrated, plain),
+        "plain_over_final_edges": edge_ratio(plain, final),
+    }
+    means = {"": final, "_plain": plain, "_attribution": attribution, "_integrated": integrated}
+    known = {name: [size for size in of.values() if size is not None] for name, of in means.items()}
+    found: dict[str, Any] = {f"geomean_edges{n}": geometric_mean(k) if k else None for n, k in known.items()}
+    return found | {name: None if ratio is None else asdict(ratio) for name, ratio in ratios.items()}
+
+
+def write(measured: dict[str, Any]) -> None:
+    """Rows and what they come to, to the results file."""
+    measured.update(headlines(measured))
+    make_parents(RESULTS)
+    write_text(RESULTS, json.dumps(measured, indent=1) + "\n")
+
+
+def publish(measured: dict[str, Any]) -> None:
+    """Write the results, the plot, and the table in the docs."""
+    write(measured)
+    records = [SizeRecord(**record) for record in measured["ladder"]]
+    if any(record.edges is not None for record in records):
+        draw_sizes(records, CHART)
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else TITLE
+    if MARKS[0] not in text:
+        text = f"{text.rstrip()}\n\n## Sizes of circuits\n\n{MARKS[0]}\n{MARKS[1]}\n"
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    chart = f"![task loss against edges]({CHART.name})\n\n" if CHART.exists() else ""
+    write_text(PAGE, f"{before}{MARKS[0]}\n{chart}{table(measured)}\n{MARKS[1]}{after}")
+
+
+def table(measured: dict[str, Any]) -> str:
+    """Headlines and rows as the docs show them."""
+    rows = [Row(**row) for row in measured["tasks"]]
+    dense = {row["task"]: row["edges_plain"] for row in measured["dense"]}
+    able = sum(row.accuracy is not None and row.accuracy >= ACCURACY for row in rows)
+    target = measured["models"]["sparse"]["config"]["target_loss"]
+    lines = [
+        f"{len(rows)} tasks scored, {able} with held-out accuracy of {ACCURACY} or more; circuits at a task loss of "
+        f"{target:g} nats. Plain: learned masks without search, not simplified; attribution, integrated gradients and "
+        "the dense twin are cut the same way.",
+        "",
+        *(f"* {said}" for said in ratios_said(measured)),
+        "",
+        "| task | accuracy | loss | held-out loss | nodes | edges | before simplifying | plain | attribution "
+        "| integrated gradients | dense | seconds |",
+        "|---" * 12 + "|",
+    ]
+    for row in rows:
+        counts = (row.nodes, row.edges, row.edges_unsimplified, row.edges_plain, row.edges_attribution)
+        cells = [(".3f", value) for value in (row.accuracy, row.loss, row.heldout_loss)]
+        cells += [(",", value) for value in (*counts, row.edges_integrated, dense.get(row.task))]
+        cells.append((".0f", row.seconds))
+        said = ["-" if value is None else format(value, form) for form, value in cells]
+        lines.append(f"| {' | '.join([row.task, *said])} |")
+    return "\n".join(lines)
+
+
+def ratios_said(measured: dict[str, Any]) -> list[str]:
+    """The headlines in words; those that nothing was measured for are left out."""
+    said = []
+    if measured["geomean_edges"] is not None:
+        said.append(f"Geometric mean of edges over tasks: {measured['geomean_edges']:.1f}.")
+    words = {
+        "plain_over_final_edges": "Search and simplifying: plain circuits have {} times the edges",
+        "attribution_over_learned_edges": "Attribution needs {} times the edges of plain learned masks",
+        "integrated_over_learned_edges": "Integrated gradients need {} times the edges of plain learned masks",
+        "dense_over_sparse_edges": "The dense twin needs {} times the edges of the sparse model",
+    }
+    for name, sentence in words.items():
+        if measured[name] is not None:
+            ratio = Interval(**measured[name])
+            count = f"{ratio.tasks} tasks" + (f", {ratio.excluded} left out" if ratio.excluded else "")
+            said.append(f"{sentence.format(f'{ratio.value:.2g}')} ({ratio.low:.2g} to {ratio.high:.2g}; {count}).")
+    return said
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The table of `thinwire prune`: plans a job for every model and task, has them done, and shows what came of them."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from thinwire import artifact, shipped
+from thinwire.artifact import Artifact
+from thinwire.circuit import PruneScores
+from thinwire.cli.board import board
+from thinwire.cli.common import emit, number, visible
+from thinwire.cli.prune import Args
+from thinwire.errors import UserError
+from thinwire.fanout.cluster import run_on_ray
+from thinwire.fanout.job import Job, Outcome, done_before
+from thinwire.fanout.local import run_local
+from thinwire.prune.summary import geometric_mean
+from thinwire.stages import Opened, Workspace
+from thinwire.tasks import Task
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job with what it is about."""
+
+    job: Job
+    task: Task
+    model: Artifact
+
+
+def prune_many(args: Args, tasks: Sequence[Task]) -> None:
+    """Prune every task in every model; exits with 1, after the table, when jobs had to be parked."""
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers {args.workers} does no job; give at least 1.")
+    plan = [planned for model in args.models for planned in planned_jobs(args, model, tasks)]
+    check_places([planned.job for planned in plan])
+    with ExitStack() as held:
+        for folder in dict.fromkeys(planned.job.out.parent for planned in plan):
+            held.enter_context(artifact.sole_writer(folder))
+        before = {p.job.out: done_before(p.job, p.task, p.model) for p in plan}
+        jobs = [p.job for p in plan if before[p.job.out] is None]
+        with board(len(plan), len(plan) - len(jobs)) as shown:
+            if args.ray is None:
+                done = run_local(jobs, args.workers or 1, shown)
+            else:
+                done = run_on_ray(jobs, args.ray, args.workers, shown)
+    made = dict(zip((job.out for job in jobs), done, strict=True))
+    outcomes = [before[p.job.out] or made[p.job.out] for p in plan]
+    emit(summary(outcomes), args.json, table(outcomes))
+    if not args.json:
+        emit({}, False, remarks(outcomes))
+    if any(outcome.error for outcome in outcomes):
+        raise SystemExit(1)
+
+
+def planned_jobs(args: Args, model: Path, tasks: Sequence[Task]) -> list[Planned]:
+    """The jobs of one model. Raises UserError when model or tokens cannot be used, or results not be written."""
+    work, name = Workspace.of_model(model), name_of(model)
+    opened = Opened.open(model)
+    tokens = work.open_tokens(args.tokens, model)
+    opened.check_tokens(tokens)
+    if args.out is None:
+        work.adopt(opened.artifact)
+    plan = []
+    for task in tasks:
+        out = (work.circuit(task.name) if args.out is None else args.out / name / task.name).absolute()
+        artifact.refuse_foreign(out, "circuit")
+        job = Job(
+            name=name,
+            model=model if shipped.name_of(model) else model.absolute(),
+            tokens=tokens.artifact.path.absolute(),
+            task=task.name,
+            task_file=None if args.task_file is None else args.task_file.absolute(),
+            config=args.config,
+            out=out,
+            again=args.force,
+        )
+        plan.append(Planned(job, task, opened.artifact))
+    return plan
+
+
+def name_of(model: Path) -> str:
+    """What a model is called in a table: a shipped one's name, its workspace's, or its folder's."""
+    folder = model.absolute()
+    return shipped.name_of(model) or (folder.parent.name if folder.name == "model" else folder.name)
+
+
+def check_places(jobs: Sequence[Job]) -> None:
+    """Raise UserError when two jobs have one name or would write one folder."""
+    for what in (lambda job: job.title, lambda job: job.out):
+        first: dict[object, Job] = {}
+        for job in jobs:
+            other = first.setdefault(what(job), job)
+            if other is not job:
+                raise UserError(
+                    f"{other.model} and {job.model} would both write {job.out}; give --out, or prune them in two runs."
+                    if other.out == job.out
+                    else f"{other.model} and {job.model} are both called {job.name}; prune them in two runs."
+                )
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """The table as one JSON object: `loss` is on validation pairs, null where there is no circuit."""
+    return {
+        "jobs": [row(outcome) for outcome in outcomes],
+        "geomean_edges": geomean_edges(outcomes),
+        "geomean_edges_of": {name: geomean_edges(found) for name, found in by_model(outcomes).items()},
+        "parked": [row(outcome) for outcome in outcomes if outcome.error],
+    }
+
+
+def row(outcome: Outcome) -> dict[str, object]:
+    """One job as flat values."""
+    flat: dict[str, object] = asdict(outcome)
+    del flat["scores"]
+    if outcome.scores is None:
+        return flat | dict.fromkeys(field.name for field in fields(PruneScores))
+    return flat | asdict(outcome.scores)
+
+
+def by_model(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    """The outcomes of each model."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.model, []).append(outcome)
+    return found
+
+
+def geomean_edges(outcomes: Iterable[Outcome]) -> float | None:
+    """Geometric mean of the edges of the circuits that met the target; None without any."""
+    edges = [outcome.scores.edges for outcome in outcomes if outcome.scores is not None]
+    return geometric_mean(edges) if edges else None
+
+
+def table(outcomes: Sequence[Outcome]) -> Table:
+    """The jobs for reading, in 80 columns."""
+    several = len(by_model(outcomes)) > 1
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    if several:
+        made.add_column("model", overflow="fold")
+    made.add_column("task", overflow="fold")
+    for name in ("nodes", "edges", "loss", "held-out", "seconds"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        names = [outcome.model, outcome.task] if several else [outcome.task]
+        made.add_row(*map(visible, names), *numbers(outcome))
+    return made
+
+
+def numbers(outcome: Outcome) -> list[str]:
+    """The cells of a job after its names."""
+    if outcome.scores is None:
+        return ["-", "-", "-", "-", "parked" if outcome.error else "missed"]
+    scores = outcome.scores
+    losses = f"{scores.loss:.3f}", f"{scores.heldout_loss:.3f}"
+    return [number(outcome.nodes), number(scores.edges), *losses, f"{scores.seconds:.0f}"]
+
+
+def remarks(outcomes: Sequence[Outcome]) -> str:
+    """What the table leaves out: mean sizes, and why there are circuits missing."""
+    lines = []
+    for model, found in by_model(outcomes).items():
+        mean, met = geomean_edges(found), sum(outcome.scores is not None for outcome in found)
+        if mean is not None:
+            lines.append(
+                f"{model}: geometric mean of {mean:.1f} edges over the {met} of {len(found)} tasks with a circuit"
+            )
+    lines += [f"{o.model} {o.task}: {o.missed or o.error}" for o in outcomes if o.scores is None]
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""One job of a fan-out, a task pruned in a model, and what came of it.
+
+The result lies in the workspace: the circuit's folder, or, where there is no circuit to find, `OUT-missed.json` beside
+where it would be. Whoever finds either for the same model and config has nothing left to do.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import ConfigDict, TypeAdapter, with_config
+
+from thinwire import artifact
+from thinwire.artifact import Artifact
+from thinwire.circuit import Circuit, PruneScores
+from thinwire.config import Config
+from thinwire.data import Tokens
+from thinwire.errors import UserError
+from thinwire.progress import Report, silent
+from thinwire.prune.config import PruneConfig
+from thinwire.prune.run import TargetMissed
+from thinwire.stages import Opened, finished_circuit, prune_stage
+from thinwire.tasks import CannotExpress, Task, find_task, task_from_file
+
+
+class Job(Config):
+    """A task to prune in a model, as it travels to the process that does it: paths absolute, no objects."""
+
+    name: str
+    """What the model is called in tables."""
+    model: Path
+    """Model artefact, or the name of a shipped model."""
+    tokens: Path
+    """Tokens of the model's tokenizer."""
+    task: str
+    """Name of the task."""
+    task_file: Path | None = None
+    """File of pairs that may hold the task."""
+    config: PruneConfig
+    out: Path
+    """Folder of the circuit."""
+    again: bool = False
+    """Prune even if a finished circuit is there."""
+
+    @property
+    def title(self) -> str:
+        """How messages call the job."""
+        return f"{self.name} {self.task}"
+
+    @property
+    def log(self) -> Path:
+        """Where the job's processes write their stderr; it stays when the job fails."""
+        return self.out.with_name(f"{self.out.name}.log")
+
+    @property
+    def missed(self) -> Path:
+        """Where it is kept that the model has no circuit that meets the target."""
+        return self.out.with_name(f"{self.out.name}-missed.json")
+
+    def find_task(self) -> Task:
+        """The task itself. Raises UserError for unknown names and bad files."""
+        return find_task(self.task, None if self.task_file is None else task_from_file(self.task_file))
+
+
+class Missed(Config):
+    """Why a job has no circuit, and for what this holds."""
+
+    model: str
+    """Content hash of the model artefact."""
+    task_source: str
+    """As in `Task.source`."""
+    config: PruneConfig
+    why: str
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: a circuit, or why there is none."""
+
+    model: str
+    """What the model is called."""
+    task: str
+    out: str
+    nodes: int | None = None
+    scores: PruneScores | None = None
+    """How the circuit came out; None where there is none."""
+    missed: str | None = None
+    """Why the model has no circuit that meets the target."""
+    error: str | None = None
+    """Why the job was parked."""
+    reused: bool = False
+    """Whether an earlier run had done the job."""
+
+    @classmethod
+    def of_circuit(cls, job: Job, circuit: Circuit, reused: bool = False) -> Self:
+        """The outcome of a job with a circuit."""
+        return cls(job.name, job.task, str(job.out), len(circuit.nodes), circuit.scores, reused=reused)
+
+    @classmethod
+    def without(cls, job: Job, missed: str | None = None, error: str | None = None, reused: bool = False) -> Self:
+        """The outcome of a job without a circuit."""
+        return cls(job.name, job.task, str(job.out), missed=missed, error=error, reused=reused)
+
+    def to_json(self) -> str:
+        """One line that `parse` reads; numbers may be NaN."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Self:
+        """Raises ValueError where the text is not one of `to_json`."""
+        return TypeAdapter(cls).validate_json(text)
+
+
+def done_before(job: Job, task: Task, model: Artifact) -> Outcome | None:
+    """What an earlier run made of the same job; None where it has yet to be done."""
+    if job.again:
+        return None
+    circuit = finished_circuit(model, task, job.config, job.out)
+    if circuit is not None:
+        return Outcome.of_circuit(job, circuit, reused=True)
+    try:
+        kept = Missed.load(job.missed)
+    except UserError:  # there is none, or it is damaged
+        return None
+    same = kept == _missed(job, task, model, kept.why)
+    return Outcome.without(job, missed=kept.why, reused=True) if same else None
+
+
+def run_job(job: Job, report: Report = silent) -> Outcome:
+    """Do a job and leave its result in the workspace.
+
+    Raises UserError for what trying again does not mend.
+    """
+    task, opened, tokens = job.find_task(), Opened.open(job.model), Tokens.open(job.tokens)
+    try:
+        circuit = prune_stage(opened, tokens, task, job.config, job.out, report, job.again)
+    except (TargetMissed, CannotExpress) as missed:
+        artifact.make_parents(job.missed)
+        artifact.write_text(job.missed, _missed(job, task, opened.artifact, str(missed)).to_json())
+        return Outcome.without(job, missed=str(missed))
+    job.missed.unlink(missing_ok=True)
+    return Outcome.of_circuit(job, circuit)
+
+
+def _missed(job: Job, task: Task, model: Artifact, why: str) -> Missed:
+    return Missed(model=model.id, task_source=task.source, config=job.config, why=why)
