@@ -36,10 +36,10 @@ class PlainAttention(nn.Module):
         assert ours.sink is None
         self.ours = ours
 
-    def forward(self, resid: Tensor, positions: Tensor | None, tap) -> Tensor:
+    def forward(self, resid: Tensor, positions: Tensor | None, tap, norms) -> Tensor:
         """What attention adds to resid [batch, pos, d_model]."""
         ours = self.ours
-        x = ours.read(resid, positions, tap)
+        x = ours.read(resid, positions, tap, norms)
         q, k, v = (ours._heads(ours.at(n, w(x), tap)) for n, w in (("q", ours.w_q), ("k", ours.w_k), ("v", ours.w_v)))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return ours.at("resid_delta", ours.w_o(y.transpose(1, 2).flatten(2)), tap)

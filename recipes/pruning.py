@@ -24,12 +24,11 @@ from thinwire.circuit import Circuit
 from thinwire.cli.common import progress
 from thinwire.data import Tokens
 from thinwire.prune.config import PruneConfig
-from thinwire.prune.ladder import ladder_of
-from thinwire.prune.run import Bench, TargetMissed
+from thinwire.prune.run import TargetMissed
 from thinwire.prune.summary import Interval, Sizes, edge_ratio, geometric_mean
 from thinwire.stages import Opened, Workspace, prune_stage
 from thinwire.tasks import TASKS, CannotExpress, Task
-from thinwire.view.size_plot import SizeRecord, draw_sizes
+from thinwire.view.size_plot import SizeRecord, draw_sizes, records_of
 
 RESULTS = Path("docs/results/pruning.json")
 CHART = Path("docs/pruning.svg")
@@ -40,11 +39,18 @@ ACCURACY = 0.95
 """On validation pairs; a model that is less accurate cannot do the task, and is not pruned on it."""
 ROWS = {"sparse": "tasks", "dense": "dense"}
 """Where the results keep the rows of each model."""
-TARGETS = (0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
-"""Validation losses of the ladder; stricter ones than the circuits' own would be missed."""
-METHODS = {"edges_attribution": "attribution", "edges_integrated": "integrated_gradients"}
-PLAIN: dict[str, object] = {"search": 0, "simplify": False, "granularity": "nodes"}
-"""Neither searched nor simplified: what rankings are compared on, and what a ladder is read from."""
+TARGETS = (0.15, 0.175, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Validation losses of the ladder."""
+PLAIN: dict[str, object] = {"search": 0, "trials": 1, "simplify": False, "granularity": "nodes"}
+"""One trial, neither searched nor simplified: what rankings are compared on, and what a ladder is read from."""
+OTHERS: dict[str, dict[str, object]] = {
+    "attribution": {"method": "attribution"},
+    "integrated": {"method": "integrated_gradients"},
+    "fixed": {"sparsity": "fixed"},
+    "uncalibrated": {"calibrated": False},
+    "paper": {"sparsity": "fixed", "calibrated": False, "learning_rate": 3e-3, "warmup": 0.05},
+}
+"""Other rankings, in what they differ from the plain one; a row has the edges of each as `edges_NAME`."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,17 @@ class Row:
     edges_plain: int | None = None
     heldout_loss_plain: float | None = None
     seconds_plain: float | None = None
-    """Learned masks without search and without simplifying."""
+    """One trial of learned masks, not simplified."""
     edges_attribution: int | None = None
     """Gradient times (activation - mean), cut the same way as the plain circuit."""
     edges_integrated: int | None = None
     """Integrated gradients, likewise."""
+    edges_fixed: int | None = None
+    """Learned under a constant pressure, the paper's k_coef, in as many steps as the plain circuit."""
+    edges_uncalibrated: int | None = None
+    """Learned on the loss before calibration, as in the paper, likewise."""
+    edges_paper: int | None = None
+    """Both, at the centres of the paper's search (Table 2)."""
 
     def able(self, target_loss: float) -> bool:
         """Whether the whole model does the task well enough to be pruned on it."""
@@ -182,17 +194,14 @@ def measured_task(run: Run, task: Task) -> tuple[Row, list[SizeRecord]]:
     row = Row(task.name, heldout.accuracy, validation.accuracy, heldout.loss, validation.loss)
     if not row.able(run.config.target_loss):
         return row, []
-    rungs: list[SizeRecord] = []
-    plain = run.circuit(task, "plain", **PLAIN)
-    if plain is not None:
-        bench = Bench.of(asked[0], task, asked[1], plain.means, run.config.replace(**PLAIN))
-        rungs = [SizeRecord(run.name, task.name, r.target, r.edges) for r in ladder_of(plain, bench.judge, TARGETS)]
+    plain = run.circuit(task, "plain", **PLAIN, ladder=TARGETS)
+    rungs = records_of(plain.scores if plain else None, run.name, task.name)
     found = numbers(plain, **{f"{name}_plain": name for name in ("nodes", "edges", "heldout_loss", "seconds")})
     if run.name == "sparse":  # the twin is compared on plain circuits alone
         names = "loss", "heldout_loss", "heldout_accuracy", "nodes", "edges", "edges_unsimplified", "seconds"
         found |= numbers(run.circuit(task, "final"), **{name: name for name in names})
-        for field, method in METHODS.items():
-            found |= numbers(run.circuit(task, method, method=method, **PLAIN), **{field: "edges"})
+        for name, changes in OTHERS.items():
+            found |= numbers(run.circuit(task, name, **PLAIN | changes), **{f"edges_{name}": "edges"})
     return replace(row, **found), rungs
 
 
@@ -213,18 +222,19 @@ def headlines(measured: dict[str, Any]) -> dict[str, Any]:
         return {row.task: of(row) for row in rows if row.able(measured["models"][model]["config"]["target_loss"])}
 
     final, plain = sizes(lambda row: row.edges), sizes(lambda row: row.edges_plain)
-    attribution, integrated = sizes(lambda row: row.edges_attribution), sizes(lambda row: row.edges_integrated)
+    others = {name: sizes(lambda row, name=name: asdict(row)[f"edges_{name}"]) for name in OTHERS}
     dense = sizes(lambda row: row.edges_plain, "dense")
     both = {task: size for task, size in plain.items() if task in dense}
     ratios = {
         "dense_over_sparse_edges": edge_ratio(dense, both),
-        "attribution_over_learned_edges": edge_ratio(attribution, plain),
-        "integrated_over_learned_edges": edge_ratio(integrated, plain),
         "plain_over_final_edges": edge_ratio(plain, final),
+        **{f"{name}_over_learned_edges": edge_ratio(sizes, plain) for name, sizes in others.items()},
+        "paper_over_final_edges": edge_ratio(others["paper"], final),
     }
-    means = {"": final, "_plain": plain, "_attribution": attribution, "_integrated": integrated}
-    known = {name: [size for size in of.values() if size is not None] for name, of in means.items()}
-    found: dict[str, Any] = {f"geomean_edges{n}": geometric_mean(k) if k else None for n, k in known.items()}
+    found: dict[str, Any] = {}
+    for name, of in {"edges": final, "edges_plain": plain, **{f"edges_{n}": o for n, o in others.items()}}.items():
+        known = [size for size in of.values() if size is not None]
+        found[f"geomean_{name}"] = geometric_mean(known) if known else None
     return found | {name: None if ratio is None else asdict(ratio) for name, ratio in ratios.items()}
 
 
@@ -258,19 +268,21 @@ def table(measured: dict[str, Any]) -> str:
     target = measured["models"]["sparse"]["config"]["target_loss"]
     lines = [
         f"{len(rows)} tasks scored, {able} with held-out accuracy of {ACCURACY} or more; circuits at a task loss of "
-        f"{target:g} nats. Plain: learned masks without search, not simplified; attribution, integrated gradients and "
-        "the dense twin are cut the same way.",
+        f"{target:g} nats. Plain: one trial of learned masks, not simplified; attribution, integrated gradients, a "
+        "constant pressure, the loss before calibration, both at the centres of the paper's search, and the dense twin "
+        "are cut the same way.",
         "",
         *(f"* {said}" for said in ratios_said(measured)),
         "",
         "| task | accuracy | loss | held-out loss | nodes | edges | before simplifying | plain | attribution "
-        "| integrated gradients | dense | seconds |",
-        "|---" * 12 + "|",
+        "| integrated gradients | fixed | uncalibrated | paper | dense | seconds |",
+        "|---" * 15 + "|",
     ]
     for row in rows:
-        counts = (row.nodes, row.edges, row.edges_unsimplified, row.edges_plain, row.edges_attribution)
+        counts = (row.nodes, row.edges, row.edges_unsimplified, row.edges_plain)
+        others = (asdict(row)[f"edges_{name}"] for name in OTHERS)
         cells = [(".3f", value) for value in (row.accuracy, row.loss, row.heldout_loss)]
-        cells += [(",", value) for value in (*counts, row.edges_integrated, dense.get(row.task))]
+        cells += [(",", value) for value in (*counts, *others, dense.get(row.task))]
         cells.append((".0f", row.seconds))
         said = ["-" if value is None else format(value, form) for form, value in cells]
         lines.append(f"| {' | '.join([row.task, *said])} |")
@@ -286,6 +298,9 @@ def ratios_said(measured: dict[str, Any]) -> list[str]:
         "plain_over_final_edges": "Search and simplifying: plain circuits have {} times the edges",
         "attribution_over_learned_edges": "Attribution needs {} times the edges of plain learned masks",
         "integrated_over_learned_edges": "Integrated gradients need {} times the edges of plain learned masks",
+        "fixed_over_learned_edges": "A constant pressure needs {} times the edges of the steered one at equal steps",
+        "uncalibrated_over_learned_edges": "Masks trained on the loss before calibration need {} times the edges",
+        "paper_over_final_edges": "The paper's procedure, not searched, leaves {} times the final circuits' edges",
         "dense_over_sparse_edges": "The dense twin needs {} times the edges of the sparse model",
     }
     for name, sentence in words.items():

@@ -37,6 +37,8 @@ class PlantedTask:
     name: str
     at_the_end: bool
     """Whether A or B is the last token; otherwise it stands anywhere before."""
+    control: None = None
+    source: str = ""
 
     def pairs(self, n: int, split: str, seed: int, tokenizer: object = None, context: int | None = None) -> PairBatch:
         """n pairs that differ only in A or B; the tokenizer is not used."""

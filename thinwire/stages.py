@@ -13,7 +13,7 @@ from pathlib import Path
 
 from thinwire import artifact, shipped
 from thinwire.artifact import Artifact
-from thinwire.circuit import Circuit
+from thinwire.circuit import Circuit, circuit_task
 from thinwire.data import Tokenizer, Tokens
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
@@ -32,7 +32,7 @@ from thinwire.train.result import TrainResult, read_result, result_of, write_mod
 from thinwire.train.stats import validation_losses
 from thinwire.train.watch import WatchConfig, Watcher
 from thinwire.verify.config import VerifyConfig
-from thinwire.verify.verdict import Verdict, verify
+from thinwire.verify.verdict import Verdict, finished_verdict, verify
 from thinwire.view import page
 from thinwire.view.build import Case, Origin, PageConfig, payload_from
 from thinwire.view.report import REPORT, write_report
@@ -230,10 +230,15 @@ def prune_stage(
     if found is not None:
         return found
     means = mean_activations(opened.model, tokens, config.mean_tokens, config.seed)
-    searched = out.with_name(f"{out.name}-search") if config.search else None
+    searched = search_folder(out) if config.search else None
     circuit = prune(opened.model, task, opened.tokenizer, means, config, report, searched, opened.artifact.id)
     circuit.save(out, config, opened.artifact, config.seed)
     return Circuit.load(out)
+
+
+def search_folder(circuit: Path) -> Path:
+    """Where a search for the circuit of a folder keeps its trials."""
+    return circuit.with_name(f"{circuit.name}-search")
 
 
 def finished_circuit(model: Artifact, task: Task, config: PruneConfig, folder: Path) -> Circuit | None:
@@ -249,29 +254,24 @@ def finished_circuit(model: Artifact, task: Task, config: PruneConfig, folder: P
         return None
 
 
-def finished_verdict(circuit: Circuit, folder: Path) -> Verdict | None:
-    """The verdict on exactly this circuit in a folder, whatever its config; None where there is no whole one."""
-    assert circuit.artifact is not None
-    if not artifact.is_finished(folder):
-        return None
-    try:
-        found = artifact.open_artifact(folder, "verdict")
-        return Verdict.load(folder) if found.meta.parents.get("circuit") == circuit.artifact.id else None
-    except UserError:
-        return None
-
-
 def verify_stage(
-    opened: Opened, circuit: Circuit, config: VerifyConfig, out: Path, report: Report = silent, again: bool = False
+    opened: Opened,
+    circuit: Circuit,
+    config: VerifyConfig,
+    out: Path,
+    report: Report = silent,
+    again: bool = False,
+    own: Task | None = None,
 ) -> Verdict:
-    """The verdict on a circuit in the folder `out`; one found there with the same config and circuit is returned."""
+    """The verdict on a circuit in `out`; one of the same config found there is returned. `own` is as in `verify`."""
     opened.check_circuit(circuit)
     assert circuit.artifact is not None
+    task = circuit_task(circuit, own)
     artifact.refuse_foreign(out, "verdict")
-    found = None if again else finished_verdict(circuit, out)
-    if found is not None and artifact.open_artifact(out, "verdict").config(VerifyConfig) == config:
+    found = None if again else finished_verdict(circuit, out, config)
+    if found is not None:
         return found
-    verdict = verify(opened.model, circuit, opened.tokenizer, config, report)
+    verdict = verify(opened.model, circuit, opened.tokenizer, config, report, task)
     verdict.save(out, config, circuit.artifact)
     return verdict
 
@@ -283,16 +283,17 @@ def view_stage(
     out: Path,
     config: PageConfig | None = None,
     report: Report = silent,
+    own: Task | None = None,
 ) -> None:
-    """Write one self-contained HTML page with all the circuits. Raises UserError when `out` cannot be written."""
+    """Write one HTML page with all the circuits. `own` is as in `Case`. Raises UserError for a bad `out`."""
     opened.check_tokens(tokens)
     if out.is_dir():
         raise UserError(f"{out} is a folder; give the name of an HTML file for --out.")
     artifact.make_parents(out)
     result = read_result(opened.artifact.path)
     origin = Origin(opened.artifact.id, result.val_loss, opened.artifact.meta.seed)
-    payload = payload_from(opened.model, tokens, [Case(c, v, v.pairs) for c, v in cases], origin, config, report)
+    made = payload_from(opened.model, tokens, [Case(c, v, v.pairs, own) for c, v in cases], origin, config, report)
     try:
-        page.write(payload, out)
+        page.write(made, out)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}); choose another --out.") from None

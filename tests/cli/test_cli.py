@@ -82,6 +82,20 @@ def test_prune_elsewhere_and_again(work: Path, tmp_path: Path, thinwire: Thinwir
     assert stamps(work / "circuits" / TASK) != first
 
 
+def test_frozen_norms_and_masks_of_tokens_reach_the_circuit(work: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+    out = tmp_path / "circuit"
+    options = ["--tokens", work / "tokens", *PRUNE, "--frozen-norms", "--mask-tokens", "--out", out]
+    assert thinwire("prune", work / "model", "-t", TASK, *options).code == 0
+    stored = json.loads((out / "circuit.json").read_text())
+    assert stored["frozen_norms"] is True
+    assert stored["removed_tokens"], "a target that nothing misses needs no token"
+    assert not set(stored["removed_tokens"]) & set(stored["prompt_tokens"])
+    assert thinwire("verify", out, "--model", work / "model", *VERIFY, "--out", tmp_path / "verdict").code == 0
+    assert "tokens held at their mean" in thinwire("view", out, "--model", work / "model", "--text").out
+    refused = thinwire("prune", work / "model", "-t", TASK, *options, "--granularity", "edges")
+    refused.refused("mask_tokens adds tokens to masks of nodes")
+
+
 def test_verify(finished: Path, thinwire: Thinwire) -> None:
     before = stamps(finished)
     found = thinwire("verify", finished / "circuits" / TASK, *VERIFY, "--json").json

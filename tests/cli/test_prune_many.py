@@ -104,6 +104,30 @@ def test_a_missed_target_is_a_result(work: Path, thinwire: Thinwire, jobs: list[
     assert not (work / f"circuits/{TASK}-missed.json").exists()
 
 
+def test_sizes_at_further_targets_are_drawn(work: Path, tmp_path: Path, thinwire: Thinwire, jobs: list[Job]) -> None:
+    plot = tmp_path / "sizes.svg"
+    found = thinwire("prune", work / "model", *BOTH, "--ladder", "8", "6", "--plot", plot, "--json").json["jobs"]
+    for row in found:
+        assert [rung["target"] for rung in row["ladder"]] == [6, 8]
+        assert all(rung["edges"] <= row["edges_unsimplified"] for rung in row["ladder"])
+        assert all(rung["loss"] <= rung["target"] for rung in row["ladder"])
+    drawn = plot.read_text(encoding="utf-8")
+    assert work.name in drawn
+    assert "2 tasks" in drawn
+    thinwire("prune", work / "model", *BOTH, "--plot", plot).refused("--plot draws the sizes that --ladder asks for")
+
+
+def test_a_search_shows_its_best_trials(work: Path, thinwire: Thinwire) -> None:
+    words = ["prune", work / "model", "--task", TASK, *PRUNE, "--steps", "3", "--trials", "2", "--search", "4"]
+    said = thinwire(*words).out
+    assert "best trials of the search" in said
+    assert max(map(len, said.splitlines())) <= 80
+    found = thinwire(*words, "--json").json
+    assert 1 <= len(found["pareto"]) <= 4
+    assert found["pareto"][0]["edges"] == min(trial["edges"] for trial in found["pareto"])
+    assert {"edges", "nodes", "loss", "seconds", "k_coef", "learning_rate"} <= set(found["pareto"][0])
+
+
 def test_parked_jobs_end_with_1_after_the_table(work: Path, thinwire: Thinwire, do: Callable[[Do], list[Job]]) -> None:
     do(lambda job: Outcome.without(job, error="It broke.") if job.task == OTHER else run_job(job))
     ran = thinwire("prune", work / "model", *BOTH, "--json")

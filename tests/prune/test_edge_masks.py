@@ -16,7 +16,7 @@ from thinwire.prune.edge_masks import EdgeMasks
 from thinwire.prune.learn import learn
 from thinwire.prune.simplify import simplified_cut
 from thinwire.sites import Node
-from thinwire.tasks import last_logits, task_loss
+from thinwire.tasks import last_logits, margin, margin_losses
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +50,10 @@ def test_masks_run_as_the_circuit_they_stand_for(
     masks = EdgeMasks(plant.model, plant.means, nodes, forced=EVERY[:2])
     batch = plant.planted.pairs(8, "train", 0)
     hard = (torch.rand(2, masks.n, generator=torch.Generator().manual_seed(3)) < share).float()
-    for row, loss in zip(hard, masks.losses(hard, batch), strict=True):
+    for row, margins in zip(hard, masks.margins(hard, batch), strict=True):
         circuit = circuit_of(plant, masks, row)
         logits = last_logits(circuit.cut_model(plant.model), batch, tap=circuit.to_tap())
-        torch.testing.assert_close(loss, task_loss(logits, batch), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(margins, margin(logits, batch), rtol=1e-4, atol=1e-5)
 
 
 def test_units_are_the_wires_between_the_nodes(plant: planted.Planted) -> None:
@@ -78,7 +78,7 @@ def test_gradient_of_a_mask_is_the_slope_of_the_loss(plant: planted.Planted) -> 
     batch = plant.planted.pairs(4, "train", 0)
     generator = torch.Generator().manual_seed(4)
     soft = (0.8 + 0.2 * torch.rand(1, masks.n, generator=generator, dtype=torch.float64)).requires_grad_()
-    (slope,) = torch.autograd.grad(masks.losses(soft, batch).sum(), soft)
+    (slope,) = torch.autograd.grad(margin_losses(masks.margins(soft, batch)).mean(-1).sum(), soft)
     ours = [masks.units.index(wire) for wire in planted_wires(plant)]
     others = torch.randint(masks.n, (6,), generator=generator).tolist()
     step = 2e-3
@@ -86,7 +86,8 @@ def test_gradient_of_a_mask_is_the_slope_of_the_loss(plant: planted.Planted) -> 
         moved = torch.zeros_like(soft)
         moved[0, column] = step
         with torch.no_grad():
-            change = masks.losses(soft + moved, batch) - masks.losses(soft - moved, batch)
+            up, down = (margin_losses(masks.margins(soft + by, batch)).mean(-1) for by in (moved, -moved))
+            change = up - down
         assert slope[0, column].item() == pytest.approx(change.item() / (2 * step), rel=0.02, abs=1e-4)
     assert slope[0, ours].abs().min() > 10 * slope[0, others].abs().max()
 
@@ -97,7 +98,9 @@ def test_wires_into_a_node_that_is_held_can_come_back(plant: planted.Planted) ->
     hard = torch.ones(1, masks.n)
     hard[0, [i for i, wire in enumerate(masks.units) if wire[1] == into[1]]] = 0
     hard.requires_grad_()
-    (slope,) = torch.autograd.grad(masks.losses(hard, plant.planted.pairs(16, "train", 0)).sum(), hard)
+    (slope,) = torch.autograd.grad(
+        margin_losses(masks.margins(hard, plant.planted.pairs(16, "train", 0))).mean(-1).sum(), hard
+    )
     assert slope[0, masks.units.index(into)] < 0
 
 

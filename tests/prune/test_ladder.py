@@ -1,7 +1,5 @@
 """Ladders: each rung is the bisection's own answer, sizes never rise with the target, candidates are measured once."""
 
-from dataclasses import replace
-
 import planted
 import pytest
 import torch
@@ -9,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thinwire.circuit import Calibration, Circuit
-from thinwire.errors import UserError
+from thinwire.circuit import Calibration
 from thinwire.prune.discretize import Cut, Judge, smallest_cut
 from thinwire.prune.ladder import Rung, ladder, ladder_of
 from thinwire.sites import Node, all_sites
@@ -98,13 +95,10 @@ def test_the_ladder_of_a_circuit_is_that_of_its_ranking(plant: planted.Planted) 
     tau, judge = ranking(plant), judge_of(plant)
     cut = smallest_cut(tau, judge, 0.01)
     assert cut is not None
-    strengths = {EVERY[column]: tau[column].item() for column in cut.columns}
-    circuit = Circuit("planted", planted.SHAPE, cut.nodes, plant.means, cut.calibration, strengths)
     looser = [target for target in TARGETS if target >= 0.01]
-    assert ladder_of(circuit, judge, looser) == ladder(tau, judge, looser)
-    assert ladder_of(circuit, judge, [1e-9])[0] == Rung(1e-9, None, None, None)
-    with pytest.raises(UserError, match="has no ranking"):
-        ladder_of(replace(circuit, wires=()), judge, looser)
+    assert ladder_of(cut.columns, judge, looser) == tuple(ladder(tau, judge, looser))
+    assert ladder_of(cut.columns, judge, [1e-9]) == (Rung(1e-9, None, None, None),)
+    assert ladder_of((), judge, [0.75]) == (Rung(0.75, 0, 0, pytest.approx(0.693, abs=1e-3)),)
 
 
 def test_candidates_are_shared_between_targets(plant: planted.Planted) -> None:

@@ -138,11 +138,12 @@ def test_restarts_differ_from_the_first_attempt(plant: planted.Planted, pairs: P
     class Nothing:
         n = 5
 
-        def losses(self, hard: Tensor, batch: PairBatch) -> Tensor:
+        def margins(self, hard: Tensor, batch: PairBatch) -> Tensor:
             seen.append(hard.detach().clone())
-            return torch.where(hard.all(-1), 0.1, 5.0) + 0 * hard.sum(-1)
+            margins = torch.where(hard.all(-1), 5.0, -5.0) + 0 * hard.sum(-1)
+            return margins[:, None].expand(-1, len(batch.tokens))
 
-    config = PruneConfig(steps=1, batch_pairs=2, restarts=1)
+    config = PruneConfig(steps=1, batch_pairs=2, restarts=1, calibrated=False)
     learned = learn(Nothing(), pairs, config, [Point(init_noise_bias=0.0, init_noise_scale=1.0)], seed=0)
     assert learned.collapsed.all()
     starts = [hard for hard in seen if hard.any() and not hard.all()]

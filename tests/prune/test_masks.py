@@ -17,7 +17,7 @@ from thinwire.prune.learn import step_with_slope
 from thinwire.prune.masks import NodeMasks, fold, mask_tap
 from thinwire.prune.means import held_values, task_means
 from thinwire.sites import Node, Site, all_sites, n_nodes
-from thinwire.tasks import last_logits, task_loss
+from thinwire.tasks import last_logits, margin, margin_losses
 
 TRIALS = 3
 
@@ -95,7 +95,8 @@ def test_mask_tap_holds_each_trial_at_its_own_ablation(plant: planted.Planted) -
 def losses_and_gradients(plant: planted.Planted, tau: Tensor) -> tuple[Tensor, Tensor]:
     tau = tau.clone().requires_grad_()
     masks = NodeMasks(plant.model, plant.means, PruneConfig())
-    losses = masks.losses(step_with_slope(tau, 1.0), plant.planted.pairs(8, "train", 0))
+    margins = masks.margins(step_with_slope(tau, 1.0), plant.planted.pairs(8, "train", 0))
+    losses = margin_losses(margins).mean(-1)
     losses.sum().backward()
     assert tau.grad is not None
     return losses.detach(), tau.grad
@@ -112,11 +113,11 @@ def test_folded_trials_are_trials_run_one_after_another(plant: planted.Planted) 
     assert losses.unique().numel() == TRIALS
 
 
-def test_loss_of_a_trial_is_the_task_loss(plant: planted.Planted) -> None:
+def test_margins_of_a_trial_come_in_the_order_of_the_batch(plant: planted.Planted) -> None:
     batch = plant.planted.pairs(8, "train", 0)
     masks = NodeMasks(plant.model, plant.means, PruneConfig())
-    loss = masks.losses(torch.ones(1, masks.n), batch)
-    torch.testing.assert_close(loss[0], task_loss(last_logits(plant.model, batch), batch))
+    margins = masks.margins(torch.ones(1, masks.n), batch)
+    torch.testing.assert_close(margins[0], margin(last_logits(plant.model, batch), batch))
 
 
 def test_means_are_plain_averages(tiny_tokens: Tokens) -> None:

@@ -9,11 +9,22 @@ from reference.selection import keep
 from thinwire.model import Transformer
 
 Seen = Callable[[str, int, np.ndarray], None]
+Scale = Callable[[int, int, np.ndarray], float]
 EPSILON = float(np.finfo(np.float64).eps)
 
 
-def logits(model: Transformer, tokens: list[int], see: Seen = lambda site, position, x: None) -> np.ndarray:
-    """Logits [pos, vocab] of a model in float64; `see(site, position, channels)` is told what every site holds."""
+def own_scale(point: int, position: int, row: np.ndarray) -> float:
+    """What the norm that reads a residual point multiplies the row of a position by."""
+    return 1 / np.sqrt((row**2).mean() + EPSILON)
+
+
+def logits(
+    model: Transformer, tokens: list[int], see: Seen = lambda site, position, x: None, scale: Scale = own_scale
+) -> np.ndarray:
+    """Logits [pos, vocab] of a model in float64.
+
+    `see(site, position, channels)` is told what every site holds and may change it; `scale` is asked by every norm.
+    """
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
     config = model.config
     resid = weights["embedding.weight"][tokens].copy()
@@ -21,14 +32,11 @@ def logits(model: Transformer, tokens: list[int], see: Seen = lambda site, posit
         resid = resid + weights["positions"][: len(tokens)]
     resid = _at_point(model, resid)
     for layer in range(config.n_layers):
-        resid = _at_point(model, resid + _attention(model, weights, layer, resid, see))
-        resid = _at_point(model, resid + _mlp(model, weights, layer, resid, see))
-    out = np.stack([_linear(weights, "unembedding", _norm(row, weights["norm.weight"])) for row in resid])
+        resid = _at_point(model, resid + _attention(model, weights, layer, resid, see, scale))
+        resid = _at_point(model, resid + _mlp(model, weights, layer, resid, see, scale))
+    normed = [row * scale(2 * config.n_layers, i, row) * weights["norm.weight"] for i, row in enumerate(resid)]
+    out = np.stack([_linear(weights, "unembedding", row) for row in normed])
     return out + weights["bigram.weight"][tokens] if config.bigram else out
-
-
-def _norm(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x**2).mean() + EPSILON) * gain
 
 
 def _linear(weights: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
@@ -52,19 +60,23 @@ def _at_point(model: Transformer, resid: np.ndarray) -> np.ndarray:
     return np.array([keep(row.tolist(), k) for row in resid])
 
 
-def _read(model: Transformer, weights: dict, layer: int, part: str, row: np.ndarray, position: int) -> np.ndarray:
-    x = _norm(row, weights[f"blocks.{layer}.{part}.norm.weight"])
+def _read(
+    model: Transformer, weights: dict, layer: int, part: str, row: np.ndarray, position: int, scale: Scale
+) -> np.ndarray:
+    point = 2 * layer + ("attn", "mlp").index(part)
+    x = row * scale(point, position, row) * weights[f"blocks.{layer}.{part}.norm.weight"]
     if model.config.positions == "concatenated":
-        place = _norm(weights["positions"][position], weights[f"blocks.{layer}.{part}.norm_pos.weight"])
+        place = weights["positions"][position]
+        place = place / np.sqrt((place**2).mean() + EPSILON) * weights[f"blocks.{layer}.{part}.norm_pos.weight"]
         x = np.concatenate([x, place])
     return x
 
 
-def _attention(model: Transformer, weights: dict, layer: int, resid: np.ndarray, see: Seen) -> np.ndarray:
+def _attention(model: Transformer, weights: dict, layer: int, resid: np.ndarray, see: Seen, scale: Scale) -> np.ndarray:
     name, d_head = f"blocks.{layer}.attn", model.config.d_head
     q, k, v = [], [], []
     for position, row in enumerate(resid):
-        x = _at(model, layer, "attn.act_in", _read(model, weights, layer, "attn", row, position), position, see)
+        x = _at(model, layer, "attn.act_in", _read(model, weights, layer, "attn", row, position, scale), position, see)
         for kind, rows in (("q", q), ("k", k), ("v", v)):
             rows.append(_at(model, layer, f"attn.{kind}", _linear(weights, f"{name}.w_{kind}", x), position, see))
     delta = np.zeros_like(resid)
@@ -80,11 +92,11 @@ def _attention(model: Transformer, weights: dict, layer: int, resid: np.ndarray,
     return delta
 
 
-def _mlp(model: Transformer, weights: dict, layer: int, resid: np.ndarray, see: Seen) -> np.ndarray:
+def _mlp(model: Transformer, weights: dict, layer: int, resid: np.ndarray, see: Seen, scale: Scale) -> np.ndarray:
     name = f"blocks.{layer}.mlp"
     delta = np.zeros_like(resid)
     for position, row in enumerate(resid):
-        x = _at(model, layer, "mlp.act_in", _read(model, weights, layer, "mlp", row, position), position, see)
+        x = _at(model, layer, "mlp.act_in", _read(model, weights, layer, "mlp", row, position, scale), position, see)
         x = np.array([_activate(model.config.activation, value) for value in _linear(weights, f"{name}.w_in", x)])
         x = _at(model, layer, "mlp.post_act", x, position, see)
         delta[position] = _at(model, layer, "mlp.resid_delta", _linear(weights, f"{name}.w_out", x), position, see)

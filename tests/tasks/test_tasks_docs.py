@@ -22,6 +22,12 @@ NOT_THE_OTHER = "not the other"
 COPIES = {"class_init", "var_swap", "fstring_brace"}
 """Tasks whose answers depend on the prompt."""
 SMALLER = "method='attribution', train_pairs=32, validation_pairs=16, heldout_pairs=16, mean_tokens=512"
+SMALL_OPTIONS = {
+    "tasks": "--pairs 2",
+    "prune": "--target-loss 9 --method attribution --train-pairs 32 --validation-pairs 16 --mean-tokens 512",
+    "verify": "--pairs 8 --random-circuits 1",
+    "view": "",
+}
 
 
 def cell(text: str) -> tuple[str, str]:
@@ -54,12 +60,17 @@ def test_controls_are_the_ones_there_are():
     assert all(find_task(f"var_if{name}") for name in re.findall(r"`(\.\w+)`", DOCS))
 
 
+def workspace(root: Path, tokens: Tokens) -> None:
+    """A workspace with a model that was hardly trained."""
+    config = tiny_run(steps=2)
+    train(config.replace(model=config.model.replace(context=32)), tokens, root / "model")
+    (root / "tokens").symlink_to(tokens.artifact.path)
+
+
 def test_the_function_runs(tmp_path: Path, tiny_tokens: Tokens, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
     monkeypatch.chdir(tmp_path)
-    config = tiny_run(steps=2)
-    train(config.replace(model=config.model.replace(context=32)), tiny_tokens, tmp_path / "runs/quickstart/model")
-    (tmp_path / "runs/quickstart/tokens").symlink_to(tiny_tokens.artifact.path)
+    workspace(tmp_path / "runs/quickstart", tiny_tokens)
     module, use = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
     assert len([line for line in module.splitlines() if line.strip()]) <= 10
     exec(module, {})
@@ -70,8 +81,9 @@ def test_the_function_runs(tmp_path: Path, tiny_tokens: Tokens, monkeypatch: pyt
     assert re.match(r"import_from: loss \d\.\d{3}, accuracy [01]\.\d{3}\n\d+ nodes carry import_from\n\Z", said)
 
 
-def test_the_file_and_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_the_file_and_its_commands(tmp_path: Path, tiny_tokens: Tokens, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.chdir(tmp_path)
+    workspace(tmp_path / "runs/quickstart", tiny_tokens)
     shown = [json.loads(line) for line in re.findall(r'^\{"prompts".*$', DOCS, re.MULTILINE)]
     assert len(shown) == 2
     lines = [
@@ -81,9 +93,9 @@ def test_the_file_and_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     Path("number.jsonl").write_text("\n".join(map(json.dumps, lines)))
     commands = re.findall(r"^thinwire (.*number\.jsonl.*)$", DOCS, re.MULTILINE)
-    assert len(commands) == 3
+    assert [command.split()[0] for command in commands] == ["tasks"] * 3 + ["prune", "verify", "view"]
     for command in commands:
-        assert run([*command.split(), "--pairs", "2"]) == 0
+        assert run(f"{command} {SMALL_OPTIONS[command.split()[0]]}".split()) == 0
         assert capsys.readouterr().out
 
 

@@ -1,7 +1,7 @@
 """The circuit: nodes, wires, calibration and provenance of one pruned behaviour."""
 
-from thinwire.circuit.circuit import Calibration, Circuit, PruneScores, calibrate
-from thinwire.circuit.cut import held_weights, sharing
+from thinwire.circuit.circuit import Calibration, Circuit, PruneScores, Rung, calibrate
+from thinwire.circuit.cut import held_embeddings, held_weights, sharing
 from thinwire.circuit.edges import (
     Edge,
     TokenEdge,
@@ -12,6 +12,7 @@ from thinwire.circuit.edges import (
     unembedding_edges,
     weight_edges,
 )
+from thinwire.circuit.origin import circuit_task
 from thinwire.circuit.render import render
 
 __all__ = [
@@ -19,11 +20,14 @@ __all__ = [
     "Circuit",
     "Edge",
     "PruneScores",
+    "Rung",
     "TokenEdge",
     "Wire",
     "calibrate",
+    "circuit_task",
     "count_edges",
     "embedding_edges",
+    "held_embeddings",
     "held_weights",
     "keep_masks",
     "render",

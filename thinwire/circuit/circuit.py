@@ -15,14 +15,19 @@ from torch import Tensor
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
-from thinwire.circuit.cut import held_weights, sharing
+from thinwire.circuit.cut import held_embeddings, held_weights, sharing
 from thinwire.circuit.edges import Edge, Wire, channel_links, joined, keep_masks, weight_edges
 from thinwire.config import STRICT, Config, read_record
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
+from thinwire.model.norms import Norms
 from thinwire.model.taps import Tap, ablate
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site, all_sites
+from thinwire.tasks import PairBatch, norms_on
+
+EMBEDDING = "embedding"
+"""What the held embedding is called among the means of the sites."""
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -51,6 +56,19 @@ def calibrate(margins: Tensor, scale: Tensor | float, shift: Tensor | float) -> 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
+class Rung:
+    """The smallest circuit of a ranking that meets one target; None where not even all of it does."""
+
+    target: float
+    """Loss that validation pairs must meet, nats."""
+    nodes: int | None
+    edges: int | None
+    loss: float | None
+    """Calibrated task loss on validation pairs."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
 class PruneScores:
     """How a circuit came out, on pairs its masks never saw."""
 
@@ -75,6 +93,8 @@ class PruneScores:
     """Nodes that bisecting alone left; unset in circuits that were written before this was kept."""
     edges_unsimplified: int | None = None
     """Edges that bisecting alone left; unset in circuits that were written before this was kept."""
+    ladder: tuple[Rung, ...] = ()
+    """Smaller circuits of the same ranking, not simplified, for further targets; strictest first."""
 
 
 class Stored(BaseModel):
@@ -89,13 +109,16 @@ class Stored(BaseModel):
     answer_tokens: tuple[NonNegativeInt, ...]
     wires: tuple[tuple[str, str], ...] | None = None
     task_source: str = ""
+    frozen_norms: bool = False
+    removed_tokens: tuple[NonNegativeInt, ...] = ()
 
 
 @dataclass(frozen=True)
 class Circuit:
     """Nodes and wires that carry one task, with everything needed to run the model with only them.
 
-    To run it: `circuit.cut_model(model)` under `circuit.to_tap()`. Raises UserError for wires that cannot be.
+    To run it: `circuit.cut_model(model)` under `circuit.to_tap()`, with `circuit.norms(model, batch)`.
+    Raises UserError for wires and tokens that cannot be.
     """
 
     task: str
@@ -108,7 +131,7 @@ class Circuit:
     strengths: Mapping[Node, float] = field(default_factory=dict)
     """Mask parameter τ of each kept node: the order in which nodes were kept, largest first."""
     prompt_tokens: tuple[int, ...] = ()
-    """Tokens that the task's validation prompts use, sorted."""
+    """Tokens of the task's validation prompts whose embedding is kept, sorted."""
     answer_tokens: tuple[int, ...] = ()
     """The task's answers, sorted."""
     scores: PruneScores | None = None
@@ -118,6 +141,12 @@ class Circuit:
     """Kept wires between kept nodes; None keeps every nonzero weight between them."""
     task_source: str = ""
     """What tells another file's task of this name apart, as in `Task.source`; empty for tasks made by code."""
+    frozen_norms: bool = False
+    """Whether the circuit runs with the scales of RMSNorm that the whole model has on the same prompts."""
+    removed_tokens: tuple[int, ...] = ()
+    """Tokens whose embedding is held at `held_embedding`, sorted."""
+    held_embedding: Tensor | None = None
+    """Mean embedding of the tokens in the task's training prompts, float32 [d_model]; None where none is removed."""
 
     def __post_init__(self) -> None:
         for wire in self.wires or ():
@@ -128,6 +157,15 @@ class Circuit:
                 raise UserError(f"No matrix joins the ends of wire {names}; prune again.")
         if self.wires and len(set(self.wires)) != len(self.wires):
             raise UserError(f"The {self.task} circuit lists a wire twice; prune again.")
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        removed, held = self.removed_tokens, self.held_embedding
+        if list(removed) != sorted(set(removed)) or not all(0 <= token < self.shape.vocab_size for token in removed):
+            raise UserError(f"The {self.task} circuit removes tokens that its model does not have; prune again.")
+        fits = held is None or (held.shape == (self.shape.d_model,) and bool(held.isfinite().all()))
+        if not fits or (held is None) == bool(removed):
+            raise UserError(f"The {self.task} circuit does not say what removed tokens are held at; prune again.")
 
     @cached_property
     def _kept(self) -> frozenset[Node]:
@@ -146,16 +184,21 @@ class Circuit:
         """The tap under which the model runs with this circuit's nodes held at their means and all others intact."""
         return ablate({site: ~mask for site, mask in self.keep.items()}, self.means)
 
+    def norms(self, model: Transformer, batch: PairBatch) -> Norms:
+        """The norms with which `last_logits` of a batch runs with this circuit; `model` is the whole one."""
+        return norms_on(model, batch, self.frozen_norms)
+
     def cut_model(self, model: Transformer) -> Transformer:
         """The model with every weight between kept nodes that is not a kept wire held at its mean contribution.
 
-        It shares all other parameters, and is the given model where nothing is dropped. Raises UserError when the
-        model has another shape. See `thinwire.circuit.cut` for what is exact.
+        The embeddings of removed tokens are held too. It shares all other parameters, and is the given model where
+        nothing is dropped. Raises UserError when the model has another shape. See `thinwire.circuit.cut` for what is
+        exact.
         """
         self.check_model(model)
-        if self.wires is None:
-            return model
-        held = held_weights(model, self.nodes, self.wires, self.means)
+        held = {} if self.wires is None else held_weights(model, self.nodes, self.wires, self.means)
+        if self.held_embedding is not None:
+            held |= held_embeddings(model, self.removed_tokens, self.held_embedding)
         return sharing(model, held) if held else model
 
     def edges(self, model: Transformer) -> list[Edge]:
@@ -199,9 +242,10 @@ class Circuit:
         """Write the circuit as an artefact folder whose parent is the model's."""
         with artifact.replacing(Path(folder), "circuit") as scratch:
             artifact.write_text(scratch / "circuit.json", json.dumps(self._to_json(), indent=1))
-            save_file(
-                {str(site): mean.contiguous() for site, mean in self.means.items()}, scratch / "means.safetensors"
-            )
+            means = {str(site): mean.contiguous() for site, mean in self.means.items()}
+            if self.held_embedding is not None:
+                means[EMBEDDING] = self.held_embedding.contiguous()
+            save_file(means, scratch / "means.safetensors")
             files = ["circuit.json", "means.safetensors"]
             if self.scores:
                 artifact.write_text(scratch / artifact.SUMMARY, json.dumps(asdict(self.scores), indent=1))
@@ -219,6 +263,8 @@ class Circuit:
             "prompt_tokens": self.prompt_tokens,
             "answer_tokens": self.answer_tokens,
             **({"task_source": self.task_source} if self.task_source else {}),
+            **({"frozen_norms": True} if self.frozen_norms else {}),
+            **({"removed_tokens": self.removed_tokens} if self.removed_tokens else {}),
             **wires,
         }
 
@@ -233,9 +279,11 @@ class Circuit:
         if max((*prompts, *answers), default=0) >= shape.vocab_size:
             raise UserError(refusal)
         try:
-            means = {Site.parse(n): mean.float() for n, mean in load_file(opened.path / "means.safetensors").items()}
+            tensors = {name: tensor.float() for name, tensor in load_file(opened.path / "means.safetensors").items()}
         except (SafetensorError, OSError):
             raise UserError(refusal) from None
+        held = tensors.pop(EMBEDDING, None)
+        means = {Site.parse(name): mean for name, mean in tensors.items()}
         if {site: mean.shape for site, mean in means.items()} != {s: (s.width(shape),) for s in all_sites(shape)}:
             raise UserError(f"{folder} holds means for other sites than its model has; prune again.")
         kept = {node: strength for node, strength in strengths.items() if strength is not None}
@@ -245,5 +293,7 @@ class Circuit:
         wires = None
         if stored.wires is not None:
             wires = tuple((Node.parse(source, shape), Node.parse(target, shape)) for source, target in stored.wires)
-        rest = stored.calibration, kept, prompts, answers, scores, opened, wires, stored.task_source
-        return cls(stored.task, shape, nodes, means, *rest)
+        told = stored.task_source, stored.frozen_norms, stored.removed_tokens, held
+        return cls(
+            stored.task, shape, nodes, means, stored.calibration, kept, prompts, answers, scores, opened, wires, *told
+        )

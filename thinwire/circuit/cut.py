@@ -53,6 +53,13 @@ def held_weights(
     return changed
 
 
+def held_embeddings(model: Transformer, tokens: Iterable[int], held: Tensor) -> dict[str, Tensor]:
+    """The embedding matrix by name, the rows of these tokens replaced by `held` [d_model]."""
+    weight = model.embedding.weight.detach()
+    places = torch.tensor(sorted(tokens), device=weight.device)
+    return {"embedding.weight": weight.index_put((places,), held.to(weight))}
+
+
 def sharing(model: Transformer, changed: Mapping[str, Tensor]) -> Transformer:
     """A model with a bias on every matrix that shares all parameters but the `changed` ones; it is not to be trained.
 

@@ -22,6 +22,10 @@ def render(circuit: Circuit, model: Transformer, token_text: Callable[[int], str
             f"loss {scores.loss:.3f} on validation pairs (target {scores.target_loss:g}), "
             f"{scores.heldout_loss:.3f} held out"
         )
+    if circuit.frozen_norms:
+        lines.append("scales of norms as in the whole model")
+    if circuit.removed_tokens:
+        lines.append(f"embeddings of {len(circuit.removed_tokens)} tokens held at their mean")
     links = list(channel_links(circuit.nodes, shape.d_model))
     site = None
     for node in circuit.nodes:

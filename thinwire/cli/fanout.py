@@ -21,6 +21,7 @@ from thinwire.fanout.local import run_local
 from thinwire.prune.summary import geometric_mean
 from thinwire.stages import Opened, Workspace
 from thinwire.tasks import Task
+from thinwire.view.size_plot import draw_sizes, records_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ def prune_many(args: Args, tasks: Sequence[Task]) -> None:
     """Prune every task in every model; exits with 1, after the table, when jobs had to be parked."""
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers} does no job; give at least 1.")
+    if args.plot is not None and not args.config.ladder:
+        raise UserError("--plot draws the sizes that --ladder asks for; give it target losses.")
     plan = [planned for model in args.models for planned in planned_jobs(args, model, tasks)]
     check_places([planned.job for planned in plan])
     with ExitStack() as held:
@@ -53,6 +56,8 @@ def prune_many(args: Args, tasks: Sequence[Task]) -> None:
     emit(summary(outcomes), args.json, table(outcomes))
     if not args.json:
         emit({}, False, remarks(outcomes))
+    if args.plot is not None:
+        draw_sizes([record for o in outcomes for record in records_of(o.scores, o.model, o.task)], args.plot)
     if any(outcome.error for outcome in outcomes):
         raise SystemExit(1)
 

@@ -109,11 +109,15 @@ def model_details(folder: Path) -> dict[str, object]:
 
 
 def circuit_details(folder: Path) -> dict[str, object]:
-    """What pruning reported."""
+    """What pruning reported, and how the circuit runs; `wires` where it keeps fewer than all between its nodes."""
     from thinwire.circuit import Circuit
     from thinwire.cli.prune import summary
 
-    return {name: value for name, value in summary(Circuit.load(folder), folder).items() if name != "out"}
+    circuit = Circuit.load(folder)
+    reported = {name: value for name, value in summary(circuit, folder).items() if name != "out"}
+    wires = {} if circuit.wires is None else {"wires": len(circuit.wires)}
+    parts = {"frozen_norms": circuit.frozen_norms, "removed_tokens": len(circuit.removed_tokens)}
+    return reported | wires | parts | {"task_source": circuit.task_source or None}
 
 
 def verdict_details(folder: Path) -> dict[str, object]:

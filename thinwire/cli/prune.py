@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from thinwire.cli.common import chosen_config, emit, parse, progress
+from thinwire.cli.common import chosen_config, emit, number, parse, plain, progress
 from thinwire.errors import UserError
 from thinwire.prune.config import PruneConfig
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from thinwire.circuit import Circuit
+    from thinwire.prune.trial import Trial
     from thinwire.tasks import Task
 
 
@@ -44,6 +47,8 @@ class Args:
     """How many jobs run at a time, each in a process with its share of the cores; unset is one, on a cluster all."""
     ray: str | None = None
     """Address of a Ray cluster that does the jobs, all of whose machines see the same files; local starts one here."""
+    plot: Path | None = None
+    """SVG that a table's circuits and their --ladder are drawn to: loss against size, a line a model."""
     force: bool = False
     """Prune again even if a finished circuit is there."""
     json: bool = False
@@ -52,7 +57,13 @@ class Args:
     @property
     def many(self) -> bool:
         """Whether this asks for a table of jobs rather than for one circuit."""
-        return bool(self.tasks) or len(self.models) > 1 or self.workers is not None or self.ray is not None
+        return (
+            bool(self.tasks)
+            or len(self.models) > 1
+            or self.workers is not None
+            or self.ray is not None
+            or self.plot is not None
+        )
 
 
 def run(argv: Sequence[str]) -> None:
@@ -86,7 +97,9 @@ def chosen_tasks(args: Args) -> list["Task"]:
 
 def prune_one(args: Args, model: Path, task: "Task") -> None:
     """Prune one task in this process."""
-    from thinwire.stages import Opened, Workspace, prune_stage
+    from thinwire.prune.trial import pareto
+    from thinwire.prune.tune import finished_trials
+    from thinwire.stages import Opened, Workspace, prune_stage, search_folder
 
     work = Workspace.of_model(model)
     opened = Opened.open(model)
@@ -96,7 +109,36 @@ def prune_one(args: Args, model: Path, task: "Task") -> None:
     out = args.out or work.circuit(task.name)
     with progress(f"prune {task.name}") as report:
         circuit = prune_stage(opened, tokens, task, args.config, out, report, again=args.force)
-    emit(summary(circuit, out), args.json)
+    values = summary(circuit, out)
+    if not args.config.search:
+        emit(values, args.json)
+        return
+    best = pareto(finished_trials(search_folder(out)))
+    emit(values | {"pareto": [sizes(trial) | trial.point.model_dump() for trial in best]}, args.json, plain(values))
+    if not args.json:
+        emit({}, False, pareto_table(best))
+
+
+def sizes(trial: "Trial") -> dict[str, object]:
+    """What a trial came to before it was simplified; `loss` is on validation pairs."""
+    return {"edges": trial.edges, "nodes": trial.nodes, "loss": trial.loss, "seconds": trial.seconds}
+
+
+def pareto_table(trials: Sequence["Trial"]) -> "Table":
+    """Trials that no other beats in edges, nodes, loss and seconds at once, in 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    title = "best trials of the search, not simplified"
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("edges", "nodes", "loss", "seconds", "k_coef", "learning_rate", "heaviside_temp"):
+        made.add_column(name, justify="right")
+    for trial in trials:
+        point = trial.point
+        varied = (point.k_coef, point.learning_rate, point.heaviside_temp)
+        counts = number(trial.edges), number(trial.nodes)
+        made.add_row(*counts, f"{trial.loss:.3f}", f"{trial.seconds:.0f}", *map("{:.2g}".format, varied))
+    return made
 
 
 def summary(circuit: "Circuit", out: Path) -> dict[str, object]:

@@ -25,6 +25,8 @@ class Args:
     config: Annotated[VerifyConfig, tyro.conf.arg(name="")]
     model: Path | None = None
     """Model the circuit was cut from; unset looks for `../../model` from the circuit."""
+    task_file: Path | None = None
+    """JSON Lines file of pairs, a task of one's own called by the file's stem."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the verdict artefact; unset writes `verdicts/TASK` beside the model."""
     force: bool = False
@@ -39,14 +41,16 @@ def run(argv: Sequence[str]) -> None:
     args = parse(Args, rest, "verify", Args(tyro.MISSING, default))
     from thinwire.circuit import Circuit
     from thinwire.stages import Opened, Workspace, verify_stage
+    from thinwire.tasks import task_from_file
 
+    own = None if args.task_file is None else task_from_file(args.task_file)
     circuit = Circuit.load(args.circuit)
     model = args.model or args.circuit.absolute().parent.parent / "model"
     opened = Opened.open(model)
     out = args.out or Workspace.of_model(model).verdict(circuit.task)
     began = time.perf_counter()
     with progress(f"verify {circuit.task}") as report:
-        verdict = verify_stage(opened, circuit, args.config, out, report, again=args.force)
+        verdict = verify_stage(opened, circuit, args.config, out, report, again=args.force, own=own)
     values = {"out": str(out), **summary(verdict), "seconds": time.perf_counter() - began}
     emit(values, args.json, table(verdict))
 

@@ -26,6 +26,8 @@ class Args:
     """Model the circuits were cut from; unset looks for `../../model` from the first."""
     tokens: Path | None = None
     """Tokens the model was trained on; unset looks for `tokens` beside the model."""
+    task_file: Path | None = None
+    """JSON Lines file of pairs, a task of one's own called by the file's stem."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """HTML file; unset writes `index.html` beside the model, and a report into the model's folder."""
     text: bool = False
@@ -42,9 +44,12 @@ def run(argv: Sequence[str]) -> None:
     if len(args.circuits) == 1 and not args.text and _is_run(args.circuits[0]):
         _report(args.circuits[0], args)
         return
-    from thinwire.circuit import Circuit, render
-    from thinwire.stages import Opened, Workspace, finished_verdict, verify_stage, view_stage
+    from thinwire.circuit import Circuit, circuit_task, render
+    from thinwire.stages import Opened, Workspace, verify_stage, view_stage
+    from thinwire.tasks import task_from_file
+    from thinwire.verify import finished_verdict
 
+    own = None if args.task_file is None else task_from_file(args.task_file)
     circuits = [Circuit.load(folder) for folder in args.circuits]
     model = args.model or args.circuits[0].absolute().parent.parent / "model"
     opened = Opened.open(model)
@@ -54,6 +59,8 @@ def run(argv: Sequence[str]) -> None:
         texts = [render(circuit, opened.model, opened.tokenizer.token) for circuit in circuits]
         emit({"circuits": texts}, args.json, "\n\n".join(texts))
         return
+    for circuit in circuits:
+        circuit_task(circuit, own)  # refused before one is measured
     work = Workspace.of_model(model)
     tokens = work.open_tokens(args.tokens, model)
     cases = []
@@ -62,11 +69,11 @@ def run(argv: Sequence[str]) -> None:
         verdict = finished_verdict(circuit, folder)  # made with other settings, it is still the user's verdict
         if verdict is None:
             with progress(f"verify {circuit.task}") as report:
-                verdict = verify_stage(opened, circuit, VerifyConfig(), folder, report)
+                verdict = verify_stage(opened, circuit, VerifyConfig(), folder, report, own=own)
         cases.append((circuit, verdict))
     out = args.out or work.page
     with progress("page") as report:
-        view_stage(opened, tokens, cases, out, report=report)
+        view_stage(opened, tokens, cases, out, report=report, own=own)
     emit({"out": str(out), "circuits": [str(folder) for folder in args.circuits]}, args.json, str(out))
 
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thinwire.model.config import ModelConfig
+from thinwire.model.norms import Norms, own_scales
 from thinwire.model.sublayer import Sublayer
 from thinwire.model.taps import Tap
 
@@ -23,10 +24,15 @@ class Attention(Sublayer):
         self.sink = nn.Parameter(torch.zeros(config.n_heads)) if config.sink else None
 
     def forward(
-        self, resid: Tensor, positions: Tensor | None, tap: Tap, last: Tensor | None = None
+        self,
+        resid: Tensor,
+        positions: Tensor | None,
+        tap: Tap,
+        norms: Norms = own_scales,
+        last: Tensor | None = None,
     ) -> Tensor:  # [batch, pos, d_model]
         """With `last` [batch], only what each sequence's position of that index gets: [batch, 1, d_model]."""
-        x = self.read(resid, positions, tap)
+        x = self.read(resid, positions, tap, norms)
         asking = x if last is None else at_last(x, last)
         q = self.at("q", self.w_q(asking), tap)
         k = self.at("k", self.w_k(x), tap)

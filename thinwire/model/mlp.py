@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thinwire.model.config import ModelConfig
+from thinwire.model.norms import Norms, own_scales
 from thinwire.model.sublayer import Sublayer
 from thinwire.model.taps import Tap
 
@@ -17,7 +18,9 @@ class MLP(Sublayer):
         self.w_out = nn.Linear(config.d_mlp, config.d_model, bias=config.biases)
         self.nonlinearity = F.gelu if config.activation == "gelu" else F.relu
 
-    def forward(self, resid: Tensor, positions: Tensor | None, tap: Tap) -> Tensor:  # [batch, pos, d_model]
-        x = self.read(resid, positions, tap)
+    def forward(
+        self, resid: Tensor, positions: Tensor | None, tap: Tap, norms: Norms = own_scales
+    ) -> Tensor:  # [batch, pos, d_model]
+        x = self.read(resid, positions, tap, norms)
         x = self.at("post_act", self.nonlinearity(self.w_in(x)), tap)  # [batch, pos, d_mlp]
         return self.at("resid_delta", self.w_out(x), tap)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.config import ModelConfig
+from thinwire.model.norms import Norms, own_scales
 from thinwire.model.taps import Tap
 from thinwire.sites import KINDS, Site
 
@@ -16,6 +17,7 @@ class Sublayer(nn.Module):
         super().__init__()
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.norm_pos = nn.RMSNorm(config.d_pos, eps=config.norm_eps) if config.positions == "concatenated" else None
+        self.point = Site.of(layer, f"{part}.act_in").sublayer
         self.sites: dict[str, Site] = {}
         for kind in (kind for kind in KINDS if kind.startswith(part)):
             site = Site.of(layer, kind)
@@ -28,9 +30,9 @@ class Sublayer(nn.Module):
         """Sparsify x [batch, pos, width] at the site called `name`, then tap it."""
         return tap(self.sites[name], self.get_submodule(name)(x))
 
-    def read(self, resid: Tensor, positions: Tensor | None, tap: Tap) -> Tensor:
+    def read(self, resid: Tensor, positions: Tensor | None, tap: Tap, norms: Norms = own_scales) -> Tensor:
         """The sublayer's input [batch, pos, d_in]: the normed residual stream, and the position channels if any."""
-        x = self.norm(resid)
+        x = norms(self.point, self.norm, resid)
         if self.norm_pos is not None:
             assert positions is not None
             x = torch.cat([x, self.norm_pos(positions).expand(*x.shape[:-1], -1)], dim=-1)

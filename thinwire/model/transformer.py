@@ -10,6 +10,7 @@ from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention, at_last
 from thinwire.model.config import ModelConfig
 from thinwire.model.mlp import MLP
+from thinwire.model.norms import Norms, own_scales
 from thinwire.model.taps import Tap, identity
 
 
@@ -57,14 +58,17 @@ class Transformer(nn.Module):
         """The 2·n_layers sublayers in the order they run."""
         return [sublayer for block in self.blocks for sublayer in (block.attn, block.mlp)]  # pyright: ignore
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Residual point h_0 [batch, pos, d_model] of tokens [batch, pos]. Raises UserError past the context."""
+    def embed(self, tokens: Tensor, embedded: Tensor | None = None) -> Tensor:
+        """Residual point h_0 [batch, pos, d_model] of tokens [batch, pos]. Raises UserError past the context.
+
+        `embedded` [batch, pos, d_model] stands in for the embeddings of the tokens.
+        """
         length = tokens.shape[1]
         if length > self.config.context:
             raise UserError(
                 f"A prompt of {length} tokens does not fit the context of {self.config.context}; shorten it."
             )
-        resid = self.embedding(tokens)
+        resid = self.embedding(tokens) if embedded is None else embedded
         if self.config.positions == "added":
             assert self.positions is not None
             resid = resid + self.positions[:length]
@@ -77,11 +81,12 @@ class Transformer(nn.Module):
         stop: int | None = None,
         tap: Tap = identity,
         recompute: bool = False,
+        norms: Norms = own_scales,
     ) -> Tensor:
         """Take residual point h_start [batch, pos, d_model] through sublayers start … stop - 1 to h_stop.
 
-        `tap` is called at every site on the way. `recompute` trades time for memory: activations are computed again in
-        the backward pass, and taps are then called twice.
+        `tap` is called at every site on the way, and `norms` for every norm. `recompute` trades time for memory:
+        activations are computed again in the backward pass, and taps are then called twice.
         """
         positions = None
         if self.config.positions == "concatenated":
@@ -89,13 +94,13 @@ class Transformer(nn.Module):
             positions = self.positions[: resid.shape[1]]
         for sublayer in self.sublayers[start:stop]:
             if recompute and torch.is_grad_enabled():
-                delta = checkpoint(sublayer, resid, positions, tap, use_reentrant=False)
+                delta = checkpoint(sublayer, resid, positions, tap, norms, use_reentrant=False)
             else:
-                delta = sublayer(resid, positions, tap)
+                delta = sublayer(resid, positions, tap, norms)
             resid = self.resid(resid + delta)
         return resid
 
-    def run_last(self, resid: Tensor, last: Tensor, tap: Tap = identity) -> Tensor:
+    def run_last(self, resid: Tensor, last: Tensor, tap: Tap = identity, norms: Norms = own_scales) -> Tensor:
         """Take residual point h_(2·n_layers - 2) [batch, pos, d_model] through the last layer at single positions.
 
         `last` [batch] has an index a sequence; the result is [batch, 1, d_model]. Taps see [batch, 1, width] at every
@@ -106,17 +111,19 @@ class Transformer(nn.Module):
         if self.config.positions == "concatenated":
             assert self.positions is not None
             positions, here = self.positions[: resid.shape[1]], self.positions[last][:, None]
-        resid = self.resid(at_last(resid, last) + attention(resid, positions, tap, last))
-        return self.resid(resid + mlp(resid, here, tap))
+        resid = self.resid(at_last(resid, last) + attention(resid, positions, tap, norms, last))
+        return self.resid(resid + mlp(resid, here, tap, norms))
 
-    def unembed(self, resid: Tensor, tokens: Tensor) -> Tensor:
+    def unembed(self, resid: Tensor, tokens: Tensor, norms: Norms = own_scales) -> Tensor:
         """Logits [batch, pos, vocab] from the last residual point; tokens [batch, pos] choose the bigram rows."""
-        logits = self.unembedding(self.norm(resid))
+        logits = self.unembedding(norms(2 * self.config.n_layers, self.norm, resid))
         return logits if self.bigram is None else logits + self.bigram(tokens)
 
-    def forward(self, tokens: Tensor, tap: Tap = identity, recompute: bool = False) -> Tensor:
+    def forward(
+        self, tokens: Tensor, tap: Tap = identity, recompute: bool = False, norms: Norms = own_scales
+    ) -> Tensor:
         """Logits [batch, pos, vocab] of tokens [batch, pos]."""
-        return self.unembed(self.run(self.embed(tokens), tap=tap, recompute=recompute), tokens)
+        return self.unembed(self.run(self.embed(tokens), tap=tap, recompute=recompute, norms=norms), tokens, norms)
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from thinwire.progress import Report, silent
-from thinwire.prune.masks import NodeMasks, mask_tap
-from thinwire.tasks import PairBatch, last_logits, sequence_losses
+from thinwire.prune.masks import NodeMasks
+from thinwire.tasks import PairBatch, norms_on, sequence_losses
 
 CHUNK = 32
 """Pairs per forward pass, which bounds the memory it takes."""
@@ -42,10 +42,11 @@ def removal_effects(masks: NodeMasks, batch: PairBatch, steps: int = 1) -> Tenso
     Linear where `steps` is 1; otherwise the mean over the middles of `steps` parts of the path.
     """
     effects = torch.zeros(len(batch.tokens), masks.n)
+    norms = norms_on(masks.model, batch, masks.frozen_norms)
     for step in range(steps):
         gate = 1.0 if steps == 1 else (step + 0.5) / steps
         gates = torch.full(effects.shape, gate, requires_grad=True)
-        logits = last_logits(masks.model, batch, tap=mask_tap(masks.split(gates), masks.means))
+        logits = masks.logits(gates, batch, norms)
         (slopes,) = torch.autograd.grad(sequence_losses(logits, batch).sum(), gates)
         effects -= slopes / steps
     return effects

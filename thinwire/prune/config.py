@@ -1,6 +1,6 @@
 """What a pruning run is."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ class Point(Config):
 
     k_coef: float = Field(default=1e-4, gt=0)
     """Loss per kept node; where the controlled pressure starts."""
-    learning_rate: float = Field(default=0.02, gt=0)
+    learning_rate: float = Field(default=0.005, gt=0)
     """Rate of the mask parameters; falls linearly to 0."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the steps over which the rate rises (the text of A.5 has none, its Table 2 has 0.05)."""
@@ -45,9 +45,11 @@ class PruneConfig(Point):
     tied_qk: bool = False
     """One mask for a channel of q and the same channel of k."""
     frozen_norms: bool = False
-    """Take the scales of RMSNorm from the whole model on the same prompts, so that none can be amplified."""
+    """Take the scales of RMSNorm from the whole model on the same prompts, so that no circuit can amplify what it
+    leaves of the residual stream."""
     mask_tokens: bool = False
-    """Mask the embeddings of tokens too; a removed one is held at the mean embedding."""
+    """Mask the embeddings of tokens too, those of the training prompts; a removed one is held at their mean embedding,
+    or at zero if ablation is zero."""
     keep: tuple[str, ...] = ()
     """Names of nodes that every circuit has, as `0.mlp.post_act:17`."""
     drop: tuple[str, ...] = ()
@@ -60,9 +62,9 @@ class PruneConfig(Point):
     """How the search proposes hyper-parameters."""
     patience: int = Field(default=4, ge=1)
     """The search ends after this many rounds without a smaller circuit."""
-    steps: int = Field(default=400, ge=1)
+    steps: int = Field(default=300, ge=1)
     """Mask updates."""
-    batch_pairs: int = Field(default=32, ge=1)
+    batch_pairs: int = Field(default=16, ge=1)
     """Pairs of prompts per update and trial."""
     sparsity: Literal["controlled", "fixed"] = "controlled"
     """Pressure on the number of nodes: steered by the distance to the target loss, or the paper's constant k_coef."""
@@ -75,12 +77,18 @@ class PruneConfig(Point):
     """Controlled pressure: factor per step while it is above."""
     restarts: int = Field(default=2, ge=0)
     """How often trials whose masks collapsed are trained again, at a tenth of their pressure each time."""
+    calibrated: bool = True
+    """Train masks on the loss under the calibration that fits their batch best, as circuits are measured in the end;
+    the paper calibrates only those."""
     gradient_clip: float = Field(default=1.0, gt=0)
     """Largest norm of one trial's gradient."""
     max_logit_scale: float = Field(default=3.0, gt=0)
     """Largest scale the calibration may give the logits; without a bound it props up circuits that barely move them."""
     simplify: bool = True
     """After bisecting, drop every node and every edge without which the target still holds."""
+    ladder: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Further target losses, looser than the circuit's own: the sizes of smaller circuits of its ranking that meet them
+    on validation pairs are reported too."""
     finalists: int = Field(default=2, ge=1)
     """How many of the trials with the fewest edges are simplified; the smallest result is the circuit."""
     train_pairs: int = Field(default=2048, ge=1)
@@ -100,6 +108,10 @@ class PruneConfig(Point):
             raise ValueError(f"method {self.method} ranks nodes; leave granularity at nodes")
         if self.granularity != "nodes" and self.tied_qk:
             raise ValueError("tied_qk ties masks of nodes; leave granularity at nodes")
+        if self.granularity != "nodes" and self.mask_tokens:
+            raise ValueError("mask_tokens adds tokens to masks of nodes; leave granularity at nodes")
+        if self.ladder and self.mask_tokens:
+            raise ValueError("a ladder ranks nodes or edges alone; leave mask_tokens off")
         return self
 
     @property

@@ -1,7 +1,7 @@
 """From mask parameters to a circuit: rank the units, bisect how many meet the target (A.5, step 4).
 
-A unit is what has a mask of its own: a node, a few nodes that share one mask, or a wire. The bisection is over units;
-whatever they are, a candidate circuit is a set of nodes and wires.
+A unit is what has a mask of its own: a node, a few nodes that share one mask, or a wire; tokens may have masks besides.
+The bisection is over both; whatever they are, a candidate circuit is a set of nodes and wires, and of removed tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from thinwire.circuit import Calibration, Wire, count_edges, keep_masks
 from thinwire.model.transformer import Transformer
 from thinwire.prune.calibrate import fit_calibration
-from thinwire.prune.passes import Parts, Passes, Replaceable
+from thinwire.prune.passes import Parts, Passes, Replaceable, Token
 from thinwire.sites import Node, Site
 from thinwire.tasks import PairBatch, margin_losses
 
@@ -40,11 +40,14 @@ class Cut:
     """Least such loss with one unit fewer: the last of the ranking or, after simplifying, any node or wire; nan where
     there is none."""
     edges: int
+    removed_tokens: tuple[int, ...] = ()
+    """Ids of tokens whose embedding is not kept, sorted."""
 
     @property
     def parts(self) -> Parts:
-        """The nodes and wires as sets."""
-        return Parts(frozenset(self.nodes), None if self.wires is None else frozenset(self.wires))
+        """The same as sets."""
+        wires = None if self.wires is None else frozenset(self.wires)
+        return Parts(frozenset(self.nodes), wires, frozenset(map(Token, self.removed_tokens)))
 
 
 @dataclass
@@ -67,28 +70,42 @@ class Judge:
     wired: bool = False
     loose: Sequence[Node] = ()
     """Nodes that the bisection keeps although no unit has them; simplifying may drop them."""
+    frozen_norms: bool = False
+    """Whether candidates run with the scales of RMSNorm that the whole model has on the same prompts."""
+    tokens: Sequence[Token] = ()
+    """What the columns after those of the units keep."""
+    held_embedding: Tensor | None = None
+    """What embeddings of removed tokens are held at [d_model]; None where no column is a token's."""
     _seen: dict[Parts, tuple[float, Calibration]] = field(default_factory=dict)
-    _least: dict[Parts, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._model = Replaceable(self.model)
         n_pairs = len(self.validation)
         spread = torch.linspace(0, n_pairs - 1, min(SCREEN_PAIRS, n_pairs)).round().long()
-        self._validation, self._screen = (
-            Passes(self._model, self.means, batch) for batch in (self.validation, self.validation.take(spread))
-        )
+        self._validation, self._screen = map(self._passes, (self.validation, self.validation.take(spread)))
+
+    def _passes(self, batch: PairBatch) -> Passes:
+        return Passes(self._model, self.means, batch, self.frozen_norms, self.held_embedding)
 
     def parts(self, columns: Sequence[int]) -> Parts:
-        """The nodes and wires of a set of columns of τ."""
-        units = [self.units[column] for column in columns]
+        """What a set of columns of τ keeps."""
+        n_units = len(self.units)
+        units = [self.units[column] for column in columns if column < n_units]
         nodes = frozenset(node for unit in units for node in unit).union(self.forced, self.loose)
-        if not self.wired:
-            return Parts(nodes)
-        return Parts(nodes, frozenset((source, target) for source, target in units))
+        wires = frozenset((source, target) for source, target in units) if self.wired else None
+        kept = [self.tokens[column - n_units] for column in columns if column >= n_units]
+        return Parts(nodes, wires, frozenset(self.tokens).difference(kept))
+
+    def items(self, column: int) -> list[Node | Wire | Token]:
+        """What a column of τ keeps, as things that can be taken out of parts."""
+        if column >= len(self.units):
+            return [self.tokens[column - len(self.units)]]
+        unit = self.units[column]
+        return [(unit[0], unit[1])] if self.wired else [*unit]
 
     def margins(self, cut: Cut, batch: PairBatch) -> Tensor:
         """Margins [2n] of any batch with only the circuit, not calibrated."""
-        return Passes(self._model, self.means, batch).margins(cut.parts)
+        return self._passes(batch).margins(cut.parts)
 
     def measure(self, columns: Sequence[int]) -> tuple[float, Calibration]:
         """Calibrated validation loss of a set of columns, and its calibration."""
@@ -110,12 +127,16 @@ class Judge:
 
     def least_loss(self, parts: Parts) -> float:
         """A bound on the loss from a few pairs, under the calibration that is best for just these."""
-        if parts not in self._least:
-            margins = self._screen.margins(parts)
-            losses = margin_losses(fit_calibration(margins, self.max_scale).apply(margins))
-            error = losses.std(correction=0).item() / len(losses) ** 0.5
-            self._least[parts] = losses.mean().item() - SCREEN_ERRORS * error
-        return self._least[parts]
+        losses = self._screened(parts)
+        return losses.mean().item() - SCREEN_ERRORS * losses.std(correction=0).item() / len(losses) ** 0.5
+
+    def quick_loss(self, parts: Parts) -> float:
+        """An estimate of the loss from the same few pairs."""
+        return self._screened(parts).mean().item()
+
+    def _screened(self, parts: Parts) -> Tensor:
+        margins = self._screen.margins(parts)
+        return margin_losses(fit_calibration(margins, self.max_scale).apply(margins))
 
     def start_from(self, parts: Parts) -> None:
         """Make a candidate the one that later candidates are small changes of."""
@@ -131,19 +152,22 @@ class Judge:
         loss, calibration = self.measure_parts(parts)
         edges = count_edges(self.model, keep_masks(parts.nodes, self.model.config))
         return Cut(
-            columns=tuple(column for column in columns if self._has(parts, self.units[column])),
+            columns=tuple(column for column in columns if self._has(parts, column)),
             nodes=tuple(sorted(parts.nodes)),
             wires=None if parts.wires is None else tuple(sorted(parts.wires)),
             calibration=calibration,
             loss=loss,
             loss_one_fewer=loss_one_fewer,
             edges=edges if parts.wires is None else len(parts.wires),
+            removed_tokens=tuple(sorted(token.id for token in parts.removed)),
         )
 
-    def _has(self, parts: Parts, unit: tuple[Node, ...]) -> bool:
+    def _has(self, parts: Parts, column: int) -> bool:
+        if column >= len(self.units):
+            return parts.has(self.tokens[column - len(self.units)])
         if self.wired:
-            return parts.wires is None or unit in parts.wires
-        return not parts.nodes.isdisjoint(unit)
+            return parts.wires is None or self.units[column] in parts.wires
+        return not parts.nodes.isdisjoint(self.units[column])
 
 
 def smallest_cut(tau: Tensor, judge: Judge, target: float) -> Cut | None:

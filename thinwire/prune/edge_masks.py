@@ -11,12 +11,13 @@ from torch import Tensor
 
 from thinwire.circuit import Wire, keep_masks, weight_edges
 from thinwire.circuit.edges import matrices
+from thinwire.model.norms import Norms
 from thinwire.model.precision import autocast
 from thinwire.model.taps import Tap
 from thinwire.model.transformer import Transformer
 from thinwire.prune.passes import Replaceable
 from thinwire.sites import Node, Site, all_sites, n_nodes
-from thinwire.tasks import PairBatch, margin, margin_losses
+from thinwire.tasks import PairBatch, margin, norms_on
 
 
 class EdgeMasks:
@@ -33,11 +34,12 @@ class EdgeMasks:
         nodes: Iterable[Node] | None = None,
         forced: Sequence[Node] = (),
         excluded: Iterable[Node] = (),
+        frozen_norms: bool = False,
     ) -> None:
         shape = model.config
         every = [Node(site, index) for site in all_sites(shape) for index in range(site.width(shape))]
         chosen = frozenset(every if nodes is None else nodes).union(forced).difference(excluded)
-        self.model, self.means = model, means
+        self.model, self.means, self.frozen_norms = model, means, frozen_norms
         self._replaceable = Replaceable(model)
         self.units: tuple[Wire, ...] = tuple((edge.source, edge.target) for edge in weight_edges(model, chosen))
         self.n = len(self.units)
@@ -65,15 +67,17 @@ class EdgeMasks:
                 listed.append((name, source, target, columns, rows, sources))
         return listed
 
-    def losses(self, hard: Tensor, batch: PairBatch) -> Tensor:
-        """Task loss of every trial [trials]; `hard` is [trials, n], 1 for wires that are kept."""
-        return torch.stack([self._loss(masks, batch) for masks in hard])
+    def margins(self, hard: Tensor, batch: PairBatch) -> Tensor:
+        """Margins of every trial [trials, 2n pairs]; `hard` is [trials, n], 1 for wires that are kept."""
+        with autocast("auto", batch.tokens.device):
+            norms = norms_on(self.model, batch, self.frozen_norms)
+        return torch.stack([self._margins(masks, batch, norms) for masks in hard])
 
-    def _loss(self, masks: Tensor, batch: PairBatch) -> Tensor:
+    def _margins(self, masks: Tensor, batch: PairBatch, norms: Norms) -> Tensor:
         alive = self.alive(masks)
         with autocast("auto", batch.tokens.device):
-            _, logits = self._replaceable.logits(self.parameters(masks, alive), batch, self.tap(alive))
-        return margin_losses(margin(logits, batch)).mean()
+            _, logits = self._replaceable.logits(self.parameters(masks, alive), batch, self.tap(alive), norms=norms)
+        return margin(logits, batch)
 
     def alive(self, masks: Tensor) -> dict[Site, Tensor]:
         """Which nodes stand: ends of kept wires, and those that are there without. bool [width] per site."""

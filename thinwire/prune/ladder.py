@@ -4,27 +4,14 @@ The circuits are nested, so that one ranking gives them all, and candidates meas
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from thinwire.circuit import Circuit
-from thinwire.errors import UserError
+from thinwire.circuit import Rung
 from thinwire.prune.discretize import Cut, Judge, smallest_cut
-
-
-@dataclass(frozen=True)
-class Rung:
-    """The smallest circuit of a ranking that meets one target; None where not even all of it does."""
-
-    target: float
-    """Loss that validation pairs must meet, nats."""
-    nodes: int | None
-    edges: int | None
-    loss: float | None
-    """Calibrated task loss on validation pairs."""
 
 
 def ladder(tau: Tensor, judge: Judge, targets: Sequence[float]) -> list[Rung]:
@@ -42,15 +29,10 @@ def _rung(target: float, cut: Cut | None) -> Rung:
     return Rung(target, None, None, None) if cut is None else Rung(target, len(cut.nodes), cut.edges, cut.loss)
 
 
-def ladder_of(circuit: Circuit, judge: Judge, targets: Sequence[float]) -> list[Rung]:
-    """The ladder of the ranking that a circuit of nodes was cut from, as far as the circuit keeps it.
+def ladder_of(columns: Sequence[int], judge: Judge, targets: Sequence[float]) -> tuple[Rung, ...]:
+    """The ladder of a ranking as far as a circuit of it goes: its columns of τ, strongest first.
 
     Targets stricter than the circuit's own are missed unless it happens to meet them.
-    Raises UserError for a circuit that was simplified or has masks on its weights: it is no prefix of a ranking.
     """
-    if circuit.wires is not None:
-        raise UserError(f"The {circuit.task} circuit lists its wires and has no ranking; prune without --simplify.")
-    ranked = [node for node in circuit.nodes if node in circuit.strengths]
-    forced = [node for node in circuit.nodes if node not in circuit.strengths]
-    own = replace(judge, units=[(node,) for node in ranked], forced=forced, wired=False, loose=())
-    return ladder(torch.tensor([circuit.strengths[node] for node in ranked]), own, targets)
+    own = replace(judge, units=[judge.units[column] for column in columns])
+    return tuple(ladder(torch.linspace(1, 0, len(columns) + 1)[:-1], own, targets))

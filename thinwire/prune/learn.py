@@ -8,9 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from thinwire.circuit import calibrate
 from thinwire.progress import Report, silent
+from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.config import Point, PruneConfig
-from thinwire.tasks import PairBatch
+from thinwire.tasks import PairBatch, margin_losses
 from thinwire.train.schedule import linear_rate
 
 RUNNING = 0.9
@@ -29,8 +31,8 @@ class Masks(Protocol):
     n: int
     """How many there are."""
 
-    def losses(self, hard: Tensor, batch: PairBatch) -> Tensor:
-        """Task loss of every trial [trials], with gradients, where `hard` [trials, n] keeps what is 1 and not 0."""
+    def margins(self, hard: Tensor, batch: PairBatch) -> Tensor:
+        """Margins of every trial [trials, 2n pairs], with gradients; `hard` [trials, n] keeps what is 1 and not 0."""
         ...
 
 
@@ -113,14 +115,16 @@ def _train(
     optimizer = torch.optim.AdamW([_group(row, point) for row, point in zip(rows, points, strict=True)])
     with torch.no_grad():
         some = pairs.take(torch.arange(min(len(pairs), BOUND_PAIRS)))
-        whole, nothing = (masks.losses(torch.full((1, masks.n), kept), some).item() for kept in (1.0, 0.0))
+        whole, nothing = (
+            task_losses(masks.margins(torch.full((1, masks.n), kept), some), config).item() for kept in (1.0, 0.0)
+        )
     pressure = Pressure(config, points, whole)
     choice = torch.Generator().manual_seed(seed)
     temperatures = torch.tensor([[point.heaviside_temp] for point in points])
     for step in range(config.steps):
         batch = pairs.take(torch.randint(len(pairs), (config.batch_pairs,), generator=choice))
         hard = step_with_slope(torch.stack(rows), temperatures)
-        losses = masks.losses(hard, batch)
+        losses = task_losses(masks.margins(hard, batch), config)
         kept = hard.sum(-1)
         (losses + pressure.push * kept).sum().backward()
         for row, group, point in zip(rows, optimizer.param_groups, points, strict=True):
@@ -138,6 +142,18 @@ def _train(
     # closer to keeping nothing, or to guessing, than to what is aimed at
     hopeless = pressure.running > max(pressure.turn, (pressure.turn + min(nothing, math.log(2))) / 2)
     return Learned(tau, pressure.running, hopeless | ~(tau > 0).any(-1))
+
+
+def task_losses(margins: Tensor, config: PruneConfig) -> Tensor:
+    """Task loss of each trial, nats [trials], of margins [trials, 2n pairs], under the calibration that fits them.
+
+    Where the two numbers are at their best they pass no gradient: a small change of them does not change the loss.
+    """
+    if config.calibrated:
+        fits = [fit_calibration(row, config.max_logit_scale) for row in margins]
+        scale, shift = torch.tensor([(fit.scale, fit.shift) for fit in fits]).T[..., None]
+        margins = calibrate(margins, scale, shift)
+    return margin_losses(margins).mean(-1)
 
 
 def initial(points: Sequence[Point], n: int, seed: int) -> list[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Masks over nodes, of several trials in one forward pass (A.5, step 2).
+"""Masks over nodes, and over tokens if asked for, of several trials in one forward pass (A.5, step 2).
 
 The batches of the trials are stacked along the batch dimension, and the tap applies each trial's mask to its own share.
 """
@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from thinwire.errors import UserError
+from thinwire.model.norms import Norms
 from thinwire.model.precision import autocast
 from thinwire.model.taps import Tap
 from thinwire.model.transformer import Transformer
 from thinwire.prune.config import PruneConfig
+from thinwire.prune.means import PromptEmbeddings
+from thinwire.prune.passes import Token
 from thinwire.sites import Node, Shape, Site, all_sites
-from thinwire.tasks import PairBatch, last_logits, margin, margin_losses
+from thinwire.tasks import PairBatch, last_logits, margin, norms_on
 
 PARTS = 4
 """A batch is computed in so many parts, each of pairs of like length."""
@@ -23,19 +26,28 @@ PARTS = 4
 class NodeMasks:
     """One mask a node, or one for a channel of q and the same channel of k where they are tied.
 
-    Nodes that the config forces in or out have no mask of their own.
+    Nodes that the config forces in or out have no mask of their own. Masks of tokens, if any, come after those of
+    nodes; a token has one mask for all its places.
     """
 
-    def __init__(self, model: Transformer, means: Mapping[Site, Tensor], config: PruneConfig) -> None:
-        """Raises UserError for forced nodes that the model does not have."""
-        self.model, self.means = model, means
+    def __init__(
+        self,
+        model: Transformer,
+        means: Mapping[Site, Tensor],
+        config: PruneConfig,
+        embeddings: PromptEmbeddings | None = None,
+    ) -> None:
+        """`embeddings` are those that have masks. Raises UserError for forced nodes that the model does not have."""
+        self.model, self.means, self.embeddings = model, means, embeddings
+        self.frozen_norms = config.frozen_norms
         self.widths = {site: site.width(model.config) for site in all_sites(model.config)}
         self.forced = forced_nodes(config.keep, model.config)
         excluded = {*self.forced, *forced_nodes(config.drop, model.config)}
         if len(excluded) < len(config.keep) + len(config.drop):
             raise UserError("A node is named twice among those to keep and to drop; name each once.")
         self.units = tuple(node_units(model.config, config.tied_qk, excluded))
-        self.n = len(self.units)
+        self.tokens: tuple[Token, ...] = tuple(map(Token, embeddings.tokens)) if embeddings else ()
+        self.n = len(self.units) + len(self.tokens)
         place = {node: i for i, node in enumerate(_every(self.widths))}
         self._columns = torch.tensor([place[node] for unit in self.units for node in unit])
         self._units = torch.tensor([i for i, unit in enumerate(self.units) for _ in unit])
@@ -47,22 +59,32 @@ class NodeMasks:
         flat = self._always.expand(len(hard), -1).index_add(1, self._columns, hard[:, self._units])
         return dict(zip(self.widths, flat.split(list(self.widths.values()), dim=-1), strict=True))
 
-    def losses(self, hard: Tensor, batch: PairBatch) -> Tensor:
-        """Task loss of every trial [trials], all trials of a part of the batch in one forward pass; `hard` [trials, n].
+    def margins(self, hard: Tensor, batch: PairBatch) -> Tensor:
+        """Margins of every trial [trials, 2n pairs], all trials of a part of the batch in one forward pass.
 
-        Parts hold pairs of like length, so that little padding is computed.
+        `hard` is [trials, n]. Parts hold pairs of like length, so that little padding is computed.
         """
-        tap = mask_tap(self.split(hard), self.means)
-        parts = batch.by_length(max(1, -(-len(batch) // PARTS)))
-        total = sum(self._sum(tap, part, len(hard)) for _, part in parts)
-        assert isinstance(total, Tensor)
-        return total / len(batch.tokens)
+        trials, order, found = len(hard), [], []
+        for pairs, part in batch.by_length(max(1, -(-len(batch) // PARTS))):
+            with autocast("auto", part.tokens.device):
+                norms = norms_on(self.model, part, self.frozen_norms, trials)
+                logits = self.logits(hard, fold(part, trials), norms)
+            found.append(margin(logits.unflatten(0, (trials, -1)), part).unflatten(1, (2, -1)))
+            order.append(pairs)
+        return torch.cat(found, -1)[..., torch.cat(order).argsort()].flatten(1)
 
-    def _sum(self, tap: Tap, batch: PairBatch, trials: int) -> Tensor:
-        """Sum of the losses of a batch's sequences [trials]."""
-        with autocast("auto", batch.tokens.device):
-            logits = last_logits(self.model, fold(batch, trials), tap=tap)
-        return margin_losses(margin(logits.unflatten(0, (trials, -1)), batch)).sum(-1)
+    def logits(self, hard: Tensor, batch: PairBatch, norms: Norms) -> Tensor:
+        """Logits [trials·sequences, vocab] of a batch that holds the sequences of each trial, trial by trial."""
+        embedded = None if self.embeddings is None else self._embedded(hard, batch.tokens, self.embeddings)
+        resid = self.model.embed(batch.tokens, embedded)
+        return last_logits(self.model, batch, mask_tap(self.split(hard), self.means), resid, norms=norms)
+
+    def _embedded(self, hard: Tensor, tokens: Tensor, masked: PromptEmbeddings) -> Tensor:
+        """Embeddings [trials·sequences, pos, d_model] of tokens [trials·sequences, pos]; a removed one is held."""
+        kept = hard.new_ones(len(hard), self.model.config.vocab_size)
+        kept = kept.index_copy(1, torch.tensor(masked.tokens), hard[:, len(self.units) :])
+        mask = kept.gather(1, tokens.reshape(len(hard), -1)).view_as(tokens)
+        return torch.lerp(masked.held, self.model.embedding(tokens), mask[..., None])
 
 
 def _every(widths: Mapping[Site, int]) -> list[Node]:

@@ -1,6 +1,7 @@
 """What removed nodes are held at: by default their mean activation over the pretraining distribution (A.5, step 1)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -39,8 +40,31 @@ def task_means(model: Transformer, pairs: PairBatch) -> dict[Site, Tensor]:
     chosen = pairs.take(torch.arange(min(len(pairs), TASK_PAIRS)))
     seen = record()
     model(chosen.tokens, tap=seen)
-    inside = torch.arange(chosen.tokens.shape[1]) <= chosen.last[:, None]  # padding does not count
-    return {site: x[inside].float().mean(0) for site, x in seen.values.items()}
+    real = inside(chosen)
+    return {site: x[real].float().mean(0) for site, x in seen.values.items()}
+
+
+@dataclass(frozen=True)
+class PromptEmbeddings:
+    """Tokens of a task's prompts, and what a removed one's embedding is held at."""
+
+    tokens: tuple[int, ...]
+    """Ids, sorted."""
+    held: Tensor
+    """float32 [d_model]"""
+
+
+@torch.no_grad()
+def prompt_embeddings(model: Transformer, pairs: PairBatch, ablation: Ablation) -> PromptEmbeddings:
+    """All tokens of a task's prompts, to be held at zero or at the mean embedding over all their places."""
+    tokens, counts = pairs.tokens[inside(pairs)].unique(return_counts=True)
+    mean = counts.float() @ model.embedding(tokens).float() / counts.sum()
+    return PromptEmbeddings(tuple(tokens.tolist()), torch.zeros_like(mean) if ablation == "zero" else mean)
+
+
+def inside(pairs: PairBatch) -> Tensor:
+    """Where a batch has no padding, bool [2n, pos]."""
+    return torch.arange(pairs.tokens.shape[1]) <= pairs.last[:, None]
 
 
 def held_values(

@@ -12,16 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from thinwire.circuit import Wire, held_weights, keep_masks, sharing
+from thinwire.circuit import Wire, held_embeddings, held_weights, keep_masks, sharing
+from thinwire.model.norms import Norms, own_scales
 from thinwire.model.taps import Tap, ablate
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site
-from thinwire.tasks import PairBatch, last_logits, margin, whole_sublayers
+from thinwire.tasks import PairBatch, last_logits, margin, norms_on, whole_sublayers
 
 CHUNK = 64
 """Pairs per forward pass."""
 STORED_BYTES = 2**29
 """Memory for the residual points of one batch; where it is too little for all, evenly spread ones are stored."""
+
+
+@dataclass(frozen=True, order=True)
+class Token:
+    """A token's embedding, as a thing that a circuit keeps or not; no node."""
+
+    id: int
 
 
 @dataclass(frozen=True)
@@ -31,17 +39,27 @@ class Parts:
     nodes: frozenset[Node]
     wires: frozenset[Wire] | None = None
     """Wires between the nodes; None for every nonzero weight between them."""
+    removed: frozenset[Token] = frozenset()
+    """Tokens whose embedding is not kept."""
 
-    def without(self, gone: Collection[Node | Wire]) -> "Parts":
-        """The rest when nodes, with their wires, and wires have gone; wires must be listed."""
+    def has(self, item: Node | Wire | Token) -> bool:
+        """Whether a node, a wire of those listed, or a token is kept."""
+        if isinstance(item, Token):
+            return item not in self.removed
+        return item in self.nodes if isinstance(item, Node) else self.wires is not None and item in self.wires
+
+    def without(self, gone: Collection[Node | Wire | Token]) -> "Parts":
+        """The rest when nodes, with their wires, wires and tokens have gone; wires must be listed."""
         assert self.wires is not None
         gone = set(gone)
         wires = frozenset(wire for wire in self.wires - gone if not (wire[0] in gone or wire[1] in gone))
-        return Parts(self.nodes - gone, wires)
+        return Parts(self.nodes - gone, wires, self.removed.union(item for item in gone if isinstance(item, Token)))
 
 
 def first_change(one: Parts, other: Parts, n_sublayers: int) -> int:
-    """First sublayer that may run differently; n_sublayers when none does."""
+    """First sublayer that may run differently; -1 when the embedding may, n_sublayers when nothing does."""
+    if one.removed != other.removed:
+        return -1
     if one.wires is None or other.wires is None:
         if one.wires is not other.wires:
             return 0
@@ -60,28 +78,46 @@ class Replaceable(nn.Module):
         self.model = sharing(model, {})
 
     def logits(
-        self, parameters: Mapping[str, Tensor], batch: PairBatch, tap: Tap, resid: Tensor | None = None, start: int = 0
+        self,
+        parameters: Mapping[str, Tensor],
+        batch: PairBatch,
+        tap: Tap,
+        resid: Tensor | None = None,
+        start: int = 0,
+        norms: Norms = own_scales,
     ) -> tuple[list[Tensor], Tensor]:
         """Residual points h_start … up to the last sublayer at all positions, and the last logits [2n, vocab]."""
         named = {f"model.{name}": parameter for name, parameter in parameters.items()}
-        return functional_call(self, named, (batch, tap, resid, start))
+        return functional_call(self, named, (batch, tap, resid, start, norms))
 
-    def forward(self, batch: PairBatch, tap: Tap, resid: Tensor | None, start: int) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, batch: PairBatch, tap: Tap, resid: Tensor | None, start: int, norms: Norms
+    ) -> tuple[list[Tensor], Tensor]:
         """See `logits`."""
         points = [self.model.embed(batch.tokens) if resid is None else resid]
         for sublayer in range(start, whole_sublayers(self.model)):
-            points.append(self.model.run(points[-1], sublayer, sublayer + 1, tap))
-        return points, last_logits(self.model, batch, tap, points[-1], start + len(points) - 1)
+            points.append(self.model.run(points[-1], sublayer, sublayer + 1, tap, norms=norms))
+        return points, last_logits(self.model, batch, tap, points[-1], start + len(points) - 1, norms)
 
 
 class Passes:
     """Margins of candidates on one batch, each from the first residual point at which it differs from the base."""
 
-    def __init__(self, model: Replaceable, means: Mapping[Site, Tensor], batch: PairBatch) -> None:
+    def __init__(
+        self,
+        model: Replaceable,
+        means: Mapping[Site, Tensor],
+        batch: PairBatch,
+        frozen_norms: bool = False,
+        held_embedding: Tensor | None = None,
+    ) -> None:
+        """`held_embedding` [d_model] is what those of removed tokens are held at, where any are to be removed."""
         self.model, self.means, self.n_pairs = model, means, len(batch)
+        self.held_embedding = held_embedding
         lengths = batch.last.unflatten(0, (2, -1)).amax(0)
         self.order = lengths.argsort(stable=True)
         self.chunks = [batch.take(part) for part in self.order.split(CHUNK)] if len(batch) else []
+        self._norms = [norms_on(model.model, chunk, frozen_norms) for chunk in self.chunks]
         self.whole = whole_sublayers(model.model)
         tokens = sum(chunk.tokens.numel() for chunk in self.chunks)
         needed = 4 * (self.whole + 1) * tokens * model.model.config.d_model
@@ -98,11 +134,15 @@ class Passes:
         model = self.model.model
         changed = {} if parts.wires is None else held_weights(model, parts.nodes, parts.wires, self.means)
         tap = ablate(keep_masks(parts.nodes, model.config), self.means)
-        start = self._start(parts)
+        known_up_to = self._start(parts)
+        start = max(known_up_to, 0)
+        if parts.removed and known_up_to < 0:
+            assert self.held_embedding is not None
+            changed |= held_embeddings(model, [token.id for token in parts.removed], self.held_embedding)
         margins = torch.empty(2, self.n_pairs)
         found = []
-        for place, (chunk, known) in enumerate(zip(self.chunks, self._points, strict=True)):
-            points, logits = self.model.logits(changed, chunk, tap, known.get(start), start)
+        for place, (chunk, known, norms) in enumerate(zip(self.chunks, self._points, self._norms, strict=True)):
+            points, logits = self.model.logits(changed, chunk, tap, known.get(known_up_to), start, norms)
             pairs = self.order[place * CHUNK : (place + 1) * CHUNK]
             margins[:, pairs] = margin(logits, chunk).unflatten(0, (2, -1))
             found.append({start + i: point for i, point in enumerate(points) if start + i in self.stored})
@@ -121,7 +161,6 @@ class Passes:
         self._base = parts
 
     def _start(self, parts: Parts) -> int:
-        if self._base is None:
-            return 0
-        changed = min(first_change(self._base, parts, self.whole), self.whole)
-        return max(point for point in self.stored if point <= changed)
+        """The last stored residual point that is the base's; -1 where not even the first is."""
+        changed = -1 if self._base is None else min(first_change(self._base, parts, self.whole), self.whole)
+        return max((point for point in self.stored if point <= changed), default=-1)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from thinwire.circuit import Circuit, PruneScores, embedding_edges, unembedding_edges
+from thinwire.circuit import Circuit, PruneScores, Rung, embedding_edges, unembedding_edges
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
@@ -25,9 +25,10 @@ from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.config import Point, PruneConfig
 from thinwire.prune.discretize import Cut, Judge, smallest_cut
 from thinwire.prune.edge_masks import EdgeMasks
+from thinwire.prune.ladder import ladder_of
 from thinwire.prune.learn import learn
 from thinwire.prune.masks import NodeMasks, forced_nodes
-from thinwire.prune.means import held_values
+from thinwire.prune.means import held_values, prompt_embeddings
 from thinwire.prune.simplify import simplified_cut
 from thinwire.prune.trial import Trial
 from thinwire.prune.tune import search
@@ -68,10 +69,15 @@ def prune(
             f"None of {len(trials)} trials met the target loss of {config.target_loss:g} on validation pairs; "
             "raise target_loss, train the masks longer, or lower k_coef."
         )
-    first = bench.cut(met[0])
-    finals = [bench.final(trial, report) for trial in met[: config.finalists if config.finishes else 1]]
+    first, rungs = bench.cut(met[0]), ladder_of(met[0].columns, bench.judge, config.ladder)
+    best = met[: config.finalists if config.finishes else 1]
+    finals = []
+    for place, trial in enumerate(best):
+        report(place, len(best), f"finishing {trial.edges} edges")
+        finals.append(bench.final(trial, report))
     cut, strengths = min(finals, key=lambda final: (final[0].edges, len(final[0].nodes)))
-    return bench.circuit(cut, strengths, first, began)
+    report(len(best), len(best), f"{cut.edges} edges")
+    return bench.circuit(cut, strengths, first, rungs, began)
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ class Bench:
         if task.control is None:  # a control is missed by design, and the question is whether a circuit does it
             config = within_reach(model, task, validation, config)
         held = held_values(model, means, train, config.ablation)
-        masks = NodeMasks(model, held, config)
+        embeddings = prompt_embeddings(model, train, config.ablation) if config.mask_tokens else None
+        masks = NodeMasks(model, held, config, embeddings)
         bench = cls(task, config, train, heldout, masks, judge_of(masks, held, validation, config))
         return bench.wired() if config.granularity == "edges" else bench
 
@@ -106,7 +113,7 @@ class Bench:
         """The same run with a mask for every weight between these nodes, or between all that are not forced out."""
         judge, config = self.judge, self.config
         dropped = forced_nodes(config.drop, judge.model.config)
-        masks = EdgeMasks(judge.model, judge.means, nodes, self.masks.forced, dropped)
+        masks = EdgeMasks(judge.model, judge.means, nodes, self.masks.forced, dropped, config.frozen_norms)
         judged = judge_of(masks, judge.means, judge.validation, config)
         return replace(self, masks=masks, judge=judged)
 
@@ -171,15 +178,17 @@ class Bench:
     def _strengths(self, trial: Trial) -> dict[Node, float]:
         strengths: dict[Node, float] = {}
         for column, strength in zip(trial.columns, trial.strengths, strict=True):
-            for node in self.masks.units[column]:
+            for node in self.masks.units[column] if column < len(self.masks.units) else ():  # the rest are tokens
                 strengths.setdefault(node, strength)
         return strengths
 
-    def circuit(self, cut: Cut, strengths: Mapping[Node, float], unsimplified: Cut, began: float) -> Circuit:
+    def circuit(
+        self, cut: Cut, strengths: Mapping[Node, float], unsimplified: Cut, rungs: tuple[Rung, ...], began: float
+    ) -> Circuit:
         """The result, scored on held-out pairs."""
         validation = self.judge.validation
         answers = torch.cat([validation.target, validation.foil]).unique().tolist()
-        prompt_tokens = tuple(validation.tokens.unique().tolist())
+        prompt_tokens = tuple(sorted(set(validation.tokens.unique().tolist()).difference(cut.removed_tokens)))
         answer_tokens = tuple(answer for answer in answers if answer != REST)
         return Circuit(
             task=self.task.name,
@@ -192,11 +201,20 @@ class Bench:
             strengths={node: strengths[node] for node in cut.nodes if node in strengths},
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
-            scores=self._scores(cut, unsimplified, prompt_tokens, answer_tokens, began),
+            scores=self._scores(cut, unsimplified, rungs, prompt_tokens, answer_tokens, began),
+            frozen_norms=self.config.frozen_norms,
+            removed_tokens=cut.removed_tokens,
+            held_embedding=self.judge.held_embedding if cut.removed_tokens else None,
         )
 
     def _scores(
-        self, cut: Cut, unsimplified: Cut, prompts: tuple[int, ...], answers: tuple[int, ...], began: float
+        self,
+        cut: Cut,
+        unsimplified: Cut,
+        rungs: tuple[Rung, ...],
+        prompts: tuple[int, ...],
+        answers: tuple[int, ...],
+        began: float,
     ) -> PruneScores:
         model = self.judge.model
         with torch.no_grad():
@@ -213,6 +231,7 @@ class Bench:
             edges=cut.edges,
             nodes_unsimplified=len(unsimplified.nodes),
             edges_unsimplified=unsimplified.edges,
+            ladder=rungs,
             embedding_edges=len(embedding_edges(model, cut.nodes, prompts)),
             unembedding_edges=len(unembedding_edges(model, cut.nodes, answers)),
             seconds=time.perf_counter() - began,
@@ -230,9 +249,11 @@ def judge_of(
     config: PruneConfig,
 ) -> Judge:
     """What measures the candidates that masks choose from."""
-    wired = isinstance(masks, EdgeMasks)
-    loose = masks.loose if wired else ()
-    return Judge(masks.model, held, validation, masks.units, masks.forced, config.max_logit_scale, wired, loose)
+    common = masks.model, held, validation, masks.units, masks.forced, config.max_logit_scale
+    if isinstance(masks, EdgeMasks):
+        return Judge(*common, wired=True, loose=masks.loose, frozen_norms=config.frozen_norms)
+    held_embedding = None if masks.embeddings is None else masks.embeddings.held
+    return Judge(*common, frozen_norms=config.frozen_norms, tokens=masks.tokens, held_embedding=held_embedding)
 
 
 def within_reach(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> PruneConfig:

@@ -1,64 +1,46 @@
 """Drop what a circuit does not need: what the paper's authors did by hand.
 
-1. List the circuit's wires. Take out chunks of nodes, weakest first, with their wires, while the target still holds
-   with a calibration of its own; chunks shrink to single nodes, and the sweep ends when no node can go.
-2. The same with wires.
-3. Again from single nodes until a sweep takes none: wires that went may leave nodes that nobody needs.
-4. Measure the loss without each node and each wire that is left. All miss the target, or the search goes on.
+1. List the circuit's wires. Take out nodes, with their wires, wires, and tokens that have masks, one after another:
+   always that which raises the loss of a few pairs least for each wire that goes with it, as long as the target holds
+   on all pairs, with a calibration of its own. Of a great many units the weakest go first, in chunks.
+2. Measure the loss without each node, wire and token that is left. All miss the target, or the search goes on: what
+   was needed once may have become useless.
+
+What removing something costs hardly falls while others go, so costs are taken again only of what comes up next.
 """
 
+import heapq
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from dataclasses import replace
 
 from thinwire.circuit import Wire, weight_edges
 from thinwire.prune.discretize import Cut, Judge
-from thinwire.prune.passes import Parts
+from thinwire.prune.passes import Parts, Token
 from thinwire.sites import Node
 
-FIRST_CHUNKS = 8
-"""The first sweep tries to take out this many chunks."""
-Item = TypeVar("Item")
-
-
-def simplify(items: Sequence[Item], meets: Callable[[Sequence[Item]], bool], chunks: int = FIRST_CHUNKS) -> list[Item]:
-    """A subset of `items` (weakest first) that `meets` the target and from which no single item can be dropped.
-
-    The first sweep tries to drop that many chunks of items, the last ones single items.
-    """
-    kept = list(items)
-    size = max(1, len(kept) // chunks)
-    while True:
-        before = len(kept)
-        start = 0
-        while start < len(kept):
-            rest = kept[:start] + kept[start + size :]
-            if meets(rest):
-                kept = rest
-            else:
-                start += size
-        if size == 1 and len(kept) == before:
-            return kept
-        size = max(1, size // 2)
+NODE = 0.5
+"""What a node counts besides its wires, and a token in all, in wires."""
+MANY = 32
+"""More units than these are thinned out in chunks first."""
+MOST = 2_000
+"""With more nodes and wires left than these, masks were hardly trained, and one by one would take hours."""
+BULK = 4
+"""Chunks hold at most one unit in so many, and may take one part in so many of what is left until the target."""
 
 
 def simplified_cut(cut: Cut, judge: Judge, target: float) -> Cut:
-    """The cut without what it does not need: the target is missed without any node or wire of the result.
+    """The cut without what it does not need: the target is missed without any node, wire or token of the result.
 
-    Nodes and wires rank as the cut's columns do; wires without a column by the weaker of their ends. Forced nodes stay.
+    Forced nodes stay. A cut of thousands of nodes and wires is given back as it is.
     """
     every = frozenset((edge.source, edge.target) for edge in weight_edges(judge.model, cut.nodes))
-    parts = Parts(frozenset(cut.nodes), every if cut.wires is None else frozenset(cut.wires))
-    weakness = _weakness(cut, judge)
+    parts = cut.parts if cut.wires is not None else replace(cut.parts, wires=every)
     judge.start_from(parts)
-    chunks = FIRST_CHUNKS
+    parts = _in_bulk(parts, cut, judge, target)
+    if len(_droppable(parts, judge)) > MOST:
+        return cut
     while True:
-        before = parts
-        for kind in (Node, tuple):
-            parts = _sweep(parts, kind, weakness, judge, target, chunks)
-        chunks = len(before.nodes) + len(every)
-        if parts != before:
-            continue
+        parts = _descend(parts, judge, target)
         losses = {item: judge.measure_parts(parts.without([item]))[0] for item in _droppable(parts, judge)}
         least = min(losses.values(), default=math.nan)
         if not least <= target:
@@ -66,48 +48,56 @@ def simplified_cut(cut: Cut, judge: Judge, target: float) -> Cut:
         parts = parts.without([min(losses, key=losses.__getitem__)])
         judge.start_from(parts)
     whole = {(edge.source, edge.target) for edge in weight_edges(judge.model, parts.nodes)} == parts.wires
-    return judge.cut_parts(Parts(parts.nodes) if whole else parts, cut.columns, least)
+    return judge.cut_parts(replace(parts, wires=None) if whole else parts, cut.columns, least)
 
 
-def _weakness(cut: Cut, judge: Judge) -> dict[Node | Wire, int]:
-    """Rank of every node and wire that a column has, 0 for the strongest; a node's is that of its strongest wire."""
-    rank: dict[Node | Wire, int] = {}
-    for place, column in enumerate(cut.columns):
-        unit = judge.units[column]
-        for node in unit:
-            rank.setdefault(node, place)
-        if judge.wired:
-            source, target = unit
-            rank[source, target] = place
-    return rank
+def _descend(parts: Parts, judge: Judge, target: float) -> Parts:
+    """The parts without what can go, cheapest first."""
+    now, gone = judge.quick_loss(parts), 0
+    queue = [(-math.inf, place, -1, item) for place, item in enumerate(_droppable(parts, judge))]
+    while queue:
+        _, place, measured_at, item = heapq.heappop(queue)
+        if not parts.has(item):
+            continue
+        rest = parts.without([item])
+        if measured_at < gone:  # others have gone since
+            price = _price(judge.quick_loss(rest) - now, parts, rest)
+            heapq.heappush(queue, (price, place, gone, item))
+        elif judge.meets(rest, target):
+            judge.start_from(rest)
+            parts, now, gone = rest, judge.quick_loss(rest), gone + 1
+    return parts
 
 
-def _sweep(
-    parts: Parts, kind: type, weakness: Mapping[Node | Wire, int], judge: Judge, target: float, chunks: int
-) -> Parts:
-    """The parts without the nodes, or without the wires, that can go."""
-    last = len(judge.units)
-
-    def strength(item: Node | Wire) -> int:
-        ends = [] if isinstance(item, Node) else [weakness.get(end, last) for end in item]
-        return -weakness.get(item, max(ends, default=last))
-
-    items = sorted(filter(lambda item: isinstance(item, kind), _droppable(parts, judge)), key=strength)
-    kept = parts
-
-    def meets(stay: Sequence[Node | Wire]) -> bool:
-        nonlocal kept
-        candidate = parts.without(set(items).difference(stay))
-        if not judge.meets(candidate, target):
-            return False
-        kept = candidate
-        judge.start_from(candidate)
-        return True
-
-    simplify(items, meets, chunks)
-    return kept
+def _in_bulk(parts: Parts, cut: Cut, judge: Judge, target: float) -> Parts:
+    """The parts without chunks of the weakest of a great many units, as long as that hardly costs anything."""
+    units = [judge.items(column) for column in reversed(cut.columns)]
+    size, now = len(units) // BULK, judge.quick_loss(parts)
+    while size > 1 and len(units) > MANY:
+        start = 0
+        while start < len(units):
+            rest = parts.without([item for unit in units[start : start + size] for item in unit])
+            most = now + max(0.0, target - now) / BULK
+            if judge.quick_loss(rest) <= most and judge.meets(rest, target):
+                judge.start_from(rest)
+                parts, now = rest, judge.quick_loss(rest)
+                del units[start : start + size]
+            else:
+                start += size
+        size //= 2
+    return parts
 
 
-def _droppable(parts: Parts, judge: Judge) -> list[Node | Wire]:
+def _price(rise: float, parts: Parts, rest: Parts) -> float:
+    """What a removal costs: the rise of the loss for each wire that goes; more negative for more where it falls."""
     assert parts.wires is not None
-    return [*sorted(parts.nodes.difference(judge.forced)), *sorted(parts.wires)]
+    assert rest.wires is not None
+    others = len(parts.nodes) - len(rest.nodes) + len(rest.removed) - len(parts.removed)
+    size = len(parts.wires) - len(rest.wires) + NODE * others
+    return rise / size if rise > 0 else rise * size
+
+
+def _droppable(parts: Parts, judge: Judge) -> list[Node | Wire | Token]:
+    assert parts.wires is not None
+    tokens = frozenset(judge.tokens) - parts.removed
+    return [*sorted(parts.nodes.difference(judge.forced)), *sorted(parts.wires), *sorted(tokens)]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thinwire.model.norms import Norms, ScaleRecorder, frozen, own_scales
 from thinwire.model.taps import Tap, identity
 
 if TYPE_CHECKING:
@@ -80,7 +81,12 @@ def whole_sublayers(model: "Transformer") -> int:
 
 
 def last_logits(
-    model: "Transformer", batch: PairBatch, tap: Tap = identity, resid: Tensor | None = None, start: int = 0
+    model: "Transformer",
+    batch: PairBatch,
+    tap: Tap = identity,
+    resid: Tensor | None = None,
+    start: int = 0,
+    norms: Norms = own_scales,
 ) -> Tensor:
     """Logits [2n, vocab] after the last token of each prompt.
 
@@ -89,9 +95,23 @@ def last_logits(
     """
     whole = whole_sublayers(model)
     assert start <= whole
-    resid = model.run(model.embed(batch.tokens) if resid is None else resid, start, whole, tap)
+    resid = model.embed(batch.tokens) if resid is None else resid
+    resid = model.run(resid, start, whole, tap, norms=norms)
     tokens = batch.tokens[torch.arange(len(batch.tokens), device=batch.tokens.device), batch.last][:, None]
-    return model.unembed(model.run_last(resid, batch.last, tap), tokens)[:, 0]
+    return model.unembed(model.run_last(resid, batch.last, tap, norms), tokens, norms)[:, 0]
+
+
+@torch.no_grad()
+def norms_on(model: "Transformer", batch: PairBatch, frozen_norms: bool, copies: int = 1) -> Norms:
+    """The norms for `last_logits` of a batch: own scales, or those of the whole model on that batch.
+
+    `copies` is how often the batch is then repeated along its dimension.
+    """
+    if not frozen_norms:
+        return own_scales
+    seen = ScaleRecorder()
+    last_logits(model, batch, norms=seen)
+    return frozen(seen.scales, copies)
 
 
 def sequence_losses(logits: Tensor, batch: PairBatch) -> Tensor:

@@ -11,7 +11,7 @@ from thinwire.verify.subject import CHECKS, Row, Subject, row
 
 @CHECKS.register("random")
 def random_circuits(subject: Subject) -> Row:
-    """Median over random circuits of the same size, each with every wire between its nodes."""
+    """Median over random circuits of the same size, each with every wire between its nodes and all tokens."""
     generator = torch.Generator().manual_seed(subject.config.seed)
     rows = [_measure(subject, generator) for _ in range(subject.config.random_circuits)]
     losses = tuple(sorted(measured.loss for measured in rows))

@@ -47,7 +47,8 @@ class Subject:
     @torch.no_grad()
     def margins(self, batch: PairBatch, tap: Tap = identity, model: Transformer | None = None) -> Tensor:
         """Log-odds of the right answers [2n] of a batch under a tap, not calibrated; `model` stands in for the own."""
-        return margin(last_logits(model or self.model, batch, tap=tap), batch)
+        norms = self.circuit.norms(self.model, batch)
+        return margin(last_logits(model or self.model, batch, tap=tap, norms=norms), batch)
 
     def kept_margins(self, batch: PairBatch, keep: Mapping[Site, Tensor]) -> Tensor:
         """The same with all but the kept nodes at their means."""

@@ -8,13 +8,13 @@ from pydantic import with_config
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
-from thinwire.circuit import Circuit
+from thinwire.circuit import Circuit, circuit_task
 from thinwire.config import STRICT, read_record
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
-from thinwire.tasks import find_task
+from thinwire.tasks import Task
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.subject import CHECKS, Row, Subject
 
@@ -60,17 +60,34 @@ class Verdict:
         return verdict
 
 
+def finished_verdict(circuit: Circuit, folder: Path, config: VerifyConfig | None = None) -> Verdict | None:
+    """The verdict on exactly this circuit in a folder, of any config or this one; None where there is no whole one."""
+    assert circuit.artifact is not None
+    if not artifact.is_finished(folder):
+        return None
+    try:
+        found = artifact.open_artifact(folder, "verdict")
+        same = found.meta.parents.get("circuit") == circuit.artifact.id
+        return Verdict.load(folder) if same and config in (None, found.config(VerifyConfig)) else None
+    except UserError:
+        return None
+
+
 def verify(
     model: Transformer,
     circuit: Circuit,
     tokenizer: Tokenizer,
     config: VerifyConfig | None = None,
     report: Report = silent,
+    own: Task | None = None,
 ) -> Verdict:
-    """Run every registered check. Raises UserError when circuit and model do not belong together."""
+    """Run every registered check; `own` is the circuit's task where it is not a registered one.
+
+    Raises UserError when circuit, model and task do not belong together.
+    """
     config = config or VerifyConfig()
     circuit.check_model(model)
-    task, context = find_task(circuit.task), model.config.context
+    task, context = circuit_task(circuit, own), model.config.context
     subject = Subject(
         model,
         circuit,

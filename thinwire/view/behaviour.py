@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from thinwire.circuit import Circuit
-from thinwire.model.taps import ablate, record
+from thinwire.model.norms import Norms
+from thinwire.model.taps import Tap, ablate, record
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
-from thinwire.tasks import PairBatch, margin, margin_losses
+from thinwire.tasks import PairBatch, last_logits, margin, margin_losses, whole_sublayers
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
     inside = torch.arange(batch.tokens.shape[1]) <= batch.last[:, None]
     seen = {node: (tap.values[node.site][..., node.index].float() * inside).numpy() for node in circuit.nodes}
     cut = circuit.cut_model(model)
-    path = circuit_path(cut, circuit, batch)
-    kept = circuit.calibration.apply(last_margins(cut, path[-1], batch))
+    norms = circuit.norms(model, batch)
+    path = circuit_path(cut, circuit, batch, norms)
+    kept = circuit.calibration.apply(margins_from(cut, path, len(path) - 1, circuit.to_tap(), batch, norms))
     measured = circuit.nodes if len(circuit.nodes) <= most_ablations else ()
     base = margin_losses(kept).mean().item()
-    losses = {node: margin_losses(margins_without(cut, circuit, batch, path, node)).mean().item() for node in measured}
+    without = {node: margins_without(cut, circuit, batch, path, node, norms) for node in measured}
+    losses = {node: margin_losses(margins).mean().item() for node, margins in without.items()}
     return Behaviour(
         activations=seen,
         sides={node: _sides(values) for node, values in seen.items()},
@@ -52,28 +55,30 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
     )
 
 
-def circuit_path(model: Transformer, circuit: Circuit, batch: PairBatch) -> list[Tensor]:
-    """Residual points h_0 … h_2L [2n, pos, d_model] with only the circuit; `model` is the circuit's cut model."""
+def circuit_path(model: Transformer, circuit: Circuit, batch: PairBatch, norms: Norms) -> list[Tensor]:
+    """Residual points h_0 … up to the last layer [2n, pos, d_model], with only the circuit; `model` is its cut one."""
     tap, path = circuit.to_tap(), [model.embed(batch.tokens)]
-    for sublayer in range(2 * model.config.n_layers):
-        path.append(model.run(path[-1], sublayer, sublayer + 1, tap=tap))
+    for sublayer in range(whole_sublayers(model)):
+        path.append(model.run(path[-1], sublayer, sublayer + 1, tap, norms=norms))
     return path
 
 
-def margins_without(model: Transformer, circuit: Circuit, batch: PairBatch, path: list[Tensor], node: Node) -> Tensor:
+def margins_without(
+    model: Transformer, circuit: Circuit, batch: PairBatch, path: list[Tensor], node: Node, norms: Norms
+) -> Tensor:
     """Calibrated margins [2n] of the cut model with one node less; only sublayers that can notice are run again."""
     mask = circuit.keep[node.site].clone()
     mask[node.index] = False
     tap = ablate({**circuit.keep, node.site: mask}, circuit.means)
-    start = node.site.sublayer
-    return circuit.calibration.apply(last_margins(model, model.run(path[start], start, tap=tap), batch))
+    start = min(node.site.sublayer, len(path) - 1)
+    return circuit.calibration.apply(margins_from(model, path, start, tap, batch, norms))
 
 
-def last_margins(model: Transformer, resid: Tensor, batch: PairBatch) -> Tensor:
-    """Margins [2n] from the last residual point [2n, pos, d_model], not calibrated."""
-    rows = torch.arange(len(resid))
-    logits = model.unembed(resid[rows, batch.last][:, None], batch.tokens[rows, batch.last][:, None])
-    return margin(logits[:, 0], batch)
+def margins_from(
+    model: Transformer, path: list[Tensor], start: int, tap: Tap, batch: PairBatch, norms: Norms
+) -> Tensor:
+    """Margins [2n] from one of the residual points, not calibrated."""
+    return margin(last_logits(model, batch, tap, path[start], start, norms), batch)
 
 
 def _sides(values: np.ndarray) -> tuple[float, float]:

@@ -9,14 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thinwire.circuit import Circuit, embedding_edges, unembedding_edges
+from thinwire.circuit import Circuit, circuit_task, embedding_edges, unembedding_edges
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import count_nonzeros
 from thinwire.progress import Report, silent
 from thinwire.sites import Node
-from thinwire.tasks import REST, PairBatch, find_task
+from thinwire.tasks import REST, PairBatch, Task
 from thinwire.verify import Verdict
 from thinwire.view.behaviour import behaviour
 from thinwire.view.config import PageConfig
@@ -47,6 +47,13 @@ class Case:
     verdict: Verdict
     pairs: int | None = None
     """Held-out pairs behind the verdict."""
+    own: Task | None = None
+    """The circuit's task where it is not a registered one."""
+
+    @property
+    def task(self) -> Task:
+        """The circuit's task. Raises UserError when it is not to be had."""
+        return circuit_task(self.circuit, self.own)
 
 
 def payload_from(
@@ -61,7 +68,7 @@ def payload_from(
     config = config or PageConfig()
     for case in cases:
         case.circuit.check_model(model)
-        if case.verdict.task != case.circuit.task:
+        if case.verdict.task != case.task.name:
             raise UserError(
                 f"A verdict on {case.verdict.task} came with the {case.circuit.task} circuit; give its own."
             )
@@ -98,7 +105,7 @@ def _card(model: Transformer, tokens: Tokens, origin: Origin) -> ModelCard:
 def _task_view(
     model: Transformer, tokens: Tokens, case: Case, known: dict[Node, Profile], word: Vocabulary, config: PageConfig
 ) -> TaskView:
-    circuit, task = case.circuit, find_task(case.circuit.task)
+    circuit, task = case.circuit, case.task
     n_pairs = max(config.pairs, config.measured_pairs)
     batch = task.pairs(n_pairs, "heldout", config.seed, tokens.tokenizer, model.config.context)
     acts = behaviour(model, circuit, batch, config.most_ablations)

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from thinwire.artifact import atomic, make_parents
+from thinwire.circuit import PruneScores
 from thinwire.errors import UserError
 from thinwire.prune.summary import Interval, mean_edges
 from thinwire.view.figure import BUS, INK, NEGATIVE, POSITIVE, SOFT
@@ -30,6 +31,11 @@ class SizeRecord:
     """Task loss on validation pairs that the circuit must meet, nats."""
     edges: int | None
     """None where the target was missed."""
+
+
+def records_of(scores: PruneScores | None, model: str, task: str) -> list[SizeRecord]:
+    """What the ladder among these scores says of a model and a task; nothing where there is no circuit."""
+    return [SizeRecord(model, task, rung.target, rung.edges) for rung in (scores.ladder if scores else ())]
 
 
 @dataclass(frozen=True)
