@@ -23,7 +23,6 @@ from thinwire.errors import UserError
 from thinwire.model import Transformer
 from thinwire.prune import PruneConfig, passes
 from thinwire.prune.attribution import attribution_scores
-from thinwire.prune.ladder import ladder_of
 from thinwire.prune.masks import NodeMasks
 from thinwire.prune.means import prompt_embeddings
 from thinwire.prune.passes import Parts, Passes, Replaceable, Token
@@ -229,10 +228,9 @@ def test_a_file_without_the_held_embedding_is_refused(found: Circuit, tmp_path: 
         Circuit.load(folder)
 
 
-def test_there_is_no_ladder_of_a_circuit_that_removes_tokens(found: Circuit) -> None:
-    judge = Bench.of(PLANT.model, PLANT.task, NO_TOKENIZER, PLANT.means, CONFIG).judge
-    with pytest.raises(UserError, match="prune without --mask-tokens"):
-        ladder_of(replace(found, wires=None), judge, [0.06])
+def test_there_is_no_ladder_of_circuits_that_remove_tokens() -> None:
+    with pytest.raises(ValidationError, match="leave mask_tokens off"):
+        PruneConfig(mask_tokens=True, ladder=(0.3,))
 
 
 @pytest.mark.parametrize("granularity", ["edges", "nodes_then_edges"])

@@ -69,7 +69,8 @@ def prune(
             f"None of {len(trials)} trials met the target loss of {config.target_loss:g} on validation pairs; "
             "raise target_loss, train the masks longer, or lower k_coef."
         )
-    first, rungs = bench.cut(met[0]), ladder_of(met[0].columns, bench.judge, config.ladder)
+    first = bench.cut(met[0])
+    rungs = ladder_of(met[0].columns, bench.judge, config.ladder) if config.ladder else ()
     best = met[: config.finalists if config.finishes else 1]
     finals = []
     for place, trial in enumerate(best):
