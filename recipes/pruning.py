@@ -41,6 +41,8 @@ ROWS = {"sparse": "tasks", "dense": "dense"}
 """Where the results keep the rows of each model."""
 TARGETS = (0.15, 0.175, 0.2, 0.25, 0.3, 0.4, 0.5)
 """Validation losses of the ladder."""
+PUBLISHED = PruneConfig(aim=1.0, search=8, sampler="tpe", finalists=3)
+"""Validation pairs meet the target exactly, as in the paper."""
 PLAIN: dict[str, object] = {"search": 0, "trials": 1, "simplify": False, "granularity": "nodes"}
 """One trial, neither searched nor simplified: what rankings are compared on, and what a ladder is read from."""
 OTHERS: dict[str, dict[str, object]] = {
@@ -133,7 +135,7 @@ def main() -> None:
     if args.table:
         measured = json.loads(RESULTS.read_text(encoding="utf-8"))
     else:
-        config = PruneConfig.load(args.config) if args.config else PruneConfig()
+        config = PruneConfig.load(args.config) if args.config else PUBLISHED
         given = {name: getattr(args, name) for name in ("steps", "trials", "search")}
         config = config.replace(**{name: value for name, value in given.items() if value is not None})
         tokens = Workspace.of_model(args.sparse).open_tokens(args.tokens, args.sparse)
@@ -162,16 +164,17 @@ def measure(runs: list[Run], tasks: list[Task], budget: float) -> dict[str, Any]
 
 
 def stored(runs: list[Run]) -> dict[str, Any]:
-    """The results so far; those of a model that has been replaced since are dropped."""
+    """The results so far; those of another model or another config are dropped."""
     found: dict[str, Any] = {"models": {}, "ladder": [], **{rows: [] for rows in ROWS.values()}}
     if RESULTS.exists():
         found |= json.loads(RESULTS.read_text(encoding="utf-8"))
     for run in runs:
         made = run.opened.artifact
-        if found["models"].get(run.name, {}).get("id") != made.id:
+        config = run.config.model_dump(mode="json")
+        before = found["models"].get(run.name, {})
+        if (before.get("id"), before.get("config")) != (made.id, config):
             found[ROWS[run.name]] = []
             found["ladder"] = [record for record in found["ladder"] if record["model"] != run.name]
-        config = run.config.model_dump(mode="json")
         found["models"][run.name] = {"name": made.path.name, "id": made.id, "config": config}
     return found
 
@@ -265,12 +268,12 @@ def table(measured: dict[str, Any]) -> str:
     rows = [Row(**row) for row in measured["tasks"]]
     dense = {row["task"]: row["edges_plain"] for row in measured["dense"]}
     able = sum(row.accuracy is not None and row.accuracy >= ACCURACY for row in rows)
-    target = measured["models"]["sparse"]["config"]["target_loss"]
+    config = measured["models"]["sparse"]["config"]
     lines = [
         f"{len(rows)} tasks scored, {able} with held-out accuracy of {ACCURACY} or more; circuits at a task loss of "
-        f"{target:g} nats. Plain: one trial of learned masks, not simplified; attribution, integrated gradients, a "
-        "constant pressure, the loss before calibration, both at the centres of the paper's search, and the dense twin "
-        "are cut the same way.",
+        f"{config['aim'] * config['target_loss']:g} nats on validation pairs. Plain: one trial of learned masks, not "
+        "simplified; attribution, integrated gradients, a constant pressure, the loss before calibration, both at the "
+        "centres of the paper's search, and the dense twin are cut the same way.",
         "",
         *(f"* {said}" for said in ratios_said(measured)),
         "",

@@ -41,7 +41,7 @@ def measured(recipe: Any) -> dict[str, Any]:
     """Two tasks pruned in both models, one that misses the target, one that is not done, one not expressed."""
     found: dict[str, Any] = {"models": {}, "ladder": [], "tasks": [], "dense": []}
     for name in ("sparse", "dense"):
-        found["models"][name] = {"name": name, "id": name, "config": {"target_loss": 0.15}}
+        found["models"][name] = {"name": name, "id": name, "config": {"target_loss": 0.15, "aim": 1.0}}
     final = {"loss": 0.07, "heldout_loss": 0.12, "heldout_accuracy": 0.98, "nodes": 9, "seconds": 61.0}
     quotes = {"edges": 5, "edges_unsimplified": 12, "edges_plain": 20, "edges_attribution": 2000}
     brackets = {"edges": 20, "edges_unsimplified": 30, "edges_plain": 80, "edges_attribution": 800}
@@ -131,12 +131,18 @@ def test_page_and_results_are_made_where_there_are_none(recipe: Any) -> None:
     assert json.loads(recipe.RESULTS.read_text(encoding="utf-8"))["dense_over_sparse_edges"] is None
 
 
-def test_rows_of_another_model_are_dropped(recipe: Any) -> None:
+@pytest.mark.parametrize("other", ["model", "config"])
+def test_rows_of_another_model_or_config_are_dropped(recipe: Any, other: str) -> None:
     recipe.write(measured(recipe))
     made = SimpleNamespace(id="sparse", path=Path("models/new"))
-    run = SimpleNamespace(name="sparse", config=recipe.PruneConfig(), opened=SimpleNamespace(artifact=made))
+    told = {"target_loss": 0.15, "aim": 1.0}
+    config = SimpleNamespace(model_dump=lambda mode: told)
+    run = SimpleNamespace(name="sparse", config=config, opened=SimpleNamespace(artifact=made))
     assert recipe.stored([run])["tasks"] == measured(recipe)["tasks"]
-    made.id = "another"
+    if other == "model":
+        made.id = "another"
+    else:
+        told["aim"] = 0.5
     found = recipe.stored([run])
     assert found["tasks"] == []
     assert found["dense"] == measured(recipe)["dense"]

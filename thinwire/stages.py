@@ -22,6 +22,7 @@ from thinwire.progress import Report, silent
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import mean_activations
 from thinwire.prune.run import TargetMissed, prune
+from thinwire.prune.tune import forget
 from thinwire.tasks import Task, find_task
 from thinwire.tasks.scores import TaskScores
 from thinwire.train.config import TrainConfig
@@ -229,6 +230,8 @@ def prune_stage(
     found = None if again else finished_circuit(opened.artifact, task, config, out)
     if found is not None:
         return found
+    if again and config.search:
+        forget(search_folder(out))
     means = mean_activations(opened.model, tokens, config.mean_tokens, config.seed)
     searched = search_folder(out) if config.search else None
     circuit = prune(opened.model, task, opened.tokenizer, means, config, report, searched, opened.artifact.id)

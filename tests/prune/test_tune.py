@@ -14,6 +14,7 @@ import torch
 
 from thinwire import artifact
 from thinwire.errors import UserError
+from thinwire.progress import Report, silent
 from thinwire.prune.config import Point, PruneConfig
 from thinwire.prune.trial import Trial, best
 from thinwire.prune.tune import HEAD, RANGES, TRIALS, coordinates, objectives, propose, round_seed, search
@@ -33,7 +34,7 @@ def outcome(point: Point) -> Trial:
     return Trial(point, (2, 1), (0.5, 0.25), edges, edges + 3, 0.07, 2.0)
 
 
-def evaluate(points: Sequence[Point], seed: int) -> list[Trial]:
+def evaluate(points: Sequence[Point], seed: int, report: Report = silent) -> list[Trial]:
     return [outcome(point) for point in points]
 
 
@@ -48,7 +49,7 @@ class Recorder:
         self.asked: list[tuple[tuple[Point, ...], int]] = []
         self.dies = dies
 
-    def __call__(self, points: Sequence[Point], seed: int) -> list[Trial]:
+    def __call__(self, points: Sequence[Point], seed: int, report: Report = silent) -> list[Trial]:
         if len(self.asked) == self.dies:
             raise Killed
         self.asked.append((tuple(points), seed))
@@ -172,7 +173,7 @@ class Scripted:
     def __init__(self, rounds: Sequence[tuple[int, int] | None]) -> None:
         self.rounds = iter(rounds)
 
-    def __call__(self, points: Sequence[Point], seed: int) -> list[Trial]:
+    def __call__(self, points: Sequence[Point], seed: int, report: Report = silent) -> list[Trial]:
         size = next(self.rounds)
         if size is None:
             return [Trial(point, (), (), None, None, None, 1.0) for point in points]

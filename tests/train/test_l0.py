@@ -11,7 +11,7 @@ from thinwire.model.weights import floor_dim, sparse_parameters
 from thinwire.train import PRESETS
 from thinwire.train.density import density_at, n_kept
 from thinwire.train.l0 import check_floor, project
-from thinwire.train.schedule import learning_rate_at
+from thinwire.train.schedule import learning_rate_at, linear_rate
 from thinwire.train.step import new_state, train_step
 
 
@@ -136,3 +136,9 @@ def test_sharkfin_in_absolute_terms() -> None:
 
 def test_no_warmup_starts_at_the_peak() -> None:
     assert learning_rate_at(0, tiny_run(warmup=0, l0_factor="off", learning_rate=0.3)) == pytest.approx(0.3)
+
+
+def test_linear_rate_rises_and_falls() -> None:
+    rates = [linear_rate(1.0, step, 100, warmup=0.1) for step in (0, 4, 9, 50, 99)]
+    assert rates == pytest.approx([0.1, 0.48, 0.91, 0.5, 0.01])
+    assert linear_rate(1.0, 0, 100, warmup=0.0) == 1

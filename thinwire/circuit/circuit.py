@@ -76,7 +76,8 @@ class PruneScores:
     loss: float
     """Task loss on validation pairs, which chose the number of nodes."""
     loss_one_fewer: float
-    """The least of such losses with one node or edge removed and the calibration refitted; it misses the target."""
+    """The least of such losses with one node or edge removed and the calibration refitted, or without the one ranked
+    last where the circuit was not simplified; it misses the target."""
     heldout_loss: float
     """Task loss on held-out templates and names."""
     heldout_accuracy: float
@@ -126,10 +127,10 @@ class Circuit:
     nodes: tuple[Node, ...]
     """Kept nodes, in the order of the forward pass."""
     means: Mapping[Site, Tensor]
-    """Mean activation of every node over the pretraining distribution, float32 [width] per site."""
+    """What removed nodes are held at, by default their mean over the pretraining distribution; float32 [width] each."""
     calibration: Calibration = field(default_factory=Calibration)
     strengths: Mapping[Node, float] = field(default_factory=dict)
-    """Mask parameter τ of each kept node: the order in which nodes were kept, largest first."""
+    """What ranked each kept node, its mask parameter τ or a score: largest first is the order they were kept in."""
     prompt_tokens: tuple[int, ...] = ()
     """Tokens of the task's validation prompts whose embedding is kept, sorted."""
     answer_tokens: tuple[int, ...] = ()
@@ -146,7 +147,7 @@ class Circuit:
     removed_tokens: tuple[int, ...] = ()
     """Tokens whose embedding is held at `held_embedding`, sorted."""
     held_embedding: Tensor | None = None
-    """Mean embedding of the tokens in the task's training prompts, float32 [d_model]; None where none is removed."""
+    """float32 [d_model], by default the mean over the task's training prompts; None where no token is removed."""
 
     def __post_init__(self) -> None:
         for wire in self.wires or ():

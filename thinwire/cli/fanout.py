@@ -39,6 +39,10 @@ def prune_many(args: Args, tasks: Sequence[Task]) -> None:
         raise UserError(f"--workers {args.workers} does no job; give at least 1.")
     if args.plot is not None and not args.config.ladder:
         raise UserError("--plot draws the sizes that --ladder asks for; give it target losses.")
+    if args.plot is not None:
+        if args.plot.is_dir():
+            raise UserError(f"{args.plot} is a folder; give the name of an SVG file for --plot.")
+        artifact.make_parents(args.plot)
     plan = [planned for model in args.models for planned in planned_jobs(args, model, tasks)]
     check_places([planned.job for planned in plan])
     with ExitStack() as held:
@@ -76,7 +80,7 @@ def planned_jobs(args: Args, model: Path, tasks: Sequence[Task]) -> list[Planned
         artifact.refuse_foreign(out, "circuit")
         job = Job(
             name=name,
-            model=model if shipped.name_of(model) else model.absolute(),
+            model=Path(shipped.name_of(model) or model.absolute()),
             tokens=tokens.artifact.path.absolute(),
             task=task.name,
             task_file=None if args.task_file is None else args.task_file.absolute(),

@@ -6,12 +6,14 @@ from pydantic import Field, model_validator
 
 from thinwire.config import Config
 
+Ablation = Literal["mean", "zero", "task_mean"]
+
 
 class Point(Config):
     """Hyper-parameters of one trial of mask training: what a search varies (Gao et al. 2025, Table 2)."""
 
     k_coef: float = Field(default=1e-4, gt=0)
-    """Loss per kept node; where the controlled pressure starts."""
+    """Loss per kept node; of the controlled pressure the start and the least."""
     learning_rate: float = Field(default=0.005, gt=0)
     """Rate of the mask parameters; falls linearly to 0."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
@@ -40,7 +42,7 @@ class PruneConfig(Point):
     """How nodes are ranked: by learned masks, or by a gradient times the distance to the mean (the baseline)."""
     granularity: Literal["nodes", "edges", "nodes_then_edges"] = "nodes"
     """What has a mask: nodes, every nonzero weight, or the nodes and then the weights between those that are left."""
-    ablation: Literal["mean", "zero", "task_mean"] = "mean"
+    ablation: Ablation = "mean"
     """What a removed node is held at: its mean over the pretraining distribution, zero, or its mean over the task."""
     tied_qk: bool = False
     """One mask for a channel of q and the same channel of k."""
@@ -104,6 +106,8 @@ class PruneConfig(Point):
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
+        if self.search and self.method != "learned":
+            raise ValueError(f"method {self.method} has no hyper-parameters to search; leave search at 0")
         if self.granularity != "nodes" and self.method != "learned":
             raise ValueError(f"method {self.method} ranks nodes; leave granularity at nodes")
         if self.granularity != "nodes" and self.tied_qk:

@@ -56,7 +56,7 @@ class Pressure:
     """
 
     def __init__(self, config: PruneConfig, points: Sequence[Point], whole: float) -> None:
-        """`whole` is the task loss of the whole model on training pairs, not calibrated."""
+        """`whole` is the task loss on training pairs with every mask kept, calibrated where the config says so."""
         self.config = config
         self.held_at = max(config.hold * config.target_loss, ABOVE_WHOLE * whole)
         self.turn = self.held_at + (1 - config.hold) * config.target_loss
@@ -129,7 +129,7 @@ def _train(
         (losses + pressure.push * kept).sum().backward()
         for row, group, point in zip(rows, optimizer.param_groups, points, strict=True):
             nn.utils.clip_grad_norm_(row, config.gradient_clip)
-            group["lr"] = rate_at(step, config.steps, point)
+            group["lr"] = linear_rate(point.learning_rate, step, config.steps, point.warmup)
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
@@ -141,7 +141,8 @@ def _train(
     tau = torch.stack(rows).detach()
     # closer to keeping nothing, or to guessing, than to what is aimed at
     hopeless = pressure.running > max(pressure.turn, (pressure.turn + min(nothing, math.log(2))) / 2)
-    return Learned(tau, pressure.running, hopeless | ~(tau > 0).any(-1))
+    extinct = ~(tau > 0).any(-1) & (nothing > pressure.turn)
+    return Learned(tau, pressure.running, hopeless | extinct)
 
 
 def task_losses(margins: Tensor, config: PruneConfig) -> Tensor:
@@ -173,8 +174,3 @@ def step_with_slope(tau: Tensor, temperature: Tensor | float) -> Tensor:
     """[τ > 0] as 0 and 1, float32 like `tau`, with the gradient of sigmoid(τ / temperature) (A.5, step 2)."""
     soft = torch.sigmoid(tau / temperature)
     return (tau > 0).to(soft.dtype) + (soft - soft.detach())
-
-
-def rate_at(step: int, steps: int, point: Point) -> float:
-    """Learning rate of an update."""
-    return linear_rate(point.learning_rate, step, steps, point.warmup)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from thinwire.data import Tokens
 from thinwire.model.taps import record
 from thinwire.model.transformer import Transformer
+from thinwire.prune.config import Ablation
 from thinwire.sites import Site
 from thinwire.tasks import PairBatch
 
@@ -17,7 +17,6 @@ ROWS = 16
 """Sequences of the pretraining distribution per forward pass."""
 TASK_PAIRS = 256
 """Pairs that a task mean is taken over."""
-Ablation = Literal["mean", "zero", "task_mean"]
 
 
 @torch.no_grad()

@@ -114,9 +114,8 @@ class Passes:
         """`held_embedding` [d_model] is what those of removed tokens are held at, where any are to be removed."""
         self.model, self.means, self.n_pairs = model, means, len(batch)
         self.held_embedding = held_embedding
-        lengths = batch.last.unflatten(0, (2, -1)).amax(0)
-        self.order = lengths.argsort(stable=True)
-        self.chunks = [batch.take(part) for part in self.order.split(CHUNK)] if len(batch) else []
+        parts = batch.by_length(CHUNK)
+        self.places, self.chunks = [pairs for pairs, _ in parts], [chunk for _, chunk in parts]
         self._norms = [norms_on(model.model, chunk, frozen_norms) for chunk in self.chunks]
         self.whole = whole_sublayers(model.model)
         tokens = sum(chunk.tokens.numel() for chunk in self.chunks)
@@ -143,7 +142,7 @@ class Passes:
         found = []
         for place, (chunk, known, norms) in enumerate(zip(self.chunks, self._points, self._norms, strict=True)):
             points, logits = self.model.logits(changed, chunk, tap, known.get(known_up_to), start, norms)
-            pairs = self.order[place * CHUNK : (place + 1) * CHUNK]
+            pairs = self.places[place]
             margins[:, pairs] = margin(logits, chunk).unflatten(0, (2, -1))
             found.append({start + i: point for i, point in enumerate(points) if start + i in self.stored})
         self._latest = parts, margins.flatten(), start, found

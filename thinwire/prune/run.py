@@ -66,17 +66,16 @@ def prune(
     met = sorted((trial for trial in trials if not trial.missed), key=lambda trial: trial.size)
     if not met:
         raise TargetMissed(
-            f"None of {len(trials)} trials met the target loss of {config.target_loss:g} on validation pairs; "
-            "raise target_loss, train the masks longer, or lower k_coef."
+            f"None of {len(trials)} trials came below {bench.config.validation_target:.3g} on validation pairs; "
+            "raise target_loss, or train the masks longer."
         )
-    first = bench.cut(met[0])
     rungs = ladder_of(met[0].columns, bench.judge, config.ladder) if config.ladder else ()
     best = met[: config.finalists if config.finishes else 1]
     finals = []
     for place, trial in enumerate(best):
         report(place, len(best), f"finishing {trial.edges} edges")
         finals.append(bench.final(trial, report))
-    cut, strengths = min(finals, key=lambda final: (final[0].edges, len(final[0].nodes)))
+    cut, first, strengths = min(finals, key=lambda final: (final[0].edges, len(final[0].nodes)))
     report(len(best), len(best), f"{cut.edges} edges")
     return bench.circuit(cut, strengths, first, rungs, began)
 
@@ -158,12 +157,13 @@ class Bench:
         fewer = self.judge.measure(trial.columns[:-1])[0] if trial.columns else float("nan")
         return self.judge.cut(trial.columns, fewer)
 
-    def final(self, trial: Trial, report: Report) -> tuple[Cut, dict[Node, float]]:
+    def final(self, trial: Trial, report: Report) -> tuple[Cut, Cut, dict[Node, float]]:
         """What becomes of a trial's circuit once its weights have masks and it is simplified, as the config asks.
 
-        Also τ, or what stands in for it, of each node.
+        Also the circuit before that, and τ, or what stands in for it, of each node.
         """
-        bench, cut, strengths = self, self.cut(trial), self._strengths(trial)
+        bench, first, strengths = self, self.cut(trial), self._strengths(trial)
+        cut = first
         if self.config.granularity == "nodes_then_edges":
             bench = self.wired(cut.nodes)
             found = bench.learned([self.config.point] * self.config.trials, self.config.seed, report)
@@ -173,8 +173,8 @@ class Bench:
             else:
                 bench = self
         if self.config.simplify:
-            cut = simplified_cut(cut, bench.judge, self.config.validation_target)
-        return cut, strengths
+            cut = simplified_cut(cut, bench.judge, self.config.validation_target, report)
+        return cut, first, strengths
 
     def _strengths(self, trial: Trial) -> dict[Node, float]:
         strengths: dict[Node, float] = {}

@@ -14,6 +14,7 @@ import math
 from dataclasses import replace
 
 from thinwire.circuit import Wire, weight_edges
+from thinwire.progress import Report, silent
 from thinwire.prune.discretize import Cut, Judge
 from thinwire.prune.passes import Parts, Token
 from thinwire.sites import Node
@@ -28,19 +29,18 @@ BULK = 4
 """Chunks hold at most one unit in so many, and may take one part in so many of what is left until the target."""
 
 
-def simplified_cut(cut: Cut, judge: Judge, target: float) -> Cut:
+def simplified_cut(cut: Cut, judge: Judge, target: float, report: Report = silent) -> Cut:
     """The cut without what it does not need: the target is missed without any node, wire or token of the result.
 
-    Forced nodes stay. A cut of thousands of nodes and wires is given back as it is.
+    Forced nodes stay. Of a cut that still has thousands of nodes and wires after chunks have gone, no more are tried.
     """
     every = frozenset((edge.source, edge.target) for edge in weight_edges(judge.model, cut.nodes))
     parts = cut.parts if cut.wires is not None else replace(cut.parts, wires=every)
     judge.start_from(parts)
     parts = _in_bulk(parts, cut, judge, target)
-    if len(_droppable(parts, judge)) > MOST:
-        return cut
-    while True:
-        parts = _descend(parts, judge, target)
+    least = cut.loss_one_fewer
+    while len(_droppable(parts, judge)) <= MOST:
+        parts = _descend(parts, judge, target, report)
         losses = {item: judge.measure_parts(parts.without([item]))[0] for item in _droppable(parts, judge)}
         least = min(losses.values(), default=math.nan)
         if not least <= target:
@@ -51,11 +51,14 @@ def simplified_cut(cut: Cut, judge: Judge, target: float) -> Cut:
     return judge.cut_parts(replace(parts, wires=None) if whole else parts, cut.columns, least)
 
 
-def _descend(parts: Parts, judge: Judge, target: float) -> Parts:
+def _descend(parts: Parts, judge: Judge, target: float, report: Report) -> Parts:
     """The parts without what can go, cheapest first."""
     now, gone = judge.quick_loss(parts), 0
     queue = [(-math.inf, place, -1, item) for place, item in enumerate(_droppable(parts, judge))]
+    tried = len(queue)
     while queue:
+        assert parts.wires is not None
+        report(tried - len(queue), tried, f"simplifying, {len(parts.wires)} edges")
         _, place, measured_at, item = heapq.heappop(queue)
         if not parts.has(item):
             continue

@@ -19,6 +19,7 @@ class Trial:
     """The circuit that one point came to, or None for its sizes where the target was missed."""
 
     point: Point
+    """What was asked for; masks that collapsed were trained again under less pressure."""
     columns: tuple[Count, ...]
     """What is kept, as columns of τ, strongest first; () where the target was missed."""
     strengths: tuple[float, ...]

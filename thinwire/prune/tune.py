@@ -28,7 +28,7 @@ from thinwire.prune.trial import Trial, best
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-Evaluate = Callable[[Sequence[Point], int], list[Trial]]
+Evaluate = Callable[[Sequence[Point], int, Report], list[Trial]]
 """Trains the points of a round in one forward, from the round's seed: one trial a point, in their order."""
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -51,8 +51,8 @@ STARTUP = 8
 """Trials that are drawn at random before a sampler draws conclusions: one round of the paper's."""
 HEAD = "search.json"
 TRIALS = "trials.jsonl"
-FREE = ("search", "patience")
-"""Fields of the config that say only when to stop, so that a search may go on with others."""
+FREE = ("search", "patience", "simplify", "finalists", "ladder", "heldout_pairs")
+"""Fields of the config that no trial depends on, so that a search may go on with others."""
 
 
 class Head(Config):
@@ -79,13 +79,24 @@ def search(
         while len(trials) < config.search and idle_rounds(trials, config) < config.patience:
             number = len(trials) // config.trials
             points = propose(trials, config, min(config.trials, config.search - len(trials)))
-            made = evaluate(points, round_seed(config, number))
+            made = evaluate(
+                points, round_seed(config, number), part_of(report, len(trials), len(points), config.search)
+            )
             assert [trial.point for trial in made] == points, "one trial a point, in their order"
             if folder:
                 append(folder / TRIALS, made)
             trials += made
             report(len(trials), config.search, status(trials, config))
     return trials
+
+
+def part_of(report: Report, before: int, count: int, whole: int) -> Report:
+    """The report of `count` trials, all at once, that come after `before` of `whole`."""
+
+    def part(done: int, total: int, status: str) -> None:
+        report(before * total + count * done, whole * total, status)
+
+    return part
 
 
 def status(trials: Sequence[Trial], config: PruneConfig) -> str:
@@ -183,6 +194,13 @@ def finished_trials(folder: Path) -> list[Trial]:
     """The trials of a search's finished rounds, none where there was no search. Raises UserError for a damaged file."""
     path = folder / TRIALS
     return _read(path, f"delete {folder} to search anew")[0] if path.exists() else []
+
+
+def forget(folder: Path) -> None:
+    """Drop the trials in a folder, so that a search begins anew."""
+    with artifact.sole_writer(folder):
+        for name in (TRIALS, HEAD):
+            (folder / name).unlink(missing_ok=True)
 
 
 def resume(folder: Path, config: PruneConfig, subject: str) -> list[Trial]:

@@ -4,7 +4,7 @@
 |---|---|---|
 | `nonsense` | two arbitrary tokens, one for either side | a pruner that "solves" it finds circuits for anything |
 | `swapped` | the right and the wrong one exchanged | a model that does the task fails it |
-| `constant` | the first side's, for both sides | it takes no circuit, only a bias |
+| `constant` | the first side's, for both sides | no choice is asked for: what is found is how the model leans |
 
 They work on decided pairs, so `Task.pairs`, `Task.score` and pruning see an ordinary task.
 """

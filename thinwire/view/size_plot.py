@@ -39,14 +39,14 @@ def records_of(scores: PruneScores | None, model: str, task: str) -> list[SizeRe
 
 
 @dataclass(frozen=True)
-class Point:
+class SizePoint:
     """One model at one target: the geometric mean over tasks."""
 
     target: float
     edges: Interval
 
 
-def lines(records: Sequence[SizeRecord]) -> dict[str, list[Point]]:
+def lines(records: Sequence[SizeRecord]) -> dict[str, list[SizePoint]]:
     """The line of each model over the tasks that all models have, models in the order they occur.
 
     A target that some of these circuits miss is left out for every model, so that all points are of the same tasks.
@@ -58,13 +58,13 @@ def lines(records: Sequence[SizeRecord]) -> dict[str, list[Point]]:
     for record in records:
         if record.task in shared:
             sizes.setdefault((record.model, record.target), {})[record.task] = record.edges
-    found: dict[str, list[Point]] = {model: [] for model in models}
+    found: dict[str, list[SizePoint]] = {model: [] for model in models}
     for target in sorted({record.target for record in records}):
         means = [mean_edges(sizes.get((model, target), {})) for model in models]
         whole = [mean for mean in means if mean is not None and mean.tasks == len(shared)]
         if shared and len(whole) == len(models):
             for model, mean in zip(models, whole, strict=True):
-                found[model].append(Point(target, mean))
+                found[model].append(SizePoint(target, mean))
     return found
 
 
@@ -84,7 +84,7 @@ def draw_sizes(records: Sequence[SizeRecord], path: Path) -> None:
         figure.savefig(temporary, format="svg", metadata={"Date": None}, facecolor="white")
 
 
-def _fill(axes: Axes, points: dict[str, list[Point]]) -> None:
+def _fill(axes: Axes, points: dict[str, list[SizePoint]]) -> None:
     for index, (model, line) in enumerate(points.items()):
         targets = [point.target for point in line]
         colour = COLOURS[index % len(COLOURS)]
