@@ -81,7 +81,7 @@ def test_registry_names_what_is_near() -> None:
     assert registry["potato"] == 2
     with pytest.raises(UserError, match="no soup called 'tomatoe'; did you mean tomato"):
         registry["tomatoe"]
-    with pytest.raises(UserError, match="did you mean tomato, potato"):
+    with pytest.raises(UserError, match="there are tomato, potato"):
         registry["xyz"]
     with pytest.raises(AssertionError, match="soup tomato is registered twice"):
         registry.register("tomato")(3)

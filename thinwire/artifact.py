@@ -190,11 +190,13 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def make_parents(path: Path) -> None:
-    """Create the folder that `path` lies in. Raises UserError when that cannot be done."""
+    """Create the folder that `path` lies in. Raises UserError when that cannot be done, or nothing written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path.parent} cannot be created ({error.strerror}); choose another --out.") from None
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path.parent} cannot be written; choose another --out.")
 
 
 def refuse_foreign(folder: Path, kind: str | None = None) -> None:

@@ -29,8 +29,9 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """The entry called `name`. Raises UserError that lists close matches or all names."""
         if name not in self._entries:
-            close = get_close_matches(name, self._entries, n=3) or list(self._entries)
-            raise UserError(f"There is no {self.kind} called '{name}'; did you mean {', '.join(close)}?")
+            close = get_close_matches(name, self._entries, n=3)
+            said = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(self._entries)}."
+            raise UserError(f"There is no {self.kind} called '{name}'; {said}")
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:

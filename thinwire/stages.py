@@ -22,7 +22,7 @@ from thinwire.progress import Report, silent
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import mean_activations
 from thinwire.prune.run import TargetMissed, prune
-from thinwire.prune.tune import forget
+from thinwire.prune.tune import forget, search_folder
 from thinwire.tasks import Task, find_task
 from thinwire.tasks.scores import TaskScores
 from thinwire.train.config import TrainConfig
@@ -230,6 +230,7 @@ def prune_stage(
     found = None if again else finished_circuit(opened.artifact, task, config, out)
     if found is not None:
         return found
+    artifact.make_parents(out)
     if again and config.search:
         forget(search_folder(out))
     means = mean_activations(opened.model, tokens, config.mean_tokens, config.seed)
@@ -237,11 +238,6 @@ def prune_stage(
     circuit = prune(opened.model, task, opened.tokenizer, means, config, report, searched, opened.artifact.id)
     circuit.save(out, config, opened.artifact, config.seed)
     return Circuit.load(out)
-
-
-def search_folder(circuit: Path) -> Path:
-    """Where a search for the circuit of a folder keeps its trials."""
-    return circuit.with_name(f"{circuit.name}-search")
 
 
 def finished_circuit(model: Artifact, task: Task, config: PruneConfig, folder: Path) -> Circuit | None:

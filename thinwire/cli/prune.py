@@ -98,8 +98,8 @@ def chosen_tasks(args: Args) -> list["Task"]:
 def prune_one(args: Args, model: Path, task: "Task") -> None:
     """Prune one task in this process."""
     from thinwire.prune.trial import pareto
-    from thinwire.prune.tune import finished_trials
-    from thinwire.stages import Opened, Workspace, prune_stage, search_folder
+    from thinwire.prune.tune import finished_trials, search_folder
+    from thinwire.stages import Opened, Workspace, prune_stage
 
     work = Workspace.of_model(model)
     opened = Opened.open(model)
@@ -113,9 +113,9 @@ def prune_one(args: Args, model: Path, task: "Task") -> None:
     if not args.config.search:
         emit(values, args.json)
         return
-    best = pareto(finished_trials(search_folder(out)))
+    best = pareto(finished_trials(search_folder(out))[: args.config.search])
     emit(values | {"pareto": [sizes(trial) | trial.point.model_dump() for trial in best]}, args.json, plain(values))
-    if not args.json:
+    if best and not args.json:
         emit({}, False, pareto_table(best))
 
 

@@ -12,19 +12,19 @@ Ablation = Literal["mean", "zero", "task_mean"]
 class Point(Config):
     """Hyper-parameters of one trial of mask training: what a search varies (Gao et al. 2025, Table 2)."""
 
-    k_coef: float = Field(default=1e-4, gt=0)
+    k_coef: float = Field(default=1e-4, gt=0, le=1e3)
     """Loss per kept node; of the controlled pressure the start and the least."""
-    learning_rate: float = Field(default=0.005, gt=0)
+    learning_rate: float = Field(default=0.005, gt=0, le=1)
     """Rate of the mask parameters; falls linearly to 0."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the steps over which the rate rises (the text of A.5 has none, its Table 2 has 0.05)."""
-    weight_decay: float = Field(default=1e-3, ge=0)
+    weight_decay: float = Field(default=1e-3, ge=0, le=1e3)
     """AdamW decay of the mask parameters."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """AdamW: decay of the squared gradient's running mean."""
-    heaviside_temp: float = Field(default=1.0, gt=0)
+    heaviside_temp: float = Field(default=1.0, ge=1e-3, le=1e3)
     """Temperature of the sigmoid whose derivative stands in for that of the step."""
-    init_noise_scale: float = Field(default=0.01, ge=0)
+    init_noise_scale: float = Field(default=0.01, ge=0, le=1e3)
     """Standard deviation of the initial mask parameters."""
     init_noise_bias: float = 0.1
     """Mean of the initial mask parameters."""
@@ -73,7 +73,7 @@ class PruneConfig(Point):
     hold: float = Field(default=0.5, gt=0, le=1)
     """Controlled pressure: part of target_loss that the running loss is held at, or a tenth above what the whole model
     has on the training pairs where that is more."""
-    k_coef_up: float = Field(default=1.03, gt=1)
+    k_coef_up: float = Field(default=1.03, gt=1, le=10)
     """Controlled pressure: factor per step while the running loss is below that."""
     k_coef_down: float = Field(default=0.94, gt=0, lt=1)
     """Controlled pressure: factor per step while it is above."""

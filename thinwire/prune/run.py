@@ -123,7 +123,10 @@ class Bench:
         if config.method != "learned":
             return [self._attributed(report)]
         if config.search:
-            return search(self.learned, config, folder, report, subject)
+            found = search(self.learned, config, folder, report, subject)
+            if any(sorted(set(trial.columns)) != sorted(trial.columns) or self._unknown(trial) for trial in found):
+                raise UserError(f"{folder} names masks that the model does not have; delete it to search anew.")
+            return found
         return self.learned([config.point] * config.trials, config.seed, report)
 
     def learned(self, points: Sequence[Point], seed: int, report: Report = silent) -> list[Trial]:
@@ -135,6 +138,9 @@ class Bench:
             _missed(point, each) if collapsed else self._judged(point, tau, each)
             for point, tau, collapsed in zip(points, learned.tau, learned.collapsed.tolist(), strict=True)
         ]
+
+    def _unknown(self, trial: Trial) -> bool:
+        return max(trial.columns, default=0) >= self.masks.n
 
     def _attributed(self, report: Report) -> Trial:
         assert isinstance(self.masks, NodeMasks)

@@ -87,7 +87,7 @@ def search(
                 append(folder / TRIALS, made)
             trials += made
             report(len(trials), config.search, status(trials, config))
-    return trials
+    return trials[: config.search]
 
 
 def part_of(report: Report, before: int, count: int, whole: int) -> Report:
@@ -190,6 +190,11 @@ def point_at(params: dict[str, float]) -> Point:
     return Point(beta2=1 - params["1-beta2"], **rest)
 
 
+def search_folder(circuit: Path) -> Path:
+    """Where a search for the circuit of a folder keeps its trials."""
+    return circuit.with_name(f"{circuit.name}-search")
+
+
 def finished_trials(folder: Path) -> list[Trial]:
     """The trials of a search's finished rounds, none where there was no search. Raises UserError for a damaged file."""
     path = folder / TRIALS
@@ -210,6 +215,8 @@ def resume(folder: Path, config: PruneConfig, subject: str) -> list[Trial]:
     """
     advice = f"delete {folder} to search anew"
     path, head = folder / TRIALS, Head(subject=subject, config=config)
+    if (folder / "meta.json").exists():
+        raise UserError(f"{folder} holds an artefact where trials of a search are to be kept; choose another --out.")
     if (folder / HEAD).exists():
         refusal = f"{folder / HEAD} is damaged; {advice}."
         other = _differences(read_record(Head, folder / HEAD, refusal), head)

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 
+from thinwire.errors import UserError
 from thinwire.tasks.controls import CONTROLS
 from thinwire.tasks.task import TASKS, Task
 
@@ -20,6 +22,8 @@ def find_task(name: str, own: Task | None = None) -> Task:
     if name in known:
         return known[name]
     base, dot, kind = name.rpartition(".")
+    if own is not None and name not in TASKS and get_close_matches(name, [own.name]):
+        raise UserError(f"There is no task called '{name}'; did you mean {own.name}?")
     if name in TASKS or not dot or (base not in known and base not in TASKS):
         return TASKS[name]
     numbered = NONSENSE.fullmatch(kind)

@@ -180,5 +180,7 @@ def check_name(name: str, remedy: str = "choose another name") -> None:
         raise UserError(
             f"A task cannot be called {name[:SHOWN]!r}; {remedy}: up to 80 letters, digits, '_' and, inside, '-'."
         )
-    if name in TASKS:
+    if name in TASKS or name == "all":
         raise UserError(f"There is a task called {name} already; {remedy}.")
+    if name.endswith("-search"):
+        raise UserError(f"A task cannot be called {name!r}, where trials of a search are kept; {remedy}.")
