@@ -310,8 +310,13 @@ def ratios_said(measured: dict[str, Any]) -> list[str]:
         if measured[name] is not None:
             ratio = Interval(**measured[name])
             count = f"{ratio.tasks} tasks" + (f", {ratio.excluded} left out" if ratio.excluded else "")
-            said.append(f"{sentence.format(f'{ratio.value:.2g}')} ({ratio.low:.2g} to {ratio.high:.2g}; {count}).")
+            said.append(f"{sentence.format(times(ratio.value))} ({times(ratio.low)} to {times(ratio.high)}; {count}).")
     return said
+
+
+def times(ratio: float) -> str:
+    """A ratio in two digits, or all before the point."""
+    return f"{ratio:.2g}" if ratio < 10 else f"{ratio:,.0f}"
 
 
 if __name__ == "__main__":
