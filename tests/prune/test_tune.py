@@ -74,7 +74,7 @@ def test_ranges_hold_the_papers_centres_and_the_known_good_point() -> None:
         assert values == coordinates(point), "nothing was moved to the rim"
         assert all(1.5 * low < values[name] < high / 1.5 for name, (low, high) in RANGES.items())
     assert set(Point.model_fields) == {*RANGES, "beta2"} - {"1-beta2"}
-    assert coordinates(Point(warmup=0, k_coef=1e9, init_noise_bias=-1)).items() >= {
+    assert coordinates(Point(warmup=0, k_coef=1e3, init_noise_bias=-1)).items() >= {
         ("warmup", RANGES["warmup"][0]),
         ("k_coef", RANGES["k_coef"][1]),
         ("init_noise_bias", RANGES["init_noise_bias"][0]),
@@ -164,7 +164,7 @@ def test_search_may_go_on_longer(tmp_path: Path) -> None:
     undisturbed = search(evaluate, CONFIG.replace(search=12), None)
     assert len(search(evaluate, CONFIG.replace(search=6, patience=9), tmp_path)) == 6
     assert search(evaluate, CONFIG.replace(search=12), tmp_path) == undisturbed
-    assert search(Recorder(dies=0), CONFIG.replace(search=6), tmp_path) == undisturbed
+    assert search(Recorder(dies=0), CONFIG.replace(search=6), tmp_path) == undisturbed[:6], "no more than asked for"
 
 
 class Scripted:

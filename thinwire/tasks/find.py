@@ -22,7 +22,7 @@ def find_task(name: str, own: Task | None = None) -> Task:
     if name in known:
         return known[name]
     base, dot, kind = name.rpartition(".")
-    if own is not None and name not in TASKS and get_close_matches(name, [own.name]):
+    if own is not None and base not in known and name not in TASKS and get_close_matches(name, [own.name]):
         raise UserError(f"There is no task called '{name}'; did you mean {own.name}?")
     if name in TASKS or not dot or (base not in known and base not in TASKS):
         return TASKS[name]
