@@ -1,33 +1,24 @@
 """The recipe of the pruning results: what rows come to, how calls come together, and what the docs show."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from thinwire.view.size_plot import SizeRecord
 
-SCRIPT = Path(__file__).parents[1] / "recipes/pruning.py"
-
-
-def imported() -> Any:
-    spec = importlib.util.spec_from_file_location("recipe_of_pruning", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Any:
-    """The recipe, writing below a temporary folder."""
-    module = imported()
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the recipe makes of its measurements, writing below a temporary folder."""
+    monkeypatch.syspath_prepend(RECIPES)
+    module = importlib.import_module("pruning_results")
     for name in ("RESULTS", "CHART", "PAGE"):
-        setattr(module, name, tmp_path / getattr(module, name))
+        monkeypatch.setattr(module, name, tmp_path / getattr(module, name))
     module.PAGE.parent.mkdir()
     return module
 
@@ -97,7 +88,7 @@ def test_table_and_plot_come_from_the_results_alone(recipe: Any, monkeypatch: py
     files = [recipe.RESULTS, recipe.CHART, recipe.PAGE]
     before = [path.read_bytes() for path in files]
     monkeypatch.setattr("sys.argv", ["pruning.py", "--table"])
-    recipe.main()
+    importlib.import_module("pruning").main()
     assert [path.read_bytes() for path in files] == before
     page = recipe.PAGE.read_text(encoding="utf-8")
     assert "Another part." in page
@@ -131,19 +122,13 @@ def test_page_and_results_are_made_where_there_are_none(recipe: Any) -> None:
     assert json.loads(recipe.RESULTS.read_text(encoding="utf-8"))["dense_over_sparse_edges"] is None
 
 
-@pytest.mark.parametrize("other", ["model", "config"])
-def test_rows_of_another_model_or_config_are_dropped(recipe: Any, other: str) -> None:
-    recipe.write(measured(recipe))
-    made = SimpleNamespace(id="sparse", path=Path("models/new"))
-    told = {"target_loss": 0.15, "aim": 1.0}
-    config = SimpleNamespace(model_dump=lambda mode: told)
-    run = SimpleNamespace(name="sparse", config=config, opened=SimpleNamespace(artifact=made))
-    assert recipe.stored([run])["tasks"] == measured(recipe)["tasks"]
-    if other == "model":
-        made.id = "another"
-    else:
-        told["aim"] = 0.5
-    found = recipe.stored([run])
+@pytest.mark.parametrize("other", [{"id": "another"}, {"config": {"target_loss": 0.15, "aim": 0.5}}])
+def test_rows_of_another_model_or_config_are_dropped(recipe: Any, other: dict[str, Any]) -> None:
+    before = measured(recipe)
+    recipe.write(before)
+    told = before["models"]["sparse"]
+    assert recipe.stored({"sparse": told})["tasks"] == measured(recipe)["tasks"]
+    found = recipe.stored({"sparse": told | other})
     assert found["tasks"] == []
     assert found["dense"] == measured(recipe)["dense"]
     assert {record["model"] for record in found["ladder"]} == {"dense"}

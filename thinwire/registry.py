@@ -1,6 +1,6 @@
 """Registries: names to functions or classes, filled by decorator, so that an extension is one entry in one file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
@@ -29,10 +29,15 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """The entry called `name`. Raises UserError that lists close matches or all names."""
         if name not in self._entries:
-            close = get_close_matches(name, self._entries, n=3)
-            said = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(self._entries)}."
-            raise UserError(f"There is no {self.kind} called '{name}'; {said}")
+            raise self.unknown(name, self._entries)
         return self._entries[name]
+
+    def unknown(self, name: str, known: Iterable[str]) -> UserError:
+        """The error for a name that is none of those known: it lists close matches or all of them."""
+        known = list(known)
+        close = get_close_matches(name, known, n=3)
+        said = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(known)}."
+        return UserError(f"There is no {self.kind} called '{name}'; {said}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

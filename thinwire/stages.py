@@ -231,10 +231,10 @@ def prune_stage(
     if found is not None:
         return found
     artifact.make_parents(out)
-    if again and config.search:
-        forget(search_folder(out))
-    means = mean_activations(opened.model, tokens, config.mean_tokens, config.seed)
     searched = search_folder(out) if config.search else None
+    if again and searched:
+        forget(searched)
+    means = mean_activations(opened.model, tokens, config.mean_tokens, config.seed)
     circuit = prune(opened.model, task, opened.tokenizer, means, config, report, searched, opened.artifact.id)
     circuit.save(out, config, opened.artifact, config.seed)
     return Circuit.load(out)

@@ -1,7 +1,6 @@
 """Masks over wires: the circuit they stand for, gradients by finite differences, and planted wires learned."""
 
 from dataclasses import replace
-from unittest import mock
 
 import planted
 import pytest
@@ -18,17 +17,7 @@ from thinwire.prune.simplify import simplified_cut
 from thinwire.sites import Node
 from thinwire.tasks import last_logits, margin, margin_losses
 
-
-@pytest.fixture(autouse=True)
-def in_float32():
-    """Masks are otherwise trained in bfloat16 where the processor computes it natively."""
-    with mock.patch("torch.cpu._is_avx512_bf16_supported", return_value=False):
-        yield
-
-
-@pytest.fixture(scope="module")
-def plant() -> planted.Planted:
-    return planted.chain()
+pytestmark = pytest.mark.usefixtures("in_float32")
 
 
 def some_nodes(share: float = 0.5, seed: int = 1) -> list[Node]:

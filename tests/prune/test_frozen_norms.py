@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import cast
-from unittest import mock
 
 import planted
 import pytest
@@ -28,15 +27,10 @@ from thinwire.train import TrainConfig
 from thinwire.verify import VerifyConfig, verify
 from thinwire.view.behaviour import behaviour
 
+pytestmark = pytest.mark.usefixtures("in_float32")
+
 FROZEN = PruneConfig(frozen_norms=True, train_pairs=64, validation_pairs=64, heldout_pairs=64, steps=60)
 NO_TOKENIZER = cast(Tokenizer, None)
-
-
-@pytest.fixture(autouse=True)
-def in_float32():
-    """Masks are otherwise trained in bfloat16 where the processor computes it natively."""
-    with mock.patch("torch.cpu._is_avx512_bf16_supported", return_value=False):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -37,11 +37,6 @@ def descending(n: int) -> Tensor:
     return torch.arange(n, 0, -1) / n
 
 
-@pytest.fixture(scope="module")
-def plant() -> planted.Planted:
-    return planted.chain()
-
-
 def judge_of(plant: planted.Planted) -> Judge:
     pairs = plant.planted.pairs(64, "validation", 0)
     return Judge(plant.model, plant.means, pairs, [(node,) for node in EVERY], (), 3.0)

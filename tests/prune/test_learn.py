@@ -13,19 +13,9 @@ from thinwire.prune.learn import Pressure, initial, learn, step_with_slope
 from thinwire.prune.masks import NodeMasks
 from thinwire.tasks import PairBatch
 
+pytestmark = pytest.mark.usefixtures("in_float32")
+
 TRIALS = 3
-
-
-@pytest.fixture(autouse=True)
-def in_float32():
-    """Masks are otherwise trained in bfloat16 where the processor computes it natively."""
-    with mock.patch("torch.cpu._is_avx512_bf16_supported", return_value=False):
-        yield
-
-
-@pytest.fixture(scope="module")
-def plant() -> planted.Planted:
-    return planted.chain()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Masks over nodes, trials folded into one forward pass, and what removed nodes are held at."""
 
-from unittest import mock
-
 import planted
 import pytest
 import torch
@@ -19,19 +17,9 @@ from thinwire.prune.means import held_values, task_means
 from thinwire.sites import Node, Site, all_sites, n_nodes
 from thinwire.tasks import last_logits, margin, margin_losses
 
+pytestmark = pytest.mark.usefixtures("in_float32")
+
 TRIALS = 3
-
-
-@pytest.fixture(autouse=True)
-def in_float32():
-    """Masks are otherwise trained in bfloat16 where the processor computes it natively."""
-    with mock.patch("torch.cpu._is_avx512_bf16_supported", return_value=False):
-        yield
-
-
-@pytest.fixture(scope="module")
-def plant() -> planted.Planted:
-    return planted.chain()
 
 
 def masks_of(model: Transformer, **changes: object) -> NodeMasks:

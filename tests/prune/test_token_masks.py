@@ -32,6 +32,8 @@ from thinwire.tasks import TASKS, last_logits, margin, margin_losses
 from thinwire.train import TrainConfig
 from thinwire.verify import VerifyConfig, verify
 
+pytestmark = pytest.mark.usefixtures("in_float32")
+
 NO_TOKENIZER = cast(Tokenizer, None)
 SCHEMES = ("none", "added", "concatenated")
 PLANT = planted.crossed()
@@ -54,13 +56,6 @@ CONFIG = PruneConfig(
     validation_pairs=64,
     heldout_pairs=64,
 )
-
-
-@pytest.fixture(autouse=True)
-def in_float32():
-    """Masks are otherwise trained in bfloat16 where the processor computes it natively."""
-    with mock.patch("torch.cpu._is_avx512_bf16_supported", return_value=False):
-        yield
 
 
 @pytest.fixture(scope="module", params=SCHEMES)

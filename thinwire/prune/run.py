@@ -75,9 +75,20 @@ def prune(
     for place, trial in enumerate(best):
         report(place, len(best), f"finishing {trial.edges} edges")
         finals.append(bench.final(trial, report))
-    cut, first, strengths = min(finals, key=lambda final: (final[0].edges, len(final[0].nodes)))
-    report(len(best), len(best), f"{cut.edges} edges")
-    return bench.circuit(cut, strengths, first, rungs, began)
+    final = min(finals, key=lambda final: (final.cut.edges, len(final.cut.nodes)))
+    report(len(best), len(best), f"{final.cut.edges} edges")
+    return bench.circuit(final, rungs, began)
+
+
+@dataclass(frozen=True)
+class Final:
+    """What became of a trial's circuit."""
+
+    cut: Cut
+    unsimplified: Cut
+    """The trial's own."""
+    strengths: Mapping[Node, float]
+    """τ, or what stands in for it, of each node of the trial."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,8 @@ class Bench:
             return [self._attributed(report)]
         if config.search:
             found = search(self.learned, config, folder, report, subject)
-            if any(sorted(set(trial.columns)) != sorted(trial.columns) or self._unknown(trial) for trial in found):
+            known = set(range(self.masks.n))
+            if any(len(known.intersection(trial.columns)) < len(trial.columns) for trial in found):
                 raise UserError(f"{folder} names masks that the model does not have; delete it to search anew.")
             return found
         return self.learned([config.point] * config.trials, config.seed, report)
@@ -138,9 +150,6 @@ class Bench:
             _missed(point, each) if collapsed else self._judged(point, tau, each)
             for point, tau, collapsed in zip(points, learned.tau, learned.collapsed.tolist(), strict=True)
         ]
-
-    def _unknown(self, trial: Trial) -> bool:
-        return max(trial.columns, default=0) >= self.masks.n
 
     def _attributed(self, report: Report) -> Trial:
         assert isinstance(self.masks, NodeMasks)
@@ -163,12 +172,9 @@ class Bench:
         fewer = self.judge.measure(trial.columns[:-1])[0] if trial.columns else float("nan")
         return self.judge.cut(trial.columns, fewer)
 
-    def final(self, trial: Trial, report: Report) -> tuple[Cut, Cut, dict[Node, float]]:
-        """What becomes of a trial's circuit once its weights have masks and it is simplified, as the config asks.
-
-        Also the circuit before that, and τ, or what stands in for it, of each node.
-        """
-        bench, first, strengths = self, self.cut(trial), self._strengths(trial)
+    def final(self, trial: Trial, report: Report) -> Final:
+        """What becomes of a trial's circuit once its weights have masks and it is simplified, as the config asks."""
+        bench, first = self, self.cut(trial)
         cut = first
         if self.config.granularity == "nodes_then_edges":
             bench = self.wired(cut.nodes)
@@ -180,7 +186,7 @@ class Bench:
                 bench = self
         if self.config.simplify:
             cut = simplified_cut(cut, bench.judge, self.config.validation_target, report)
-        return cut, first, strengths
+        return Final(cut, first, self._strengths(trial))
 
     def _strengths(self, trial: Trial) -> dict[Node, float]:
         strengths: dict[Node, float] = {}
@@ -189,11 +195,9 @@ class Bench:
                 strengths.setdefault(node, strength)
         return strengths
 
-    def circuit(
-        self, cut: Cut, strengths: Mapping[Node, float], unsimplified: Cut, rungs: tuple[Rung, ...], began: float
-    ) -> Circuit:
+    def circuit(self, final: Final, rungs: tuple[Rung, ...], began: float) -> Circuit:
         """The result, scored on held-out pairs."""
-        validation = self.judge.validation
+        cut, validation = final.cut, self.judge.validation
         answers = torch.cat([validation.target, validation.foil]).unique().tolist()
         prompt_tokens = tuple(sorted(set(validation.tokens.unique().tolist()).difference(cut.removed_tokens)))
         answer_tokens = tuple(answer for answer in answers if answer != REST)
@@ -205,25 +209,19 @@ class Bench:
             wires=cut.wires,
             means=dict(self.judge.means),
             calibration=cut.calibration,
-            strengths={node: strengths[node] for node in cut.nodes if node in strengths},
+            strengths={node: final.strengths[node] for node in cut.nodes if node in final.strengths},
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
-            scores=self._scores(cut, unsimplified, rungs, prompt_tokens, answer_tokens, began),
+            scores=self._scores(final, rungs, prompt_tokens, answer_tokens, began),
             frozen_norms=self.config.frozen_norms,
             removed_tokens=cut.removed_tokens,
             held_embedding=self.judge.held_embedding if cut.removed_tokens else None,
         )
 
     def _scores(
-        self,
-        cut: Cut,
-        unsimplified: Cut,
-        rungs: tuple[Rung, ...],
-        prompts: tuple[int, ...],
-        answers: tuple[int, ...],
-        began: float,
+        self, final: Final, rungs: tuple[Rung, ...], prompts: tuple[int, ...], answers: tuple[int, ...], began: float
     ) -> PruneScores:
-        model = self.judge.model
+        model, cut = self.judge.model, final.cut
         with torch.no_grad():
             whole = margin(last_logits(model, self.heldout), self.heldout)
         margins = cut.calibration.apply(self.judge.margins(cut, self.heldout))
@@ -236,8 +234,8 @@ class Bench:
             unpruned_loss=margin_losses(whole).mean().item(),
             unpruned_accuracy=(whole > 0).float().mean().item(),
             edges=cut.edges,
-            nodes_unsimplified=len(unsimplified.nodes),
-            edges_unsimplified=unsimplified.edges,
+            nodes_unsimplified=len(final.unsimplified.nodes),
+            edges_unsimplified=final.unsimplified.edges,
             ladder=rungs,
             embedding_edges=len(embedding_edges(model, cut.nodes, prompts)),
             unembedding_edges=len(unembedding_edges(model, cut.nodes, answers)),

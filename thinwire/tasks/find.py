@@ -3,9 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 
-from thinwire.errors import UserError
 from thinwire.tasks.controls import CONTROLS
 from thinwire.tasks.task import TASKS, Task
 
@@ -18,17 +16,15 @@ def find_task(name: str, own: Task | None = None) -> Task:
 
     Raises UserError that lists close matches.
     """
-    known = {own.name: own} if own is not None else {}
+    known = {task: TASKS[task] for task in TASKS} | ({own.name: own} if own is not None else {})
     if name in known:
         return known[name]
-    base, dot, kind = name.rpartition(".")
-    if own is not None and base not in known and name not in TASKS and get_close_matches(name, [own.name]):
-        raise UserError(f"There is no task called '{name}'; did you mean {own.name}?")
-    if name in TASKS or not dot or (base not in known and base not in TASKS):
-        return TASKS[name]
+    base, _, kind = name.rpartition(".")
+    if base not in known:
+        raise TASKS.unknown(name, known)
     numbered = NONSENSE.fullmatch(kind)
     control = CONTROLS[numbered[1] if numbered else kind](name)
-    found = known[base] if base in known else TASKS[base]
+    found = known[base]
     return replace(found, name=name, summary=f"{found.summary}; {control.summary}", control=control)
 
 

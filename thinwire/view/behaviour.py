@@ -10,6 +10,7 @@ from thinwire.circuit import Circuit
 from thinwire.model.norms import Norms
 from thinwire.model.taps import Tap, ablate, record
 from thinwire.model.transformer import Transformer
+from thinwire.prune.means import inside
 from thinwire.sites import Node
 from thinwire.tasks import PairBatch, last_logits, margin, margin_losses, whole_sublayers
 
@@ -36,8 +37,8 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
     tap = record({node.site for node in circuit.nodes})
     logits = model(batch.tokens, tap=tap)[torch.arange(len(batch.tokens)), batch.last]
     whole = margin(logits, batch)
-    inside = torch.arange(batch.tokens.shape[1]) <= batch.last[:, None]
-    seen = {node: (tap.values[node.site][..., node.index].float() * inside).numpy() for node in circuit.nodes}
+    real = inside(batch)
+    seen = {node: (tap.values[node.site][..., node.index].float() * real).numpy() for node in circuit.nodes}
     cut = circuit.cut_model(model)
     norms = circuit.norms(model, batch)
     path = circuit_path(cut, circuit, batch, norms)
