@@ -21,7 +21,7 @@ from steps import KINDS, stepper
 from timing import machine
 from torch import Tensor
 
-from thinwire.model.select import plain_keep_mask
+from thinwire.engine.select import plain_keep_mask
 from thinwire.train import TrainConfig
 from thinwire.train.presets import paper
 
@@ -73,22 +73,22 @@ def nothing() -> None:
 
 def measure_rows(rows: int, width: int, dtype: torch.dtype, rounds: int, device: torch.device) -> dict[str, object]:
     """AbsTopK on one shape: milliseconds forward and backward, GB/s of what has to move, exactness."""
-    from thinwire.model import triton_kernels
+    from thinwire.engine import triton_rows
 
     k = width // 4
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(rows, width, generator=generator, device=device).to(dtype)
     gradient = torch.randn(rows, width, generator=generator, device=device).to(dtype)
     tied = torch.randint(-4, 5, (min(rows, CHECKED_ROWS), width), generator=generator, device=device).to(dtype)
-    twin, kept = PlainAbsTopK(k), triton_kernels.keep_rows(x, k)
+    twin, kept = PlainAbsTopK(k), triton_rows.keep_rows(x, k)
     below = x.clone().requires_grad_()
     above = twin(below)
     forward = medians(
-        {"ours": (nothing, lambda: triton_kernels.keep_rows(x, k)), "plain": (nothing, lambda: twin(x))}, rounds, device
+        {"ours": (nothing, lambda: triton_rows.keep_rows(x, k)), "plain": (nothing, lambda: twin(x))}, rounds, device
     )
     backward = medians(
         {
-            "ours": (nothing, lambda: triton_kernels.pass_rows(kept, gradient, k)),
+            "ours": (nothing, lambda: triton_rows.pass_rows(kept, gradient, k)),
             "plain": (nothing, lambda: torch.autograd.grad(above, below, gradient, retain_graph=True)),
         },
         rounds,
@@ -107,7 +107,7 @@ def measure_rows(rows: int, width: int, dtype: torch.dtype, rounds: int, device:
         "backward_plain_ms": backward["plain"],
         "backward_speedup": backward["plain"] / backward["ours"],
         "backward_gb_per_s": 3 * moved / backward["ours"],
-        "exact": all(_exact(triton_kernels.keep_rows, some, k) for some in (x[:CHECKED_ROWS], tied)),
+        "exact": all(_exact(triton_rows.keep_rows, some, k) for some in (x[:CHECKED_ROWS], tied)),
     }
 
 
@@ -117,12 +117,12 @@ def _exact(keep_rows: Callable[[Tensor, int], Tensor], x: Tensor, k: int) -> boo
 
 def measure_projection(shape: tuple[int, int], floor: int, rounds: int, device: torch.device) -> dict[str, object]:
     """Projection of one float32 matrix, its rows' floor reserved beforehand: milliseconds, ratio, exactness."""
-    from thinwire.model import triton_kernels
+    from thinwire.engine import triton_rows
 
     generator = torch.Generator(device).manual_seed(0)
     source = torch.randn(shape, generator=generator, device=device)
     k = round(source.numel() * DENSITY)
-    reserved = triton_kernels.keep_rows(source, floor) != 0 if floor else None
+    reserved = triton_rows.keep_rows(source, floor) != 0 if floor else None
     matrix = torch.empty_like(source)
 
     def plain() -> None:
@@ -134,12 +134,12 @@ def measure_projection(shape: tuple[int, int], floor: int, rounds: int, device: 
     def restore() -> None:
         matrix.copy_(source)
 
-    calls = {"ours": lambda: triton_kernels.keep_largest_(matrix, k, reserved), "plain": plain}
+    calls = {"ours": lambda: triton_rows.keep_largest_(matrix, k, reserved), "plain": plain}
     times = medians({name: (restore, call) for name, call in calls.items()}, rounds, device)
     results = []
     for values in (source, (2 * source).round()):  # many ties
         matrix.copy_(values)
-        triton_kernels.keep_largest_(matrix, k, reserved)
+        triton_rows.keep_largest_(matrix, k, reserved)
         score = values.abs() if reserved is None else values.abs().masked_fill(reserved, torch.inf)
         expected = torch.where(plain_keep_mask(score.flatten(), k).view(shape), values, 0)
         results.append(torch.equal(matrix, expected))

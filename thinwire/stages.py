@@ -105,9 +105,9 @@ class Opened:
 
     @classmethod
     def open(cls, folder: Path | str) -> "Opened":
-        """Open a model by its folder or shipped name. Raises UserError when it is not a finished model."""
+        """Open a model by folder or shipped name, on sparse kernels. Raises UserError when it is not a finished model."""
         found = artifact.open_artifact(Path(folder), "model")
-        return cls(found, load(found.path), Tokenizer.load(found.path / "tokenizer.json"))
+        return cls(found, load(found.path).compile_sparse(), Tokenizer.load(found.path / "tokenizer.json"))
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raise UserError when tokens were made with another tokenizer than the model's."""

@@ -73,7 +73,7 @@ def held_by_hand(model: Transformer, circuit: Circuit, wire: Wire) -> Tensor:
     """Logits of the circuit without one wire, from the matrix's own output and what it reads."""
     source, target = wire
     layer = source.site.layer
-    name = next(n for n, a, b, _ in matrices(model) if (a, b) == (source.site, target.site))
+    name = next(n for n, a, b in matrices(model.config) if (a, b) == (source.site, target.site))
     linear = model.get_submodule(name)
     weight = linear.get_parameter("weight")[target.index, source.index]
 
@@ -145,8 +145,8 @@ def test_wires_to_removed_nodes_stay() -> None:
     whole = circuit_of(model, 0.5)
     cut = replace(whole, wires=()).cut_model(model)
     kept = set(whole.nodes)
-    for name, source, target, weight in matrices(model):
-        now = cut.get_parameter(f"{name}.weight")
+    for name, source, target in matrices(model.config):
+        weight, now = (each.get_parameter(f"{name}.weight") for each in (model, cut))
         for row, column in weight.nonzero().tolist():
             inside = Node(target, row) in kept and Node(source, column) in kept
             assert now[row, column] == (0 if inside else weight[row, column])

@@ -1,7 +1,9 @@
 """The circuit: nodes, wires, calibration and provenance of one pruned behaviour."""
 
-from thinwire.circuit.circuit import Calibration, Circuit, PruneScores, Rung, calibrate
-from thinwire.circuit.cut import held_embeddings, held_weights, sharing
+from thinwire.circuit.calibration import Calibration, calibrate
+from thinwire.circuit.circuit import Circuit, PruneScores, Rung
+from thinwire.circuit.compact import CompactCircuit
+from thinwire.circuit.cut import held_weights
 from thinwire.circuit.edges import (
     Edge,
     TokenEdge,
@@ -18,6 +20,7 @@ from thinwire.circuit.render import render
 __all__ = [
     "Calibration",
     "Circuit",
+    "CompactCircuit",
     "Edge",
     "PruneScores",
     "Rung",
@@ -27,11 +30,9 @@ __all__ = [
     "circuit_task",
     "count_edges",
     "embedding_edges",
-    "held_embeddings",
     "held_weights",
     "keep_masks",
     "render",
-    "sharing",
     "unembedding_edges",
     "weight_edges",
 ]

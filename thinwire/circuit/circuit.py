@@ -7,20 +7,22 @@ from functools import cached_property
 from pathlib import Path
 
 import networkx as nx
-import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, with_config
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
-from thinwire.circuit.cut import held_embeddings, held_weights, sharing
+from thinwire.circuit.calibration import Calibration
+from thinwire.circuit.compact import CompactCircuit
+from thinwire.circuit.cut import held_weights
 from thinwire.circuit.edges import Edge, Wire, channel_links, joined, keep_masks, weight_edges
 from thinwire.config import STRICT, Config, read_record
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms
+from thinwire.model.sparse import sharing, with_rows
 from thinwire.model.taps import Tap, ablate
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site, all_sites
@@ -28,30 +30,6 @@ from thinwire.tasks import PairBatch, norms_on
 
 EMBEDDING = "embedding"
 """What the held embedding is called among the means of the sites."""
-
-
-@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
-@dataclass(frozen=True)
-class Calibration:
-    """Scale and shift of the log-odds of a pair's first answer over its second (A.5, step 5)."""
-
-    scale: float = 1.0
-    shift: float = 0.0
-
-    def apply(self, margins: Tensor) -> Tensor:
-        """Calibrated margins [..., 2n] of a batch of n pairs, as `thinwire.tasks.margin` gives them."""
-        return calibrate(margins, self.scale, self.shift)
-
-
-def calibrate(margins: Tensor, scale: Tensor | float, shift: Tensor | float) -> Tensor:
-    """Margins [..., 2n] of right over wrong answers, with the first answer's log-odds scaled and shifted.
-
-    The first answer is right in the first half and wrong in the second, so the shift cannot tell the sides apart.
-    """
-    n = margins.shape[-1] // 2
-    side = torch.ones(2 * n, device=margins.device)
-    side[n:] = -1
-    return margins * scale + side * shift
 
 
 @with_config(STRICT)
@@ -198,9 +176,19 @@ class Circuit:
         """
         self.check_model(model)
         held = {} if self.wires is None else held_weights(model, self.nodes, self.wires, self.means)
+        if not held and self.held_embedding is None:
+            return model
+        cut = sharing(model, held)
         if self.held_embedding is not None:
-            held |= held_embeddings(model, self.removed_tokens, self.held_embedding)
-        return sharing(model, held) if held else model
+            cut.set_submodule("embedding", with_rows(model.embedding, self.removed_tokens, self.held_embedding))
+        return cut
+
+    def compact(self, model: Transformer) -> CompactCircuit:
+        """The circuit as its own small graph: as the cut model under the tap, in microseconds a prompt.
+
+        `model` is the whole one. Raises UserError when it has another shape, or selects from its residual stream.
+        """
+        return CompactCircuit(self, model)
 
     def edges(self, model: Transformer) -> list[Edge]:
         """Kept wires with their nonzero weights, in the order of the forward pass.

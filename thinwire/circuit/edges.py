@@ -1,11 +1,12 @@
 """The wires of a circuit: nonzero weights that join two of its nodes, and the token wires at both ends."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from thinwire.model.sparse import Nonzeros, nonzeros
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Shape, Site, all_sites
 
@@ -73,39 +74,37 @@ def matrix_name(layer: int, name: str) -> str:
 
 def matrix_at(model: Transformer, layer: int, name: str) -> Tensor:
     """The weight [target width, source width] of one of MATRICES in a layer."""
-    return model.get_parameter(f"{matrix_name(layer, name)}.weight").detach()
+    return model.get_submodule(matrix_name(layer, name)).weight.detach()  # pyright: ignore
 
 
-def matrices(model: Transformer) -> Iterator[tuple[str, Site, Site, Tensor]]:
-    """Module name, source site, target site and weight [target width, source width] of every matrix of the layers."""
-    for layer in range(model.config.n_layers):
+def matrices(shape: Shape) -> Iterator[tuple[str, Site, Site]]:
+    """Module name, source site and target site of every matrix of the layers."""
+    for layer in range(shape.n_layers):
         for name, (source, target) in MATRICES.items():
-            yield (
-                matrix_name(layer, name),
-                Site.of(layer, source),
-                Site.of(layer, target),
-                matrix_at(model, layer, name),
-            )
+            yield matrix_name(layer, name), Site.of(layer, source), Site.of(layer, target)
+
+
+def weights_between(model: Transformer, keep: Mapping[Site, Tensor]) -> Iterator[tuple[str, Site, Site, Nonzeros]]:
+    """Matrices with the nonzero weights between kept nodes; `keep[site]` is bool [width], missing sites keep nothing.
+
+    Each comes with its module name, its source site and its target site.
+    """
+    for name, source, target in matrices(model.config):
+        if source in keep and target in keep:
+            yield name, source, target, nonzeros(model, name, keep[target], keep[source])
 
 
 def weight_edges(model: Transformer, nodes: Iterable[Node]) -> Iterator[Edge]:
     """Every nonzero weight between two of the nodes, in the order of the forward pass."""
-    kept = by_site(nodes)
-    for _, source, target, matrix in matrices(model):
-        if source in kept and target in kept:
-            weights = matrix[kept[target]][:, kept[source]]
-            for row, column in weights.nonzero().tolist():
-                ends = Node(source, kept[source][column]), Node(target, kept[target][row])
-                yield Edge(*ends, weights[row, column].item())
+    for _, source, target, found in weights_between(model, keep_masks(nodes, model.config)):
+        ends = found.rows.tolist(), found.columns.tolist()
+        for row, column, weight in zip(*ends, found.values.tolist(), strict=True):
+            yield Edge(Node(source, column), Node(target, row), weight)
 
 
 def count_edges(model: Transformer, keep: dict[Site, Tensor]) -> int:
     """Number of nonzero weights between kept nodes; `keep[site]` is bool [width]. Missing sites keep nothing."""
-    total = 0
-    for _, source, target, matrix in matrices(model):
-        if source in keep and target in keep:
-            total += int(matrix[keep[target]][:, keep[source]].count_nonzero())
-    return total
+    return sum(len(found.values) for _, _, _, found in weights_between(model, keep))
 
 
 def channel_links(nodes: Iterable[Node], d_model: int) -> Iterator[tuple[Node, Node]]:
@@ -123,18 +122,22 @@ def embedding_edges(model: Transformer, nodes: Iterable[Node], tokens: Iterable[
     """Nonzero embedding weights of the given tokens on channels that some node reads."""
     d_model = model.config.d_model
     channels = {node.index for node in nodes if node.site.kind.endswith("act_in") and node.index < d_model}
-    return _token_edges(model.embedding.weight, tokens, channels)
+    return _token_edges(model, "embedding", tokens, channels)
 
 
 def unembedding_edges(model: Transformer, nodes: Iterable[Node], tokens: Iterable[int]) -> list[TokenEdge]:
     """Nonzero unembedding weights to the given tokens from channels that some node writes."""
     channels = {node.index for node in nodes if node.site.kind.endswith("resid_delta")}
-    return _token_edges(model.unembedding.weight, tokens, channels)
+    return _token_edges(model, "unembedding", tokens, channels)
 
 
-def _token_edges(matrix: Tensor, tokens: Iterable[int], channels: set[int]) -> list[TokenEdge]:
-    rows, columns = sorted(set(tokens)), sorted(channels)
-    if not rows or not columns:
-        return []
-    weights = matrix.detach()[torch.tensor(rows)][:, torch.tensor(columns)]
-    return [TokenEdge(rows[r], columns[c], weights[r, c].item()) for r, c in weights.nonzero().tolist()]
+def _token_edges(model: Transformer, name: str, tokens: Iterable[int], channels: set[int]) -> list[TokenEdge]:
+    rows, columns = (
+        torch.zeros(model.config.vocab_size, dtype=torch.bool),
+        torch.zeros(model.config.d_model, dtype=torch.bool),
+    )
+    rows[list(tokens)] = True
+    columns[list(channels)] = True
+    found = nonzeros(model, name, rows, columns)
+    ends = found.rows.tolist(), found.columns.tolist(), found.values.tolist()
+    return [TokenEdge(*end) for end in zip(*ends, strict=True)]

@@ -121,7 +121,7 @@ def selection() -> str:
     """Whether the compiled AbsTopK agrees with the plain one, and how much faster it is."""
     import torch
 
-    from thinwire.model.select import keep_rows, plain_keep_mask
+    from thinwire.engine.select import keep_rows, plain_keep_mask
 
     x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0))
     plain = torch.where(plain_keep_mask(x, 256), x, 0)

@@ -24,6 +24,7 @@ VERBS = {
     "tasks": "list the tasks, show example pairs, score a model on them",
     "prune": "find the smallest circuit of a task in a model",
     "verify": "check whether a circuit tells the truth",
+    "generate": "sample text from a model, or from a circuit of it",
     "view": "write circuits, or the report of a training run, as an HTML page",
     "info": "say what an artefact folder holds, or list the shipped models",
     "doctor": "check the installation and this machine",

@@ -6,7 +6,8 @@ Text is untrusted: an `<|endoftext|>` inside a document is encoded as ordinary b
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,16 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids; bytes that are not UTF-8 become replacement characters. Raises UserError for other ids."""
         return b"".join(self._token_bytes(i) for i in ids).decode("utf-8", errors="replace")
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """Text of token ids as they come, one piece a token and one at the end; joined it is that of `decode`.
+
+        A piece holds complete characters only: the bytes of one that is cut off wait for the next.
+        """
+        decoder = getincrementaldecoder("utf-8")("replace")
+        for token_id in ids:
+            yield decoder.decode(self._token_bytes(token_id))
+        yield decoder.decode(b"", final=True)
 
     def token(self, token_id: int) -> str:
         """Display text of one token; bytes of a character that the token holds only in part are written `\\xe2`."""

@@ -3,29 +3,41 @@
 import torch
 from torch import Tensor, nn
 
-from thinwire.model import select
+from thinwire.engine import select
+from thinwire.engine.layout import activations, features, is_feature_major
 
 
 @torch.library.custom_op("thinwire::abstopk", mutates_args=())
 def abstopk(x: Tensor, k: int) -> Tensor:
-    """x [..., width] with all but the k largest magnitudes of the last dimension zeroed; ties to the lowest index."""
+    """x [..., width] with all but the k largest magnitudes of the last dimension zeroed; ties to the lowest index.
+
+    The result lies in memory as x does, feature by feature or token by token.
+    """
+    if is_feature_major(x):
+        return activations(select.keep_columns(features(x), k), x.shape[:-1])
     return select.keep_rows(x.reshape(-1, x.shape[-1]), k).view(x.shape)
 
 
 @torch.library.custom_op("thinwire::abstopk_backward", mutates_args=())
 def _abstopk_backward(kept: Tensor, grad: Tensor, k: int) -> Tensor:
+    if is_feature_major(kept):
+        return activations(select.pass_columns(features(kept), features(grad), k), kept.shape[:-1])
     width = kept.shape[-1]
     return select.pass_rows(kept.reshape(-1, width), grad.reshape(-1, width), k).view(kept.shape)
 
 
 @abstopk.register_fake
 def _(x: Tensor, k: int) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return _empty_as_it_lies(x)
 
 
 @_abstopk_backward.register_fake
 def _(kept: Tensor, grad: Tensor, k: int) -> Tensor:
-    return torch.empty_like(grad, memory_format=torch.contiguous_format)
+    return _empty_as_it_lies(kept)
+
+
+def _empty_as_it_lies(x: Tensor) -> Tensor:
+    return x.new_empty((x.shape[-1], *x.shape[:-1])).movedim(0, -1) if is_feature_major(x) else x.new_empty(x.shape)
 
 
 def _setup(ctx, inputs, output) -> None:

@@ -4,10 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thinwire.engine.attention import attend_by_feature, lies_by_feature
+from thinwire.model.cache import Cache
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, own_scales
 from thinwire.model.sublayer import Sublayer
 from thinwire.model.taps import Tap
+
+LONG = 128
+"""Positions from which on attention over feature-major activations has a kernel of its own; shorter is products."""
 
 
 class Attention(Sublayer):
@@ -30,14 +35,20 @@ class Attention(Sublayer):
         tap: Tap,
         norms: Norms = own_scales,
         last: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:  # [batch, pos, d_model]
-        """With `last` [batch], only what each sequence's position of that index gets: [batch, 1, d_model]."""
+        """With `last` [batch], only what each sequence's position of that index gets: [batch, 1, d_model].
+
+        With a `cache` the positions follow those that have run with it, and look back at them.
+        """
         x = self.read(resid, positions, tap, norms)
         asking = x if last is None else at_last(x, last)
         q = self.at("q", self.w_q(asking), tap)
-        k = self.at("k", self.w_k(x), tap)
-        v = self.at("v", self.w_v(x), tap)
-        y = attend(self._heads(q), self._heads(k), self._heads(v), self.sink, last)  # [batch, head, pos, d_head]
+        k = self._heads(self.at("k", self.w_k(x), tap))
+        v = self._heads(self.at("v", self.w_v(x), tap))
+        if cache is not None:
+            k, v = cache.extend(self.point, k, v)
+        y = attend(self._heads(q), k, v, self.sink, last)  # [batch, head, pos, d_head]
         return self.at("resid_delta", self.w_o(y.transpose(1, 2).flatten(2)), tap)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -52,24 +63,42 @@ def at_last(x: Tensor, last: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, last: Tensor | None = None) -> Tensor:
     """Causal attention over [batch, head, pos, d_head]; `sink` [head] adds exp(sink) to each softmax denominator.
 
-    With `last` [batch] there is one query a sequence, which stands at that index.
+    With `last` [batch] there is one query a sequence, which stands at that index; otherwise the queries stand at the
+    last of the keys' positions.
     """
-    # the fused CPU kernel is several times slower than three plain products at d_head 16
-    if q.device.type == "cpu" or last is not None:
+    if lies_by_feature(k):
+        if k.shape[-2] >= LONG:
+            return attend_by_feature(q, k, v, sink, _standing(q, k, last))
+        q, k, v = (x.mT.contiguous() for x in (q, k, v))  # copies whole rows, where the products would copy numbers
+        y = v @ attention_pattern(q.mT, k.mT, sink, last).mT  # [batch, head, d_head, query]
+        return y.permute(1, 2, 0, 3).contiguous().permute(2, 0, 3, 1)
+    # the fused CPU kernel is several times slower than three plain products at d_head 16, and the fused GPU one takes
+    # the queries to stand at the first positions
+    if q.device.type == "cpu" or last is not None or q.shape[-2] != k.shape[-2]:
         return attention_pattern(q, k, sink, last) @ v
     if sink is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return _fused_with_sink(q, k, v, sink)
 
 
+def _standing(q: Tensor, k: Tensor, last: Tensor | None) -> Tensor:
+    """The position of each query, int64 [batch, n_queries]."""
+    if last is not None:
+        return last[:, None]
+    length = k.shape[-2]
+    return torch.arange(length - q.shape[-2], length, device=q.device).expand(len(q), -1)
+
+
 def attention_pattern(q: Tensor, k: Tensor, sink: Tensor | None, last: Tensor | None = None) -> Tensor:
     """Attention weights [batch, head, query, key] from q and k [batch, head, pos, d_head]; the sink has the rest.
 
-    With `last` [batch] there is one query a sequence, which stands at that index.
+    With `last` [batch] there is one query a sequence, which stands at that index; otherwise the queries stand at the
+    last of the keys' positions.
     """
     length, d_head = k.shape[-2:]
     if last is None:
-        later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        queries = q.shape[-2]
+        later = torch.ones(queries, length, dtype=torch.bool, device=q.device).triu(1 + length - queries)
     else:
         later = (torch.arange(length, device=q.device) > last[:, None]).repeat_interleave(q.shape[1], 0)[:, None]
     mask = torch.zeros(later.shape, dtype=q.dtype, device=q.device).masked_fill(later, torch.finfo(q.dtype).min)

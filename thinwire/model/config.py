@@ -1,4 +1,4 @@
-"""The shape of a transformer and the choices of method: everything `Transformer` needs to be built."""
+"""The shape of a transformer and the choices of method: everything `Transformer` needs to be built; and of sampling."""
 
 from typing import Literal, Self
 
@@ -76,3 +76,18 @@ class ModelConfig(Config):
     def n_active_resid(self) -> int:
         """How many channels AbsTopK keeps at a residual point."""
         return max(1, int(self.active_fraction * self.d_model)) if self.active_residual else self.d_model
+
+
+class SampleConfig(Config):
+    """How text is sampled from a model."""
+
+    tokens: int = Field(default=100, ge=1)
+    """Most tokens to add; the model's context may end a text before."""
+    temperature: float = Field(default=1.0, ge=0)
+    """What logits are divided by: below 1 likely tokens gain, 0 always takes the likeliest."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Choose among this many likeliest tokens only; unset takes all."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Choose among the fewest likeliest tokens only that together have this probability; 1 takes all."""
+    seed: int = Field(default=0, ge=0, lt=2**62)
+    """Seed of the first sample; each further one has the next."""

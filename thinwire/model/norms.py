@@ -10,12 +10,28 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-Norms = Callable[[int, nn.RMSNorm, Tensor], Tensor]
+from thinwire.engine import pointwise
+
+
+class RMSNorm(nn.RMSNorm):
+    """`torch.nn.RMSNorm`, which takes feature-major activations as they lie."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., width]
+        if not pointwise.takes(x):
+            return super().forward(x)
+        return pointwise.rms_norm(x, self.weight, self.epsilon(x.dtype))[0]
+
+    def epsilon(self, dtype: torch.dtype) -> float:
+        """What is added to the mean square of numbers of this type."""
+        return torch.finfo(dtype).eps if self.eps is None else self.eps
+
+
+Norms = Callable[[int, RMSNorm, Tensor], Tensor]
 """`norms(i, norm, h_i [batch, pos, d_model]) -> x`, in place of the norm that reads residual point h_i: that of
 sublayer i, or the last one, before the unembedding."""
 
 
-def own_scales(point: int, norm: nn.RMSNorm, resid: Tensor) -> Tensor:
+def own_scales(point: int, norm: RMSNorm, resid: Tensor) -> Tensor:
     """The norms as they are."""
     return norm(resid)
 
@@ -26,10 +42,10 @@ class ScaleRecorder:
     def __init__(self) -> None:
         self.scales: dict[int, Tensor] = {}
 
-    def __call__(self, point: int, norm: nn.RMSNorm, resid: Tensor) -> Tensor:
+    def __call__(self, point: int, norm: RMSNorm, resid: Tensor) -> Tensor:
         """See `Norms`."""
-        epsilon = torch.finfo(resid.dtype).eps if norm.eps is None else norm.eps
-        self.scales[point] = torch.rsqrt(resid.square().mean(-1, keepdim=True) + epsilon)
+        mean_square = resid.square().mean(-1, keepdim=True)
+        self.scales[point] = torch.rsqrt(mean_square + norm.epsilon(resid.dtype))
         return norm(resid)
 
 
@@ -40,7 +56,7 @@ def frozen(scales: Mapping[int, Tensor], copies: int = 1) -> Norms:
     """
     repeated = {point: scale.repeat(copies, 1, 1) for point, scale in scales.items()} if copies > 1 else scales
 
-    def norms(point: int, norm: nn.RMSNorm, resid: Tensor) -> Tensor:
+    def norms(point: int, norm: RMSNorm, resid: Tensor) -> Tensor:
         return resid * repeated[point] * norm.weight
 
     return norms

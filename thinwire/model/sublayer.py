@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.config import ModelConfig
-from thinwire.model.norms import Norms, own_scales
+from thinwire.model.norms import Norms, RMSNorm, own_scales
 from thinwire.model.taps import Tap
 from thinwire.sites import KINDS, Site
 
@@ -15,8 +15,8 @@ class Sublayer(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int, part: str) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.norm_pos = nn.RMSNorm(config.d_pos, eps=config.norm_eps) if config.positions == "concatenated" else None
+        self.norm = RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm_pos = RMSNorm(config.d_pos, eps=config.norm_eps) if config.positions == "concatenated" else None
         self.point = Site.of(layer, f"{part}.act_in").sublayer
         self.sites: dict[str, Site] = {}
         for kind in (kind for kind in KINDS if kind.startswith(part)):

@@ -1,5 +1,7 @@
 """The forward pass, written once: embed, run a range of sublayers with a tap, unembed."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,9 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from thinwire.errors import UserError
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention, at_last
+from thinwire.model.cache import Cache
 from thinwire.model.config import ModelConfig
 from thinwire.model.mlp import MLP
-from thinwire.model.norms import Norms, own_scales
+from thinwire.model.norms import Norms, RMSNorm, own_scales
 from thinwire.model.taps import Tap, identity
 
 
@@ -32,12 +35,13 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.precision: Literal["auto", "fp32"] = "auto"  # what matrices are multiplied in where speed is what counts
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         width = {"none": 0, "added": config.d_model, "concatenated": config.d_pos}[config.positions]
         self.positions = nn.Parameter(torch.empty(config.context, width)) if width else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.resid = AbsTopK(config.n_active_resid, config.d_model)
-        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm = RMSNorm(config.d_model, eps=config.norm_eps)
         self.unembedding = nn.Linear(config.d_model, config.vocab_size, bias=config.biases)
         self.bigram = nn.Embedding(config.vocab_size, config.vocab_size) if config.bigram else None
         self._initialize(torch.Generator().manual_seed(seed))
@@ -58,12 +62,20 @@ class Transformer(nn.Module):
         """The 2·n_layers sublayers in the order they run."""
         return [sublayer for block in self.blocks for sublayer in (block.attn, block.mlp)]  # pyright: ignore
 
-    def embed(self, tokens: Tensor, embedded: Tensor | None = None) -> Tensor:
+    def compile_sparse(self) -> "Transformer":
+        """The same model on kernels whose cost follows the nonzeros, wherever that pays; for fixed weights only."""
+        from thinwire.model.sparse import compile_sparse
+
+        return compile_sparse(self)
+
+    def embed(self, tokens: Tensor, embedded: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Residual point h_0 [batch, pos, d_model] of tokens [batch, pos]. Raises UserError past the context.
 
-        `embedded` [batch, pos, d_model] stands in for the embeddings of the tokens.
+        `embedded` [batch, pos, d_model] stands in for the embeddings of the tokens, which follow those that have run
+        with the `cache`.
         """
-        length = tokens.shape[1]
+        earlier = _earlier(cache)
+        length = earlier + tokens.shape[1]
         if length > self.config.context:
             raise UserError(
                 f"A prompt of {length} tokens does not fit the context of {self.config.context}; shorten it."
@@ -71,7 +83,7 @@ class Transformer(nn.Module):
         resid = self.embedding(tokens) if embedded is None else embedded
         if self.config.positions == "added":
             assert self.positions is not None
-            resid = resid + self.positions[:length]
+            resid = resid + self.positions[earlier:length]
         return self.resid(resid)
 
     def run(
@@ -82,22 +94,31 @@ class Transformer(nn.Module):
         tap: Tap = identity,
         recompute: bool = False,
         norms: Norms = own_scales,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Take residual point h_start [batch, pos, d_model] through sublayers start … stop - 1 to h_stop.
 
         `tap` is called at every site on the way, and `norms` for every norm. `recompute` trades time for memory:
-        activations are computed again in the backward pass, and taps are then called twice.
+        activations are computed again in the backward pass, and taps are then called twice. With a `cache` the
+        positions follow those that have run with it, and join them once they have passed the last sublayer.
         """
+        assert cache is None or not recompute
         positions = None
         if self.config.positions == "concatenated":
             assert self.positions is not None
-            positions = self.positions[: resid.shape[1]]
-        for sublayer in self.sublayers[start:stop]:
+            earlier = _earlier(cache)
+            positions = self.positions[earlier : earlier + resid.shape[1]]
+        sublayers = self.sublayers[start:stop]
+        for sublayer in sublayers:
             if recompute and torch.is_grad_enabled():
                 delta = checkpoint(sublayer, resid, positions, tap, norms, use_reentrant=False)
+            elif cache is not None and isinstance(sublayer, Attention):
+                delta = sublayer(resid, positions, tap, norms, cache=cache)
             else:
                 delta = sublayer(resid, positions, tap, norms)
             resid = self.resid(resid + delta)
+        if cache is not None and sublayers[-1:] == self.sublayers[-1:]:
+            cache.length += resid.shape[1]
         return resid
 
     def run_last(self, resid: Tensor, last: Tensor, tap: Tap = identity, norms: Norms = own_scales) -> Tensor:
@@ -124,6 +145,10 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits [batch, pos, vocab] of tokens [batch, pos]."""
         return self.unembed(self.run(self.embed(tokens), tap=tap, recompute=recompute, norms=norms), tokens, norms)
+
+
+def _earlier(cache: Cache | None) -> int:
+    return 0 if cache is None else cache.length
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from thinwire.circuit import Wire, keep_masks, weight_edges
-from thinwire.circuit.edges import matrices
+from thinwire.circuit.edges import weights_between
 from thinwire.model.norms import Norms
 from thinwire.model.precision import autocast
+from thinwire.model.sparse import bias_of, with_values
 from thinwire.model.taps import Tap
 from thinwire.model.transformer import Transformer
 from thinwire.prune.passes import Replaceable
@@ -41,6 +42,7 @@ class EdgeMasks:
         chosen = frozenset(every if nodes is None else nodes).union(forced).difference(excluded)
         self.model, self.means, self.frozen_norms = model, means, frozen_norms
         self._replaceable = Replaceable(model)
+        self._matrices = list(weights_between(model, keep_masks(chosen, shape)))
         self.units: tuple[Wire, ...] = tuple((edge.source, edge.target) for edge in weight_edges(model, chosen))
         self.n = len(self.units)
         self.forced = tuple(forced)
@@ -53,29 +55,16 @@ class EdgeMasks:
         self._always = torch.zeros(n_nodes(shape), dtype=torch.bool)
         self._always[[place[node] for node in (*self.forced, *self.loose)]] = True
         self._mortal = keep_masks(touched.difference(self.forced), shape)
-        self._matrices = self._by_matrix()
-
-    def _by_matrix(self) -> list[tuple[str, Site, Site, Tensor, Tensor, Tensor]]:
-        """Name and sites of each matrix with wires, their places among the masks, and their rows and columns in it."""
-        found: dict[tuple[Site, Site], list[tuple[int, int, int]]] = {}
-        for column, (source, target) in enumerate(self.units):
-            found.setdefault((source.site, target.site), []).append((column, target.index, source.index))
-        listed = []
-        for name, source, target, _ in matrices(self.model):
-            if (source, target) in found:
-                columns, rows, sources = torch.tensor(found[source, target]).T
-                listed.append((name, source, target, columns, rows, sources))
-        return listed
 
     def margins(self, hard: Tensor, batch: PairBatch) -> Tensor:
         """Margins of every trial [trials, 2n pairs]; `hard` is [trials, n], 1 for wires that are kept."""
-        with autocast("auto", batch.tokens.device):
+        with autocast(self.model.precision, batch.tokens.device):
             norms = norms_on(self.model, batch, self.frozen_norms)
         return torch.stack([self._margins(masks, batch, norms) for masks in hard])
 
     def _margins(self, masks: Tensor, batch: PairBatch, norms: Norms) -> Tensor:
         alive = self.alive(masks)
-        with autocast("auto", batch.tokens.device):
+        with autocast(self.model.precision, batch.tokens.device):
             _, logits = self._replaceable.logits(self.parameters(masks, alive), batch, self.tap(alive), norms=norms)
         return margin(logits, batch)
 
@@ -93,15 +82,13 @@ class EdgeMasks:
         Wires into a node that is held have their weight in full, as in a circuit, but the gradient of their mask.
         """
         changed: dict[str, Tensor] = {}
-        for name, source, target, columns, rows, sources in self._matrices:
-            linear = self._replaceable.model.get_submodule(name)
-            weight, bias = linear.get_parameter("weight"), linear.get_parameter("bias")
-            own = masks[columns]
-            own = torch.where(alive[target][rows], own, own + (1 - own).detach())
-            values = weight[rows, sources]
-            held = values * (1 - own) * self.means[source][sources]
-            changed[f"{name}.weight"] = weight.index_put((rows, sources), values * own)
-            changed[f"{name}.bias"] = bias.index_add(0, rows, held)
+        model = self._replaceable.model
+        own_masks = masks.split([len(found.values) for _, _, _, found in self._matrices])
+        for (name, source, target, found), own in zip(self._matrices, own_masks, strict=True):
+            own = torch.where(alive[target][found.rows], own, own + (1 - own).detach())
+            held = found.values * (1 - own) * self.means[source][found.columns]
+            changed |= with_values(model, name, found.places, found.values * own)
+            changed[f"{name}.bias"] = bias_of(model, name).index_add(0, found.rows, held)
         return changed
 
     def tap(self, alive: Mapping[Site, Tensor]) -> Tap:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from thinwire.engine import pointwise
 from thinwire.errors import UserError
 from thinwire.model.norms import Norms
 from thinwire.model.precision import autocast
@@ -66,7 +67,7 @@ class NodeMasks:
         """
         trials, order, found = len(hard), [], []
         for pairs, part in batch.by_length(max(1, -(-len(batch) // PARTS))):
-            with autocast("auto", part.tokens.device):
+            with autocast(self.model.precision, part.tokens.device):
                 norms = norms_on(self.model, part, self.frozen_norms, trials)
                 logits = self.logits(hard, fold(part, trials), norms)
             found.append(margin(logits.unflatten(0, (trials, -1)), part).unflatten(1, (2, -1)))
@@ -116,6 +117,8 @@ def mask_tap(masks: Mapping[Site, Tensor], means: Mapping[Site, Tensor]) -> Tap:
 
     def tap(site: Site, x: Tensor) -> Tensor:
         mask, mean = masks[site].to(x.dtype), means[site].to(x.dtype)
+        if pointwise.takes(x):
+            return pointwise.hold(x, mean, mask)
         folded = x.unflatten(0, (len(mask), -1))
         return torch.lerp(mean, folded, mask[:, None, None]).flatten(0, 1)
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from thinwire.circuit import Wire, held_embeddings, held_weights, keep_masks, sharing
+from thinwire.circuit import Wire, held_weights, keep_masks
 from thinwire.model.norms import Norms, own_scales
+from thinwire.model.sparse import sharing
 from thinwire.model.taps import Tap, ablate
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site
@@ -135,18 +136,27 @@ class Passes:
         tap = ablate(keep_masks(parts.nodes, model.config), self.means)
         known_up_to = self._start(parts)
         start = max(known_up_to, 0)
-        if parts.removed and known_up_to < 0:
-            assert self.held_embedding is not None
-            changed |= held_embeddings(model, [token.id for token in parts.removed], self.held_embedding)
         margins = torch.empty(2, self.n_pairs)
         found = []
         for place, (chunk, known, norms) in enumerate(zip(self.chunks, self._points, self._norms, strict=True)):
-            points, logits = self.model.logits(changed, chunk, tap, known.get(known_up_to), start, norms)
+            resid = known[known_up_to] if known_up_to in known else self._embed(chunk, parts.removed)
+            points, logits = self.model.logits(changed, chunk, tap, resid, start, norms)
             pairs = self.places[place]
             margins[:, pairs] = margin(logits, chunk).unflatten(0, (2, -1))
             found.append({start + i: point for i, point in enumerate(points) if start + i in self.stored})
         self._latest = parts, margins.flatten(), start, found
         return margins.flatten()
+
+    def _embed(self, batch: PairBatch, removed: Collection[Token]) -> Tensor:
+        """Residual point h_0, the embeddings of removed tokens held."""
+        model = self.model.model
+        if not removed:
+            return model.embed(batch.tokens)
+        assert self.held_embedding is not None
+        gone = torch.isin(batch.tokens, torch.tensor([token.id for token in removed]))
+        return model.embed(
+            batch.tokens, torch.where(gone[..., None], self.held_embedding, model.embedding(batch.tokens))
+        )
 
     def start_from(self, parts: Parts) -> None:
         """Make a candidate the base that later ones start from."""

@@ -61,7 +61,7 @@ def prune(
     """
     config = config or PruneConfig()
     began = time.perf_counter()
-    bench = Bench.of(model, task, tokenizer, means, config)
+    bench = Bench.of(model.compile_sparse(), task, tokenizer, means, config)
     trials = bench.trials(folder, report, f"{subject} {task.name} {task.source}")
     met = sorted((trial for trial in trials if not trial.missed), key=lambda trial: trial.size)
     if not met:

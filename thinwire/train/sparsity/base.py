@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.config import Config
+from thinwire.engine.select import keep_largest_
 from thinwire.errors import UserError
-from thinwire.model.select import keep_largest_
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
 from thinwire.registry import Registry

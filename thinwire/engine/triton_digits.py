@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.model.select import INTEGERS
+from thinwire.engine.select import INTEGERS
 
 MAGNITUDES = {torch.float32: 0x7FFFFFFF, torch.bfloat16: 0x7FFF}
 """The bits of each dtype without its sign."""

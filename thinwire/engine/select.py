@@ -1,8 +1,8 @@
 """Exact selection by magnitude: keep the k largest entries of each row, or of a whole matrix, and zero the rest.
 
 Ties go to the lowest index, so exactly k survive. The plain functions are the definition; on CPU float32 and bfloat16
-take the kernels of `thinwire.model.kernels`, and on CUDA, where Triton is installed, those of
-`thinwire.model.triton_kernels`, which give the same result.
+take the kernels of `thinwire.engine.row_kernels`, and on CUDA, where Triton is installed, those of
+`thinwire.engine.triton_rows`, which give the same result.
 """
 
 from functools import cache
@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinwire.model.kernels import GUESSES, kernels
+from thinwire.engine import column_kernels, row_kernels
+from thinwire.engine.jit import use_threads
+from thinwire.engine.row_kernels import GUESSES
 
 INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 """The dtypes that kernels take, and the integer of the same size."""
@@ -35,9 +37,9 @@ def plain_keep_mask(x: Tensor, k: int) -> Tensor:
 def _triton() -> ModuleType | None:
     if find_spec("triton") is None:
         return None
-    from thinwire.model import triton_kernels
+    from thinwire.engine import triton_rows
 
-    return triton_kernels
+    return triton_rows
 
 
 def _gpu_kernels(x: Tensor) -> ModuleType | None:
@@ -56,9 +58,8 @@ def keep_rows(x: Tensor, k: int) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
     magnitude = np.array(torch.iinfo(integer).max, dtype=str(integer).removeprefix("torch."))[()]
-    # near the quartile of a normal distribution a third of the row lies within one power of two
-    spacing = max(1, 3 * 2 ** _MANTISSA_BITS[x.dtype] // x.shape[1])
-    kernels().keep_rows(x.view(integer).numpy(), out.view(integer).numpy(), k, magnitude, spacing)
+    use_threads()
+    row_kernels.keep_rows(_bits(x), _bits(out), k, magnitude, _spacing(x.dtype, x.shape[1]))
     return out
 
 
@@ -72,11 +73,42 @@ def pass_rows(kept: Tensor, grad: Tensor, k: int) -> Tensor:
         return gpu.pass_rows(kept, grad, k)
     if grad.device.type != "cpu" or grad.dtype not in INTEGERS:
         return torch.where((kept != 0) | ((kept != 0).sum(-1, keepdim=True) < k), grad, 0)
-    integer = INTEGERS[grad.dtype]
-    grad = grad.contiguous()
+    kept, grad = kept.contiguous(), grad.contiguous()
     out = torch.empty_like(grad)
-    kernels().pass_rows(kept.view(integer).numpy(), grad.view(integer).numpy(), out.view(integer).numpy(), k)
+    use_threads()
+    row_kernels.pass_rows(_bits(kept), _bits(grad), _bits(out), k)
     return out
+
+
+def keep_columns(x: Tensor, k: int) -> Tensor:
+    """Contiguous x [width, n] with all but the k largest magnitudes of each column set to zero."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return keep_rows(x.T.contiguous(), k).T.contiguous()
+    out = torch.empty_like(x)
+    use_threads()
+    column_kernels.keep_columns(_bits(x), _bits(out), k, _spacing(x.dtype, len(x)))
+    return out
+
+
+def pass_columns(kept: Tensor, grad: Tensor, k: int) -> Tensor:
+    """Gradient of `keep_columns` from its result [width, n] and the gradient of that, both contiguous."""
+    if grad.device.type != "cpu" or grad.dtype != torch.float32:
+        return pass_rows(kept.T.contiguous(), grad.T.contiguous(), k).T.contiguous()
+    out = torch.empty_like(grad)
+    use_threads()
+    column_kernels.pass_columns(_bits(kept), _bits(grad), _bits(out), k)
+    return out
+
+
+def _bits(x: Tensor) -> np.ndarray:
+    """The bits of contiguous floats, as integers of the same size."""
+    return x.view(INTEGERS[x.dtype]).numpy()
+
+
+def _spacing(dtype: torch.dtype, width: int) -> int:
+    """How many bit patterns may lie between one magnitude and the next in so many numbers."""
+    # near the quartile of a normal distribution a third of the row lies within one power of two
+    return max(1, 3 * 2 ** _MANTISSA_BITS[dtype] // width)
 
 
 @torch.no_grad()
@@ -100,11 +132,12 @@ def keep_largest_(matrix: Tensor, k: int, reserved: Tensor | None = None) -> Non
 
 def _keep_bits(values: np.ndarray, ranked: np.ndarray, k: int) -> None:
     """Zero all but k of `values`, those whose magnitudes in `ranked` are largest; both hold the bits of floats."""
+    use_threads()
     threshold = _threshold(ranked, k)
-    missing = k - kernels().count_reaching(ranked, threshold)
+    missing = k - row_kernels.count_reaching(ranked, threshold)
     tied = np.flatnonzero((ranked & _MAGNITUDE) == threshold - 1)[:missing] if missing > 0 and threshold > 0 else []
     kept = values[tied]
-    kernels().zero_below(values, ranked, threshold)
+    row_kernels.zero_below(values, ranked, threshold)
     values[tied] = kept
 
 
@@ -121,7 +154,7 @@ def _threshold(ranked: np.ndarray, k: int) -> int:
     middle, tries = int(sample[min(place, sample.size - 1)]), 0
     while low < high:
         middle = min(max(middle, low), high - 1)
-        count = kernels().count_reaching(ranked, middle)
+        count = row_kernels.count_reaching(ranked, middle)
         tries += 1
         if count == k:
             return middle

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from reference import selection
 from torch import Tensor
 
+from thinwire.engine.select import keep_largest_, keep_rows, pass_rows, plain_keep_mask
 from thinwire.model import AbsTopK
 from thinwire.model.abstopk import abstopk
-from thinwire.model.select import keep_largest_, keep_rows, pass_rows, plain_keep_mask
 
 DTYPES = (torch.float32, torch.bfloat16)
 TIED = (0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5)
@@ -181,7 +181,7 @@ def test_whole_matrix_in_transposed_memory() -> None:
 
 def test_kernels_leave_the_number_of_threads_of_torch_alone() -> None:
     program = (
-        "import torch; from thinwire.model.select import keep_rows\n"
+        "import torch; from thinwire.engine.select import keep_rows\n"
         "torch.set_num_threads(1)\n"
         "keep_rows(torch.randn(4, 8), 2)\n"
         "import numba; print(torch.get_num_threads(), numba.get_num_threads())"

@@ -6,7 +6,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from thinwire.model import triton_digits, triton_kernels
+from thinwire.engine import triton_digits, triton_rows
 
 HOPPER = GPUTarget("cuda", 90, 32)
 POINTERS = {"x", "out", "kept", "grad", "values"}
@@ -31,8 +31,8 @@ def compile_kernel(kernel, warps: int, integer: str, **constants: int) -> None:
 
 def main() -> None:
     for (integer, magnitude), width in product((("*i32", 0x7FFFFFFF), ("*i16", 0x7FFF)), (96, 2048, 32_768)):
-        together, padded, warps = triton_kernels._tile(width)
-        for kernel in (triton_kernels._keep_rows, triton_kernels._pass_rows):
+        together, padded, warps = triton_rows._tile(width)
+        for kernel in (triton_rows._keep_rows, triton_rows._pass_rows):
             compile_kernel(kernel, warps, integer, ROWS=together, WIDTH=padded, MAGNITUDE=magnitude)
     for (integer, magnitude, n_digits), reserved in product((("*i32", 0x7FFFFFFF, 4), ("*i16", 0x7FFF, 2)), (0, 1)):
         shared = {"RESERVED": reserved, "MAGNITUDE": magnitude, "N_DIGITS": n_digits, "BLOCK": triton_digits.BLOCK}

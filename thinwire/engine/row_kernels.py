@@ -2,16 +2,13 @@
 
 Non-negative floats order as their bit patterns, so the k-th largest magnitude is found by bisecting over the bits and
 counting: no sort, exact, vectorized. Equal magnitudes are kept lowest index first, so that exactly k survive.
-`thinwire.model.select` picks between these and the plain twins.
+`thinwire.engine.select` picks between these and the plain twins.
 """
 
-from functools import cache
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
-import torch
-from numba import config, njit, prange, set_num_threads
+from numba import prange
+
+from thinwire.engine.jit import kernel
 
 BLOCK = 64
 """Rows that one thread takes in turn, each guessing its threshold from the one before."""
@@ -19,19 +16,7 @@ GUESSES = 6
 """Interpolated guesses at a row's threshold before halving."""
 
 
-@cache
-def kernels() -> SimpleNamespace:
-    """The compiled functions of this module; compilation is cached on disk, so only a machine's first call is slow."""
-    # numba starts its threads here and sets those of OpenMP, which torch shares, to as many as there are cores: keep
-    # to the number torch was given, since waiting for a thread on a busy core costs a time slice a call
-    n_threads = torch.get_num_threads()
-    set_num_threads(min(n_threads, config.NUMBA_NUM_THREADS))  # pyright: ignore
-    torch.set_num_threads(n_threads)
-    jit: Any = njit(parallel=True, cache=True, nogil=True)
-    sources = (keep_rows, pass_rows, count_reaching, zero_below)
-    return SimpleNamespace(**{source.__name__: jit(source) for source in sources})
-
-
+@kernel
 def keep_rows(x, out, k, magnitude, spacing):
     """Zero all but the k largest magnitudes of each row of x [rows, width], an integer view of floats, into out.
 
@@ -87,6 +72,7 @@ def keep_rows(x, out, k, magnitude, spacing):
                         missing -= 1
 
 
+@kernel
 def pass_rows(kept, grad, out, k):
     """Gradient of keep_rows: integer views [rows, width] of one dtype."""
     rows, width = kept.shape
@@ -99,6 +85,7 @@ def pass_rows(kept, grad, out, k):
             out[r, i] = grad[r, i] if everything or kept[r, i] != 0 else 0
 
 
+@kernel
 def count_reaching(ranked, threshold):
     """How many magnitudes of floats, given as int32 bits [n], reach a threshold."""
     count = 0
@@ -107,6 +94,7 @@ def count_reaching(ranked, threshold):
     return count
 
 
+@kernel
 def zero_below(values, ranked, threshold):
     """Zero, in place, the values (int32 view of float32 [n]) whose magnitudes in `ranked` are below a threshold."""
     for i in prange(values.size):

@@ -1,10 +1,10 @@
 """GPU kernels for exact selection by magnitude, written in Triton and compiled on first use.
 
 Non-negative floats order as their bit patterns, so the k-th largest magnitude is found by bisecting over the bits, as
-in `thinwire.model.kernels`. A row that fits in the registers of one program is read and written once; longer rows and
-whole matrices go to `thinwire.model.triton_digits`. Nothing waits for the host.
+in `thinwire.engine.row_kernels`. A row that fits in the registers of one program is read and written once; longer rows
+and whole matrices go to `thinwire.engine.triton_digits`. Nothing waits for the host.
 
-`thinwire.model.select` picks these on CUDA devices where Triton is installed. Under TRITON_INTERPRET=1 they run on CPU
+`thinwire.engine.select` picks these on CUDA devices where Triton is installed. Under TRITON_INTERPRET=1 they run on CPU
 tensors, slowly, for tests.
 """
 
@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.model.select import INTEGERS
-from thinwire.model.triton_digits import BLOCK, MAGNITUDES, keep_long_rows
+from thinwire.engine.select import INTEGERS
+from thinwire.engine.triton_digits import BLOCK, MAGNITUDES, keep_long_rows
 
 WIDEST = 32_768
 """Widest row that stays in the registers of one program."""

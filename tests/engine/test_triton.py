@@ -13,7 +13,7 @@ from torch import Tensor
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton", reason="Triton is not installed: no GPU kernels to test")
 
-from thinwire.model import select, triton_digits, triton_kernels  # noqa: E402
+from thinwire.engine import select, triton_digits, triton_rows  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 DEVICE = "cuda" if GPU else "cpu"
@@ -46,7 +46,7 @@ def bits(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("rows", "width", "k"), SHAPES)
 def test_rows_that_fit_in_registers(dtype: torch.dtype, rows: int, width: int, k: int) -> None:
     x = rows_of(rows, width, dtype)
-    kept = triton_kernels.keep_rows(x.to(DEVICE), k)
+    kept = triton_rows.keep_rows(x.to(DEVICE), k)
     assert kept.shape == x.shape
     assert bits(kept).equal(bits(plain(x, k)))
 
@@ -55,23 +55,23 @@ def test_rows_that_fit_in_registers(dtype: torch.dtype, rows: int, width: int, k
 @pytest.mark.parametrize(("rows", "width", "k"), [(5, 37, 9), (3, 200, 199), (2, 70, 1), (2, 70, 70)])
 def test_rows_counted_digit_by_digit(dtype: torch.dtype, rows: int, width: int, k: int) -> None:
     x = rows_of(rows, width, dtype)
-    kept = triton_kernels.keep_rows(x.to(DEVICE), k, widest=0, block=64)
+    kept = triton_rows.keep_rows(x.to(DEVICE), k, widest=0, block=64)
     assert bits(kept).equal(bits(plain(x, k)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_transposed_and_empty_rows(dtype: torch.dtype) -> None:
     x = rows_of(40, 6, dtype).T
-    assert bits(triton_kernels.keep_rows(x.to(DEVICE), 7)).equal(bits(plain(x, 7)))
+    assert bits(triton_rows.keep_rows(x.to(DEVICE), 7)).equal(bits(plain(x, 7)))
     for widest in (0, 64):
-        assert triton_kernels.keep_rows(x[:0].to(DEVICE), 7, widest=widest).shape == (0, 40)
-    assert triton_kernels.pass_rows(x[:0].to(DEVICE), x[:0].to(DEVICE), 7).shape == (0, 40)
+        assert triton_rows.keep_rows(x[:0].to(DEVICE), 7, widest=widest).shape == (0, 40)
+    assert triton_rows.pass_rows(x[:0].to(DEVICE), x[:0].to(DEVICE), 7).shape == (0, 40)
 
 
 def test_largest_float_and_nan_do_not_derail_the_search() -> None:
     x = torch.tensor([[1.0, -math.nan, 2.0, math.inf, 3.4028235e38, math.nan, -3.0]])
     for widest in (0, 64):
-        kept = triton_kernels.keep_rows(x.to(DEVICE), 4, widest=widest, block=32).cpu()
+        kept = triton_rows.keep_rows(x.to(DEVICE), 4, widest=widest, block=32).cpu()
         assert kept.isnan().tolist() == [[False, True, False, False, False, True, False]]
         assert kept.nan_to_num(7.0, posinf=9.0).tolist() == [[0.0, 7.0, 0.0, 9.0, x[0, 4].item(), 7.0, 0.0]]
 
@@ -81,7 +81,7 @@ def test_largest_float_and_nan_do_not_derail_the_search() -> None:
 def test_gradient_passes_as_in_the_plain_twin(dtype: torch.dtype, rows: int, width: int, k: int) -> None:
     kept = plain(rows_of(rows, width, dtype), k)
     gradient = rows_of(rows, width, dtype, seed=1)[torch.randperm(rows)]
-    ours = triton_kernels.pass_rows(kept.to(DEVICE), gradient.to(DEVICE), k)
+    ours = triton_rows.pass_rows(kept.to(DEVICE), gradient.to(DEVICE), k)
     twin = select.pass_rows(kept.double(), gradient.double(), k)  # float64 has no kernel
     assert ours.cpu().double().equal(twin)
     few = (kept != 0).sum(-1) < k
@@ -120,7 +120,7 @@ def test_matrix_keeps_what_the_plain_twin_keeps(
     matrix, mask = matrix_of(n_values, seed=k)
     reserved = mask if with_reserved else None
     ours, twin = matrix.clone().to(DEVICE), matrix.double()  # float64 has no kernel
-    triton_kernels.keep_largest_(ours, k, None if reserved is None else reserved.to(DEVICE), widest=0, block=256)
+    triton_rows.keep_largest_(ours, k, None if reserved is None else reserved.to(DEVICE), widest=0, block=256)
     select.keep_largest_(twin, k, reserved)
     assert ours.cpu().double().equal(twin)
     if not n_values:
@@ -134,7 +134,7 @@ def test_matrix_with_a_transposed_mask_and_in_bfloat16() -> None:
     for dtype in DTYPES:
         ours, twin = matrix.to(dtype).to(DEVICE), matrix.to(dtype).double()
         reserved = mask.T.contiguous().T
-        triton_kernels.keep_largest_(ours, 200, reserved.to(DEVICE), block=512)
+        triton_rows.keep_largest_(ours, 200, reserved.to(DEVICE), block=512)
         select.keep_largest_(twin, 200, reserved)
         assert ours.cpu().double().equal(twin)
 
@@ -142,7 +142,7 @@ def test_matrix_with_a_transposed_mask_and_in_bfloat16() -> None:
 def test_vector_is_selected_in_one_launch_in_place() -> None:
     vector = rows_of(2, 300, torch.float32)[1]
     ours = vector.clone().to(DEVICE)
-    triton_kernels.keep_largest_(ours, 100)
+    triton_rows.keep_largest_(ours, 100)
     assert bits(ours).equal(bits(plain(vector, 100)))
 
 
@@ -160,7 +160,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
 def test_selection_on_a_cpu_asks_for_no_triton() -> None:
     program = (
         "import sys; sys.modules['triton'] = None\n"
-        "import torch; from thinwire.model.select import keep_rows\n"
+        "import torch; from thinwire.engine.select import keep_rows\n"
         "print(keep_rows(torch.tensor([[1.0, 3.0, 2.0]], dtype=torch.float64), 2).tolist())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -1,0 +1,83 @@
+"""Causal attention on feature-major activations, as an operator."""
+
+import torch
+from torch import Tensor
+
+from thinwire.engine import attention_kernels
+from thinwire.engine.jit import use_threads
+
+
+def lies_by_feature(k: Tensor) -> bool:
+    """Whether k [batch, head, pos, d_head] comes from feature-major activations that the kernel takes."""
+    taken = k.device.type == "cpu" and k.dtype == torch.float32
+    return taken and not k.is_contiguous() and k.permute(1, 3, 0, 2).is_contiguous()
+
+
+def attend_by_feature(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, queries: Tensor) -> Tensor:
+    """Causal attention [batch, head, n_queries, d_head] of q, of that shape, over k and v [batch, head, pos, d_head].
+
+    Query t of sequence b stands at position `queries[b, t]`; `sink` [head] adds exp(sink) to each denominator.
+    """
+    sink = q.new_empty(0) if sink is None else sink
+    out, _ = attend(*(x.permute(1, 3, 0, 2) for x in (q, k, v)), sink, queries)
+    return out.permute(2, 0, 3, 1)
+
+
+@torch.library.custom_op("thinwire::attend_by_feature", mutates_args=())
+def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs [head, d_head, batch, n_queries] and the logs of softmax denominators [head, batch, n_queries].
+
+    q has the shape of the outputs, k and v are [head, d_head, batch, pos], `sink` is [head] or empty, `queries`
+    [batch, n_queries].
+    """
+    heads, d_head, batch, n = q.shape
+    out, log_sums = torch.empty(heads, d_head, batch, n), torch.empty(heads, batch, n)
+    use_threads()
+    given = [_numbers(x) for x in (q, k, v, sink)]
+    attention_kernels.attend(*given, queries.numpy(), _scale(d_head), out.numpy(), log_sums.numpy())
+    return out, log_sums
+
+
+@torch.library.custom_op("thinwire::attend_by_feature_backward", mutates_args=())
+def _attend_backward(
+    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, log_sums: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_q, d_k, d_v = torch.empty(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
+    d_sink = torch.zeros(len(q), q.shape[2])
+    use_threads()
+    given = [_numbers(x) for x in (q, k, v, sink)]
+    rest = [_numbers(x) for x in (log_sums, grad)]
+    made = [x.numpy() for x in (d_q, d_k, d_v, d_sink)]
+    attention_kernels.attend_backward(*given, queries.numpy(), _scale(q.shape[1]), *rest, *made)
+    return d_q, d_k, d_v, d_sink.sum(1)[: len(sink)]
+
+
+def _numbers(x: Tensor):
+    return x.detach().float().contiguous().numpy()
+
+
+def _scale(d_head: int):
+    return torch.tensor(d_head**-0.5).numpy()[()]
+
+
+@attend.register_fake
+def _(q, k, v, sink, queries) -> tuple[Tensor, Tensor]:
+    heads, d_head, batch, n = q.shape
+    return q.new_empty((heads, d_head, batch, n)), q.new_empty((heads, batch, n))
+
+
+@_attend_backward.register_fake
+def _(q, k, v, sink, queries, log_sums, grad) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), sink.new_empty(sink.shape)
+
+
+def _keep_for_backward(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad: Tensor, _) -> tuple[Tensor | None, ...]:
+    return *_attend_backward(*ctx.saved_tensors, grad), None
+
+
+attend.register_autograd(_backward, setup_context=_keep_for_backward)

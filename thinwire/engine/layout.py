@@ -1,0 +1,24 @@
+"""Feature-major activations: tensors [..., width] that lie in memory as [width, ...], a feature after the other.
+
+A nonzero weight then adds one contiguous row of numbers to another, whatever the batch. Shapes are the same in both
+layouts, and elementwise operations keep the layout they find, so it never shows outside the kernels.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def is_feature_major(x: Tensor) -> bool:
+    """Whether x [..., width] lies feature by feature; not where both layouts are the same."""
+    return x.ndim > 1 and not x.is_contiguous() and x.movedim(-1, 0).is_contiguous()
+
+
+def features(x: Tensor) -> Tensor:
+    """x [..., width] as a contiguous matrix [width, n], without a copy where x is feature-major."""
+    return x.movedim(-1, 0).reshape(x.shape[-1], -1).contiguous()
+
+
+def activations(rows: Tensor, lead: Sequence[int]) -> Tensor:
+    """The feature-major tensor [*lead, width] of a contiguous matrix [width, n]."""
+    return rows.view(len(rows), *lead).movedim(0, -1)

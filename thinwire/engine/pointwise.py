@@ -1,0 +1,133 @@
+"""RMSNorm, and holding nodes at constants, on feature-major activations, as operators."""
+
+import torch
+from torch import Tensor
+
+from thinwire.engine import pointwise_kernels
+from thinwire.engine.jit import use_threads
+from thinwire.engine.layout import activations, features, is_feature_major
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the operators of this module are for x [..., width]."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and is_feature_major(x)
+
+
+@torch.library.custom_op("thinwire::rms_norm_by_feature", mutates_args=())
+def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """x [..., width] over its root mean square, times gain [width]; and the scales [n] that made it so."""
+    rows = features(x)
+    out, scales = torch.empty_like(rows), torch.empty(rows.shape[1])
+    use_threads()
+    pointwise_kernels.rms_norm(rows.numpy(), gain.detach().numpy(), _number(epsilon), out.numpy(), scales.numpy())
+    return activations(out, x.shape[:-1]), scales
+
+
+@torch.library.custom_op("thinwire::rms_norm_by_feature_backward", mutates_args=())
+def _rms_norm_backward(x: Tensor, gain: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
+    rows = features(x)
+    out = torch.empty_like(rows)
+    use_threads()
+    pointwise_kernels.rms_norm_backward(
+        rows.numpy(), gain.detach().numpy(), scales.numpy(), features(grad).numpy(), out.numpy()
+    )
+    return activations(out, x.shape[:-1])
+
+
+@torch.library.custom_op("thinwire::rms_norm_by_feature_gain_gradient", mutates_args=())
+def _rms_norm_gain_gradient(x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
+    out = torch.empty(x.shape[-1])
+    use_threads()
+    pointwise_kernels.rms_norm_gain_gradient(features(x).numpy(), scales.numpy(), features(grad).numpy(), out.numpy())
+    return out
+
+
+def _number(value: float):
+    return torch.tensor(value).numpy()[()]
+
+
+def _like_features(x: Tensor) -> Tensor:
+    return x.new_empty((x.shape[-1], *x.shape[:-1])).movedim(0, -1)
+
+
+@rms_norm.register_fake
+def _(x, gain, epsilon) -> tuple[Tensor, Tensor]:
+    return _like_features(x), x.new_empty(x[..., 0].numel())
+
+
+@_rms_norm_backward.register_fake
+def _(x, gain, scales, grad) -> Tensor:
+    return _like_features(x)
+
+
+@_rms_norm_gain_gradient.register_fake
+def _(x, scales, grad) -> Tensor:
+    return x.new_empty(x.shape[-1])
+
+
+def _keep_for_norm(ctx, inputs, output) -> None:
+    x, gain, _ = inputs
+    ctx.save_for_backward(x, gain, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _norm_backward(ctx, grad: Tensor, _) -> tuple[Tensor | None, ...]:
+    x, gain, scales = ctx.saved_tensors
+    d_x = _rms_norm_backward(x, gain, scales, grad) if ctx.needs_input_grad[0] else None
+    d_gain = _rms_norm_gain_gradient(x, scales, grad) if ctx.needs_input_grad[1] else None
+    return d_x, d_gain, None
+
+
+rms_norm.register_autograd(_norm_backward, setup_context=_keep_for_norm)
+
+
+@torch.library.custom_op("thinwire::hold_by_feature", mutates_args=())
+def hold(x: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
+    """mean [width] + mask [trials, width] · (x - mean), for x [trials·batch, ..., width], trial by trial."""
+    rows = features(x)
+    out = torch.empty_like(rows)
+    use_threads()
+    shape = len(rows), len(mask), -1
+    pointwise_kernels.hold(
+        rows.view(shape).numpy(), mean.numpy(), mask.detach().contiguous().numpy(), out.view(shape).numpy()
+    )
+    return activations(out, x.shape[:-1])
+
+
+@torch.library.custom_op("thinwire::hold_by_feature_backward", mutates_args=())
+def _hold_backward(x: Tensor, mean: Tensor, mask: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    rows = features(x)
+    out, d_mask = torch.empty_like(rows), torch.empty(mask.shape)
+    use_threads()
+    shape = len(rows), len(mask), -1
+    pointwise_kernels.hold_backward(
+        rows.view(shape).numpy(),
+        mean.numpy(),
+        mask.detach().contiguous().numpy(),
+        features(grad).view(shape).numpy(),
+        out.view(shape).numpy(),
+        d_mask.numpy(),
+    )
+    return activations(out, x.shape[:-1]), d_mask
+
+
+@hold.register_fake
+def _(x, mean, mask) -> Tensor:
+    return _like_features(x)
+
+
+@_hold_backward.register_fake
+def _(x, mean, mask, grad) -> tuple[Tensor, Tensor]:
+    return _like_features(x), mask.new_empty(mask.shape)
+
+
+def _keep_for_hold(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_of_hold(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    d_x, d_mask = _hold_backward(*ctx.saved_tensors, grad)
+    return d_x, None, d_mask
+
+
+hold.register_autograd(_backward_of_hold, setup_context=_keep_for_hold)

@@ -1,0 +1,94 @@
+"""CPU kernels of what sublayers do to single tokens, on feature-major activations: RMSNorm, and holding nodes."""
+
+import numpy as np
+from numba import prange
+
+from thinwire.engine.jit import kernel, summing
+
+TOKENS = 256
+"""Tokens that a thread takes at once."""
+
+
+@kernel
+def rms_norm(x, gain, epsilon, out, scales):
+    """out = x [width, n] · scales [n] · gain [width], the scales 1 / sqrt(mean square of a token + epsilon)."""
+    width, n = x.shape
+    for block in prange((n + TOKENS - 1) // TOKENS):
+        begin = block * TOKENS
+        end = min(n, begin + TOKENS)
+        scale = scales[begin:end]
+        scale[:] = 0
+        for i in range(width):
+            row = x[i, begin:end]
+            for t in range(end - begin):
+                scale[t] += row[t] * row[t]
+        for t in range(end - begin):
+            scale[t] = np.float32(1) / np.sqrt(scale[t] / np.float32(width) + epsilon)
+        for i in range(width):
+            row, normed = x[i, begin:end], out[i, begin:end]
+            for t in range(end - begin):
+                normed[t] = row[t] * scale[t] * gain[i]
+
+
+@kernel
+def rms_norm_backward(x, gain, scales, grad, d_x):
+    """Gradient of `rms_norm` with respect to x [width, n]."""
+    width, n = x.shape
+    for block in prange((n + TOKENS - 1) // TOKENS):
+        begin = block * TOKENS
+        end = min(n, begin + TOKENS)
+        scale = scales[begin:end]
+        along = np.zeros(end - begin, np.float32)  # of the gradient along x, what the norm takes away
+        for i in range(width):
+            row, given = x[i, begin:end], grad[i, begin:end]
+            for t in range(end - begin):
+                along[t] += row[t] * given[t] * gain[i]
+        for t in range(end - begin):
+            along[t] *= scale[t] * scale[t] / np.float32(width)
+        for i in range(width):
+            row, given, made = x[i, begin:end], grad[i, begin:end], d_x[i, begin:end]
+            for t in range(end - begin):
+                made[t] = scale[t] * (given[t] * gain[i] - row[t] * along[t])
+
+
+@summing
+def rms_norm_gain_gradient(x, scales, grad, d_gain):
+    """Gradient of `rms_norm` with respect to the gain [width]."""
+    for i in prange(x.shape[0]):
+        row, given = x[i], grad[i]
+        total = np.float32(0)
+        for t in range(x.shape[1]):
+            total += row[t] * scales[t] * given[t]
+        d_gain[i] = total
+
+
+@kernel
+def hold(x, mean, mask, out):
+    """out = mean [width] + mask [trials, width] · (x - mean), for x [width, trials, n], n tokens a trial."""
+    width, trials, n = x.shape
+    for i in prange(width):
+        for trial in range(trials):
+            kept, constant = mask[trial, i], mean[i]
+            row, held = x[i, trial], out[i, trial]
+            if kept == 1:
+                held[:] = row
+            elif kept == 0:
+                held[:] = constant
+            else:
+                for t in range(n):
+                    held[t] = constant + kept * (row[t] - constant)
+
+
+@summing
+def hold_backward(x, mean, mask, grad, d_x, d_mask):
+    """Gradients of `hold` with respect to x and the mask."""
+    width, trials, n = x.shape
+    for i in prange(width):
+        for trial in range(trials):
+            kept, constant = mask[trial, i], mean[i]
+            row, given, made = x[i, trial], grad[i, trial], d_x[i, trial]
+            total = np.float32(0)
+            for t in range(n):
+                total += given[t] * (row[t] - constant)
+                made[t] = kept * given[t]
+            d_mask[trial, i] = total

@@ -1,0 +1,191 @@
+"""Sparse matrices as operators: products with activations, and rows by index. Gradients reach the nonzeros alone.
+
+`SparsePattern` says where the nonzeros are; their values are a tensor of their own, so that values can be trained, or
+replaced for one call, without anything being sorted again.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thinwire.engine import product_kernels
+from thinwire.engine.jit import use_threads
+from thinwire.engine.layout import activations, features
+
+
+@dataclass(frozen=True)
+class SparsePattern:
+    """Places of the nonzeros of a matrix [n_rows, n_columns], row by row and column by column."""
+
+    n_rows: int
+    n_columns: int
+    columns: Tensor
+    """Column of each nonzero, row by row. int32 [nonzeros]"""
+    starts: Tensor
+    """Where each row begins, and the number of nonzeros. int32 [n_rows + 1]"""
+    rows: Tensor
+    """Row of each nonzero, column by column. int32 [nonzeros]"""
+    column_starts: Tensor
+    """Where each column begins in that order. int32 [n_columns + 1]"""
+    order: Tensor
+    """Nonzeros column by column, as places in the order row by row. int64 [nonzeros]"""
+
+    @classmethod
+    def of(cls, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> "SparsePattern":
+        """The pattern of nonzeros at int64 rows and columns [nonzeros], sorted by row, then column."""
+        order = columns.argsort(stable=True)
+        return cls(
+            *shape,
+            columns=columns.to(torch.int32),
+            starts=_starts(rows, shape[0]),
+            rows=rows[order].to(torch.int32),
+            column_starts=_starts(columns, shape[1]),
+            order=order,
+        )
+
+    def row_of_each(self) -> Tensor:
+        """Row of each nonzero, row by row. int64 [nonzeros]"""
+        counts = self.starts.diff().long()
+        return torch.arange(self.n_rows, device=counts.device).repeat_interleave(counts)
+
+    def multiply(self, x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """x [..., n_columns] times the transposed matrix, plus bias [n_rows]: feature-major float32 [..., n_rows]."""
+        return sparse_linear(x, values, bias, self.columns, self.starts, self.rows, self.column_starts, self.order)
+
+    def gather(self, tokens: Tensor, values: Tensor) -> Tensor:
+        """Rows of the matrix by index [...]: feature-major float32 [..., n_columns]."""
+        return sparse_rows(tokens, values, self.columns, self.starts, self.n_columns)
+
+
+def _starts(sorted_by: Tensor, n: int) -> Tensor:
+    starts = torch.zeros(n + 1, dtype=torch.int32, device=sorted_by.device)
+    starts[1:] = torch.bincount(sorted_by, minlength=n).cumsum(0)
+    return starts
+
+
+@torch.library.custom_op("thinwire::sparse_linear", mutates_args=())
+def sparse_linear(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor,
+    columns: Tensor,
+    starts: Tensor,
+    rows: Tensor,
+    column_starts: Tensor,
+    order: Tensor,
+) -> Tensor:
+    """See `SparsePattern.multiply`; the gradient of the input takes the nonzeros column by column."""
+    return _product(x, values, bias, columns, starts)
+
+
+@torch.library.custom_op("thinwire::sparse_linear_input_gradient", mutates_args=())
+def _input_gradient(grad: Tensor, values: Tensor, rows: Tensor, column_starts: Tensor, order: Tensor) -> Tensor:
+    return _product(grad, values[order], values.new_zeros(len(column_starts) - 1), rows, column_starts)
+
+
+@torch.library.custom_op("thinwire::sparse_linear_weight_gradient", mutates_args=())
+def _weight_gradient(grad: Tensor, x: Tensor, columns: Tensor, starts: Tensor) -> Tensor:
+    out = torch.empty(len(columns))
+    use_threads()
+    product_kernels.weight_gradient(
+        columns.numpy(), starts.numpy(), features(x.float()).numpy(), features(grad.float()).numpy(), out.numpy()
+    )
+    return out
+
+
+def _product(x: Tensor, values: Tensor, bias: Tensor, columns: Tensor, starts: Tensor) -> Tensor:
+    given = features(x.float())
+    out = torch.empty(len(starts) - 1, given.shape[1])
+    use_threads()
+    product_kernels.multiply(
+        values.detach().float().numpy(),
+        columns.numpy(),
+        starts.numpy(),
+        bias.detach().float().numpy(),
+        given.numpy(),
+        out.numpy(),
+    )
+    return activations(out, x.shape[:-1])
+
+
+@sparse_linear.register_fake
+def _(x, values, bias, columns, starts, rows, column_starts, order) -> Tensor:
+    return x.new_empty((len(starts) - 1, *x.shape[:-1]), dtype=torch.float32).movedim(0, -1)
+
+
+@_input_gradient.register_fake
+def _(grad, values, rows, column_starts, order) -> Tensor:
+    return grad.new_empty((len(column_starts) - 1, *grad.shape[:-1]), dtype=torch.float32).movedim(0, -1)
+
+
+@_weight_gradient.register_fake
+def _(grad, x, columns, starts) -> Tensor:
+    return grad.new_empty(len(columns), dtype=torch.float32)
+
+
+def _keep_for_backward(ctx, inputs, output) -> None:
+    x, values, _, columns, starts, rows, column_starts, order = inputs
+    # activations are kept only where the values have a gradient
+    ctx.save_for_backward(x if values.requires_grad else None, values, columns, starts, rows, column_starts, order)
+    ctx.dtype = x.dtype
+
+
+def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, values, columns, starts, rows, column_starts, order = ctx.saved_tensors
+    wanted_x, wanted_values, wanted_bias = ctx.needs_input_grad[:3]
+    d_x = _input_gradient(grad, values, rows, column_starts, order).to(ctx.dtype) if wanted_x else None
+    d_values = _weight_gradient(grad, x, columns, starts).to(values.dtype) if wanted_values else None
+    d_bias = grad.flatten(0, -2).sum(0) if wanted_bias else None
+    return d_x, d_values, d_bias, None, None, None, None, None
+
+
+sparse_linear.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+@torch.library.custom_op("thinwire::sparse_rows", mutates_args=())
+def sparse_rows(tokens: Tensor, values: Tensor, columns: Tensor, starts: Tensor, width: int) -> Tensor:
+    """See `SparsePattern.gather`."""
+    out = torch.zeros(width, tokens.numel())
+    use_threads()
+    product_kernels.gather_rows(
+        values.detach().float().numpy(), columns.numpy(), starts.numpy(), tokens.flatten().numpy(), out.numpy()
+    )
+    return activations(out, tokens.shape)
+
+
+@torch.library.custom_op("thinwire::sparse_rows_gradient", mutates_args=())
+def _rows_gradient(grad: Tensor, tokens: Tensor, columns: Tensor, starts: Tensor) -> Tensor:
+    out = torch.empty(len(columns))
+    by_token = tokens.flatten().argsort()
+    counts = _starts(tokens.flatten(), len(starts) - 1)
+    use_threads()
+    product_kernels.gather_gradient(
+        columns.numpy(), starts.numpy(), by_token.numpy(), counts.numpy(), features(grad.float()).numpy(), out.numpy()
+    )
+    return out
+
+
+@sparse_rows.register_fake
+def _(tokens, values, columns, starts, width) -> Tensor:
+    return values.new_empty((width, *tokens.shape), dtype=torch.float32).movedim(0, -1)
+
+
+@_rows_gradient.register_fake
+def _(grad, tokens, columns, starts) -> Tensor:
+    return grad.new_empty(len(columns), dtype=torch.float32)
+
+
+def _keep_rows_for_backward(ctx, inputs, output) -> None:
+    tokens, values, columns, starts, _ = inputs
+    ctx.save_for_backward(tokens, columns, starts)
+    ctx.dtype = values.dtype
+
+
+def _rows_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    tokens, columns, starts = ctx.saved_tensors
+    wanted = ctx.needs_input_grad[1]
+    return None, _rows_gradient(grad, tokens, columns, starts).to(ctx.dtype) if wanted else None, None, None, None
+
+
+sparse_rows.register_autograd(_rows_backward, setup_context=_keep_rows_for_backward)
