@@ -43,7 +43,7 @@ def test_commands_name_verbs() -> None:
 
 def test_table_of_stages(tmp_path: Path, thinwire: Thinwire) -> None:
     """Every command of the table, in order, with tiny sizes, writes the artefact beside it."""
-    sizes = {"data": DATA, "plan": [], "train": TRAIN, "tasks": ["--pairs", "4"]}
+    sizes = {"data": DATA, "plan": [], "train": TRAIN, "generate": ["--tokens", "4"], "tasks": ["--pairs", "4"]}
     sizes |= {"prune": PRUNE, "verify": VERIFY, "view": []}
     rows = re.findall(r"^\| [^|]+ \| `thinwire ([^`]+)` \| (?:`([^`]+)`|[^|]*) \|$", README, re.MULTILINE)
     assert [command.split()[0] for command, _ in rows] == [*sizes, "quickstart"]

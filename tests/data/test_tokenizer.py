@@ -74,6 +74,20 @@ def test_partial_characters_show_as_escapes_and_decode_as_replacements() -> None
     assert TINY.decode(ids) == "é"
 
 
+@given(st.lists(st.integers(0, TINY.vocab_size - 1) | st.sampled_from(TINY.encode("é😀€")), max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_pieces_are_the_decoded_text_character_by_character(ids: list[int]) -> None:
+    pieces = list(TINY.pieces(ids))
+    assert "".join(pieces) == TINY.decode(ids)
+    assert len(pieces) == len(ids) + 1
+
+
+def test_pieces_wait_for_whole_characters() -> None:
+    ids = TINY.encode("a😀b")
+    assert list(TINY.pieces(ids)) == ["a", "", "", "", "😀", "b", ""]
+    assert list(TINY.pieces(ids[:3])) == ["a", "", "", "\ufffd"]
+
+
 def test_the_byte_symbols_are_those_of_the_library() -> None:
     assert len(BYTES) == 256
     assert sorted(BYTES.values()) == list(range(256))

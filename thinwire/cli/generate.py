@@ -1,0 +1,213 @@
+"""thinwire generate: sample text from a model, or from a circuit of it."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+from rich.segment import Segment, Segments
+from rich.style import Style
+
+from thinwire.cli.common import emit, number, parse, progress, visible
+from thinwire.errors import UserError
+from thinwire.model.config import SampleConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from thinwire.stages import Opened
+
+MAX_BYTES = 2**20
+"""Of a prompt's file."""
+MAX_SAMPLES = 1024
+GIVEN, HEADING = Style(dim=True), Style(bold=True)
+
+
+@dataclass(frozen=True)
+class Args:
+    """Sample text from a model: the prompt and what follows it, as it comes.
+
+    The prompt stands behind an end of text, as documents do in training.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """Model artefact, or the name of a shipped model."""
+    config: Annotated[SampleConfig, tyro.conf.arg(name="")]
+    prompt: Annotated[str, tyro.conf.arg(aliases=["-p"])] = ""
+    """Text to go on from, taken as it is; in most shells $'...' turns \\n into a line break. Unset begins a text."""
+    prompt_file: Path | None = None
+    """File with the text to go on from; - reads standard input."""
+    samples: int = 1
+    """How many texts to sample, side by side."""
+    stop: bool = True
+    """Whether a text stops where the model ends it; if not, another follows behind `<|endoftext|>`."""
+    circuit: Path | None = None
+    """Circuit artefact of this model: sample with only its nodes and wires. Its calibration does not apply: that is for
+    the two answers of a task."""
+    json: bool = False
+    """End stdout with one JSON object."""
+
+
+@dataclass
+class Texts:
+    """The tokens of each sample so far."""
+
+    rows: list[list[int]]
+    limit: int
+    end: int | None
+    """Token that ends a text."""
+    began: float = field(default_factory=time.perf_counter)
+    seconds: float = 0.0
+    """Since the prompt has run."""
+
+    def add(self, step: "Tensor") -> None:
+        """Give every text that has not ended its token of a step, int64 [sample]."""
+        for row, token in zip(self.rows, step.tolist(), strict=True):
+            if not self.ended(row):
+                row.append(token)
+        self.seconds = time.perf_counter() - self.began
+
+    def ended(self, row: list[int]) -> bool:
+        """Whether the model has ended this text."""
+        return bool(row) and row[-1] == self.end
+
+    def words(self, row: list[int]) -> list[int]:
+        """The tokens of a text without its end."""
+        return row[:-1] if self.ended(row) else row
+
+    def finish(self, row: list[int]) -> str:
+        """What finished a text."""
+        if self.ended(row):
+            return "end_of_text"
+        return "length" if len(row) == self.limit else "context"
+
+    @property
+    def count(self) -> int:
+        """Tokens drawn, ends included."""
+        return sum(map(len, self.rows))
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second."""
+        return self.count / max(self.seconds, 1e-9)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the verb."""
+    args = parse(Args, argv, "generate", Args(tyro.MISSING, SampleConfig()))
+    prompt = read_prompt(args)
+    if not 1 <= args.samples <= MAX_SAMPLES:
+        raise UserError(f"{args.samples} samples are not possible; ask for 1 to {MAX_SAMPLES}.")
+    from thinwire.stages import Opened
+
+    opened = Opened.open(args.model)
+    end = opened.tokenizer.end_of_text if args.stop else None
+    steps = start(opened, prompt, args, end)
+    texts = Texts([[] for _ in range(args.samples)], args.config.tokens, end)
+    try:
+        if args.samples == 1 and not args.json:
+            write(prompt, opened.tokenizer.pieces(first(texts, steps)))
+        else:
+            with progress("generate") as report:
+                for done, step in enumerate(steps, start=1):
+                    texts.add(step)
+                    report(done, texts.limit, f"{number(texts.rate)} tokens/s")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted after {number(texts.count)} tokens.") from None
+    show(texts, prompt, opened, args)
+
+
+def read_prompt(args: Args) -> str:
+    """The text to go on from. Raises UserError for two of them, and for a file that is not text."""
+    path = args.prompt_file
+    if path is None:
+        if "\\n" in args.prompt and "\n" not in args.prompt:
+            sys.stderr.write("Note: \\n in the prompt is two characters; $'...' in place of '...' makes it one.\n")
+        return args.prompt
+    if args.prompt:
+        raise UserError("Give either --prompt or --prompt-file, not both.")
+    own = str(path) == "-"
+    name = "Standard input" if own else str(path)
+    try:
+        with open(0 if own else path, "rb", closefd=not own) as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}); give a file of text.") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{name} is larger than {MAX_BYTES >> 20} MiB; give the end of it.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is not UTF-8 text; give text.") from None
+
+
+def start(opened: "Opened", prompt: str, args: Args, end: int | None) -> "Iterator[Tensor]":
+    """The steps of sampling. Raises UserError for a prompt longer than the context, and another model's circuit."""
+    import torch
+
+    from thinwire.circuit import Circuit
+    from thinwire.model.sample import generate
+
+    tokens = [opened.tokenizer.end_of_text, *opened.tokenizer.encode(prompt)]
+    prompts = torch.tensor([tokens] * args.samples)
+    if args.circuit is None:
+        return generate(opened.model, prompts, args.config, end)
+    circuit = Circuit.load(args.circuit)
+    opened.check_circuit(circuit)
+    whole = opened.model if circuit.frozen_norms else None
+    return generate(circuit.cut_model(opened.model), prompts, args.config, end, circuit.to_tap(), whole)
+
+
+def first(texts: Texts, steps: "Iterable[Tensor]") -> Iterator[int]:
+    """The tokens of the first text as they come, without its end."""
+    for step in steps:
+        texts.add(step)
+        if not texts.ended(texts.rows[0]):
+            yield texts.rows[0][-1]
+
+
+def write(prompt: str, pieces: Iterable[str]) -> None:
+    """A text on stdout, piece by piece behind its prompt, and a line break where it lacks one."""
+    last = prompt
+    heading(prompt, GIVEN)
+    try:
+        for piece in pieces:
+            sys.stdout.write(_safe(piece))
+            sys.stdout.flush()
+            last = piece or last
+    finally:
+        if not last.endswith("\n"):
+            sys.stdout.write("\n")
+
+
+def heading(text: str, style: Style) -> None:
+    """A text on stdout, in a style where that is a terminal."""
+    Console(highlight=False).print(Segments([Segment(_safe(text), style)]), end="", soft_wrap=True)
+
+
+def _safe(text: str) -> str:
+    """What stdout may show of a text, and can: characters that its encoding lacks as escapes."""
+    encoding = sys.stdout.encoding
+    return visible(text, keep="\n\t").encode(encoding, "backslashreplace").decode(encoding)
+
+
+def show(texts: Texts, prompt: str, opened: "Opened", args: Args) -> None:
+    """What is left to say: the texts, unless the one has been written, and on stderr how long they took."""
+    finish = [texts.finish(row) for row in texts.rows]
+    decoded = [opened.tokenizer.decode(texts.words(row)) for row in texts.rows]
+    if args.json:
+        values = {"prompt": prompt, "texts": decoded, "tokens": texts.rows, "finish": finish}
+        emit(values | {"seconds": texts.seconds, "tokens_per_second": texts.rate}, True)
+    elif args.samples > 1:
+        for place, (text, why) in enumerate(zip(decoded, finish, strict=True), start=1):
+            heading(f"sample {place} ({why.replace('_', ' ')})\n", HEADING)
+            write(prompt, [text])
+    said = f"{number(texts.count)} tokens in {number(texts.seconds)} s, {number(texts.rate)} tokens/s"
+    if "context" in finish:
+        said += f"; the model's context of {number(opened.model.config.context)} tokens is full"
+    sys.stdout.flush()
+    sys.stderr.write(f"{said}\n")
