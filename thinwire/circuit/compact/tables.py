@@ -1,0 +1,169 @@
+"""What a compact circuit looks up by token: the constants of the stream, and of the logits. Made as tokens are met."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thinwire.circuit.compact.kernel import Tables
+from thinwire.circuit.compact.parts import Compiler, Read, bars_of, plain
+from thinwire.model.sparse import bias_of, nonzeros
+
+CHUNK = 256
+"""Slots whose stream is held at once."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What the circuit leaves at the last position of n prompts."""
+
+    written: np.ndarray
+    """What it has added to the channels of the stream that it writes: float32 [n, channel]."""
+    scale: np.ndarray
+    """What the last norm multiplies by: float32 [n]."""
+
+
+class Numbering:
+    """Keys below a size, numbered in the order they are met."""
+
+    def __init__(self, size: int) -> None:
+        self._next = np.zeros(size, np.int32)  # memory is taken only where it is touched
+        self.keys = np.zeros(0, np.int64)
+
+    def unmet(self, keys: np.ndarray) -> np.ndarray:
+        """The keys that have no number, sorted."""
+        new = keys[self._next[keys] == 0]
+        return np.unique(new) if len(new) else new
+
+    def add(self, new: np.ndarray) -> None:
+        """Number keys that have none, [n], all different."""
+        self._next[new] = len(self.keys) + 1 + np.arange(len(new))
+        self.keys = np.concatenate([self.keys, new])
+
+    def __call__(self, keys: np.ndarray) -> np.ndarray:
+        """Numbers of keys, int32; -1 for those not met."""
+        return self._next[keys] - 1
+
+
+class Streams:
+    """The residual stream where the circuit has written nothing, by slot: a token, or a token at a position.
+
+    Positions matter only to models that have any. Slot p · vocab + t is token t at position p.
+    """
+
+    def __init__(self, made: Compiler, reads: list[Read]) -> None:
+        self._made, self._reads, self._config = made, reads, made.config
+        self._end = 2 * made.config.n_layers
+        self.positioned = made.config.positions != "none"
+        self._numbers = Numbering(made.config.vocab_size * (made.config.context if self.positioned else 1))
+        n_rows = sum(len(read.channels) for read in reads)
+        self.tables = Tables(
+            np.zeros((0, n_rows), np.float32),
+            np.zeros((0, n_rows), np.float32),
+            np.zeros((0, n_rows), np.int32),
+            np.zeros((0, len(reads)), np.float32),
+        )
+
+    def places(self, tokens: np.ndarray) -> np.ndarray:
+        """Rows of `tables` for tokens [prompt, pos], int32; makes those that are new."""
+        slots = self.slots(tokens)
+        new = self._numbers.unmet(slots)
+        for start in range(0, len(new), CHUNK):
+            part = new[start : start + CHUNK]
+            made = self._rows(part)
+            self.tables = Tables(*(np.concatenate(both) for both in zip(self.tables, made, strict=True)))
+            self._numbers.add(part)
+        return self._numbers(slots)
+
+    def slots(self, tokens: np.ndarray) -> np.ndarray:
+        """Slots of tokens [prompt, pos]."""
+        return tokens + self._config.vocab_size * np.arange(tokens.shape[1]) if self.positioned else tokens
+
+    def last(self, slots: np.ndarray) -> Tensor:
+        """What the last norm reads of slots [n] where the circuit has written nothing; float32 [n, d_model]."""
+        stream, _ = self._embedded(slots)
+        for point in range(self._end):
+            stream = stream + self._made.held_delta(point)
+        return stream
+
+    def _embedded(self, slots: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The first residual point of slots, float32 [n, d_model], and their positions."""
+        positions, tokens = (torch.from_numpy(x) for x in divmod(slots, self._config.vocab_size))
+        stream = plain(self._made.cut.embedding(tokens[None])[0])
+        if self._config.positions == "added":
+            assert self._made.cut.positions is not None
+            stream = stream + plain(self._made.cut.positions[positions])
+        return stream, positions
+
+    def _rows(self, slots: np.ndarray) -> Tables:
+        """Rows of the tables for slots [n]."""
+        stream, positions = self._embedded(slots)
+        reads = {read.point: read for read in self._reads}
+        parts = []
+        for point in range(self._end + 1):
+            if point in reads:
+                parts.append(self._read(reads[point], stream, positions))
+            if point < self._end:
+                stream = stream + self._made.held_delta(point)
+        return Tables(*(torch.cat(each, 1).numpy() for each in zip(*parts, strict=True)))
+
+    def _read(self, read: Read, stream: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+        """What one norm finds in the stream [n, d_model] at positions [n]: see `Tables`."""
+        written = self._made.written if read.channels else []
+        normed, beside = stream * read.gain, stream.clone()
+        beside[:, written] = 0
+        beyond = read.positions[positions] if read.positions.shape[1] else stream[:, :0]
+        base = torch.cat([stream[:, written], normed[:, read.others], beyond], 1)
+        bar, channel = torch.zeros_like(base), torch.zeros(base.shape, dtype=torch.int64)
+        if read.k is not None and read.channels:
+            rest = torch.ones(stream.shape[1], dtype=torch.bool)
+            rest[[*written, *read.others]] = False
+            bar, channel = bars_of(normed[:, rest], rest.nonzero()[:, 0], read.k, base.shape[1])
+        return base, bar, channel.to(torch.int32), beside.double().square().sum(1, keepdim=True).float()
+
+
+class Logits:
+    """Logits of answers from what the last norm reads, for last tokens and answers as they are met."""
+
+    def __init__(self, made: Compiler, streams: Streams) -> None:
+        self._made, self._streams, self._vocab = made, streams, made.config.vocab_size
+        self._endings = Numbering(self._vocab * (made.config.context if streams.positioned else 1))
+        self._answers = Numbering(self._vocab)
+        self._rows = np.zeros((0, len(made.written)), np.float32)  # [answer, written channel]
+        self._scaled = self._fixed = np.zeros((0, 0), np.float32)  # [ending, answer], with the norm's scale and without
+
+    def margins(self, slots: np.ndarray, target: np.ndarray, foil: np.ndarray, ends: Ends) -> np.ndarray:
+        """Logits of the targets less those of the foils, float32 [n], all arguments [n]."""
+        self._meet(slots, np.concatenate([target, foil]))
+        place, one, other = self._endings(slots), self._answers(target), self._answers(foil)
+        moved = np.einsum("nc,nc->n", ends.written, self._rows[one] - self._rows[other])
+        scaled = self._scaled[place, one] - self._scaled[place, other] + moved
+        return scaled * ends.scale + self._fixed[place, one] - self._fixed[place, other]
+
+    def whole(self, slots: np.ndarray, ends: Ends) -> np.ndarray:
+        """Logits of all tokens, float32 [n, vocab]."""
+        every = np.arange(self._vocab)
+        self._meet(slots, every)
+        place = self._endings(slots)
+        logits = (self._scaled[place] + ends.written @ self._rows.T) * ends.scale[:, None] + self._fixed[place]
+        return logits[:, self._answers(every)]
+
+    def _meet(self, slots: np.ndarray, answers: np.ndarray) -> None:
+        new = self._endings.unmet(slots), self._answers.unmet(answers)
+        if not any(map(len, new)):
+            return
+        self._endings.add(new[0])
+        self._answers.add(new[1])
+        made, cut, endings, answers = self._made, self._made.cut, self._endings.keys, self._answers.keys
+        asked = torch.zeros(self._vocab, dtype=torch.bool)
+        asked[answers] = True
+        found = nonzeros(cut, "unembedding", asked)
+        rows = torch.zeros(len(answers), made.config.d_model)
+        rows[self._answers(found.rows.numpy()), found.columns] = plain(found.values)
+        rows *= plain(cut.norm.weight)
+        fixed = plain(bias_of(cut, "unembedding"))[answers].repeat(len(endings), 1)
+        if cut.bigram is not None:
+            fixed += plain(cut.bigram(torch.from_numpy(endings % self._vocab)))[:, answers]
+        self._rows, self._fixed = rows[:, made.written].numpy(), fixed.numpy()
+        self._scaled = (self._streams.last(endings) @ rows.T).numpy()
