@@ -12,8 +12,8 @@ from plain import PlainAbsTopK
 from timing import in_turns, machine
 from torch import Tensor
 
+from thinwire.engine.memory import hold_freed_memory
 from thinwire.engine.select import keep_rows, plain_keep_mask
-from thinwire.train.memory import hold_freed_memory
 
 ROWS, WIDTH = 4096, 1024
 

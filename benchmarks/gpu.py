@@ -1,9 +1,10 @@
-"""Selection and whole training steps on a CUDA device: `python benchmarks/gpu.py [--json]`.
+"""Selection, sparse products and whole training steps on a CUDA device: `python benchmarks/gpu.py [--json]`.
 
-Three comparisons in one run. AbsTopK and the projection of a weight matrix: the Triton kernels against `torch.topk`.
-A training step at width 2048: sparse, dense of the same shape, and the plain-PyTorch twin (`plain.py`) of the first.
-Times are medians; selection is timed by the device's own clock, a step by the wall clock. Results are compared with a
-stable sort, also on rows of few distinct values. Exits with 2 where there is no such device.
+Four comparisons in one run. AbsTopK and the projection of a weight matrix: the Triton kernels against `torch.topk`.
+Products with a sparse matrix against dense ones, and AbsTopK of what they return: `gpu_products.py`. A training step at
+width 2048: sparse, dense of the same shape, and the plain-PyTorch twin (`plain.py`) of the first. Times are medians;
+kernels are timed by the device's own clock, a step by the wall clock. What was selected is compared with a stable sort,
+also on rows of few distinct values. Exits with 2 where there is no such device.
 """
 
 import argparse
@@ -11,14 +12,14 @@ import gc
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
+from gpu_products import measure_columns, measure_product, print_products
 from plain import PlainAbsTopK
 from steps import KINDS, stepper
-from timing import machine
+from timing import machine, medians, nothing, on_host
 from torch import Tensor
 
 from thinwire.engine.select import plain_keep_mask
@@ -30,45 +31,12 @@ ROWS = ((4096, 1024), (65_536, 2048), (65_536, 8192))
 MATRIX = (2048, 8192)
 """Shape of a projected weight matrix."""
 DENSITY, FLOOR = 1 / 64, 4
+DENSITIES, TOKENS = (1 / 64, 1 / 256, 1 / 1024), 4096
+"""Of sparse products with a matrix of that shape."""
 AFTER_ANNEAL = 0.9
 """Part of training that is over when a step is timed."""
 CHECKED_ROWS = 4096
 """Rows that are compared with a sort, which takes many times their memory."""
-
-Contender = tuple[Callable[[], object], Callable[[], object]]
-"""What comes before each timed call, and the call."""
-
-
-def medians(contenders: Mapping[str, Contender], rounds: int, device: torch.device) -> dict[str, float]:
-    """Milliseconds of each contender; they take turns, and the first three rounds do not count."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for round_ in range(3 + rounds):
-        for name, (prepare, call) in contenders.items():
-            prepare()
-            took = _on_device(call) if device.type == "cuda" else _on_host(call)
-            if round_ >= 3:
-                times[name].append(took)
-    return {name: statistics.median(each) for name, each in times.items()}
-
-
-def _on_device(call: Callable[[], object]) -> float:
-    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda._sleep(2_000_000)  # cycles in which the host gets ahead, so that launching is not what is timed
-    began.record()
-    call()
-    ended.record()
-    ended.synchronize()
-    return began.elapsed_time(ended)
-
-
-def _on_host(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - began)
-
-
-def nothing() -> None:
-    """What comes before a call that needs no preparation."""
 
 
 def measure_rows(rows: int, width: int, dtype: torch.dtype, rounds: int, device: torch.device) -> dict[str, object]:
@@ -169,7 +137,7 @@ def measure_step(kind: str, config: TrainConfig, rounds: int, device: torch.devi
 
     times = []
     for round_ in range(2 + rounds):
-        took = _on_host(whole)
+        took = on_host(whole)
         if round_ >= 2:
             times.append(took)
     middle = statistics.median(times)
@@ -232,6 +200,11 @@ def main() -> None:
     rows = [measure_rows(*shape, dtype, args.rounds, device) for dtype in dtypes for shape in ROWS]
     projections = [measure_projection(MATRIX, floor, args.rounds, device) for floor in (0, FLOOR)]
     print_selection(rows, projections)
+    products = [
+        measure_product(MATRIX, TOKENS, each, dtype, args.rounds, device) for dtype in dtypes for each in DENSITIES
+    ]
+    columns = [measure_columns(width, TOKENS, args.rounds, device) for width in MATRIX]
+    print_products(products, columns)
     run = paper()
     model = run.model.replace(n_layers=args.layers, d_model=args.width)
     steps = measure_steps(run.replace(model=model, batch_size=args.batch_size), args.rounds, device)
@@ -242,7 +215,8 @@ def main() -> None:
     if args.json:
         properties = torch.cuda.get_device_properties(device)
         gpu = {"name": properties.name, "gb": properties.total_memory / 1e9}
-        print(json.dumps({"rows": rows, "projection": projections, "step": steps, "gpu": gpu, "machine": machine()}))
+        kernels = {"rows": rows, "projection": projections, "products": products, "columns": columns}
+        print(json.dumps({**kernels, "step": steps, "gpu": gpu, "machine": machine()}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thinwire.engine.sites import FUNCTIONS
 from thinwire.model import AbsTopK, Transformer, next_token_loss
 from thinwire.model.attention import Attention
 from thinwire.model.precision import autocast
@@ -23,7 +24,9 @@ class PlainAbsTopK(nn.Module):
         super().__init__()
         self.k = k
 
-    def forward(self, x: Tensor) -> Tensor:  # [..., width]
+    def forward(self, x: Tensor, by: nn.Module | None = None, nonlinearity: str = "identity") -> Tensor:  # [..., width]
+        if by is not None:
+            x = FUNCTIONS[nonlinearity](by(x))
         index = x.abs().topk(self.k, dim=-1, sorted=False).indices
         return torch.zeros_like(x).scatter(-1, index, x.gather(-1, index))
 
@@ -45,18 +48,23 @@ class PlainAttention(nn.Module):
         return ours.at("resid_delta", ours.w_o(y.transpose(1, 2).flatten(2)), tap)
 
 
+def made_plain(model: Transformer) -> Transformer:
+    """The model, its AbsTopK and attention replaced in place by plain ones."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, AbsTopK) and child.k < child.width:
+                setattr(parent, name, PlainAbsTopK(child.k))
+    for block in model.blocks:
+        block.attn = PlainAttention(block.attn)  # pyright: ignore
+    return model
+
+
 class PlainTrainer:
     """A model and optimizer of the plain kind; `step(batch)` trains."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.model = Transformer(config.model, seed=config.seed)
-        for parent in list(self.model.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, AbsTopK) and child.k < child.width:
-                    setattr(parent, name, PlainAbsTopK(child.k))
-        for block in self.model.blocks:
-            block.attn = PlainAttention(block.attn)  # pyright: ignore
+        self.model = made_plain(Transformer(config.model, seed=config.seed))
         matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and n != "bigram.weight"]
         others = [p for n, p in self.model.named_parameters() if not (p.ndim == 2 and n != "bigram.weight")]
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]

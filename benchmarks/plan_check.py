@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from timing import machine
 
+from thinwire.engine.memory import hold_freed_memory, peak_memory
 from thinwire.train import TrainConfig
-from thinwire.train.memory import hold_freed_memory, peak_memory
 from thinwire.train.plan import plan
 from thinwire.train.presets import tiny, tiny_dense
 from thinwire.train.rates import find_device, machine_name, processor_model

@@ -13,8 +13,8 @@ import sys
 from steps import KINDS, stepper
 from timing import in_turns, machine
 
+from thinwire.engine.memory import hold_freed_memory, peak_memory
 from thinwire.train import TrainConfig
-from thinwire.train.memory import hold_freed_memory, peak_memory
 from thinwire.train.presets import tiny
 
 AFTER_ANNEAL = 0.5

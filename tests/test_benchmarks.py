@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import synthetic_batch, tiny_run
 
+from thinwire.data import Tokens
 from thinwire.train.step import new_state, train_step
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -34,6 +35,19 @@ def test_train_step_compares_three_kinds() -> None:
     assert row["sparse_over_dense"] == pytest.approx(times["sparse"] / times["dense"])
     assert row["plain_over_sparse"] == pytest.approx(times["plain"] / times["sparse"])
     assert all(0.1 < peak < 4 for peak in row["peak_gb"].values())
+
+
+@pytest.mark.slow
+def test_sparse_training_keeps_what_it_has_run(tiny_tokens: Tokens, tmp_path: Path) -> None:
+    places = ["--work", str(tmp_path), "--tokens", str(tiny_tokens.artifact.path)]
+    size = ["--width", "32", "--context", "16", "--batch", "4", "--steps", "20", "--periods", "4"]
+    found = last_line("sparse_training.py", *places, *size)
+    assert set(found["runs"]) == {"exact, late", "exact, early", "m = 4"}
+    assert found["runs"]["exact, late"]["speedup_to_late"] == 1
+    assert found["runs"]["m = 4"]["sparse_ms"] > 0
+    for path in tmp_path.glob("*.json"):
+        assert json.loads(path.read_text())["steps"][-1] == 20
+    assert last_line("sparse_training.py", *places, *size) == found
 
 
 def test_plain_twin_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from thinwire.circuit import Circuit, circuit_task
 from thinwire.data import Tokenizer, Tokens
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
-from thinwire.model.weights import load
+from thinwire.model.weights import load_compiled
 from thinwire.progress import Report, silent
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import mean_activations
@@ -105,9 +105,9 @@ class Opened:
 
     @classmethod
     def open(cls, folder: Path | str) -> "Opened":
-        """Open a model by folder or shipped name, on sparse kernels. Raises UserError when it is not a finished model."""
+        """Open a model by folder or shipped name, on sparse kernels. Raises UserError where it is not finished."""
         found = artifact.open_artifact(Path(folder), "model")
-        return cls(found, load(found.path).compile_sparse(), Tokenizer.load(found.path / "tokenizer.json"))
+        return cls(found, load_compiled(found.path), Tokenizer.load(found.path / "tokenizer.json"))
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raise UserError when tokens were made with another tokenizer than the model's."""

@@ -118,8 +118,8 @@ def test_gradient_is_the_slope_of_the_function() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_custom_op_keeps_the_contract_of_torch(dtype: torch.dtype) -> None:
     x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
-    torch.library.opcheck(abstopk, (x, 3))
-    torch.library.opcheck(abstopk, (x.detach().transpose(0, 1).requires_grad_(), 3))
+    torch.library.opcheck(abstopk.op, (x, 3))
+    torch.library.opcheck(abstopk.op, (x.detach().transpose(0, 1).requires_grad_(), 3))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -38,6 +38,23 @@ def test_projection_is_exact_with_a_floor() -> None:
     assert found["speedup"] == found["plain_ms"] / found["ours_ms"]
 
 
+def test_sparse_products_are_close_and_columns_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    from gpu_products import KINDS, measure_columns, measure_product, print_products
+
+    dtypes = (torch.float32, torch.bfloat16)
+    products = [measure_product((24, 40), 33, 1 / 16, dtype, 1, DEVICE) for dtype in dtypes]
+    for found in products:
+        assert found["nonzeros"] == 60
+        assert found["close"] is True
+        for kind in KINDS:
+            assert found[f"{kind}_speedup"] == found[f"{kind}_dense_ms"] / found[f"{kind}_ours_ms"]
+    columns = measure_columns(32, 5, 1, DEVICE)
+    assert columns["exact"] is True
+    assert columns["speedup"] == columns["turned_ms"] / columns["ours_ms"]
+    print_products(products, [columns])
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
 def test_steps_of_all_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     from gpu import measure_steps
 

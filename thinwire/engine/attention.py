@@ -5,6 +5,7 @@ from torch import Tensor
 
 from thinwire.engine import attention_kernels
 from thinwire.engine.jit import use_threads
+from thinwire.engine.operator import operator
 
 
 def lies_by_feature(k: Tensor) -> bool:
@@ -19,30 +20,31 @@ def attend_by_feature(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, quer
     Query t of sequence b stands at position `queries[b, t]`; `sink` [head] adds exp(sink) to each denominator.
     """
     sink = q.new_empty(0) if sink is None else sink
-    out, _ = attend(*(x.permute(1, 3, 0, 2) for x in (q, k, v)), sink, queries)
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink))
+    out, _ = attend(*(x.permute(1, 3, 0, 2) for x in (q, k, v)), sink, queries, wanted)
     return out.permute(2, 0, 3, 1)
 
 
-@torch.library.custom_op("thinwire::attend_by_feature", mutates_args=())
-def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+@operator("attend_by_feature")
+def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
     """Outputs [head, d_head, batch, n_queries] and the logs of softmax denominators [head, batch, n_queries].
 
-    q has the shape of the outputs, k and v are [head, d_head, batch, pos], `sink` is [head] or empty, `queries`
-    [batch, n_queries].
+    The latter are empty unless a gradient is `wanted`. q has the shape of the outputs, k and v are
+    [head, d_head, batch, pos], `sink` is [head] or empty, `queries` [batch, n_queries].
     """
     heads, d_head, batch, n = q.shape
-    out, log_sums = torch.empty(heads, d_head, batch, n), torch.empty(heads, batch, n)
+    out, log_sums = torch.empty(heads, d_head, batch, n), torch.empty((heads, batch, n) if wanted else (0, 0, 0))
     use_threads()
     given = [_numbers(x) for x in (q, k, v, sink)]
     attention_kernels.attend(*given, queries.numpy(), _scale(d_head), out.numpy(), log_sums.numpy())
     return out, log_sums
 
 
-@torch.library.custom_op("thinwire::attend_by_feature_backward", mutates_args=())
+@operator("attend_by_feature_backward")
 def _attend_backward(
     q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, log_sums: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_q, d_k, d_v = torch.empty(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
+    d_q, d_k, d_v = torch.zeros(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
     d_sink = torch.zeros(len(q), q.shape[2])
     use_threads()
     given = [_numbers(x) for x in (q, k, v, sink)]
@@ -61,9 +63,9 @@ def _scale(d_head: int):
 
 
 @attend.register_fake
-def _(q, k, v, sink, queries) -> tuple[Tensor, Tensor]:
+def _(q, k, v, sink, queries, wanted) -> tuple[Tensor, Tensor]:
     heads, d_head, batch, n = q.shape
-    return q.new_empty((heads, d_head, batch, n)), q.new_empty((heads, batch, n))
+    return q.new_empty((heads, d_head, batch, n)), q.new_empty((heads, batch, n) if wanted else (0, 0, 0))
 
 
 @_attend_backward.register_fake
@@ -72,12 +74,12 @@ def _(q, k, v, sink, queries, log_sums, grad) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def _keep_for_backward(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs, output[1])
+    ctx.save_for_backward(*inputs[:-1], output[1])
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx, grad: Tensor, _) -> tuple[Tensor | None, ...]:
-    return *_attend_backward(*ctx.saved_tensors, grad), None
+    return *_attend_backward(*ctx.saved_tensors, grad), None, None
 
 
 attend.register_autograd(_backward, setup_context=_keep_for_backward)

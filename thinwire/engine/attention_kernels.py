@@ -14,6 +14,8 @@ from thinwire.engine.jit import inner, summing
 
 LANES = 16
 """Numbers whose maxima are taken side by side; rows of scores are padded to a multiple."""
+BLOCK = 4
+"""Queries whose gradients are added up together; `_add_outer` is written for so many."""
 LOWEST = np.float32(-3.0e38)
 LOG2_E = np.float32(1 / math.log(2))
 TAYLOR = tuple(np.float32(math.log(2) ** i / math.factorial(i)) for i in range(7))
@@ -25,11 +27,18 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
     """out [head, d_head, batch, n_queries] and log_sums [head, batch, n_queries], the logs of the softmax denominators.
 
     q has the shape of out, k and v are [head, d_head, batch, pos]. The query t of sequence b stands at `queries[b, t]`.
-    `sink` [head] is added to each denominator as exp(sink), or is empty.
+    `sink` [head] is added to each denominator as exp(sink), or is empty. Without any log_sums, heads that move nothing
+    are left out.
     """
     n_heads, d_head, batch, length = k.shape
+    logs_wanted = log_sums.size > 0
     for job in prange(n_heads * batch):
         h, b = job // batch, job % batch
+        if not logs_wanted and _is_zero(v, h, b):
+            for d in range(d_head):
+                out[h, d, b, :] = 0
+            continue
+        all_alike = _is_zero(k, h, b)  # every key scores zero
         p, bits = np.empty(length + LANES, np.float32), np.empty(length + LANES, np.int32)
         query, channels, lanes = np.empty(d_head, np.float32), np.empty(d_head, np.int64), np.empty(LANES, np.float32)
         powers = bits.view(np.float32)
@@ -37,14 +46,15 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
         for t in range(q.shape[3]):
             n = queries[b, t] + 1
             used = _column(q, h, b, t, scale, query, channels)
-            if used > 0:
+            if used > 0 and not all_alike:
                 _scores(query, channels, used, k, h, b, n, p)
                 most = _largest(p, n, lanes)
                 most = max(most, sink[h]) if sink.size else most
                 total = _exponentials(p, bits, powers, n, most)
                 total += np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0)
                 _dots(p, v, h, b, n, np.float32(1) / total, out, t)
-                log_sums[h, b, t] = most + np.float32(math.log(total))
+                if logs_wanted:
+                    log_sums[h, b, t] = most + np.float32(math.log(total))
             else:
                 if n < summed:
                     running[:], summed = 0, 0
@@ -54,7 +64,8 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
                     running[d] += _sum(v[h, d, b], summed, n)
                     out[h, d, b, t] = running[d] / total
                 summed = n
-                log_sums[h, b, t] = np.float32(math.log(total))
+                if logs_wanted:
+                    log_sums[h, b, t] = np.float32(math.log(total))
 
 
 @summing
@@ -63,27 +74,45 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v
     n_heads, d_head, batch, length = k.shape
     for job in prange(n_heads * batch):
         h, b = job // batch, job % batch
-        p, bits, d_p = np.empty(length + LANES, np.float32), np.empty(length, np.int32), np.empty(length, np.float32)
-        query, given = np.empty(d_head, np.float32), np.empty(d_head, np.float32)
+        p, d_p = np.zeros((BLOCK, length + LANES), np.float32), np.empty(length, np.float32)
+        d_s, bits = np.zeros((BLOCK, length + LANES), np.float32), np.empty(length, np.int32)
+        asked, given = np.empty((BLOCK, d_head), np.float32), np.empty((BLOCK, d_head), np.float32)
         channels, powers = np.empty(d_head, np.int64), bits.view(np.float32)
-        for t in range(q.shape[3]):
-            n = queries[b, t] + 1
-            used = _column(grad, h, b, t, np.float32(1), given, channels)
-            if used == 0:
-                for d in range(d_head):
-                    d_q[h, d, b, t] = 0
-                continue
-            _scores(given, channels, used, v, h, b, n, d_p)
-            used = _column(q, h, b, t, scale, query, channels)
-            _scores(query, channels, used, k, h, b, n, p)
-            _exponentials(p, bits, powers, n, log_sums[h, b, t])
-            mean = _dot(p, d_p, n)
-            if sink.size:
-                d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * mean
-            _add_outer(given, p, d_v, h, b, n)
-            _to_score_gradient(p, d_p, mean, n)
-            _dots(p, k, h, b, n, scale, d_q, t)
-            _add_outer(query, p, d_k, h, b, n)
+        for begin in range(0, q.shape[3], BLOCK):
+            end = min(begin + BLOCK, q.shape[3])
+            furthest = 0
+            for t in range(begin, end):
+                furthest = max(furthest, queries[b, t] + 1)
+            for t in range(begin, begin + BLOCK):
+                i, n = t - begin, 0
+                if t < end:
+                    n = queries[b, t] + 1
+                    used = _column(grad, h, b, t, np.float32(1), given[i], channels)
+                    _scores(given[i], channels, used, v, h, b, n, d_p)
+                    used = _column(q, h, b, t, scale, asked[i], channels)
+                    _scores(asked[i], channels, used, k, h, b, n, p[i])
+                    _exponentials(p[i], bits, powers, n, log_sums[h, b, t])
+                    mean = _dot(p[i], d_p, n)
+                    if sink.size:
+                        d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * mean
+                    _to_score_gradient(p[i], d_p, mean, n, d_s[i])
+                    _dots(d_s[i], k, h, b, n, scale, d_q, t)
+                else:
+                    asked[i], given[i] = 0, 0
+                p[i, n:furthest], d_s[i, n:furthest] = 0, 0
+            _add_outer(given, p, d_v, h, b, furthest)
+            _add_outer(asked, d_s, d_k, h, b, furthest)
+
+
+@inner
+def _is_zero(x, h, b):
+    """Whether all channels of a head are zero at all positions of a sequence."""
+    nonzero = 0
+    for d in range(x.shape[1]):
+        row = x[h, d, b]
+        for s in range(len(row)):
+            nonzero += np.int32(row[s] != 0)
+    return nonzero == 0
 
 
 @inner
@@ -137,13 +166,14 @@ def _dots(p, x, h, b, n, scale, out, t):
 
 @inner
 def _add_outer(weights, p, out, h, b, n):
-    """out[h, d, b, s] += weights[d] · p[s] over the first n, for every channel d that has a weight."""
-    for d in range(len(weights)):
-        a = weights[d]
-        if a != 0:
+    """out[h, d, b, s] += Σ_i weights[i, d] · p[i, s] over a block of queries, for the first n positions."""
+    row0, row1, row2, row3 = p[0], p[1], p[2], p[3]
+    for d in range(weights.shape[1]):
+        a0, a1, a2, a3 = weights[0, d], weights[1, d], weights[2, d], weights[3, d]
+        if a0 != 0 or a1 != 0 or a2 != 0 or a3 != 0:
             row = out[h, d, b]
             for s in range(n):
-                row[s] += a * p[s]
+                row[s] += (a0 * row0[s] + a1 * row1[s]) + (a2 * row2[s] + a3 * row3[s])
 
 
 @inner
@@ -170,17 +200,7 @@ def _exponentials(p, bits, powers, n, shift):
     `bits` and `powers` are scratch, the same memory as int32 and float32.
     """
     for s in range(n):
-        x = (p[s] - shift) * LOG2_E
-        x = x if x > np.float32(-126) else np.float32(-126)
-        whole = np.floor(x + np.float32(0.5))
-        bits[s] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        x -= whole
-        y = TAYLOR[5] + x * TAYLOR[6]
-        y = TAYLOR[4] + x * y
-        y = TAYLOR[3] + x * y
-        y = TAYLOR[2] + x * y
-        y = TAYLOR[1] + x * y
-        p[s] = TAYLOR[0] + x * y
+        bits[s], p[s] = split_power((p[s] - shift) * LOG2_E)
     total = np.float32(0)
     for s in range(n):
         p[s] *= powers[s]
@@ -189,9 +209,24 @@ def _exponentials(p, bits, powers, n, shift):
 
 
 @inner
-def _to_score_gradient(p, d_p, mean, n):
+def split_power(x):
+    """2^x, for x up to 127, as the bits of a power of two and a factor; small ones end at 2^-126."""
+    x = x if x > np.float32(-126) else np.float32(-126)
+    whole = np.floor(x + np.float32(0.5))
+    bits = (np.int32(whole) + np.int32(127)) << np.int32(23)
+    x -= whole
+    y = TAYLOR[5] + x * TAYLOR[6]
+    y = TAYLOR[4] + x * y
+    y = TAYLOR[3] + x * y
+    y = TAYLOR[2] + x * y
+    y = TAYLOR[1] + x * y
+    return bits, TAYLOR[0] + x * y
+
+
+@inner
+def _to_score_gradient(p, d_p, mean, n, out):
     for s in range(n):
-        p[s] *= d_p[s] - mean
+        out[s] = p[s] * (d_p[s] - mean)
 
 
 @inner

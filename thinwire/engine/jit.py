@@ -9,11 +9,12 @@ from numba import config, njit
 SUMS = {"contract", "reassoc", "nsz"}
 """What may be done to sums of floats so that they vectorize; nothing is assumed about infinities and NaN."""
 
-kernel: Any = njit(parallel=True, cache=True, nogil=True, fastmath={"contract"})
+_ALL: Any = {"cache": True, "nogil": True, "error_model": "numpy"}  # a check for division by zero would not vectorize
+kernel: Any = njit(parallel=True, fastmath={"contract"}, **_ALL)
 """Decorates a function whose `prange` loops run on all threads."""
-summing: Any = njit(parallel=True, cache=True, nogil=True, fastmath=SUMS)
+summing: Any = njit(parallel=True, fastmath=SUMS, **_ALL)
 """The same, for kernels that add up along a row."""
-inner: Any = njit(cache=True, nogil=True, fastmath=SUMS)
+inner: Any = njit(fastmath=SUMS, **_ALL)
 """Decorates a part of a kernel, run by one thread."""
 
 

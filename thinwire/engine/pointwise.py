@@ -6,6 +6,7 @@ from torch import Tensor
 from thinwire.engine import pointwise_kernels
 from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, features, is_feature_major
+from thinwire.engine.operator import operator
 
 
 def takes(x: Tensor) -> bool:
@@ -13,7 +14,7 @@ def takes(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and is_feature_major(x)
 
 
-@torch.library.custom_op("thinwire::rms_norm_by_feature", mutates_args=())
+@operator("rms_norm_by_feature")
 def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """x [..., width] over its root mean square, times gain [width]; and the scales [n] that made it so."""
     rows = features(x)
@@ -23,7 +24,7 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     return activations(out, x.shape[:-1]), scales
 
 
-@torch.library.custom_op("thinwire::rms_norm_by_feature_backward", mutates_args=())
+@operator("rms_norm_by_feature_backward")
 def _rms_norm_backward(x: Tensor, gain: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
     rows = features(x)
     out = torch.empty_like(rows)
@@ -34,7 +35,7 @@ def _rms_norm_backward(x: Tensor, gain: Tensor, scales: Tensor, grad: Tensor) ->
     return activations(out, x.shape[:-1])
 
 
-@torch.library.custom_op("thinwire::rms_norm_by_feature_gain_gradient", mutates_args=())
+@operator("rms_norm_by_feature_gain_gradient")
 def _rms_norm_gain_gradient(x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
     out = torch.empty(x.shape[-1])
     use_threads()
@@ -81,7 +82,7 @@ def _norm_backward(ctx, grad: Tensor, _) -> tuple[Tensor | None, ...]:
 rms_norm.register_autograd(_norm_backward, setup_context=_keep_for_norm)
 
 
-@torch.library.custom_op("thinwire::hold_by_feature", mutates_args=())
+@operator("hold_by_feature")
 def hold(x: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
     """mean [width] + mask [trials, width] · (x - mean), for x [trials·batch, ..., width], trial by trial."""
     rows = features(x)
@@ -94,7 +95,7 @@ def hold(x: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
     return activations(out, x.shape[:-1])
 
 
-@torch.library.custom_op("thinwire::hold_by_feature_backward", mutates_args=())
+@operator("hold_by_feature_backward")
 def _hold_backward(x: Tensor, mean: Tensor, mask: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     rows = features(x)
     out, d_mask = torch.empty_like(rows), torch.empty(mask.shape)

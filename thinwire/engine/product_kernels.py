@@ -27,11 +27,11 @@ def multiply(values, columns, starts, bias, x, out):
         end = min(n, begin + TOKENS)
         first = (job % row_blocks) * ROWS
         for o in range(first, min(n_rows, first + ROWS)):
-            _add_row(values, columns, starts[o], starts[o + 1], bias[o], x, out[o, begin:end], begin)
+            add_row(values, columns, starts[o], starts[o + 1], bias[o], x, out[o, begin:end], begin)
 
 
 @inner
-def _add_row(values, columns, begin, end, constant, x, y, offset):
+def add_row(values, columns, begin, end, constant, x, y, offset):
     """y = constant + the nonzeros begin … end - 1 of a row times x[:, offset:offset + len(y)]."""
     n = y.size
     odd = (end - begin) % 4

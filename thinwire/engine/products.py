@@ -5,13 +5,17 @@ replaced for one call, without anything being sorted again.
 """
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from thinwire.engine import product_kernels
+from thinwire.engine.gpu import triton_module
 from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, features
+from thinwire.engine.operator import operator
+from thinwire.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,27 @@ class SparsePattern:
         return torch.arange(self.n_rows, device=counts.device).repeat_interleave(counts)
 
     def multiply(self, x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """x [..., n_columns] times the transposed matrix, plus bias [n_rows]: feature-major float32 [..., n_rows]."""
+        """x [..., n_columns] times the transposed matrix, plus bias [n_rows]: feature-major [..., n_rows].
+
+        The result is float32; bfloat16 from bfloat16 on a GPU.
+        """
         return sparse_linear(x, values, bias, self.columns, self.starts, self.rows, self.column_starts, self.order)
 
     def gather(self, tokens: Tensor, values: Tensor) -> Tensor:
         """Rows of the matrix by index [...]: feature-major float32 [..., n_columns]."""
         return sparse_rows(tokens, values, self.columns, self.starts, self.n_columns)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether the operators of this module run there: on a CPU, and on CUDA where Triton is installed."""
+    return device.type == "cpu" or (device.type == "cuda" and triton_module("triton_products") is not None)
+
+
+def _gpu_kernels(x: Tensor) -> ModuleType | None:
+    """The Triton kernels for a tensor on a CUDA device, None for one on a CPU."""
+    if not has_kernels(x.device):
+        raise UserError(f"No sparse kernels run on {x.device}; install Triton for CUDA, or move the model to the CPU.")
+    return None if x.device.type == "cpu" else triton_module("triton_products")
 
 
 def _starts(sorted_by: Tensor, n: int) -> Tensor:
@@ -64,7 +83,7 @@ def _starts(sorted_by: Tensor, n: int) -> Tensor:
     return starts
 
 
-@torch.library.custom_op("thinwire::sparse_linear", mutates_args=())
+@operator("sparse_linear")
 def sparse_linear(
     x: Tensor,
     values: Tensor,
@@ -79,13 +98,18 @@ def sparse_linear(
     return _product(x, values, bias, columns, starts)
 
 
-@torch.library.custom_op("thinwire::sparse_linear_input_gradient", mutates_args=())
-def _input_gradient(grad: Tensor, values: Tensor, rows: Tensor, column_starts: Tensor, order: Tensor) -> Tensor:
+@operator("sparse_linear_input_gradient")
+def input_gradient(grad: Tensor, values: Tensor, rows: Tensor, column_starts: Tensor, order: Tensor) -> Tensor:
+    """Gradient of what a map was given, from that of its result."""
     return _product(grad, values[order], values.new_zeros(len(column_starts) - 1), rows, column_starts)
 
 
-@torch.library.custom_op("thinwire::sparse_linear_weight_gradient", mutates_args=())
-def _weight_gradient(grad: Tensor, x: Tensor, columns: Tensor, starts: Tensor) -> Tensor:
+@operator("sparse_linear_weight_gradient")
+def weight_gradient(grad: Tensor, x: Tensor, columns: Tensor, starts: Tensor) -> Tensor:
+    """Gradient of a map's values from that of its result, and what it was given."""
+    gpu = _gpu_kernels(x)
+    if gpu is not None:
+        return gpu.weight_gradient(columns, starts, features(x), features(grad))
     out = torch.empty(len(columns))
     use_threads()
     product_kernels.weight_gradient(
@@ -95,6 +119,9 @@ def _weight_gradient(grad: Tensor, x: Tensor, columns: Tensor, starts: Tensor) -
 
 
 def _product(x: Tensor, values: Tensor, bias: Tensor, columns: Tensor, starts: Tensor) -> Tensor:
+    gpu = _gpu_kernels(x)
+    if gpu is not None:
+        return activations(gpu.multiply(features(x), values, bias, columns, starts), x.shape[:-1])
     given = features(x.float())
     out = torch.empty(len(starts) - 1, given.shape[1])
     use_threads()
@@ -109,17 +136,21 @@ def _product(x: Tensor, values: Tensor, bias: Tensor, columns: Tensor, starts: T
     return activations(out, x.shape[:-1])
 
 
+def _result_dtype(x: Tensor) -> torch.dtype:
+    return torch.bfloat16 if x.device.type == "cuda" and x.dtype == torch.bfloat16 else torch.float32
+
+
 @sparse_linear.register_fake
 def _(x, values, bias, columns, starts, rows, column_starts, order) -> Tensor:
-    return x.new_empty((len(starts) - 1, *x.shape[:-1]), dtype=torch.float32).movedim(0, -1)
+    return x.new_empty((len(starts) - 1, *x.shape[:-1]), dtype=_result_dtype(x)).movedim(0, -1)
 
 
-@_input_gradient.register_fake
+@input_gradient.register_fake
 def _(grad, values, rows, column_starts, order) -> Tensor:
-    return grad.new_empty((len(column_starts) - 1, *grad.shape[:-1]), dtype=torch.float32).movedim(0, -1)
+    return grad.new_empty((len(column_starts) - 1, *grad.shape[:-1]), dtype=_result_dtype(grad)).movedim(0, -1)
 
 
-@_weight_gradient.register_fake
+@weight_gradient.register_fake
 def _(grad, x, columns, starts) -> Tensor:
     return grad.new_empty(len(columns), dtype=torch.float32)
 
@@ -134,28 +165,34 @@ def _keep_for_backward(ctx, inputs, output) -> None:
 def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, values, columns, starts, rows, column_starts, order = ctx.saved_tensors
     wanted_x, wanted_values, wanted_bias = ctx.needs_input_grad[:3]
-    d_x = _input_gradient(grad, values, rows, column_starts, order).to(ctx.dtype) if wanted_x else None
-    d_values = _weight_gradient(grad, x, columns, starts).to(values.dtype) if wanted_values else None
-    d_bias = grad.flatten(0, -2).sum(0) if wanted_bias else None
+    d_x = input_gradient(grad, values, rows, column_starts, order).to(ctx.dtype) if wanted_x else None
+    d_values = weight_gradient(grad, x, columns, starts).to(values.dtype) if wanted_values else None
+    d_bias = grad.flatten(0, -2).sum(0, dtype=torch.float32) if wanted_bias else None
     return d_x, d_values, d_bias, None, None, None, None, None
 
 
 sparse_linear.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
-@torch.library.custom_op("thinwire::sparse_rows", mutates_args=())
+@operator("sparse_rows")
 def sparse_rows(tokens: Tensor, values: Tensor, columns: Tensor, starts: Tensor, width: int) -> Tensor:
     """See `SparsePattern.gather`."""
-    out = torch.zeros(width, tokens.numel())
+    gpu = _gpu_kernels(values)
+    if gpu is not None:
+        return activations(gpu.gather_rows(tokens.flatten(), values, columns, starts, width), tokens.shape)
+    out, wanted = torch.zeros(width, tokens.numel()), tokens.flatten().numpy()
+    if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(starts) - 1:
+        raise IndexError("there are tokens that the embedding does not have")
     use_threads()
-    product_kernels.gather_rows(
-        values.detach().float().numpy(), columns.numpy(), starts.numpy(), tokens.flatten().numpy(), out.numpy()
-    )
+    product_kernels.gather_rows(values.detach().float().numpy(), columns.numpy(), starts.numpy(), wanted, out.numpy())
     return activations(out, tokens.shape)
 
 
-@torch.library.custom_op("thinwire::sparse_rows_gradient", mutates_args=())
+@operator("sparse_rows_gradient")
 def _rows_gradient(grad: Tensor, tokens: Tensor, columns: Tensor, starts: Tensor) -> Tensor:
+    gpu = _gpu_kernels(grad)
+    if gpu is not None:
+        return gpu.gather_gradient(tokens.flatten(), columns, starts, features(grad))
     out = torch.empty(len(columns))
     by_token = tokens.flatten().argsort()
     counts = _starts(tokens.flatten(), len(starts) - 1)

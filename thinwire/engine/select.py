@@ -5,8 +5,6 @@ take the kernels of `thinwire.engine.row_kernels`, and on CUDA, where Triton is 
 `thinwire.engine.triton_rows`, which give the same result.
 """
 
-from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from thinwire.engine import column_kernels, row_kernels
+from thinwire.engine.gpu import triton_module
 from thinwire.engine.jit import use_threads
 from thinwire.engine.row_kernels import GUESSES
 
@@ -33,18 +32,9 @@ def plain_keep_mask(x: Tensor, k: int) -> Tensor:
     return torch.zeros_like(x, dtype=torch.bool).scatter_(-1, order[..., :k], True)
 
 
-@cache
-def _triton() -> ModuleType | None:
-    if find_spec("triton") is None:
-        return None
-    from thinwire.engine import triton_rows
-
-    return triton_rows
-
-
 def _gpu_kernels(x: Tensor) -> ModuleType | None:
     """The Triton kernels, where they are installed and x is of a kind that they take."""
-    return _triton() if x.device.type == "cuda" and x.dtype in INTEGERS else None
+    return triton_module("triton_rows") if x.device.type == "cuda" and x.dtype in INTEGERS else None
 
 
 def keep_rows(x: Tensor, k: int) -> Tensor:
@@ -59,7 +49,7 @@ def keep_rows(x: Tensor, k: int) -> Tensor:
     out = torch.empty_like(x)
     magnitude = np.array(torch.iinfo(integer).max, dtype=str(integer).removeprefix("torch."))[()]
     use_threads()
-    row_kernels.keep_rows(_bits(x), _bits(out), k, magnitude, _spacing(x.dtype, x.shape[1]))
+    row_kernels.keep_rows(bits(x), bits(out), k, magnitude, spacing(x.dtype, x.shape[1]))
     return out
 
 
@@ -76,36 +66,42 @@ def pass_rows(kept: Tensor, grad: Tensor, k: int) -> Tensor:
     kept, grad = kept.contiguous(), grad.contiguous()
     out = torch.empty_like(grad)
     use_threads()
-    row_kernels.pass_rows(_bits(kept), _bits(grad), _bits(out), k)
+    row_kernels.pass_rows(bits(kept), bits(grad), bits(out), k)
     return out
 
 
 def keep_columns(x: Tensor, k: int) -> Tensor:
     """Contiguous x [width, n] with all but the k largest magnitudes of each column set to zero."""
+    gpu = _gpu_kernels(x)
+    if gpu is not None and gpu.holds_columns(x):
+        return gpu.keep_columns(x, k)
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return keep_rows(x.T.contiguous(), k).T.contiguous()
     out = torch.empty_like(x)
     use_threads()
-    column_kernels.keep_columns(_bits(x), _bits(out), k, _spacing(x.dtype, len(x)))
+    column_kernels.keep_columns(bits(x), bits(out), k, spacing(x.dtype, len(x)), torch.get_num_threads())
     return out
 
 
 def pass_columns(kept: Tensor, grad: Tensor, k: int) -> Tensor:
     """Gradient of `keep_columns` from its result [width, n] and the gradient of that, both contiguous."""
+    gpu = _gpu_kernels(grad)
+    if gpu is not None and gpu.holds_columns(grad):
+        return gpu.pass_columns(kept, grad, k)
     if grad.device.type != "cpu" or grad.dtype != torch.float32:
         return pass_rows(kept.T.contiguous(), grad.T.contiguous(), k).T.contiguous()
     out = torch.empty_like(grad)
     use_threads()
-    column_kernels.pass_columns(_bits(kept), _bits(grad), _bits(out), k)
+    column_kernels.pass_columns(bits(kept), bits(grad), bits(out), k)
     return out
 
 
-def _bits(x: Tensor) -> np.ndarray:
+def bits(x: Tensor) -> np.ndarray:
     """The bits of contiguous floats, as integers of the same size."""
     return x.view(INTEGERS[x.dtype]).numpy()
 
 
-def _spacing(dtype: torch.dtype, width: int) -> int:
+def spacing(dtype: torch.dtype, width: int) -> int:
     """How many bit patterns may lie between one magnitude and the next in so many numbers."""
     # near the quartile of a normal distribution a third of the row lies within one power of two
     return max(1, 3 * 2 ** _MANTISSA_BITS[dtype] // width)

@@ -1,13 +1,14 @@
 """AbsTopK: keep the k largest magnitudes of a token's channels and zero the rest (Gao et al. 2025, A.1)."""
 
-import torch
 from torch import Tensor, nn
 
-from thinwire.engine import select
+from thinwire.engine import select, sites
 from thinwire.engine.layout import activations, features, is_feature_major
+from thinwire.engine.operator import operator
+from thinwire.model.sparse import SparseLinear
 
 
-@torch.library.custom_op("thinwire::abstopk", mutates_args=())
+@operator("abstopk")
 def abstopk(x: Tensor, k: int) -> Tensor:
     """x [..., width] with all but the k largest magnitudes of the last dimension zeroed; ties to the lowest index.
 
@@ -18,7 +19,7 @@ def abstopk(x: Tensor, k: int) -> Tensor:
     return select.keep_rows(x.reshape(-1, x.shape[-1]), k).view(x.shape)
 
 
-@torch.library.custom_op("thinwire::abstopk_backward", mutates_args=())
+@operator("abstopk_backward")
 def _abstopk_backward(kept: Tensor, grad: Tensor, k: int) -> Tensor:
     if is_feature_major(kept):
         return activations(select.pass_columns(features(kept), features(grad), k), kept.shape[:-1])
@@ -61,7 +62,14 @@ class AbsTopK(nn.Module):
         self.k = k
         self.width = width
 
-    def forward(self, x: Tensor) -> Tensor:  # [..., width]
+    def forward(
+        self, x: Tensor, by: nn.Module | None = None, nonlinearity: sites.Nonlinearity = "identity"
+    ) -> Tensor:  # [..., width]
+        """What is kept of x [..., width], or of the nonlinearity of what the map `by` makes of x."""
+        if isinstance(by, SparseLinear) and sites.pays(x):
+            return sites.map_and_keep(x, by.pattern, by.values, by.bias, nonlinearity, self.k)
+        if by is not None:
+            x = sites.FUNCTIONS[nonlinearity](by(x))
         return x if self.k == self.width else abstopk(x, self.k)
 
     def extra_repr(self) -> str:

@@ -43,13 +43,13 @@ class Attention(Sublayer):
         """
         x = self.read(resid, positions, tap, norms)
         asking = x if last is None else at_last(x, last)
-        q = self.at("q", self.w_q(asking), tap)
-        k = self._heads(self.at("k", self.w_k(x), tap))
-        v = self._heads(self.at("v", self.w_v(x), tap))
+        q = self.at("q", asking, tap, self.w_q)
+        k = self._heads(self.at("k", x, tap, self.w_k))
+        v = self._heads(self.at("v", x, tap, self.w_v))
         if cache is not None:
             k, v = cache.extend(self.point, k, v)
         y = attend(self._heads(q), k, v, self.sink, last)  # [batch, head, pos, d_head]
-        return self.at("resid_delta", self.w_o(y.transpose(1, 2).flatten(2)), tap)
+        return self.at("resid_delta", y.transpose(1, 2).flatten(2), tap, self.w_o)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2)
@@ -77,6 +77,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, last: Tensor | 
     if q.device.type == "cpu" or last is not None or q.shape[-2] != k.shape[-2]:
         return attention_pattern(q, k, sink, last) @ v
     if sink is None:
+        # where a head's channels lie apart, plain products would take the place of the fused kernel
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return _fused_with_sink(q, k, v, sink)
 

@@ -1,8 +1,8 @@
 """The MLP sublayer: RMSNorm, input matrix, nonlinearity, output matrix."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thinwire.engine.sites import Nonlinearity
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, own_scales
 from thinwire.model.sublayer import Sublayer
@@ -16,11 +16,11 @@ class MLP(Sublayer):
         super().__init__(config, layer, "mlp")
         self.w_in = nn.Linear(config.d_in, config.d_mlp, bias=config.biases)
         self.w_out = nn.Linear(config.d_mlp, config.d_model, bias=config.biases)
-        self.nonlinearity = F.gelu if config.activation == "gelu" else F.relu
+        self.nonlinearity: Nonlinearity = config.activation
 
     def forward(
         self, resid: Tensor, positions: Tensor | None, tap: Tap, norms: Norms = own_scales
     ) -> Tensor:  # [batch, pos, d_model]
         x = self.read(resid, positions, tap, norms)
-        x = self.at("post_act", self.nonlinearity(self.w_in(x)), tap)  # [batch, pos, d_mlp]
-        return self.at("resid_delta", self.w_out(x), tap)
+        x = self.at("post_act", x, tap, self.w_in, self.nonlinearity)  # [batch, pos, d_mlp]
+        return self.at("resid_delta", x, tap, self.w_out)

@@ -11,15 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.engine import pointwise
+from thinwire.engine.layout import is_feature_major
 
 
 class RMSNorm(nn.RMSNorm):
     """`torch.nn.RMSNorm`, which takes feature-major activations as they lie."""
 
     def forward(self, x: Tensor) -> Tensor:  # [..., width]
-        if not pointwise.takes(x):
+        if pointwise.takes(x):
+            return pointwise.rms_norm(x, self.weight, self.epsilon(x.dtype))[0]
+        if not is_feature_major(x):
             return super().forward(x)
-        return pointwise.rms_norm(x, self.weight, self.epsilon(x.dtype))[0]
+        # elsewhere these four passes are as fast as memory is; the fused kernel would turn its input around first
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        scale = torch.rsqrt(length.square() / x.shape[-1] + self.epsilon(x.dtype))
+        return (x * scale * self.weight).to(x.dtype)
 
     def epsilon(self, dtype: torch.dtype) -> float:
         """What is added to the mean square of numbers of this type."""

@@ -6,7 +6,7 @@ after it goes by how they lie (see `thinwire.engine.layout`), so the forward pas
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.engine.layout import activations, features
-from thinwire.engine.products import SparsePattern
+from thinwire.engine.memory import hold_freed_memory
+from thinwire.engine.products import SparsePattern, has_kernels
 
 if TYPE_CHECKING:
+    from thinwire.model.config import ModelConfig
     from thinwire.model.transformer import Transformer
 
-BREAK_EVEN = 1 / 8
-"""Density below which the sparse product is the faster one on a CPU, against a dense one in bf16."""
+BREAK_EVEN = {"cpu": 1 / 8, "cuda": 1 / 256}
+"""Density below which the sparse product is the faster one, by type of device, against a dense one in bf16: measured on
+CPUs; on GPUs reckoned from what both read and write, which `benchmarks/gpu.py` checks."""
 MAPS = ("w_q", "w_k", "w_v", "w_o", "w_in", "w_out", "embedding", "unembedding")
 """Modules with a matrix that training makes sparse."""
 
@@ -77,41 +80,51 @@ class SparseEmbedding(Sparse):
         return self.pattern.gather(tokens, self.values)
 
 
-def compile_sparse(model: "Transformer", below: float = BREAK_EVEN) -> "Transformer":
+def compile_sparse(model: "Transformer", below: float | None = None) -> "Transformer":
     """The model with sparse kernels for every matrix of a smaller density than `below`; the rest is shared.
 
+    Without `below`, where they are the faster ones on the device that the model is on.
     It is not to be trained. The given model is returned where nothing would change: it is dense, on a device without
     such kernels, or compiled already.
     """
-    maps = {name: module for name, module in model.named_modules() if name in MAPS or name.rpartition(".")[2] in MAPS}
-    chosen = {name for name, module in maps.items() if _pays(module, below)}
+    maps = {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in MAPS}
+    chosen = {name: _sparse(module) for name, module in maps.items() if _pays(module, below)}
     if not chosen:
         return model
+    rest = {name: value for name, value in model.state_dict().items() if name.rpartition(".")[0] not in chosen}
+    return assembled(type(model), model.config, chosen, rest)
+
+
+def assembled(
+    kind: "type[Transformer]", config: "ModelConfig", sparse: "Mapping[str, Sparse]", rest: Mapping[str, Tensor]
+) -> "Transformer":
+    """A model of these sparse modules by name, and of the tensors of everything else."""
+    hold_freed_memory()
     with torch.device("meta"):
-        other = type(model)(model.config)
-    for name, module in maps.items():
-        if name in chosen:
-            other.set_submodule(name, _sparse(module))
-        elif isinstance(module, nn.Linear):
-            with torch.device("meta"):
-                other.set_submodule(
-                    name, FeatureLinear(module.in_features, module.out_features, module.bias is not None)
-                )
-    sparse = {f"{name}.{tensor}": value for name in chosen for tensor, value in _state(other, name)}
-    shared = {name: value for name, value in model.state_dict().items() if name.rpartition(".")[0] not in chosen}
-    other.load_state_dict({**shared, **sparse}, assign=True)
-    other.precision = "fp32"
-    return other.eval().requires_grad_(False)
+        model = kind(config)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, nn.Linear) and name not in sparse:
+                shape = module.in_features, module.out_features, module.bias is not None
+                model.set_submodule(name, FeatureLinear(*shape))
+    own: dict[str, Tensor] = {}
+    for name, module in sparse.items():
+        model.set_submodule(name, module)
+        own |= {f"{name}.{tensor}": value for tensor, value in module.state_dict().items()}
+    model.load_state_dict({**rest, **own}, assign=True)
+    model.precision = "fp32"
+    return model.eval().requires_grad_(False)
 
 
-def _state(model: "Transformer", name: str) -> Iterable[tuple[str, Tensor]]:
-    return model.get_submodule(name).state_dict().items()
+def pays(nonzeros: int, entries: int, device: torch.device, below: float | None = None) -> bool:
+    """Whether a matrix of so many nonzeros is the faster one as a sparse map, or has a smaller density than `below`."""
+    return has_kernels(device) and nonzeros < (BREAK_EVEN[device.type] if below is None else below) * entries
 
 
-def _pays(module: nn.Module, below: float) -> bool:
-    if not isinstance(module, nn.Linear | nn.Embedding) or module.weight.device.type != "cpu":
+def _pays(module: nn.Module, below: float | None) -> bool:
+    if not isinstance(module, nn.Linear | nn.Embedding):
         return False
-    return int(module.weight.count_nonzero()) < below * module.weight.numel()
+    weight = module.weight
+    return pays(int(weight.count_nonzero()), weight.numel(), weight.device, below)
 
 
 def _sparse(module: nn.Module) -> Sparse:
@@ -135,7 +148,7 @@ class Nonzeros:
     values: Tensor
     """[n], without gradient"""
     places: Tensor
-    """What `without` calls them. int64 [n]"""
+    """What `with_values` calls them. int64 [n]"""
 
 
 def nonzeros(model: "Transformer", name: str, rows: Tensor | None = None, columns: Tensor | None = None) -> Nonzeros:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from thinwire.engine.sites import Nonlinearity
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, RMSNorm, own_scales
@@ -26,9 +27,14 @@ class Sublayer(nn.Module):
             self.sites[name] = site
             self.add_module(name, AbsTopK(config.n_active(kind, width), width))
 
-    def at(self, name: str, x: Tensor, tap: Tap) -> Tensor:
-        """Sparsify x [batch, pos, width] at the site called `name`, then tap it."""
-        return tap(self.sites[name], self.get_submodule(name)(x))
+    def at(
+        self, name: str, x: Tensor, tap: Tap, by: nn.Module | None = None, nonlinearity: Nonlinearity = "identity"
+    ) -> Tensor:
+        """Sparsify x [batch, pos, width] at the site called `name`, then tap it.
+
+        With a map `by`, the nonlinearity of what it makes of x.
+        """
+        return tap(self.sites[name], self.get_submodule(name)(x, by, nonlinearity))
 
     def read(self, resid: Tensor, positions: Tensor | None, tap: Tap, norms: Norms = own_scales) -> Tensor:
         """The sublayer's input [batch, pos, d_in]: the normed residual stream, and the position channels if any."""

@@ -7,6 +7,8 @@ with one scale a row. Nothing is ever unpickled.
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from thinwire import artifact
+from thinwire.engine.products import SparsePattern
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
+from thinwire.model.sparse import MAPS, Sparse, SparseEmbedding, SparseLinear, assembled, pays
 from thinwire.model.transformer import Transformer
 
 STORED_DENSE_ABOVE = 0.4
@@ -82,24 +86,49 @@ def save_weights(model: Transformer, path: Path, round_dense: bool = False) -> N
         save_file(tensors, temporary, metadata={"sparse": json.dumps(shapes)})
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A matrix as it is stored: nonzeros row by row."""
+
+    shape: tuple[int, int]
+    rows: Tensor
+    """int64 [nonzeros]"""
+    columns: Tensor
+    """int64 [nonzeros]"""
+    values: Tensor
+
+    def dense(self) -> Tensor:
+        """The whole matrix."""
+        matrix = torch.zeros(self.shape, dtype=self.values.dtype)
+        matrix[self.rows, self.columns] = self.values
+        return matrix
+
+
 def load_weights(model: Transformer, path: Path) -> None:
     """Fill a model from a file of `save_weights`. Raises UserError when it is damaged or of another shape."""
+    stored = _read(model, path)
+    whole = {name: value.dense() if isinstance(value, Rows) else value for name, value in stored.items()}
+    model.load_state_dict({name: value.float() for name, value in whole.items()}, assign=True)
+
+
+def _read(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
+    """What a file of `save_weights` holds for a model. Raises UserError when it is damaged or of another shape."""
     try:
         with safe_open(path, framework="pt") as file:
             shapes = json.loads((file.metadata() or {}).get("sparse", "{}"))
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        for name, shape in shapes.items():
-            stored[name] = _from_rows(stored, name, shape)
-        for name in [key.removesuffix("/codes") for key in stored if key.endswith("/codes")]:
-            stored[name] = _from_codes(stored, name)
+            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stored: dict[str, Tensor | Rows] = {name: _from_rows(parts, name, shape) for name, shape in shapes.items()}
+        for name in [key.removesuffix("/codes") for key in parts if key.endswith("/codes")]:
+            stored[name] = _from_codes(parts, name)
+        stored |= parts
     except (SafetensorError, OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
         raise UserError(f"{path} is not a readable thinwire weight file; export or train the model again.") from None
-    expected = {name: value.shape for name, value in model.state_dict().items()}
-    found = {name: value.shape for name, value in stored.items()}
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in stored.items()}
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise UserError(f"{path} does not fit the model: {differing[0]} is missing, extra or of another shape.")
-    model.load_state_dict({name: value.float() for name, value in stored.items()}, assign=True)
+    return stored
 
 
 def _to_rows(name: str, value: Tensor) -> dict[str, Tensor]:
@@ -113,7 +142,7 @@ def _to_rows(name: str, value: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _from_rows(stored: dict[str, Tensor], name: str, shape: list[int]) -> Tensor:
+def _from_rows(stored: dict[str, Tensor], name: str, shape: list[int]) -> Rows:
     values, columns, starts = (stored.pop(f"{name}/{part}") for part in ("values", "columns", "starts"))
     counts = np.diff(starts.numpy())
     if len(counts) != shape[0] or (counts < 0).any() or counts.sum() != len(values) or len(columns) != len(values):
@@ -121,9 +150,9 @@ def _from_rows(stored: dict[str, Tensor], name: str, shape: list[int]) -> Tensor
     rows = torch.from_numpy(np.repeat(np.arange(shape[0]), counts))
     if len(columns) and (int(columns.min()) < 0 or int(columns.max()) >= shape[1]):
         raise ValueError("column out of range")
-    dense = torch.zeros(shape, dtype=values.dtype)
-    dense[rows, columns.long()] = values
-    return dense
+    if (np.diff(rows.numpy() * shape[1] + columns.numpy()) <= 0).any():
+        raise ValueError("an entry twice, or out of order")
+    return Rows((shape[0], shape[1]), rows, columns.long(), values)
 
 
 def _to_codes(name: str, value: Tensor) -> dict[str, Tensor]:
@@ -144,9 +173,41 @@ def load(folder: Path | str) -> Transformer:
 
     Raises UserError when it is not a finished model.
     """
+    model, path = _empty(folder)
+    load_weights(model, path)
+    return model.eval().requires_grad_(False)
+
+
+def load_compiled(folder: Path | str) -> Transformer:
+    """`load(folder).compile_sparse()`, without ever holding a sparse matrix whole. Raises UserError as `load` does."""
+    model, path = _empty(folder)
+    stored = _read(model, path)
+    sparse: dict[str, Sparse] = {}
+    rest: dict[str, Tensor] = {}
+    for name, value in stored.items():
+        owner, _, last = name.rpartition(".")
+        if isinstance(value, Rows) and last == "weight" and owner.rpartition(".")[2] in MAPS and _pays(value):
+            pattern = SparsePattern.of(value.rows, value.columns, value.shape)
+            bias = stored.get(f"{owner}.bias")
+            assert not isinstance(bias, Rows)
+            kind = SparseEmbedding if owner == "embedding" else partial(SparseLinear, bias=bias)
+            sparse[owner] = kind(pattern, value.values.float())
+        else:
+            rest[name] = (value.dense() if isinstance(value, Rows) else value).float()
+    if not sparse:
+        model.load_state_dict(rest, assign=True)
+        return model.eval().requires_grad_(False)
+    rest = {name: value for name, value in rest.items() if name.rpartition(".")[0] not in sparse}
+    return assembled(Transformer, model.config, sparse, rest)
+
+
+def _pays(value: Rows) -> bool:
+    return pays(len(value.values), value.shape[0] * value.shape[1], torch.device("cpu"))
+
+
+def _empty(folder: Path | str) -> tuple[Transformer, Path]:
+    """A model without memory of its own, and its file of weights, which must fit before any memory is taken."""
     opened = artifact.open_artifact(Path(folder), "model")
     config = ModelConfig.load(opened.path / "model.json")
-    with torch.device("meta"):  # the weights file must fit before any memory is taken
-        model = Transformer(config)
-    load_weights(model, opened.path / "weights.safetensors")
-    return model.eval().requires_grad_(False)
+    with torch.device("meta"):
+        return Transformer(config), opened.path / "weights.safetensors"

@@ -20,8 +20,11 @@ from thinwire.prune.passes import Token
 from thinwire.sites import Node, Shape, Site, all_sites
 from thinwire.tasks import PairBatch, last_logits, margin, norms_on
 
-PARTS = 4
-"""A batch is computed in so many parts, each of pairs of like length."""
+PART_BYTES = 2**23
+"""A batch is computed in parts, each of pairs of like length, whose widest activations take about so much memory.
+
+That is little padding, and fits in a cache; smaller parts would be all overhead.
+"""
 
 
 class NodeMasks:
@@ -66,7 +69,8 @@ class NodeMasks:
         `hard` is [trials, n]. Parts hold pairs of like length, so that little padding is computed.
         """
         trials, order, found = len(hard), [], []
-        for pairs, part in batch.by_length(max(1, -(-len(batch) // PARTS))):
+        a_pair = 4 * max(self.widths.values()) * trials * 2 * batch.tokens.shape[1]
+        for pairs, part in batch.by_length(max(1, PART_BYTES // a_pair)):
             with autocast(self.model.precision, part.tokens.device):
                 norms = norms_on(self.model, part, self.frozen_norms, trials)
                 logits = self.logits(hard, fold(part, trials), norms)

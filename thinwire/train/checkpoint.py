@@ -41,6 +41,8 @@ def save(state: State, path: Path, parents: dict[str, str], seconds: float) -> N
     ranks.wait()
     if ranks.first:
         run = {"step": state.step, "parents": parents, "seconds": seconds, "shards": [shard.name for shard in shards]}
+        if state.support_share is not None:
+            run["support_share"] = state.support_share
         with artifact.atomic(path) as temporary:
             save_file(dict(_rows(state)) | dict(_wholes(state)), temporary, metadata={"run": json.dumps(run)})
         _remove_shards(path, keep=shards)
@@ -82,6 +84,7 @@ def restore(state: State, path: Path, parents: dict[str, str]) -> float:
                 step = reader.whole(f"step/{name}").to(parameter.device)
                 state.optimizer.state[parameter] = {**moments, "step": step}
         state.step, seconds = _progress(run, state.objective.config.steps)
+        state.support_share = _share(run)
     except UNREADABLE:
         raise UserError(f"{path} is damaged; delete the folder {path.parent} and train again.") from None
     return seconds
@@ -95,6 +98,14 @@ def _progress(run: dict[str, Any], steps: int) -> tuple[int, float]:
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise RuntimeError("no time")
     return step, float(seconds)
+
+
+def _share(run: dict[str, Any]) -> float | None:
+    """What steps on the support need, where any have been due. Raises RuntimeError for what no run stores."""
+    share = run.get("support_share")
+    if share is not None and not (isinstance(share, float) and 0 < share < math.inf):
+        raise RuntimeError("no share")
+    return share
 
 
 def _rows(state: State) -> Iterator[tuple[str, Tensor]]:

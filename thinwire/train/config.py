@@ -11,6 +11,9 @@ from thinwire.model.config import ModelConfig
 Option = bool | int | float | str
 Parallel = Literal["ddp", "fsdp"]
 """How ranks share a model: every rank holds all weights, or each its rows of every matrix."""
+SPARSE_COMPUTE_BELOW = 1 / 16
+"""Density from which on a run may compute sparsely. A product breaks even at 1/8 on a CPU; training adds a gradient of
+every nonzero, which costs as much again, while the dense steps between cost what they did."""
 
 
 class TrainConfig(Config):
@@ -72,6 +75,13 @@ class TrainConfig(Config):
     """Given a teacher: both logits are divided by this before they are compared."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the matrices; auto takes bf16 where the device computes it natively. The loss is always fp32."""
+    compute: Literal["dense", "sparse"] = "dense"
+    """Whether zeros are multiplied too; sparse, from the end of the anneal on, leaves them to kernels in fp32.
+
+    sparse is for topk at densities of at most 1/16, in one process.
+    """
+    support_every: int = Field(default=16, ge=1)
+    """Sparse compute: every so many steps one is exact and may move the support; between, the nonzeros alone train."""
     recompute: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     validate_every: int = Field(default=500, ge=1)
@@ -84,7 +94,9 @@ class TrainConfig(Config):
     """Steps between lines of metrics.jsonl."""
 
     def check_ranks(self, ranks: int) -> None:
-        """Raise UserError when so many ranks cannot share a batch equally."""
+        """Raise UserError when so many ranks cannot share a batch equally, or cannot compute as the run is to."""
+        if ranks > 1 and self.compute == "sparse":
+            raise UserError(f"compute sparse trains in one process, not on {ranks} ranks; set it to dense.")
         if self.batch_size % ranks:
             raise UserError(
                 f"A batch of {self.batch_size} sequences cannot be shared equally by {ranks} ranks; "
@@ -113,4 +125,15 @@ class TrainConfig(Config):
     def _anneal_in_order(self) -> Self:
         if self.density < 1 and self.anneal != "none" and self.anneal_start >= self.anneal_stop:
             raise ValueError(f"anneal_start {self.anneal_start} is not before anneal_stop {self.anneal_stop}")
+        return self
+
+    @model_validator(mode="after")
+    def _computes_what_it_can(self) -> Self:
+        if self.compute == "sparse" and self.sparsity != "topk":
+            raise ValueError(f"compute sparse knows the support of topk alone, not of {self.sparsity}; set it to dense")
+        if self.compute == "sparse" and self.density > SPARSE_COMPUTE_BELOW:
+            raise ValueError(
+                f"compute sparse gains nothing at density {self.density:g}; "
+                f"set it to dense, or density to at most {SPARSE_COMPUTE_BELOW:g}"
+            )
         return self

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from thinwire import artifact
 from thinwire.data import Tokens
+from thinwire.engine.memory import hold_freed_memory
 from thinwire.errors import UserError
 from thinwire.progress import Report, silent
 from thinwire.train import checkpoint
@@ -23,12 +24,12 @@ from thinwire.train.config import TrainConfig
 from thinwire.train.finite import NotFinite, check_weights
 from thinwire.train.inputs import Inputs
 from thinwire.train.interrupt import StopRequest, stop_on_signal
-from thinwire.train.memory import hold_freed_memory
 from thinwire.train.metrics import Metrics, Muted
 from thinwire.train.ranks import SINGLE, Ranks
 from thinwire.train.result import TrainResult, read_result, result_of, write_model
 from thinwire.train.rows import count_nonzeros, gathered
 from thinwire.train.sinks import Sink, check_sinks, open_sinks
+from thinwire.train.sparse_step import check_compute
 from thinwire.train.stats import measure, support, turnover
 from thinwire.train.step import State, StepReport, new_state, train_step
 from thinwire.train.watch import Watcher
@@ -74,6 +75,7 @@ def train(
     with ranks.together():
         check_device(device if ranks.mode == "single" else ranks.device)
         config.check_ranks(ranks.world_size)
+        check_compute(config, device)
         check_sinks(track)
         inputs = Inputs.open(config, tokens, start, teacher)
         artifact.refuse_foreign(out)

@@ -36,17 +36,17 @@ class Objective(nn.Module):
         self.sparsifier: Sparsifier = SPARSIFIERS[config.sparsity](model, config)
         self.teacher = [teacher] if teacher else []  # in a list: neither trained nor checkpointed
 
-    def forward(self, batch: Tensor) -> Losses:
-        """Losses on batch [batch, context + 1]."""
+    def forward(self, batch: Tensor, twin: Transformer | None = None) -> Losses:
+        """Losses on batch [batch, context + 1]; a `twin` on sparse kernels computes in place of the model, in fp32."""
         config, inputs, targets = self.config, batch[:, :-1], batch[:, 1:]
         weights = self.sparsifier.effective(self.model)
-        with autocast(config.precision, batch.device):
+        with autocast(config.precision if twin is None else "fp32", batch.device):
             if weights:
                 logits = functional_call(self.model, weights, (inputs,), {"recompute": config.recompute})
             else:
-                logits = self.model(inputs, recompute=config.recompute)
-            with torch.no_grad():
-                guides = [teacher(inputs) for teacher in self.teacher]
+                logits = (twin or self.model)(inputs, recompute=config.recompute)
+        with torch.no_grad(), autocast(config.precision, batch.device):
+            guides = [teacher(inputs) for teacher in self.teacher]
         loss = total = next_token_loss(logits, targets)
         divergence = None
         for guide in guides:

@@ -56,9 +56,10 @@ class Measurement:
 
 @torch.no_grad()
 def measure(model: Transformer, tokens: Tokens, config: TrainConfig) -> Measurement:
-    """Measure a model on `validation_tokens` held-out tokens of each corpus part."""
-    seen = _Observer(model)
-    losses = validation_losses(model, tokens, config, seen.logits)
+    """Measure a model on `validation_tokens` held-out tokens of each corpus part, as the run computes."""
+    twin = model.compile_sparse() if config.compute == "sparse" else model
+    seen = _Observer(twin)
+    losses = validation_losses(twin, tokens, config, seen.logits)
     return Measurement(
         val_losses=losses,
         dead={str(site): int((~alive).sum()) for site, alive in seen.alive.items()},
@@ -77,6 +78,7 @@ def validation_losses(
     `forward` takes tokens [batch, pos] to logits; unset is the model itself.
     """
     device = next(model.parameters()).device
+    precision = config.precision if model.precision == "auto" else model.precision
     losses = {}
     for part in tokens.parts:
         wanted = min(config.validation_tokens, tokens.n_tokens(part, "validation") - 1)
@@ -84,7 +86,7 @@ def validation_losses(
         summed = 0.0
         for batch in rows.split(config.batch_size):
             batch = batch.to(device)
-            with autocast(config.precision, device):
+            with autocast(precision, device):
                 logits = (forward or model)(batch[:, :-1])
             summed += next_token_loss(logits, batch[:, 1:]).item() * len(batch)
         losses[part] = summed / len(rows)

@@ -1,4 +1,4 @@
-"""One optimizer step: loss, gradient, normalization, AdamW, sparsity."""
+"""One optimizer step: loss, gradient, normalization, AdamW, sparsity; exact, or on the support (see `sparse_step`)."""
 
 import math
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from thinwire.train.objective import Losses, Objective
 from thinwire.train.ranks import SINGLE, Ranks, averaging
 from thinwire.train.rows import is_sharded, local, shard
 from thinwire.train.schedule import learning_rate_at, plain_rate_at
+from thinwire.train.sparse_step import Support, computes_sparsely, is_exact, mean_share
 from thinwire.train.sparsity import SPARSIFIERS
 
 OWN_EPSILON = 1e-8
@@ -32,6 +33,10 @@ class State:
     """The processes that train it together."""
     wrapper: nn.Module | None = None
     """The objective such that a backward pass averages gradients over the ranks, where it does not by itself."""
+    support: Support | None = None
+    """Made from the rest once the run computes sparsely; nothing that a checkpoint needs."""
+    support_share: float | None = None
+    """RMS of the gradient on the support over that of all entries, a running mean over exact steps of that stage."""
 
     def losses(self, batch: Tensor) -> Losses:
         """Losses on this rank's share of a batch."""
@@ -58,7 +63,7 @@ class StepReport:
     loss: float
     """Training cross-entropy before the update, nats per token."""
     gradient_rms: float
-    """Root mean square of the raw gradient over all parameters of the model."""
+    """Root mean square of the raw gradient over all parameters of the model; estimated in a step on the support."""
     learning_rate: float
     density: float
     """Fraction of nonzeros that a matrix is allowed after the update."""
@@ -115,10 +120,15 @@ def train_step(state: State, batch: Tensor, config: TrainConfig) -> StepReport:
     """
     sparsifier = state.objective.sparsifier
     own = state.ranks.share(batch)
-    losses = state.losses(own)
+    known = _known_support(state, config)
+    support = None if known is None or is_exact(state.step, state.support_share, config) else known
     state.optimizer.zero_grad(set_to_none=True)
+    if known is None:
+        losses = state.losses(own)
+    else:
+        losses = state.objective(own, known.exact_twin if support is None else known.twin)
     losses.total.backward()
-    rms = normalize_gradient([p.grad for p in state.model.parameters() if p.grad is not None], config.gradient)
+    rms = _normalize_exactly(state, known, config) if support is None else _normalize_part(state, support, config)
     measured = _measured(losses, rms, state.ranks)
     if not (math.isfinite(measured["total"]) and math.isfinite(measured["rms"])):
         met = not torch.isfinite(losses.total)
@@ -132,7 +142,12 @@ def train_step(state: State, batch: Tensor, config: TrainConfig) -> StepReport:
         group["lr"] = rate if peak is None else plain_rate_at(state.step, config, peak)
     state.optimizer.step()
     state.step += 1
-    sparsifier.after_step(state.model, state.step)
+    if support is None:
+        sparsifier.after_step(state.model, state.step)
+        state.support = None  # it may have moved
+    else:
+        support.update(rate)
+        sparsifier.updates.fill_(state.step)
     return StepReport(
         loss=measured["cross_entropy"],
         gradient_rms=measured["rms"],
@@ -143,6 +158,30 @@ def train_step(state: State, batch: Tensor, config: TrainConfig) -> StepReport:
     )
 
 
+def _known_support(state: State, config: TrainConfig) -> Support | None:
+    """The support of the weights as they are; None where the run does not compute sparsely, or not yet."""
+    if not computes_sparsely(state.step, config):
+        return None
+    if state.support is None:
+        state.support = Support.of(state.model, state.optimizer, config)
+    return state.support
+
+
+def _normalize_exactly(state: State, known: Support | None, config: TrainConfig) -> Tensor:
+    """Normalize the gradient of the whole model; notes the share that a known support has in its RMS."""
+    seen = None if known is None else known.rms()
+    rms = normalize_gradient([p.grad for p in state.model.parameters() if p.grad is not None], config.gradient)
+    if seen is not None:
+        state.support_share = mean_share(state.support_share, (seen / rms).item())
+    return rms
+
+
+def _normalize_part(state: State, support: Support, config: TrainConfig) -> Tensor:
+    """The same where there is a gradient on the support alone."""
+    assert state.support_share is not None
+    return normalize_gradient(support.gradients(), config.gradient, state.support_share)
+
+
 def _measured(losses: Losses, rms: Tensor, ranks: Ranks) -> dict[str, float]:
     """The parts of the losses of the whole batch, and `rms`, on the host, in one transfer."""
     parts = {name: value.detach() for name, value in vars(losses).items() if value is not None}
@@ -151,11 +190,14 @@ def _measured(losses: Losses, rms: Tensor, ranks: Ranks) -> dict[str, float]:
 
 
 @torch.no_grad()
-def normalize_gradient(gradients: list[Tensor], how: str) -> Tensor:
-    """Scale gradients in place by their global root mean square, as `TrainConfig.gradient` says; returns that RMS."""
+def normalize_gradient(gradients: list[Tensor], how: str, share: float = 1.0) -> Tensor:
+    """Scale gradients in place by their global root mean square, as `TrainConfig.gradient` says; returns that RMS.
+
+    Where they are only some of the gradients, `share` is what their RMS is thought to be over that of all.
+    """
     numel = sum(gradient.numel() for gradient in gradients)
     norm = torch.nn.utils.get_total_norm(gradients)
-    rms = (norm.full_tensor() if is_sharded(norm) else norm) / numel**0.5  # pyright: ignore
+    rms = (norm.full_tensor() if is_sharded(norm) else norm) / numel**0.5 / share  # pyright: ignore
     divisor = {"normalize": rms, "clip": rms.clamp(min=1.0), "none": torch.ones_like(rms)}[how]
     for gradient in gradients:
         local(gradient).div_(divisor)

@@ -18,12 +18,12 @@ import torch.distributed as dist
 from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.multiprocessing.spawn import spawn
 
+from thinwire.engine.memory import hold_freed_memory, peak_memory
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
 from thinwire.model.precision import native_bf16
 from thinwire.progress import Report, silent
 from thinwire.train.config import TrainConfig
-from thinwire.train.memory import hold_freed_memory, peak_memory
 from thinwire.train.plan.inventory import parameters
 from thinwire.train.plan.workbench import Setting, build, parameter_count
 from thinwire.train.rates import (

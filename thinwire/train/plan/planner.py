@@ -147,6 +147,8 @@ def _notes(config: TrainConfig, parallel: Parallel, device: Device) -> tuple[str
     notes = [] if device.measured else [f"Times are assumed, not measured: {device.source}"]
     if config.sparsity not in work.PROJECTING and config.density < 1:
         notes.append(f"What {config.sparsity} adds to memory and time is not counted.")
+    if config.compute == "sparse":
+        notes.append("Every step is counted as an exact one; after the anneal sparse compute takes most in less time.")
     if parallel == "fsdp":
         notes.append("Rank 0 gathers all weights in one piece when it measures the model; that is not counted.")
     return tuple(notes)

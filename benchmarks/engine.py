@@ -1,0 +1,231 @@
+"""The engine against the dense path: `python benchmarks/engine.py [--json] [--only PART ...] [--out FILE]`.
+
+One run, ratios. The plain path is what the released code computes: fp32 products, `torch.topk` for AbsTopK, library
+attention, all positions of every layer. Our own dense path has this package's AbsTopK and attention, bf16 where the
+machine computes it natively, and runs the last layer at the last tokens alone. Parts:
+
+* forward: 256 tokens through 8 layers of width 2048 with one weight in 1024; what the weights take in memory and on disk
+* prune: forward and backward to masks, 8 pairs of 256 tokens, of that model
+* shipped: the same for eight trials of 16 pairs of a task, of the model that comes with the package
+* circuit: a circuit of 12 nodes against the large model's forward, per prompt
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from engine_models import mask_step, means_of, random_model, random_pairs, twelve_node_circuit
+from plain import made_plain
+from timing import in_turns, machine
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from thinwire.engine.memory import hold_freed_memory
+from thinwire.model import Transformer
+from thinwire.model.precision import autocast
+from thinwire.model.sparse import sharing
+from thinwire.model.weights import load, save_weights
+from thinwire.prune.means import task_means
+from thinwire.stages import Opened
+from thinwire.tasks import find_task, last_logits
+
+LAYERS, WIDTH, DENSITY, EMBEDDING_DENSITY = 8, 2048, 1 / 1024, 1 / 128
+TOKENS, PAIRS = 256, 8
+SHIPPED = "python-2x256"
+TASKS = ("single_double_quote", "bracket_counting")
+TRIALS, SHIPPED_PAIRS = 8, 16
+PROMPTS = 128
+"""Prompts that the circuit runs on at once; the dense model takes four of them."""
+NEAR = 1e-4
+"""Logits nearer than this count as equal."""
+
+
+def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    """The same in milliseconds, short."""
+    return {name: float(f"{1e3 * value:.4g}") for name, value in seconds.items()}
+
+
+def shares(call: Callable[[], object], most: int = 12) -> dict[str, float]:
+    """Part of the time of a call that each operator takes by itself, largest first; the rest as one."""
+    call()
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        call()
+    own = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    total = sum(own.values())
+    first = sorted(own, key=lambda name: -own[name])[:most]
+    rest = total - sum(own[name] for name in first)
+    return {name: round(own[name] / total, 4) for name in first} | {"rest": round(rest / total, 4)}
+
+
+def nbytes(model: Transformer) -> int:
+    """Bytes of everything that a model holds."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+@torch.no_grad()
+def forward(dense: Transformer, plain: Transformer, sparse: Transformer, rounds: int) -> dict[str, object]:
+    """All logits of one text."""
+    tokens = torch.randint(dense.config.vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(1))
+
+    def ours() -> Tensor:
+        with autocast("auto", tokens.device):
+            return dense(tokens)
+
+    seconds = in_turns({"plain": lambda: plain(tokens), "dense": ours, "sparse": lambda: sparse(tokens)}, rounds, 1)
+    apart = (sparse(tokens) - dense(tokens)).abs().amax(-1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_weights(dense, path)
+        stored = path.stat().st_size
+    return {
+        "milliseconds": milliseconds(seconds),
+        "forward_speedup": seconds["plain"] / seconds["sparse"],
+        "forward_over_dense": seconds["dense"] / seconds["sparse"],
+        "memory_ratio": nbytes(sparse) / nbytes(dense),
+        "file_ratio": stored / sum(4 * p.numel() for p in dense.parameters()),
+        "tokens_apart": int((apart > NEAR).sum()),
+        "largest_difference_elsewhere": apart[apart <= NEAR].max().item(),
+        "shares": shares(lambda: sparse(tokens)),
+    }
+
+
+def prune(dense: Transformer, plain: Transformer, sparse: Transformer, rounds: int) -> dict[str, object]:
+    """A step of mask training of the large model."""
+    pairs = random_pairs(PAIRS, TOKENS, TOKENS)
+    with torch.no_grad():
+        means = means_of(sparse, pairs)
+    return compared(
+        {
+            "plain": mask_step(plain, means, pairs, 1, whole=True),
+            "dense": mask_step(dense, means, pairs, 1, whole=False),
+            "sparse": mask_step(sparse, means, pairs, 1, whole=False),
+        },
+        rounds,
+    )
+
+
+def compared(steps: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, object]:
+    """Times of mask steps, their ratios, and how alike the gradients of the sparse and the plain one are."""
+    seconds = in_turns(steps, rounds, 1)
+    cosine = torch.cosine_similarity(steps["plain"](), steps["sparse"]()).min().item()
+    return {
+        "milliseconds": milliseconds(seconds),
+        "speedup": seconds["plain"] / seconds["sparse"],
+        "over_dense": seconds["dense"] / seconds["sparse"],
+        "gradient_cosine": cosine,
+        "shares": shares(steps["sparse"]),
+    }
+
+
+def shipped(rounds: int) -> dict[str, object]:
+    """A step of mask training of the shipped model on its tasks, eight trials folded."""
+    opened, dense = Opened.open(SHIPPED), load(SHIPPED)
+    plain = made_plain(load(SHIPPED))
+    rows = {}
+    for name in TASKS:
+        pairs = find_task(name).pairs(SHIPPED_PAIRS, "train", 0, opened.tokenizer, dense.config.context)
+        with torch.no_grad():
+            means = task_means(dense, pairs)
+        rows[name] = compared(
+            {
+                "plain": mask_step(plain, means, pairs, TRIALS, whole=True),
+                "dense": mask_step(dense, means, pairs, TRIALS, whole=False),
+                "sparse": mask_step(opened.model, means, pairs, TRIALS, whole=False),
+            },
+            rounds,
+        )
+    return {
+        "tasks": rows,
+        "shipped_prune_speedup": statistics.geometric_mean(row["speedup"] for row in rows.values()),  # pyright: ignore
+        "shipped_over_dense": statistics.geometric_mean(row["over_dense"] for row in rows.values()),  # pyright: ignore
+    }
+
+
+@torch.no_grad()
+def circuit(dense: Transformer, plain: Transformer, sparse: Transformer, rounds: int) -> dict[str, object]:
+    """Prompts of 16 to 25 tokens through a circuit of 12 nodes, and through the large model."""
+    pairs = random_pairs(PROMPTS // 2, 16, 25)
+    few = pairs.take(torch.arange(2))
+    whole = twelve_node_circuit(sparse, pairs)
+    compact = whole.compact(sparse)
+    seconds = in_turns(
+        {
+            "plain": lambda: plain(few.tokens),
+            "sparse": lambda: last_logits(sparse, few),
+            "circuit": lambda: compact.margins(pairs),
+        },
+        rounds,
+        1,
+    )
+    each = {"plain": seconds["plain"] / 4, "sparse": seconds["sparse"] / 4, "circuit": seconds["circuit"] / PROMPTS}
+    return {
+        "microseconds_a_prompt": {name: float(f"{1e6 * value:.4g}") for name, value in each.items()},
+        "circuit_speedup": each["plain"] / each["circuit"],
+        "circuit_over_sparse": each["sparse"] / each["circuit"],
+        "nodes": len(whole.nodes),
+    }
+
+
+PARTS = {"forward": forward, "prune": prune, "circuit": circuit}
+
+
+def show(name: str, found: Mapping[str, object]) -> None:
+    """Print what was found, a table of shares last."""
+    print(f"\n{name}")
+    for key, value in found.items():
+        if key == "tasks":
+            for task, row in value.items():  # pyright: ignore
+                show(f"  {task}", row)
+        elif key != "shares":
+            print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
+    for operator, share in (found.get("shares") or {}).items():  # pyright: ignore
+        print(f"  {share:>6.1%}  {operator}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="end stdout with one JSON object")
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, "shipped"], default=[*PARTS, "shipped"])
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each part")
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--threads", type=int, help="threads of torch; by default its own choice")
+    parser.add_argument("--out", type=Path, help="write the JSON object here too")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    hold_freed_memory()
+    found: dict[str, dict] = {}
+    if "shipped" in args.only:
+        found["shipped"] = shipped(args.rounds)
+        show("shipped", found["shipped"])
+    if set(args.only) & set(PARTS):
+        dense = random_model(args.layers, args.width, DENSITY, EMBEDDING_DENSITY)
+        models = dense, made_plain(sharing(dense, {})), dense.compile_sparse()
+        for name in (name for name in PARTS if name in args.only):
+            with nullcontext() if name == "prune" else torch.no_grad():
+                found[name] = PARTS[name](*models, args.rounds)
+            show(name, found[name])
+    keys = {
+        "forward_speedup": ("forward", "forward_speedup"),
+        "prune_step_speedup": ("prune", "speedup"),
+        "memory_ratio": ("forward", "memory_ratio"),
+        "file_ratio": ("forward", "file_ratio"),
+        "shipped_prune_speedup": ("shipped", "shipped_prune_speedup"),
+        "circuit_speedup": ("circuit", "circuit_speedup"),
+    }
+    summary = {key: found[part][name] for key, (part, name) in keys.items() if part in found}
+    result = {**summary, "parts": found, "machine": machine()}
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    if args.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

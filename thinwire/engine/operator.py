@@ -1,0 +1,45 @@
+"""Operators of PyTorch with a short way in: `torch.library` for what is compiled, a plain call for what is not.
+
+The library's own dispatch takes longer than the kernels of a small model, several times a call.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+PLAIN = torch.Tensor, torch.nn.Parameter
+"""Tensors that hold numbers; others are what tracing puts in their place."""
+
+
+class Operator:
+    """The operator `torch.ops.thinwire.NAME`, its shapes and its gradient registered as with `torch.library`."""
+
+    def __init__(self, name: str, run: Callable[..., Any]) -> None:
+        self.run = run
+        self.op = torch.library.custom_op(f"thinwire::{name}", run, mutates_args=())
+        """What compilers see."""
+        self._function: type[torch.autograd.Function] | None = None
+
+    def register_fake(self, fake: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorates a function that makes results of the right shape and layout from tensors without data."""
+        return self.op.register_fake(fake)
+
+    def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+        """Set the gradient: see `torch.library.register_autograd`."""
+        self.op.register_autograd(backward, setup_context=setup_context)
+        parts = {"forward": self.run, "setup_context": setup_context, "backward": backward}
+        static = {name: staticmethod(part) for name, part in parts.items()}
+        self._function = type(self.run.__name__, (torch.autograd.Function,), static)
+
+    def __call__(self, *args: Any) -> Any:
+        if torch.compiler.is_compiling() or type(args[0]) not in PLAIN:
+            return self.op(*args)
+        if self._function is None or not torch.is_grad_enabled():
+            return self.run(*args)
+        return self._function.apply(*args)
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Make an operator of a function of tensors and numbers that changes none of them."""
+    return lambda run: Operator(name, run)

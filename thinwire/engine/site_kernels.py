@@ -1,0 +1,149 @@
+"""CPU kernels that take feature-major activations from one site to the next: a sparse map, a nonlinearity, AbsTopK.
+
+A tile of tokens passes through all of it while it lies in the cache; only what is left of it is written. The way back
+does the same in reverse. A matrix has compressed rows, as in `thinwire.engine.product_kernels`.
+"""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from thinwire.engine.attention_kernels import LOG2_E, split_power
+from thinwire.engine.column_kernels import TOGETHER, keep_tiles, n_jobs, spread
+from thinwire.engine.jit import inner, kernel
+from thinwire.engine.lanes import GROUP, LANES, new_state
+from thinwire.engine.product_kernels import add_row
+
+IDENTITY, RELU, GELU = range(3)
+"""Nonlinearities."""
+A1, A3, A5, A7, A9, A11, A13 = (
+    np.float32(a)
+    for a in (
+        -1.60960333262415e-02,
+        -2.95459980854025e-03,
+        -7.34990630326855e-04,
+        -5.69250639462346e-05,
+        -2.10102402082508e-06,
+        2.77068142495902e-08,
+        -2.72614225801306e-10,
+    )
+)
+B0, B2, B4, B6, B8 = (
+    np.float32(b)
+    for b in (
+        -1.42647390514189e-02,
+        -7.37332916720468e-03,
+        -1.68282697438203e-03,
+        -2.13374055278905e-04,
+        -1.45660718464996e-05,
+    )
+)
+"""erf(x) is a ratio of polynomials, odd over even, to 4.2e-7 for |x| up to 4; the coefficients are those of Eigen."""
+
+
+ROOT_HALF, ROOT_TWO_PI = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2 * math.pi))
+
+
+@kernel
+def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, spacing, threads, out, before, short):
+    """out [rows, n] = AbsTopK of the nonlinearity of matrix · x [in, n] + bias, as int32 bits of floats.
+
+    `before` [rows, n] takes what the nonlinearity is given, unless it is empty; `short` [n] says of which tokens fewer
+    than k numbers are not zero.
+    """
+    n = out.shape[1]
+    live = _live_rows(starts, bias)
+    groups = (n + TOGETHER - 1) // TOGETHER
+    jobs = n_jobs(groups, threads)
+    for job in prange(jobs):
+        tiles, state = np.zeros((GROUP, len(live), LANES), np.int32), new_state()
+        made = np.empty(TOGETHER, np.float32)
+        for group in range(job * groups // jobs, (job + 1) * groups // jobs):
+            begin = group * TOGETHER
+            end = min(n, begin + TOGETHER)
+            stretch = made[: end - begin]
+            _clear(out, before, begin, end, len(live))
+            for i in range(len(live)):
+                o = live[i]
+                add_row(values, columns, starts[o], starts[o + 1], bias[o], x, stretch, begin)
+                if before.size:
+                    before[o, begin:end] = stretch
+                if nonlinearity == GELU:
+                    _gelu(stretch)
+                elif nonlinearity == RELU:
+                    for t in range(end - begin):
+                        stretch[t] = max(stretch[t], np.float32(0))
+                spread(stretch.view(np.int32), tiles, i)
+            keep_tiles(tiles, live, k, spacing, state, begin, end, out, short)
+
+
+@inner
+def _live_rows(starts, bias):
+    """The rows that are not zero whatever the input: those with a nonzero or a bias."""
+    live, n = np.empty(len(bias), np.int64), 0
+    for o in range(len(bias)):
+        live[n] = o
+        n += np.int64(starts[o] < starts[o + 1] or bias[o] != 0)
+    return live[:n]
+
+
+@inner
+def _clear(out, before, begin, end, n_live):
+    """Zero a stretch of tokens, of which only live rows will be written."""
+    if n_live < out.shape[0]:
+        for o in range(out.shape[0]):
+            out[o, begin:end] = 0
+            if before.size:
+                before[o, begin:end] = 0
+
+
+@kernel
+def pass_back(kept, before, grad, nonlinearity, short, out):
+    """Gradient [rows, n] of what the nonlinearity was given, from that of the result of `map_and_keep`."""
+    rows, n = kept.shape
+    for i in prange(rows):
+        slope, bits = np.empty(TOGETHER, np.float32), np.empty(TOGETHER, np.int32)
+        powers = bits.view(np.float32)
+        for begin in range(0, n, TOGETHER):
+            end = min(n, begin + TOGETHER)
+            row, given, made, passed = kept[i, begin:end], grad[i, begin:end], out[i, begin:end], short[begin:end]
+            for t in range(end - begin):
+                made[t] = given[t] if row[t] != 0 or passed[t] else np.float32(0)
+            if nonlinearity == GELU:
+                _gelu_slope(before[i, begin:end], slope, bits, powers)
+                for t in range(end - begin):
+                    made[t] *= slope[t]
+            elif nonlinearity == RELU:
+                was = before[i, begin:end]
+                for t in range(end - begin):
+                    made[t] = made[t] if was[t] > 0 else np.float32(0)
+
+
+@inner
+def _erf(y):
+    y = y if y > np.float32(-4) else np.float32(-4)
+    y = y if y < np.float32(4) else np.float32(4)
+    z = y * y
+    above = A1 + z * (A3 + z * (A5 + z * (A7 + z * (A9 + z * (A11 + z * A13)))))
+    below = B0 + z * (B2 + z * (B4 + z * (B6 + z * B8)))
+    return y * above / below
+
+
+@inner
+def _gelu(row):
+    for t in range(len(row)):
+        x = row[t]
+        row[t] = x * (np.float32(0.5) + np.float32(0.5) * _erf(x * ROOT_HALF))
+
+
+@inner
+def _gelu_slope(row, slope, bits, powers):
+    for t in range(len(row)):
+        x = row[t]
+        bits[t], power = split_power(-x * x * np.float32(0.5) * LOG2_E)
+        slope[t] = power
+    for t in range(len(row)):
+        x = row[t]
+        density = slope[t] * powers[t] * ROOT_TWO_PI
+        slope[t] = np.float32(0.5) + np.float32(0.5) * _erf(x * ROOT_HALF) + x * density

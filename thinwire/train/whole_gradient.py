@@ -1,0 +1,80 @@
+"""Exact gradients at the price of one dense product in three: zeros add nothing to a product, but have a gradient.
+
+Through a matrix of which most is zero, activations and their gradients pass on sparse kernels. The gradient of the
+whole matrix is then a product of the two, dense as ever.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thinwire.engine.layout import activations, features
+from thinwire.engine.products import SparsePattern, input_gradient
+from thinwire.model.precision import uses_bf16
+from thinwire.model.sparse import FeatureLinear, SparseEmbedding, SparseLinear
+from thinwire.model.transformer import Transformer
+
+
+def with_whole_gradients(model: Transformer, twin: Transformer, precision: str) -> Transformer:
+    """A second twin of the model, whose backward pass leaves gradients of whole matrices in the model's parameters.
+
+    `twin` is the compiled one, whose patterns and values it shares; the dense products are in bf16 where `precision`
+    says so.
+    """
+    with torch.device("meta"):
+        other = Transformer(model.config)
+    for name, module in twin.named_modules():
+        if isinstance(module, SparseLinear):
+            other.set_submodule(name, _WholeLinear(module, model.get_parameter(f"{name}.weight"), precision))
+        elif isinstance(module, SparseEmbedding):
+            with torch.device("meta"):
+                other.set_submodule(name, _FeatureEmbedding(*module.shape))
+        elif isinstance(module, FeatureLinear):
+            other.set_submodule(name, module)
+    for name, parameter in model.named_parameters():
+        owner, _, last = name.rpartition(".")
+        other.get_submodule(owner).register_parameter(last, parameter)
+    other.precision = "fp32"
+    return other
+
+
+class _WholeLinear(nn.Module):
+    """A linear map that computes with the nonzeros and has a gradient for all of `weight` [out, in]."""
+
+    def __init__(self, module: SparseLinear, weight: nn.Parameter, precision: str) -> None:
+        super().__init__()
+        self.pattern, self.values, self.precision = module.pattern, module.values.detach(), precision
+        self.weight, self.bias = weight, module.bias
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., in] to [..., out], feature-major float32
+        bf16 = uses_bf16(self.precision, x.device)
+        return _Product.apply(x, self.weight, self.bias, self.values, self.pattern, bf16)  # pyright: ignore
+
+
+class _FeatureEmbedding(nn.Embedding):
+    """`torch.nn.Embedding`, feature-major."""
+
+    def forward(self, tokens: Tensor) -> Tensor:  # [...] to [..., width]
+        return activations(features(super().forward(tokens)), tokens.shape)
+
+
+class _Product(torch.autograd.Function):
+    """The product of `SparsePattern.multiply`; the gradient of the weight is dense."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, pattern: SparsePattern, bf16: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, values)
+        ctx.pattern, ctx.dtype = pattern, torch.bfloat16 if bf16 else torch.float32
+        return pattern.multiply(x, values, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, values = ctx.saved_tensors
+        pattern = ctx.pattern
+        d_x = input_gradient(grad, values, pattern.rows, pattern.column_starts, pattern.order)
+        d_weight = features(grad).to(ctx.dtype) @ features(x).to(ctx.dtype).T
+        d_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
+        return d_x.to(x.dtype), d_weight.float(), d_bias, None, None, None
