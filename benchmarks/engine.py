@@ -1,10 +1,10 @@
-"""The engine against the dense path: `python benchmarks/engine.py [--json] [--only PART ...] [--out FILE]`.
+"""The engine against the dense path: `python benchmarks/engine.py [--json] [--only PART ...] [--out FILE [--docs]]`.
 
 One run, ratios. The plain path is what the released code computes: fp32 products, `torch.topk` for AbsTopK, library
 attention, all positions of every layer. Our own dense path has this package's AbsTopK and attention, bf16 where the
 machine computes it natively, and runs the last layer at the last tokens alone. Parts:
 
-* forward: 256 tokens through 8 layers of width 2048 with one weight in 1024; what the weights take in memory and on disk
+* forward: 256 tokens through 8 layers of width 2048 with one weight in 1024; the weights' size in memory and on disk
 * prune: forward and backward to masks, 8 pairs of 256 tokens, of that model
 * shipped: the same for eight trials of 16 pairs of a task, of the model that comes with the package
 * circuit: a circuit of 12 nodes against the large model's forward, per prompt
@@ -12,11 +12,14 @@ machine computes it natively, and runs the last layer at the last tokens alone. 
 
 import argparse
 import json
+import re
 import statistics
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from engine_models import mask_step, means_of, random_model, random_pairs, twelve_node_circuit
@@ -55,11 +58,18 @@ def shares(call: Callable[[], object], most: int = 12) -> dict[str, float]:
     call()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         call()
-    own = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    own: defaultdict[str, float] = defaultdict(float)
+    for event in seen.key_averages():
+        own[called(event.key)] += event.self_cpu_time_total
     total = sum(own.values())
     first = sorted(own, key=lambda name: -own[name])[:most]
     rest = total - sum(own[name] for name in first)
     return {name: round(own[name] / total, 4) for name in first} | {"rest": round(rest / total, 4)}
+
+
+def called(event: str) -> str:
+    """The operator that the profiler's event belongs to."""
+    return re.sub(r"^(GeneratedBackwardFor_)?(aten::|thinwire::|thinwire_)|(_default)?(Backward0?)?$", "", event)
 
 
 def nbytes(model: Transformer) -> int:
@@ -171,6 +181,57 @@ def circuit(dense: Transformer, plain: Transformer, sparse: Transformer, rounds:
     }
 
 
+MARKS = ("<!-- engine:start -->", "<!-- engine:end -->")
+PAGE = Path(__file__).parent.parent / "docs" / "engine.md"
+LARGE = "8 layers × 2048, one weight in 1024"
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The tables of the page, in Markdown, of what a whole run wrote."""
+    parts, machine_ = result["parts"], result["machine"]
+    rows = [(f"256 tokens, {LARGE}", parts["forward"], "forward_speedup", "forward_over_dense")]
+    rows += [(f"a pruning step of 8 pairs × 256 tokens, {LARGE}", parts["prune"], "speedup", "over_dense")]
+    for task, row in parts["shipped"]["tasks"].items():
+        rows += [(f"a pruning step of 8 × 16 pairs, {SHIPPED}, {task}", row, "speedup", "over_dense")]
+    lines = [
+        f"{machine_['processor']}, {machine_['threads']} threads, torch {machine_['torch']}.",
+        "",
+        "| | plain, ms | ours, dense, ms | sparse, ms | plain / sparse | dense / sparse |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row, first, second in rows:
+        took = row["milliseconds"]
+        times = f"{took['plain']:,.0f} | {took['dense']:,.0f} | {took['sparse']:,.0f}"
+        lines.append(f"| {name} | {times} | {row[first]:.1f} | {row[second]:.1f} |")
+    forward_, circuit_ = parts["forward"], parts["circuit"]
+    each = circuit_["microseconds_a_prompt"]
+    lines += [
+        "",
+        f"The large model's weights take {forward_['memory_ratio']:.3f} of the dense model's memory, and its file "
+        f"{forward_['file_ratio']:.4f} of their bytes. Of 256 tokens {forward_['tokens_apart']} have a logit further than"
+        f" {NEAR:g} from the dense model's; all others are within {forward_['largest_difference_elsewhere']:.1g}.",
+        "",
+        f"A circuit of {circuit_['nodes']} nodes takes {each['circuit']:.1f} µs a prompt of 16 to 25 tokens, the plain "
+        f"forward of the large model {each['plain'] / 1e3:,.0f} ms: {circuit_['circuit_speedup']:,.0f} times as long.",
+        "",
+        "Where the time goes, in percent:",
+        "",
+        "| operator | forward | | operator | pruning step |",
+        "|---|---|---|---|---|",
+    ]
+    columns = [list(parts[part]["shares"].items()) for part in ("forward", "prune")]
+    for (one, share), (other, of) in zip(*columns, strict=True):
+        lines.append(f"| {one} | {100 * share:.1f} | | {other} | {100 * of:.1f} |")
+    return "\n".join(lines)
+
+
+def write_docs(result: Mapping[str, Any]) -> None:
+    """Put the tables between the marks of the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
+    PAGE.write_text(f"{before}{MARKS[0]}\n{table(result)}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
 PARTS = {"forward": forward, "prune": prune, "circuit": circuit}
 
 
@@ -196,6 +257,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--threads", type=int, help="threads of torch; by default its own choice")
     parser.add_argument("--out", type=Path, help="write the JSON object here too")
+    parser.add_argument("--docs", action="store_true", help="show what --out then holds in docs/engine.md")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -223,6 +285,8 @@ def main() -> None:
     result = {**summary, "parts": found, "machine": machine()}
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
+        if args.docs:
+            write_docs(result)
     if args.json:
         print(json.dumps(result))
 

@@ -18,24 +18,32 @@ from thinwire.engine.lanes import (
 )
 
 TOGETHER = GROUP * LANES
-"""Tokens that a thread takes at once."""
+"""Most tokens that a thread takes at once."""
 
 
 @kernel
-def keep_columns(x, out, k, spacing, threads):
+def keep_columns(x, out, k, threads):
     """Zero all but the k largest magnitudes of each column of x into out."""
     width, n = x.shape
-    groups = (n + TOGETHER - 1) // TOGETHER
+    together = stretch_of(n, threads)
+    groups = (n + together - 1) // together
     jobs = n_jobs(groups, threads)
     short, every = np.empty(n, np.bool_), np.arange(width)
     for job in prange(jobs):
-        tiles, state = np.zeros((GROUP, width, LANES), np.int32), new_state()
+        tiles, state = np.empty((together // LANES, width, LANES), np.int32), new_state()
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
-            begin = group * TOGETHER
-            end = min(n, begin + TOGETHER)
+            begin = group * together
+            end = min(n, begin + together)
             for i in range(width):
                 spread(x[i, begin:end], tiles, i)
-            keep_tiles(tiles, every, k, spacing, state, begin, end, out, short)
+            keep_tiles(tiles, every, k, state, begin, end, out, short)
+
+
+@inner
+def stretch_of(n, threads):
+    """How many tokens a thread takes at once, of n: whole tiles, and few enough that all threads have some."""
+    tiles = (n + LANES - 1) // LANES
+    return LANES * max(1, min(GROUP, tiles // threads))
 
 
 @inner
@@ -54,7 +62,7 @@ def spread(row, tiles, i):
 
 
 @inner
-def keep_tiles(tiles, rows, k, spacing, state, begin, end, out, short):
+def keep_tiles(tiles, rows, k, state, begin, end, out, short):
     """out[rows, begin:end] = what AbsTopK keeps of the tiles, one stretch of tokens; other rows of out are zero.
 
     short[begin:end] says of which all numbers are kept that are not zero, so that a gradient passes everywhere: fewer
@@ -66,7 +74,7 @@ def keep_tiles(tiles, rows, k, spacing, state, begin, end, out, short):
     if k < width:
         sample = np.empty((SAMPLE, LANES), np.int32)
         for tile in range(used):
-            select(tiles[tile], k, spacing, sample, state)
+            select(tiles[tile], k, sample, state)
             thresholds[tile] = state[LOW]
             missing[tile] = k - state[COUNT]
     elif k < len(out):

@@ -35,16 +35,15 @@ def new_state():
 
 
 @inner
-def select(tile, k, spacing, sample, state):
+def select(tile, k, sample, state):
     """Bring state[LOW] of each lane to the smallest threshold that at most k magnitudes reach, or one that k do.
 
-    state[COUNT] is how many reach it. `spacing` estimates how many bit patterns lie between a magnitude and the next,
-    `sample` is scratch [SAMPLE, LANES].
+    state[COUNT] is how many reach it; `sample` is scratch [SAMPLE, LANES].
     """
     sampled = tile.shape[0] >= SAMPLED_FROM
     if sampled:
-        _guess(tile, k, spacing, sample, state)
-    _find(tile, k, spacing, state, sampled)
+        _guess(tile, k, sample, state)
+    _find(tile, k, state, sampled)
     threshold, count = state[LOW], state[COUNT]
     _count(tile, threshold, count)
     for lane in range(LANES):
@@ -97,34 +96,32 @@ def _count(tile, threshold, count):
 
 
 @inner
-def _guess(tile, k, spacing, sample, state):
+def _guess(tile, k, sample, state):
     """Guess thresholds from some rows: GUESS, which more than k magnitudes should reach, and UPPER, which fewer."""
     stride = tile.shape[0] // SAMPLE
     for i in range(SAMPLE):
         sample[i] = tile[i * stride]
     share = k * SAMPLE / tile.shape[0]
     margin = 1.0 + 1.5 * np.sqrt(share)
-    _find(sample, max(np.int64(share - margin), 0), spacing * stride, state, False)
+    _find(sample, max(np.int64(share - margin), 1), state, False)
     for lane in range(LANES):
         state[UPPER, lane] = state[LOW, lane]
-    _find(sample, min(np.int64(share + margin) + 1, SAMPLE), spacing * stride, state, False)
+    _find(sample, min(np.int64(share + margin) + 1, SAMPLE), state, False)
     for lane in range(LANES):
         state[GUESS, lane] = max(state[LOW, lane], np.int32(1))
 
 
 @inner
-def _find(tile, k, spacing, state, bracketed):
+def _find(tile, k, state, bracketed):
     """See `select`. The first guesses are in GUESS, and where `bracketed` the second ones in UPPER."""
     low, high, guess, count = state[LOW], state[HIGH], state[GUESS], state[COUNT]
-    low[:], high[:] = 0, MAGNITUDE
-    state[N_LOW], state[N_HIGH], state[SIDE] = tile.shape[0], 0, 0
     weights = np.empty((2, LANES), np.float32)
-    weights[0], weights[1] = tile.shape[0] - k, k
+    _begin(tile, k, weights, state)
     tries = 0
     while True:
         _count(tile, guess, count)
         tries += 1
-        n_far, n_open = _narrow(k, spacing, tries, weights[0], weights[1], state)
+        n_far, n_open = _narrow(k, tries > GUESSES, weights[0], weights[1], state)
         if n_far == 0:
             if n_open:
                 _finish(tile, k, state)
@@ -136,7 +133,40 @@ def _find(tile, k, spacing, state, bracketed):
 
 
 @inner
-def _narrow(k, spacing, tries, over, under, state):
+def _begin(tile, k, weights, state):
+    """Where k or fewer are not zero the threshold is 1; elsewhere it is from the smallest nonzero to the largest."""
+    count, smallest, largest = state[COUNT], state[LOW], state[HIGH]
+    count[:], smallest[:], largest[:] = 0, MAGNITUDE, 0
+    width = tile.shape[0]
+    whole = width - width % 8
+    for i in range(0, whole, 8):
+        for lane in range(LANES):
+            n, least, most = count[lane], smallest[lane], largest[lane]
+            for row in range(8):
+                magnitude = tile[i + row, lane] & np.int32(MAGNITUDE)
+                n += np.int32(magnitude != 0)
+                least = magnitude if (magnitude < least) & (magnitude != 0) else least
+                most = magnitude if magnitude > most else most
+            count[lane], smallest[lane], largest[lane] = n, least, most
+    for i in range(whole, width):
+        for lane in range(LANES):
+            magnitude = tile[i, lane] & np.int32(MAGNITUDE)
+            count[lane] += np.int32(magnitude != 0)
+            smallest[lane] = magnitude if 0 < magnitude < smallest[lane] else smallest[lane]
+            largest[lane] = magnitude if magnitude > largest[lane] else largest[lane]
+    for lane in range(LANES):
+        n, done = count[lane], count[lane] <= k
+        state[LOW, lane] = 1 if done else smallest[lane] + 1
+        state[HIGH, lane] = 1 if done else largest[lane] + 1
+        state[N_LOW, lane], state[N_HIGH, lane], state[SIDE, lane] = n, n if done else 0, 0
+        weights[0, lane], weights[1, lane] = n - k, k
+        state[GUESS, lane] = min(
+            max(state[GUESS, lane], state[LOW, lane]), max(state[HIGH, lane] - 1, state[LOW, lane])
+        )
+
+
+@inner
+def _narrow(k, halve, over, under, state):
     """Take up the counts and guess again, without a branch.
 
     Returns how many lanes still have no threshold with more than one candidate too many and too few, and how many have
@@ -145,8 +175,6 @@ def _narrow(k, spacing, tries, over, under, state):
     low, high, n_low, n_high = state[LOW], state[HIGH], state[N_LOW], state[N_HIGH]
     guess, count, side = state[GUESS], state[COUNT], state[SIDE]
     k = np.int32(k)
-    step = np.float32(spacing * 2.0**tries)
-    halve = tries > GUESSES
     n_far, n_open = np.int32(0), np.int32(0)
     for lane in range(LANES):
         least, most, middle = low[lane], high[lane], guess[lane]
@@ -168,9 +196,7 @@ def _narrow(k, spacing, tries, over, under, state):
         side[lane] = np.int32(1) if above else np.int32(-1)
         width = np.float32(most - least)
         share = np.float32(0.5) if halve else too_many / (too_many + too_few)
-        down, up = width - too_few * step, too_many * step * np.float32(0.5)
-        bounded = halve | ((least > 0) & (most < MAGNITUDE))
-        ahead = width * share if bounded else (down if most < MAGNITUDE else up)
+        ahead = width * share
         ahead = ahead if ahead < width - np.float32(1) else width - np.float32(1)
         ahead = ahead if ahead < LARGEST else LARGEST
         guess[lane] = least + np.int32(ahead if ahead > np.float32(0) else np.float32(0))

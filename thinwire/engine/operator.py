@@ -16,7 +16,7 @@ class Operator:
     """The operator `torch.ops.thinwire.NAME`, its shapes and its gradient registered as with `torch.library`."""
 
     def __init__(self, name: str, run: Callable[..., Any]) -> None:
-        self.run = run
+        self.name, self.run = name, _shown(f"thinwire::{name}", run)
         self.op = torch.library.custom_op(f"thinwire::{name}", run, mutates_args=())
         """What compilers see."""
         self._function: type[torch.autograd.Function] | None = None
@@ -30,7 +30,7 @@ class Operator:
         self.op.register_autograd(backward, setup_context=setup_context)
         parts = {"forward": self.run, "setup_context": setup_context, "backward": backward}
         static = {name: staticmethod(part) for name, part in parts.items()}
-        self._function = type(self.run.__name__, (torch.autograd.Function,), static)
+        self._function = type(self.name, (torch.autograd.Function,), static)
 
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_compiling() or type(args[0]) not in PLAIN:
@@ -38,6 +38,18 @@ class Operator:
         if self._function is None or not torch.is_grad_enabled():
             return self.run(*args)
         return self._function.apply(*args)
+
+
+def _shown(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with a name in what a profiler records."""
+
+    def shown(*args: Any) -> Any:
+        if not torch.autograd.profiler._is_profiler_enabled:  # an unused record would take as long as some kernels
+            return run(*args)
+        with torch.profiler.record_function(name):
+            return run(*args)
+
+    return shown
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:

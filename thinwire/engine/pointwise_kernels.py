@@ -5,7 +5,7 @@ from numba import prange
 
 from thinwire.engine.jit import kernel, summing
 
-TOKENS = 256
+TOKENS = 64
 """Tokens that a thread takes at once."""
 
 

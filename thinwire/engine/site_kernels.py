@@ -10,9 +10,9 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.attention_kernels import LOG2_E, split_power
-from thinwire.engine.column_kernels import TOGETHER, keep_tiles, n_jobs, spread
+from thinwire.engine.column_kernels import TOGETHER, keep_tiles, n_jobs, spread, stretch_of
 from thinwire.engine.jit import inner, kernel
-from thinwire.engine.lanes import GROUP, LANES, new_state
+from thinwire.engine.lanes import LANES, new_state
 from thinwire.engine.product_kernels import add_row
 
 IDENTITY, RELU, GELU = range(3)
@@ -46,7 +46,7 @@ ROOT_HALF, ROOT_TWO_PI = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2 
 
 
 @kernel
-def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, spacing, threads, out, before, short):
+def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, threads, out, before, short):
     """out [rows, n] = AbsTopK of the nonlinearity of matrix · x [in, n] + bias, as int32 bits of floats.
 
     `before` [rows, n] takes what the nonlinearity is given, unless it is empty; `short` [n] says of which tokens fewer
@@ -54,14 +54,15 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, spacing, thr
     """
     n = out.shape[1]
     live = _live_rows(starts, bias)
-    groups = (n + TOGETHER - 1) // TOGETHER
+    together = stretch_of(n, threads)
+    groups = (n + together - 1) // together
     jobs = n_jobs(groups, threads)
     for job in prange(jobs):
-        tiles, state = np.zeros((GROUP, len(live), LANES), np.int32), new_state()
-        made = np.empty(TOGETHER, np.float32)
+        tiles, state = np.empty((together // LANES, len(live), LANES), np.int32), new_state()
+        made = np.empty(together, np.float32)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
-            begin = group * TOGETHER
-            end = min(n, begin + TOGETHER)
+            begin = group * together
+            end = min(n, begin + together)
             stretch = made[: end - begin]
             _clear(out, before, begin, end, len(live))
             for i in range(len(live)):
@@ -75,7 +76,7 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, spacing, thr
                     for t in range(end - begin):
                         stretch[t] = max(stretch[t], np.float32(0))
                 spread(stretch.view(np.int32), tiles, i)
-            keep_tiles(tiles, live, k, spacing, state, begin, end, out, short)
+            keep_tiles(tiles, live, k, state, begin, end, out, short)
 
 
 @inner

@@ -11,7 +11,7 @@ from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, features
 from thinwire.engine.operator import operator
 from thinwire.engine.products import SparsePattern, input_gradient, weight_gradient
-from thinwire.engine.select import bits, spacing
+from thinwire.engine.select import bits
 
 Nonlinearity = Literal["identity", "relu", "gelu"]
 FUNCTIONS = {"identity": lambda x: x, "relu": F.relu, "gelu": F.gelu}
@@ -66,7 +66,6 @@ def _map_and_keep(
         given.numpy(),
         nonlinearity,
         k,
-        spacing(torch.float32, n_rows),
         torch.get_num_threads(),
         bits(out),
         before.numpy(),

@@ -88,6 +88,8 @@ def compile_sparse(model: "Transformer", below: float | None = None) -> "Transfo
     such kernels, or compiled already.
     """
     maps = {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in MAPS}
+    if any(isinstance(module, Sparse) for module in maps.values()):
+        return model
     chosen = {name: _sparse(module) for name, module in maps.items() if _pays(module, below)}
     if not chosen:
         return model
@@ -116,12 +118,12 @@ def assembled(
 
 
 def pays(nonzeros: int, entries: int, device: torch.device, below: float | None = None) -> bool:
-    """Whether a matrix of so many nonzeros is the faster one as a sparse map, or has a smaller density than `below`."""
-    return has_kernels(device) and nonzeros < (BREAK_EVEN[device.type] if below is None else below) * entries
+    """Whether a matrix of so many nonzeros is the faster one as a sparse map, or its density is smaller than `below`."""
+    return nonzeros < (BREAK_EVEN[device.type] if below is None else below) * entries
 
 
 def _pays(module: nn.Module, below: float | None) -> bool:
-    if not isinstance(module, nn.Linear | nn.Embedding):
+    if not isinstance(module, nn.Linear | nn.Embedding) or not has_kernels(module.weight.device):
         return False
     weight = module.weight
     return pays(int(weight.count_nonzero()), weight.numel(), weight.device, below)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from thinwire.engine.layout import activations, features, is_feature_major
 from thinwire.engine.sites import Nonlinearity
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.config import ModelConfig
@@ -41,8 +42,15 @@ class Sublayer(nn.Module):
         x = norms(self.point, self.norm, resid)
         if self.norm_pos is not None:
             assert positions is not None
-            x = torch.cat([x, self.norm_pos(positions).expand(*x.shape[:-1], -1)], dim=-1)
+            x = beside(x, self.norm_pos(positions).expand(*x.shape[:-1], -1))
         if torch.is_autocast_enabled(x.device.type):
             # the matrices would cast it anyway; selecting is then cheaper
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return self.at("act_in", x, tap)
+
+
+def beside(x: Tensor, y: Tensor) -> Tensor:
+    """The channels of x [..., width] and then those of y [..., other width], which lie in memory as those of x."""
+    if is_feature_major(x):
+        return activations(torch.cat([features(x), features(y)]), x.shape[:-1])
+    return torch.cat([x, y], dim=-1)

@@ -1,0 +1,176 @@
+"""Attention over feature-major activations: the kernel, and the products that short texts take, against the pattern."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from thinwire.engine import attention as engine
+from thinwire.engine.attention import attend_by_feature, lies_by_feature
+from thinwire.model.attention import LONG, attend, attention_pattern
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+HEADS = 3
+SINK = torch.tensor([-2.0, 0.5, 3.0])
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def some(x: Tensor, share: float, seed: int) -> Tensor:
+    """A share of the numbers, zeros in place of the others."""
+    return x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < share)
+
+
+def by_feature(rows: Tensor) -> Tensor:
+    """[head, d_head, batch, pos] as [batch, head, pos, d_head], a leaf that lies as it did."""
+    return rows.contiguous().permute(2, 0, 3, 1).requires_grad_()
+
+
+def heads(length: int, d_head: int, batch: int = 2, share: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+    """Sparse q, k and v; every fifth query has no channel at all, the last head of the last sequence no key."""
+    q, k, v = (some(2 * normal(HEADS, d_head, batch, length, seed=i), share, 9 + i) for i in range(3))
+    q[..., ::5] = 0
+    k[-1, :, -1] = 0
+    v[0, :, 0] = 0
+    return by_feature(q), by_feature(k), by_feature(v)
+
+
+def standing(batch: int, length: int, queries: int) -> Tensor:
+    """Queries at the last positions [batch, n_queries]."""
+    return torch.arange(length - queries, length).expand(batch, -1)
+
+
+def check(
+    ours: Tensor, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, last: Tensor | None = None, **close: float
+) -> None:
+    """Values and gradients of an output against the pattern in float64."""
+    close = close or CLOSE
+    leaves = [q, k, v] if sink is None else [q, k, v, sink]
+    precise = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    twin = attention_pattern(precise[0], precise[1], None if sink is None else precise[3], last) @ precise[2]
+    torch.testing.assert_close(ours.double(), twin, **close)
+    towards = some(normal(*twin.shape, seed=7), 0.6, 8)
+    towards[:, :, 1::4] = 0  # queries that nothing reads
+    found = torch.autograd.grad(ours, leaves, towards)
+    expected = torch.autograd.grad(twin, precise, towards.double())
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, **close)
+
+
+@pytest.mark.parametrize("sink", [None, SINK])
+@pytest.mark.parametrize("d_head", [1, 4, 6, 16])
+@pytest.mark.parametrize("length", [1, 3, 16, 130])
+def test_kernel_is_the_pattern_times_values(length: int, d_head: int, sink: Tensor | None) -> None:
+    q, k, v = heads(length, d_head)
+    sink = None if sink is None else sink.clone().requires_grad_()
+    queries = standing(2, length, length)
+    y = attend_by_feature(q, k, v, sink, queries)
+    assert y.permute(1, 3, 0, 2).is_contiguous()
+    check(y, q, k, v, sink)
+    with torch.no_grad():  # where heads that move nothing are left out
+        torch.testing.assert_close(attend_by_feature(q, k, v, sink, queries), y.detach(), **CLOSE)
+
+
+@pytest.mark.parametrize("sink", [None, SINK])
+@pytest.mark.parametrize("queries", [1, 2, 7])
+def test_queries_at_the_end_of_earlier_keys(queries: int, sink: Tensor | None) -> None:
+    """As with a cache: new positions look back at all that have run."""
+    _, k, v = heads(21, 4)
+    q, _, _ = heads(queries, 4)
+    sink = None if sink is None else sink.clone().requires_grad_()
+    check(attend_by_feature(q, k, v, sink, standing(2, 21, queries)), q, k, v, sink)
+
+
+@pytest.mark.parametrize("sink", [None, SINK])
+@pytest.mark.parametrize("length", [1, 16, 130])
+def test_one_query_a_sequence(length: int, sink: Tensor | None) -> None:
+    _, k, v = heads(length, 6, batch=4)
+    last = torch.tensor([0, length - 1, length // 2, length // 3])
+    q = by_feature(some(normal(HEADS, 6, 4, 1, seed=5), 0.5, 6))
+    sink = None if sink is None else sink.clone().requires_grad_()
+    check(attend_by_feature(q, k, v, sink, last[:, None]), q, k, v, sink, last)
+
+
+def test_queries_in_any_order() -> None:
+    """Those without a channel take a running mean, which must start again where positions go back."""
+    _, k, v = heads(30, 4)
+    q = by_feature(torch.zeros(HEADS, 4, 2, 6))
+    queries = torch.tensor([[3, 10, 29, 2, 2, 11], [29, 0, 5, 4, 28, 1]])
+    y = attend_by_feature(q, k, v, None, queries)
+    for b in range(2):
+        for t in range(6):
+            mean = v[b, :, : queries[b, t] + 1].mean(1)
+            torch.testing.assert_close(y[b, :, t], mean, **CLOSE)
+    q = by_feature(some(normal(HEADS, 4, 2, 6, seed=3), 0.3, 4))
+    y = attend_by_feature(q, k, v, SINK, queries)
+    for t in range(6):
+        one = attention_pattern(q[:, :, t : t + 1], k, SINK, queries[:, t]) @ v
+        torch.testing.assert_close(y[:, :, t : t + 1], one, **CLOSE)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
+@pytest.mark.parametrize("sink", [None, torch.tensor([-90.0, 0.0, 85.0])])
+def test_scores_small_and_large(scale: float, sink: Tensor | None) -> None:
+    """Exponentials neither overflow nor lose what matters; large scores lose digits in float32 themselves."""
+    q, k, v = heads(40, 4)
+    q, k = (by_feature(scale**0.5 * x.detach().permute(1, 3, 0, 2)) for x in (q, k))
+    sink = None if sink is None else sink.clone().requires_grad_()
+    y = attend_by_feature(q, k, v, sink, standing(2, 40, 40))
+    pattern = attention_pattern(q.double(), k.double(), None if sink is None else sink.double())
+    torch.testing.assert_close(y.double(), pattern @ v.double(), rtol=1e-3, atol=1e-4 * max(1, scale / 100))
+    towards = normal(*y.shape, seed=7)
+    leaves = [q, k, v] if sink is None else [q, k, v, sink]
+    for mine, theirs in zip(
+        torch.autograd.grad(y, leaves, towards),
+        torch.autograd.grad(pattern @ v.double(), leaves, towards.double()),
+        strict=True,
+    ):
+        assert mine.isfinite().all()
+        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3 * max(1, scale / 10))
+
+
+@pytest.mark.parametrize("sink", [None, SINK])
+@pytest.mark.parametrize("length", [2, 16, LONG - 1, LONG, LONG + 2])
+def test_model_takes_either_way(length: int, sink: Tensor | None) -> None:
+    """Short texts are three products, long ones the kernel: both lie by feature, and both are the dense attention."""
+    q, k, v = heads(length, 4)
+    assert lies_by_feature(k)
+    sink = None if sink is None else sink.clone().requires_grad_()
+    y = attend(q, k, v, sink)
+    assert y.permute(1, 3, 0, 2).is_contiguous()
+    check(y, q, k, v, sink)
+    torch.testing.assert_close(y, attend(*(x.contiguous() for x in (q, k, v)), sink), **CLOSE)
+    last = torch.tensor([length - 1, length // 3])
+    at_last = by_feature(q.detach()[:, :, :1].permute(1, 3, 0, 2))
+    check(attend(at_last, k, v, sink, last), at_last, k, v, sink, last)
+
+
+def test_keys_that_lie_otherwise_go_elsewhere() -> None:
+    _, k, _ = heads(5, 4)
+    assert not lies_by_feature(k.contiguous())
+    assert not lies_by_feature(k.double())
+    assert not lies_by_feature(k[:, :, :4])
+    assert not lies_by_feature(heads(1, 4, batch=1)[1])
+
+
+def test_operator_keeps_the_contract_of_torch() -> None:
+    q, k, v = (x.detach().permute(1, 3, 0, 2).requires_grad_() for x in heads(5, 4))
+    queries = standing(2, 5, 5).contiguous()
+    for sink in (torch.empty(0), SINK.clone().requires_grad_()):
+        torch.library.opcheck(engine.attend.op, (q, k, v, sink, queries, True))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiles_as_one_graph(backend: str) -> None:
+    leaves = *heads(9, 4), SINK.clone().requires_grad_()
+    queries = standing(2, 9, 9)
+
+    def work(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
+        return attend_by_feature(2 * q, k, v, sink, queries).square().sum()
+
+    torch._dynamo.reset()
+    expected, ours = work(*leaves), torch.compile(work, backend=backend, fullgraph=True)(*leaves)
+    torch.testing.assert_close(ours, expected)
+    for one, other in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(one, other)
