@@ -19,10 +19,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from engine_models import mask_step, means_of, random_model, random_pairs, twelve_node_circuit
+from engine_page import write_page
 from plain import made_plain
 from timing import in_turns, machine
 from torch import Tensor
@@ -33,6 +33,7 @@ from thinwire.model import Transformer
 from thinwire.model.precision import autocast
 from thinwire.model.sparse import sharing
 from thinwire.model.weights import load, save_weights
+from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import task_means
 from thinwire.stages import Opened
 from thinwire.tasks import find_task, last_logits
@@ -98,6 +99,7 @@ def forward(dense: Transformer, plain: Transformer, sparse: Transformer, rounds:
         "forward_over_dense": seconds["dense"] / seconds["sparse"],
         "memory_ratio": nbytes(sparse) / nbytes(dense),
         "file_ratio": stored / sum(4 * p.numel() for p in dense.parameters()),
+        "near": NEAR,
         "tokens_apart": int((apart > NEAR).sum()),
         "largest_difference_elsewhere": apart[apart <= NEAR].max().item(),
         "shares": shares(lambda: sparse(tokens)),
@@ -109,20 +111,21 @@ def prune(dense: Transformer, plain: Transformer, sparse: Transformer, rounds: i
     pairs = random_pairs(PAIRS, TOKENS, TOKENS)
     with torch.no_grad():
         means = means_of(sparse, pairs)
+    config = PruneConfig(calibrated=False)  # the best calibration of random margins ignores them: no gradient
     return compared(
         {
-            "plain": mask_step(plain, means, pairs, 1, whole=True),
-            "dense": mask_step(dense, means, pairs, 1, whole=False),
-            "sparse": mask_step(sparse, means, pairs, 1, whole=False),
+            "plain": mask_step(plain, means, pairs, config, 1, whole=True),
+            "dense": mask_step(dense, means, pairs, config, 1, whole=False),
+            "sparse": mask_step(sparse, means, pairs, config, 1, whole=False),
         },
         rounds,
     )
 
 
 def compared(steps: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, object]:
-    """Times of mask steps, their ratios, and how alike the gradients of the sparse and the plain one are."""
+    """Times of mask steps, their ratios, and how alike the gradients of the sparse and our dense one are."""
     seconds = in_turns(steps, rounds, 1)
-    cosine = torch.cosine_similarity(steps["plain"](), steps["sparse"]()).min().item()
+    cosine = torch.cosine_similarity(steps["dense"](), steps["sparse"]()).min().item()
     return {
         "milliseconds": milliseconds(seconds),
         "speedup": seconds["plain"] / seconds["sparse"],
@@ -143,13 +146,14 @@ def shipped(rounds: int) -> dict[str, object]:
             means = task_means(dense, pairs)
         rows[name] = compared(
             {
-                "plain": mask_step(plain, means, pairs, TRIALS, whole=True),
-                "dense": mask_step(dense, means, pairs, TRIALS, whole=False),
-                "sparse": mask_step(opened.model, means, pairs, TRIALS, whole=False),
+                "plain": mask_step(plain, means, pairs, PruneConfig(), TRIALS, whole=True),
+                "dense": mask_step(dense, means, pairs, PruneConfig(), TRIALS, whole=False),
+                "sparse": mask_step(opened.model, means, pairs, PruneConfig(), TRIALS, whole=False),
             },
             rounds,
         )
     return {
+        "model": SHIPPED,
         "tasks": rows,
         "shipped_prune_speedup": statistics.geometric_mean(row["speedup"] for row in rows.values()),  # pyright: ignore
         "shipped_over_dense": statistics.geometric_mean(row["over_dense"] for row in rows.values()),  # pyright: ignore
@@ -179,57 +183,6 @@ def circuit(dense: Transformer, plain: Transformer, sparse: Transformer, rounds:
         "circuit_over_sparse": each["sparse"] / each["circuit"],
         "nodes": len(whole.nodes),
     }
-
-
-MARKS = ("<!-- engine:start -->", "<!-- engine:end -->")
-PAGE = Path(__file__).parent.parent / "docs" / "engine.md"
-LARGE = "8 layers × 2048, one weight in 1024"
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The tables of the page, in Markdown, of what a whole run wrote."""
-    parts, machine_ = result["parts"], result["machine"]
-    rows = [(f"256 tokens, {LARGE}", parts["forward"], "forward_speedup", "forward_over_dense")]
-    rows += [(f"a pruning step of 8 pairs × 256 tokens, {LARGE}", parts["prune"], "speedup", "over_dense")]
-    for task, row in parts["shipped"]["tasks"].items():
-        rows += [(f"a pruning step of 8 × 16 pairs, {SHIPPED}, {task}", row, "speedup", "over_dense")]
-    lines = [
-        f"{machine_['processor']}, {machine_['threads']} threads, torch {machine_['torch']}.",
-        "",
-        "| | plain, ms | ours, dense, ms | sparse, ms | plain / sparse | dense / sparse |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row, first, second in rows:
-        took = row["milliseconds"]
-        times = f"{took['plain']:,.0f} | {took['dense']:,.0f} | {took['sparse']:,.0f}"
-        lines.append(f"| {name} | {times} | {row[first]:.1f} | {row[second]:.1f} |")
-    forward_, circuit_ = parts["forward"], parts["circuit"]
-    each = circuit_["microseconds_a_prompt"]
-    lines += [
-        "",
-        f"The large model's weights take {forward_['memory_ratio']:.3f} of the dense model's memory, and its file "
-        f"{forward_['file_ratio']:.4f} of their bytes. Of 256 tokens {forward_['tokens_apart']} have a logit further than"
-        f" {NEAR:g} from the dense model's; all others are within {forward_['largest_difference_elsewhere']:.1g}.",
-        "",
-        f"A circuit of {circuit_['nodes']} nodes takes {each['circuit']:.1f} µs a prompt of 16 to 25 tokens, the plain "
-        f"forward of the large model {each['plain'] / 1e3:,.0f} ms: {circuit_['circuit_speedup']:,.0f} times as long.",
-        "",
-        "Where the time goes, in percent:",
-        "",
-        "| operator | forward | | operator | pruning step |",
-        "|---|---|---|---|---|",
-    ]
-    columns = [list(parts[part]["shares"].items()) for part in ("forward", "prune")]
-    for (one, share), (other, of) in zip(*columns, strict=True):
-        lines.append(f"| {one} | {100 * share:.1f} | | {other} | {100 * of:.1f} |")
-    return "\n".join(lines)
-
-
-def write_docs(result: Mapping[str, Any]) -> None:
-    """Put the tables between the marks of the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
-    PAGE.write_text(f"{before}{MARKS[0]}\n{table(result)}\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 PARTS = {"forward": forward, "prune": prune, "circuit": circuit}
@@ -286,7 +239,7 @@ def main() -> None:
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
         if args.docs:
-            write_docs(result)
+            write_page(result)
     if args.json:
         print(json.dumps(result))
 

@@ -59,12 +59,14 @@ def means_of(model: Transformer, pairs: PairBatch) -> dict[Site, Tensor]:
     return {site: x.mean((0, 1)).contiguous() for site, x in seen.values.items()}
 
 
-def mask_step(model: Transformer, means: dict[Site, Tensor], pairs: PairBatch, trials: int, whole: bool) -> Callable:
+def mask_step(
+    model: Transformer, means: dict[Site, Tensor], pairs: PairBatch, config: PruneConfig, trials: int, whole: bool
+) -> Callable:
     """One step of mask training without the optimizer: forward, loss and backward to the masks of all nodes.
 
     `whole` runs all positions of the last layer too, and all logits, as the released code does.
     """
-    masks, config = NodeMasks(model, means, PruneConfig()), PruneConfig()
+    masks = NodeMasks(model, means, config)
     noise = torch.randn(trials, masks.n, generator=torch.Generator().manual_seed(0))
     tau = (0.1 + 0.01 * noise).requires_grad_()
 

@@ -63,3 +63,18 @@ def test_plain_twin_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> Non
         if name.startswith("blocks.") and name.endswith("weight") and parameter.ndim == 2:
             twin = plain.model.get_parameter(name.replace("attn.", "attn.ours."))
             assert int(twin.count_nonzero()) == int(parameter.count_nonzero()), name
+
+
+@pytest.mark.slow
+def test_engine_compares_and_tells(tmp_path: Path) -> None:
+    out = tmp_path / "engine.json"
+    size = ["--layers", "2", "--width", "128", "--rounds", "1", "--threads", "1"]
+    found = last_line("engine.py", *size, "--only", "forward", "prune", "shipped", "--out", str(out))
+    assert json.loads(out.read_text()) == found
+    parts = found["parts"]
+    times = parts["forward"]["milliseconds"]
+    assert found["forward_speedup"] == pytest.approx(times["plain"] / times["sparse"], rel=1e-2)
+    assert parts["forward"]["tokens_apart"] < 10
+    for row in (parts["prune"], *parts["shipped"]["tasks"].values()):
+        assert row["gradient_cosine"] > 0.9
+        assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-2)

@@ -117,7 +117,7 @@ def test_masks_of_nodes_and_tokens(dense: Transformer, frozen_norms: bool, share
     (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
     torch.testing.assert_close(margins, expected, **CLOSE)
     torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
-    assert (slopes != 0).float().mean() > 0.1
+    assert (slopes != 0).float().mean() > 0.05
 
 
 @pytest.mark.parametrize("share", [0.6, 1.0, None])
@@ -134,7 +134,7 @@ def test_masks_of_wires(dense: Transformer, frozen_norms: bool, share: float | N
     (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
     torch.testing.assert_close(margins, expected, **CLOSE)
     torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
-    assert (slopes != 0).float().mean() > 0.1
+    assert (slopes != 0).float().mean() > 0.05
 
 
 @pytest.mark.parametrize("frozen_norms", [False, True])
