@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from reference import selection
 from torch import Tensor
 
+from thinwire.engine import column_kernels
 from thinwire.engine.lanes import LANES, SAMPLED_FROM
 from thinwire.engine.layout import activations, is_feature_major
-from thinwire.engine.select import keep_columns, keep_rows, pass_columns, pass_rows, plain_keep_mask
+from thinwire.engine.select import bits, keep_columns, keep_rows, pass_columns, pass_rows, plain_keep_mask
 from thinwire.model.abstopk import abstopk
 
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, math.inf, -math.inf, 1e-45, -1e-45, 1e-40, 3.4e38, -3.4e38, 1.17e-38)
@@ -121,6 +122,15 @@ def test_tokens_with_nearly_k_nonzeros(width: int, k: int, nonzero: int) -> None
     x = torch.randn(ranks.shape, generator=generator)
     zeros = torch.where(torch.rand(ranks.shape, generator=generator) < 0.5, 0.0, -0.0)
     check(torch.where(ranks < k + nonzero, x, zeros), k)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
+def test_however_many_threads_share_the_tokens(threads: int) -> None:
+    for n in (1, 64, 65, 500, 1030):
+        x = matrix(list(KINDS), 37, n, 9, n)
+        kept = torch.empty_like(x)
+        column_kernels.keep_columns(bits(x), bits(kept), 9, threads)
+        assert kept.equal(twin(x, 9))
 
 
 def test_ties_go_to_the_lowest_channel() -> None:

@@ -234,3 +234,18 @@ def test_dense_models_are_returned_as_they_are() -> None:
             weight.mul_("w_" not in name or name.endswith("bias"))
         tokens = tiny_prompts(empty)
         torch.testing.assert_close(empty.compile_sparse()(tokens), empty(tokens), **CLOSE)
+
+
+@pytest.mark.parametrize("variant", ["plain", "concatenated"])
+def test_whole_model_compiles_as_one_graph(variant: str) -> None:
+    _, compiled = pair(variant)
+    tokens, resid = tiny_prompts(compiled), torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(0))
+    resid.requires_grad_()
+
+    def work(resid: Tensor) -> Tensor:
+        return compiled.unembed(compiled.run(resid), tokens).square().sum()
+
+    torch._dynamo.reset()
+    expected, ours = work(resid), torch.compile(work, backend="aot_eager", fullgraph=True)(resid)
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(torch.autograd.grad(ours, resid), torch.autograd.grad(expected, resid), **CLOSE)

@@ -1,5 +1,9 @@
 """How CPU kernels are compiled: by numba, on first use, cached on disk, on as many threads as torch has."""
 
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -9,12 +13,39 @@ from numba import config, njit
 SUMS = {"contract", "reassoc", "nsz"}
 """What may be done to sums of floats so that they vectorize; nothing is assumed about infinities and NaN."""
 
-_ALL: Any = {"cache": True, "nogil": True, "error_model": "numpy"}  # a check for division by zero would not vectorize
-kernel: Any = njit(parallel=True, fastmath={"contract"}, **_ALL)
+
+@cache
+def _cache_folder() -> str:
+    """Where machine code of this package's kernels is kept: for each state of their sources, a folder of its own.
+
+    By itself numba looks at the file of a kernel alone, and goes on with old code when a part in another file changes.
+    """
+    own = Path(__file__).parent
+    sources = sha256(b"".join(path.read_bytes() for path in sorted(own.glob("*.py"))))
+    return str(own / "__pycache__" / f"kernels-{sources.hexdigest()[:16]}")
+
+
+def _decorator(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    # a check for division by zero would not vectorize
+    compiled: Any = njit(cache=False, nogil=True, error_model="numpy", **options)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        made = compiled(function)
+        others, config.CACHE_DIR = config.CACHE_DIR, _cache_folder()  # pyright: ignore
+        try:
+            made.enable_caching()
+        finally:
+            config.CACHE_DIR = others  # pyright: ignore
+        return made
+
+    return decorate
+
+
+kernel = _decorator(parallel=True, fastmath={"contract"})
 """Decorates a function whose `prange` loops run on all threads."""
-summing: Any = njit(parallel=True, fastmath=SUMS, **_ALL)
+summing = _decorator(parallel=True, fastmath=SUMS)
 """The same, for kernels that add up along a row."""
-inner: Any = njit(fastmath=SUMS, **_ALL)
+inner = _decorator(fastmath=SUMS)
 """Decorates a part of a kernel, run by one thread."""
 
 
