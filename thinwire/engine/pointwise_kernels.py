@@ -4,6 +4,7 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.jit import kernel, summing
+from thinwire.engine.product_kernels import clear, has_nonzero
 
 TOKENS = 64
 """Tokens that a thread takes at once."""
@@ -88,7 +89,10 @@ def hold_backward(x, mean, mask, grad, d_x, d_mask):
             kept, constant = mask[trial, i], mean[i]
             row, given, made = x[i, trial], grad[i, trial], d_x[i, trial]
             total = np.float32(0)
-            for t in range(n):
-                total += given[t] * (row[t] - constant)
-                made[t] = kept * given[t]
+            if not has_nonzero(given):
+                clear(made)
+            else:
+                for t in range(n):
+                    total += given[t] * (row[t] - constant)
+                    made[t] = kept * given[t]
             d_mask[trial, i] = total

@@ -31,6 +31,41 @@ def multiply(values, columns, starts, bias, x, out):
 
 
 @inner
+def without_zero_rows(values, columns, starts, x):
+    """The matrix without the nonzeros that meet a row of x [in, n] of zeros alone: values, columns and starts."""
+    counts = np.empty(len(x), np.bool_)
+    for i in range(len(x)):
+        counts[i] = has_nonzero(x[i])
+    kept_values, kept_columns = np.empty(len(values), np.float32), np.empty(len(values), np.int32)
+    kept_starts, n = np.zeros(len(starts), np.int32), 0
+    for o in range(len(starts) - 1):
+        for i in range(starts[o], starts[o + 1]):
+            kept_values[n], kept_columns[n] = values[i], columns[i]
+            n += np.int64(counts[columns[i]])
+        kept_starts[o + 1] = n
+    return kept_values[:n], kept_columns[:n], kept_starts
+
+
+@inner
+def clear(row):
+    """Zero a row."""
+    for t in range(len(row)):
+        row[t] = 0
+
+
+@inner
+def has_nonzero(row):
+    """Whether any number of a row is not zero; looks at a stretch at a time."""
+    for begin in range(0, len(row), 256):
+        found = 0
+        for t in range(begin, min(len(row), begin + 256)):
+            found += np.int32(row[t] != 0)
+        if found > 0:
+            return True
+    return False
+
+
+@inner
 def add_row(values, columns, begin, end, constant, x, y, offset):
     """y = constant + the nonzeros begin … end - 1 of a row times x[:, offset:offset + len(y)]."""
     n = y.size

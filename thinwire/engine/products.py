@@ -100,8 +100,17 @@ def sparse_linear(
 
 @operator("sparse_linear_input_gradient")
 def input_gradient(grad: Tensor, values: Tensor, rows: Tensor, column_starts: Tensor, order: Tensor) -> Tensor:
-    """Gradient of what a map was given, from that of its result."""
-    return _product(grad, values[order], values.new_zeros(len(column_starts) - 1), rows, column_starts)
+    """Gradient of what a map was given, from that of its result. On a CPU, channels without a gradient cost nothing."""
+    transposed, nothing = values.detach()[order], values.new_zeros(len(column_starts) - 1)
+    if _gpu_kernels(grad) is not None:
+        return _product(grad, transposed, nothing, rows, column_starts)
+    given = features(grad.float())
+    out = torch.empty(len(nothing), given.shape[1])
+    matrix = transposed.float().numpy(), rows.numpy(), column_starts.numpy()
+    use_threads()
+    found = product_kernels.without_zero_rows(*matrix, given.numpy())
+    product_kernels.multiply(*found, nothing.float().numpy(), given.numpy(), out.numpy())
+    return activations(out, grad.shape[:-1])
 
 
 @operator("sparse_linear_weight_gradient")

@@ -12,8 +12,8 @@ from numba import prange
 from thinwire.engine.attention_kernels import LOG2_E, split_power
 from thinwire.engine.column_kernels import TOGETHER, keep_tiles, n_jobs, spread, stretch_of
 from thinwire.engine.jit import inner, kernel
-from thinwire.engine.lanes import LANES, new_state
-from thinwire.engine.product_kernels import add_row
+from thinwire.engine.lanes import LANES, MAGNITUDE, new_state
+from thinwire.engine.product_kernels import add_row, clear, has_nonzero
 
 IDENTITY, RELU, GELU = range(3)
 """Nonlinearities."""
@@ -70,13 +70,110 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, threads, out
                 add_row(values, columns, starts[o], starts[o + 1], bias[o], x, stretch, begin)
                 if before.size:
                     before[o, begin:end] = stretch
-                if nonlinearity == GELU:
-                    _gelu(stretch)
-                elif nonlinearity == RELU:
-                    for t in range(end - begin):
-                        stretch[t] = max(stretch[t], np.float32(0))
+                _apply(nonlinearity, stretch)
                 spread(stretch.view(np.int32), tiles, i)
             keep_tiles(tiles, live, k, state, begin, end, out, short)
+
+
+@inner
+def varying_rows(columns, starts, x):
+    """The rows of a matrix whose product with x [in, n] is not the same for all tokens, as far as x tells."""
+    varies = np.empty(len(x), np.bool_)
+    for i in range(len(x)):
+        varies[i] = not _is_alike(x[i])
+    found, n = np.empty(len(starts) - 1, np.int64), 0
+    for o in range(len(starts) - 1):
+        n_varying = 0
+        for i in range(starts[o], starts[o + 1]):
+            n_varying += np.int64(varies[columns[i]])
+        found[n] = o
+        n += np.int64(n_varying > 0)
+    return found[:n]
+
+
+@inner
+def _is_alike(row):
+    """Whether all numbers of a row are the same; looks at a stretch at a time."""
+    first = row[0]
+    for begin in range(0, len(row), TOGETHER):
+        others = 0
+        for t in range(begin, min(len(row), begin + TOGETHER)):
+            others += np.int32(row[t] != first)
+        if others > 0:
+            return False
+    return True
+
+
+@kernel
+def keep_among_constants(values, columns, starts, bias, x, nonlinearity, k, threads, varying, out, before, short):
+    """`map_and_keep` where only the rows `varying` differ from token to token.
+
+    V varying rows move at most V of the others in or out: the k - V largest constants stay whatever those are, and one
+    with k larger constants never does. The rest, V at most, compete with the varying rows for V places.
+    """
+    rows, n = out.shape
+    given, fixed, constant = _constants(values, columns, starts, bias, x, nonlinearity, varying)
+    order = constant[np.argsort(-(fixed.view(np.int32)[constant] & np.int32(MAGNITUDE)), kind="mergesort")]
+    sure = max(0, k - len(varying))
+    contested = order[min(sure, len(order)) : min(k, len(order))]
+    competing = np.sort(np.concatenate((varying, contested)))
+    varies = np.zeros(rows, np.bool_)
+    varies[varying] = True
+    _fill(out, before, order, contested, sure, given, fixed)
+    together = stretch_of(n, threads)
+    groups = (n + together - 1) // together
+    jobs = n_jobs(groups, threads)
+    for job in prange(jobs):
+        tiles, state = np.empty((together // LANES, len(competing), LANES), np.int32), new_state()
+        made = np.empty(together, np.float32)
+        for group in range(job * groups // jobs, (job + 1) * groups // jobs):
+            begin = group * together
+            end = min(n, begin + together)
+            stretch = made[: end - begin]
+            for i in range(len(competing)):
+                o = competing[i]
+                if varies[o]:
+                    add_row(values, columns, starts[o], starts[o + 1], bias[o], x, stretch, begin)
+                    if before.size:
+                        before[o, begin:end] = stretch
+                    _apply(nonlinearity, stretch)
+                else:
+                    stretch[:] = fixed[o]
+                spread(stretch.view(np.int32), tiles, i)
+            keep_tiles(tiles, competing, k - sure, state, begin, end, out, short)
+    if k == rows or (0 < sure <= len(order) and fixed[order[sure - 1]] == 0) or sure > len(order):
+        for t in range(n):
+            short[t] = True
+
+
+@inner
+def _constants(values, columns, starts, bias, x, nonlinearity, varying):
+    """What the nonlinearity is given and makes of it in rows that do not vary [rows], and which these are."""
+    rows = len(bias)
+    given, constant, n, place = bias.copy(), np.empty(rows, np.int64), 0, 0
+    for o in range(rows):
+        if place < len(varying) and varying[place] == o:
+            place += 1
+            continue
+        for i in range(starts[o], starts[o + 1]):
+            given[o] += values[i] * x[columns[i], 0]
+        constant[n] = o
+        n += 1
+    fixed = given.copy()
+    _apply(nonlinearity, fixed)
+    return given, fixed, constant[:n]
+
+
+@inner
+def _fill(out, before, order, contested, sure, given, fixed):
+    """Write the constant rows that are not contested: the first `sure` of them in order as they are, others as zero."""
+    numbers = fixed.view(np.int32)
+    for rank in range(len(order)):
+        o = order[rank]
+        if rank < sure or rank >= sure + len(contested):
+            out[o] = numbers[o] if rank < sure else 0
+        if before.size:
+            before[o] = given[o]
 
 
 @inner
@@ -109,6 +206,9 @@ def pass_back(kept, before, grad, nonlinearity, short, out):
         for begin in range(0, n, TOGETHER):
             end = min(n, begin + TOGETHER)
             row, given, made, passed = kept[i, begin:end], grad[i, begin:end], out[i, begin:end], short[begin:end]
+            if not has_nonzero(given):
+                clear(made)
+                continue
             for t in range(end - begin):
                 made[t] = given[t] if row[t] != 0 or passed[t] else np.float32(0)
             if nonlinearity == GELU:
@@ -129,6 +229,15 @@ def _erf(y):
     above = A1 + z * (A3 + z * (A5 + z * (A7 + z * (A9 + z * (A11 + z * A13)))))
     below = B0 + z * (B2 + z * (B4 + z * (B6 + z * B8)))
     return y * above / below
+
+
+@inner
+def _apply(nonlinearity, row):
+    if nonlinearity == GELU:
+        _gelu(row)
+    elif nonlinearity == RELU:
+        for t in range(len(row)):
+            row[t] = max(row[t], np.float32(0))
 
 
 @inner
