@@ -43,6 +43,8 @@ TOKENS, PAIRS = 256, 8
 SHIPPED = "python-2x256"
 TASKS = ("single_double_quote", "bracket_counting")
 TRIALS, SHIPPED_PAIRS = 8, 16
+KEPT_LATE = 0.02
+"""Part of the nodes that is left after a few dozen steps of a run of hundreds: see LOG.md."""
 PROMPTS = 128
 """Prompts that the circuit runs on at once; the dense model takes four of them."""
 NEAR = 1e-4
@@ -107,19 +109,25 @@ def forward(dense: Transformer, plain: Transformer, sparse: Transformer, rounds:
 
 
 def prune(dense: Transformer, plain: Transformer, sparse: Transformer, rounds: int) -> dict[str, object]:
-    """A step of mask training of the large model."""
+    """A step of mask training of the large model, with all nodes; and late in a run, with few."""
     pairs = random_pairs(PAIRS, TOKENS, TOKENS)
     with torch.no_grad():
         means = means_of(sparse, pairs)
     config = PruneConfig(calibrated=False)  # the best calibration of random margins ignores them: no gradient
-    return compared(
+    given = means, pairs, config, 1
+    found = compared(
         {
-            "plain": mask_step(plain, means, pairs, config, 1, whole=True),
-            "dense": mask_step(dense, means, pairs, config, 1, whole=False),
-            "sparse": mask_step(sparse, means, pairs, config, 1, whole=False),
+            "plain": mask_step(plain, *given, whole=True),
+            "dense": mask_step(dense, *given, whole=False),
+            "sparse": mask_step(sparse, *given, whole=False),
         },
         rounds,
     )
+    late = mask_step(sparse, *given, whole=False, kept=KEPT_LATE)
+    seconds = in_turns({"sparse": late}, rounds, 1)
+    took: dict[str, float] = found["milliseconds"]  # pyright: ignore
+    took |= milliseconds({"sparse, late": seconds["sparse"]})
+    return found | {"late_speedup": took["plain"] / took["sparse, late"], "late_shares": shares(late)}
 
 
 def compared(steps: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, object]:
@@ -195,10 +203,11 @@ def show(name: str, found: Mapping[str, object]) -> None:
         if key == "tasks":
             for task, row in value.items():  # pyright: ignore
                 show(f"  {task}", row)
-        elif key != "shares":
+        elif not key.endswith("shares"):
             print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
-    for operator, share in (found.get("shares") or {}).items():  # pyright: ignore
-        print(f"  {share:>6.1%}  {operator}")
+    for key in ("shares", "late_shares"):
+        for operator, share in (found.get(key) or {}).items():  # pyright: ignore
+            print(f"  {share:>6.1%}  {operator}{' (late)' if key == 'late_shares' else ''}")
 
 
 def main() -> None:

@@ -60,15 +60,22 @@ def means_of(model: Transformer, pairs: PairBatch) -> dict[Site, Tensor]:
 
 
 def mask_step(
-    model: Transformer, means: dict[Site, Tensor], pairs: PairBatch, config: PruneConfig, trials: int, whole: bool
+    model: Transformer,
+    means: dict[Site, Tensor],
+    pairs: PairBatch,
+    config: PruneConfig,
+    trials: int,
+    whole: bool,
+    kept: float = 1.0,
 ) -> Callable:
     """One step of mask training without the optimizer: forward, loss and backward to the masks of all nodes.
 
-    `whole` runs all positions of the last layer too, and all logits, as the released code does.
+    `whole` runs all positions of the last layer too, and all logits, as the released code does. A part of the nodes is
+    `kept`, as many as a run has come to.
     """
     masks = NodeMasks(model, means, config)
-    noise = torch.randn(trials, masks.n, generator=torch.Generator().manual_seed(0))
-    tau = (0.1 + 0.01 * noise).requires_grad_()
+    chosen = torch.rand(trials, masks.n, generator=torch.Generator().manual_seed(0)) < kept
+    tau = torch.where(chosen, 0.1, -0.1).requires_grad_()
 
     def margins(hard: Tensor) -> Tensor:
         if not whole:

@@ -26,6 +26,10 @@ def table(result: Mapping[str, Any]) -> str:
         took = row["milliseconds"]
         times = f"{took['plain']:,.0f} | {took['dense']:,.0f} | {took['sparse']:,.0f}"
         lines.append(f"| {name} | {times} | {row[first]:.1f} | {row[second]:.1f} |")
+    took = parts["prune"]["milliseconds"]
+    times = f"{took['plain']:,.0f} | {took['dense']:,.0f} | {took['sparse, late']:,.0f}"
+    ratios = f"{parts['prune']['late_speedup']:.1f} | {took['dense'] / took['sparse, late']:.1f}"
+    lines.append(f"| the same late in a run, 2% of the nodes left | {times} | {ratios} |")
     large, small = parts["forward"], parts["circuit"]
     each = small["microseconds_a_prompt"]
     lines += [

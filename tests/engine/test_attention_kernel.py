@@ -109,6 +109,23 @@ def test_queries_in_any_order() -> None:
         torch.testing.assert_close(y[:, :, t : t + 1], one, **CLOSE)
 
 
+@pytest.mark.parametrize("sink", [None, SINK])
+@pytest.mark.parametrize("length", [1, 5, 20, LONG + 2])
+@pytest.mark.parametrize("n_alike", [1, 3])
+def test_heads_whose_keys_are_all_the_same(n_alike: int, length: int, sink: Tensor | None) -> None:
+    """What masks hold at a mean: a query weighs all positions alike, and only a sink makes a difference."""
+    q, k, v = (normal(HEADS, 6, 2, length, seed=i) for i in range(3))
+    k[:n_alike] = k[:n_alike, :, :, :1].clone()
+    leaves = [by_feature(x) for x in (q, k, v)]
+    sink = None if sink is None else sink.clone().requires_grad_()
+    assert engine.mostly_alike(leaves[1]) == (n_alike == 3 or length == 1)
+    check(attend_by_feature(*leaves, sink, standing(2, length, length)), *leaves, sink)
+    check(attend(*leaves, sink), *leaves, sink)
+    last = torch.tensor([length - 1, length // 2])
+    asked = [by_feature(q[..., :1].clone()), *leaves[1:]]
+    check(attend_by_feature(*asked, sink, last[:, None]), *asked, sink, last)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
 @pytest.mark.parametrize("sink", [None, torch.tensor([-90.0, 0.0, 85.0])])
 def test_scores_small_and_large(scale: float, sink: Tensor | None) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from thinwire.engine import attention_kernels
+from thinwire.engine import alike_kernels, attention_kernels
 from thinwire.engine.jit import use_threads
 from thinwire.engine.operator import operator
 
@@ -23,6 +23,13 @@ def attend_by_feature(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, quer
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink))
     out, _ = attend(*(x.permute(1, 3, 0, 2) for x in (q, k, v)), sink, queries, wanted)
     return out.permute(2, 0, 3, 1)
+
+
+def mostly_alike(k: Tensor) -> bool:
+    """Whether in most heads of k [batch, head, pos, d_head], lying by feature, all keys of a sequence are the same."""
+    use_threads()
+    n_heads, batch = k.shape[1], k.shape[0]
+    return 2 * alike_kernels.n_alike(_numbers(k.permute(1, 3, 0, 2))) > n_heads * batch
 
 
 @operator("attend_by_feature")

@@ -10,7 +10,9 @@ import math
 import numpy as np
 from numba import prange
 
+from thinwire.engine.alike_kernels import alike_backward, alike_score, is_alike
 from thinwire.engine.jit import inner, summing
+from thinwire.engine.product_kernels import clear
 
 LANES = 16
 """Numbers whose maxima are taken side by side; rows of scores are padded to a multiple."""
@@ -36,9 +38,9 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
         h, b = job // batch, job % batch
         if not logs_wanted and _is_zero(v, h, b):
             for d in range(d_head):
-                out[h, d, b, :] = 0
+                clear(out[h, d, b])
             continue
-        all_alike = _is_zero(k, h, b)  # every key scores zero
+        alike = is_alike(k, h, b)
         p, bits = np.empty(length + LANES, np.float32), np.empty(length + LANES, np.int32)
         query, channels, lanes = np.empty(d_head, np.float32), np.empty(d_head, np.int64), np.empty(LANES, np.float32)
         powers = bits.view(np.float32)
@@ -46,26 +48,27 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
         for t in range(q.shape[3]):
             n = queries[b, t] + 1
             used = _column(q, h, b, t, scale, query, channels)
-            if used > 0 and not all_alike:
+            if used > 0 and not alike:
                 _scores(query, channels, used, k, h, b, n, p)
                 most = _largest(p, n, lanes)
                 most = max(most, sink[h]) if sink.size else most
                 total = _exponentials(p, bits, powers, n, most)
                 total += np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0)
                 _dots(p, v, h, b, n, np.float32(1) / total, out, t)
-                if logs_wanted:
-                    log_sums[h, b, t] = most + np.float32(math.log(total))
             else:
                 if n < summed:
-                    running[:], summed = 0, 0
-                total = np.float32(n)
-                total += np.float32(math.exp(sink[h])) if sink.size else np.float32(0)
+                    clear(running)
+                    summed = 0
+                score = alike_score(query, k, h, b)
+                most = max(score, sink[h]) if sink.size else score
+                each = np.float32(math.exp(score - most))
+                total = np.float32(n) * each + (np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0))
                 for d in range(d_head):
                     running[d] += _sum(v[h, d, b], summed, n)
-                    out[h, d, b, t] = running[d] / total
+                    out[h, d, b, t] = running[d] * each / total
                 summed = n
-                if logs_wanted:
-                    log_sums[h, b, t] = np.float32(math.log(total))
+            if logs_wanted:
+                log_sums[h, b, t] = most + np.float32(math.log(total))
 
 
 @summing
@@ -74,6 +77,9 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v
     n_heads, d_head, batch, length = k.shape
     for job in prange(n_heads * batch):
         h, b = job // batch, job % batch
+        if is_alike(k, h, b):
+            alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b)
+            continue
         p, d_p = np.zeros((BLOCK, length + LANES), np.float32), np.empty(length, np.float32)
         d_s, bits = np.zeros((BLOCK, length + LANES), np.float32), np.empty(length, np.int32)
         asked, given = np.empty((BLOCK, d_head), np.float32), np.empty((BLOCK, d_head), np.float32)

@@ -77,9 +77,10 @@ def _gpu_kernels(x: Tensor) -> ModuleType | None:
     return None if x.device.type == "cpu" else triton_module("triton_products")
 
 
-def _starts(sorted_by: Tensor, n: int) -> Tensor:
-    starts = torch.zeros(n + 1, dtype=torch.int32, device=sorted_by.device)
-    starts[1:] = torch.bincount(sorted_by, minlength=n).cumsum(0)
+def _starts(keys: Tensor, n: int) -> Tensor:
+    """Where each of n keys begins once they are sorted, and their number: int32 [n + 1]."""
+    starts = torch.zeros(n + 1, dtype=torch.int32, device=keys.device)
+    starts[1:] = torch.bincount(keys, minlength=n).cumsum(0)
     return starts
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thinwire.engine.attention import attend_by_feature, lies_by_feature
+from thinwire.engine.attention import attend_by_feature, lies_by_feature, mostly_alike
 from thinwire.model.cache import Cache
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, own_scales
@@ -67,7 +67,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, last: Tensor | 
     last of the keys' positions.
     """
     if lies_by_feature(k):
-        if k.shape[-2] >= LONG:
+        if k.shape[-2] >= LONG or mostly_alike(k):
             return attend_by_feature(q, k, v, sink, _standing(q, k, last))
         q, k, v = (x.mT.contiguous() for x in (q, k, v))  # copies whole rows, where the products would copy numbers
         y = v @ attention_pattern(q.mT, k.mT, sink, last).mT  # [batch, head, d_head, query]

@@ -118,7 +118,7 @@ def assembled(
 
 
 def pays(nonzeros: int, entries: int, device: torch.device, below: float | None = None) -> bool:
-    """Whether a matrix of so many nonzeros is the faster one as a sparse map, or its density is smaller than `below`."""
+    """Whether a matrix of so many nonzeros is faster as a sparse map, or has a smaller density than `below`."""
     return nonzeros < (BREAK_EVEN[device.type] if below is None else below) * entries
 
 

@@ -12,8 +12,8 @@ Option = bool | int | float | str
 Parallel = Literal["ddp", "fsdp"]
 """How ranks share a model: every rank holds all weights, or each its rows of every matrix."""
 SPARSE_COMPUTE_BELOW = 1 / 16
-"""Density from which on a run may compute sparsely. A product breaks even at 1/8 on a CPU; training adds a gradient of
-every nonzero, which costs as much again, while the dense steps between cost what they did."""
+"""Largest density at which a run may compute sparsely. A product breaks even at 1/8 on a CPU; training adds a gradient
+of every nonzero, which costs as much again, and exact steps keep one dense product in three."""
 
 
 class TrainConfig(Config):
@@ -76,7 +76,7 @@ class TrainConfig(Config):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the matrices; auto takes bf16 where the device computes it natively. The loss is always fp32."""
     compute: Literal["dense", "sparse"] = "dense"
-    """Whether zeros are multiplied too; sparse, from the end of the anneal on, leaves them to kernels in fp32.
+    """Whether zeros are multiplied too; sparse, from the end of the anneal on, leaves them out, in fp32.
 
     sparse is for topk at densities of at most 1/16, in one process.
     """
