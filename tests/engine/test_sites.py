@@ -189,3 +189,13 @@ def test_compiles_as_one_graph(nonlinearity: Nonlinearity, backend: str) -> None
     torch.testing.assert_close(ours, expected)
     for one, other in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_there_is_no_second_derivative() -> None:
+    """It is refused, not silently taken for zero."""
+    pattern, values = sparse(some(normal(12, 20), 0.2))
+    x = given((2, 9), 20)
+    y = map_and_keep(x, pattern, values, normal(12), "gelu", 3)
+    (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

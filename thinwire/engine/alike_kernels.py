@@ -42,24 +42,33 @@ def alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v,
         np.zeros(d_head, np.float32),
         np.zeros(d_head, np.float32),
     )
+    asked, got = np.empty(d_head, np.float32), np.empty(d_head, np.float32)
     order, last = np.argsort(queries[b]), n_queries - 1
     for s in range(length - 1, -1, -1):
         while last >= 0 and queries[b, order[last]] >= s:
             t = order[last]
+            for e in range(d_head):
+                asked[e] = q[h, e, b, t]
             for d in range(d_head):
-                g = weights[t] * grad[h, d, b, t]
-                given[d] += g
-                pulled[d] += weights[t] * means[t] * q[h, d, b, t]
-                for e in range(d_head):
-                    outer[d, e] += g * q[h, e, b, t]
+                _add(weights[t] * grad[h, d, b, t], asked, outer[d])
+                given[d] += weights[t] * grad[h, d, b, t]
+            _add(weights[t] * means[t], asked, pulled)
             last -= 1
         for e in range(d_head):
-            d_v[h, e, b, s] = given[e]
-            d_k[h, e, b, s] = -scale * pulled[e]
+            got[e] = -pulled[e]
         for d in range(d_head):
-            value = scale * v[h, d, b, s]
-            for e in range(d_head):
-                d_k[h, e, b, s] += value * outer[d, e]
+            _add(v[h, d, b, s], outer[d], got)
+        for e in range(d_head):
+            d_v[h, e, b, s] = given[e]
+            d_k[h, e, b, s] = scale * got[e]
+
+
+@inner
+def _add(a, row, out):
+    """out += a · row."""
+    if a != 0:
+        for i in range(len(out)):
+            out[i] += a * row[i]
 
 
 @kernel

@@ -26,7 +26,12 @@ def attend_by_feature(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, quer
 
 
 def mostly_alike(k: Tensor) -> bool:
-    """Whether in most heads of k [batch, head, pos, d_head], lying by feature, all keys of a sequence are the same."""
+    """Whether in most heads of k [batch, head, pos, d_head], lying by feature, all keys of a sequence are the same.
+
+    Not asked where a graph is compiled, which cannot go by numbers.
+    """
+    if torch.compiler.is_compiling():
+        return False
     use_threads()
     n_heads, batch = k.shape[1], k.shape[0]
     return 2 * alike_kernels.n_alike(_numbers(k.permute(1, 3, 0, 2))) > n_heads * batch

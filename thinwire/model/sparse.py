@@ -84,7 +84,8 @@ def compile_sparse(model: "Transformer", below: float | None = None) -> "Transfo
     """The model with sparse kernels for every matrix of a smaller density than `below`; the rest is shared.
 
     Without `below`, where they are the faster ones on the device that the model is on.
-    It is not to be trained. The given model is returned where nothing would change: it is dense, on a device without
+    It is not to be trained, and the process keeps the memory that it frees from then on, since the kernels ask for the
+    same buffers again and again. The given model is returned where nothing would change: it is dense, on a device without
     such kernels, or compiled already.
     """
     maps = {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in MAPS}
@@ -159,8 +160,9 @@ def nonzeros(model: "Transformer", name: str, rows: Tensor | None = None, column
     if isinstance(module, Sparse):
         pattern, values = module.pattern, module.values.detach()
         own_rows, own_columns = pattern.row_of_each(), pattern.columns.long()
-        kept = torch.ones(len(values), dtype=torch.bool) if rows is None else rows[own_rows]
-        kept = kept if columns is None else kept & columns[own_columns]
+        kept = values != 0  # a cut leaves zeros
+        kept = kept if rows is None else kept & rows.to(kept.device)[own_rows]
+        kept = kept if columns is None else kept & columns.to(kept.device)[own_columns]
         places = kept.nonzero().flatten()
         return Nonzeros(own_rows[places], own_columns[places], values[places], places)
     weight = module.get_parameter("weight").detach()

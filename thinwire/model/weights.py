@@ -190,6 +190,7 @@ def load_compiled(folder: Path | str) -> Transformer:
             pattern = SparsePattern.of(value.rows, value.columns, value.shape)
             bias = stored.get(f"{owner}.bias")
             assert not isinstance(bias, Rows)
+            bias = None if bias is None else bias.float()
             kind = SparseEmbedding if owner == "embedding" else partial(SparseLinear, bias=bias)
             sparse[owner] = kind(pattern, value.values.float())
         else:
