@@ -3,8 +3,8 @@
 `python benchmarks/sparse_training.py --width 1024 --density 256 --steps 600 [--json]`. All runs are the same but for
 this: every step is exact, with a late or an early end of the anneal, or one in m is once annealed, early. Seconds are
 those of steps alone: kernels are compiled before, and validation, checkpoints and reading tokens do not count. A run
-has reached the loss of an exact run where its validation loss, a straight line between measurements, comes down to the
-final one of that run plus 1%; the speedup is the seconds of that run to there over its own.
+has reached the loss of an exact run where its validation loss, once annealed and straight between measurements, comes
+down to the final one of that run plus 1%; the speedup is the seconds of that run to there over its own.
 
 Finished runs are kept in --work, one JSON file each, and not run again.
 """
@@ -55,12 +55,14 @@ class Curve:
     """Median step on the support."""
 
     def seconds_to(self, loss: float) -> float | None:
-        """Seconds until the validation loss is this; None where it never is."""
+        """Seconds until the annealed model's validation loss is this; None where it never is."""
+        config = TrainConfig.model_validate_json(self.config)
+        annealed = [step >= config.anneal_stop * config.steps for step in self.steps]
         for i, found in enumerate(self.losses):
-            if found > loss:
+            if found > loss or not annealed[i]:
                 continue
-            if i == 0:
-                return self.seconds[0]
+            if i == 0 or not annealed[i - 1]:
+                return self.seconds[i]
             part = (self.losses[i - 1] - loss) / (self.losses[i - 1] - found)
             return self.seconds[i - 1] + part * (self.seconds[i] - self.seconds[i - 1])
         return None

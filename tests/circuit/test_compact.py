@@ -220,3 +220,10 @@ def test_what_cannot_be_is_refused() -> None:
         circuit.compact(tiny_model(n_layers=1))
     with pytest.raises(UserError, match="17 tokens does not fit the context of 16"):
         circuit.compact(model).margins(batch_of(model, longest=17))
+    compact, batch = circuit.compact(model), batch_of(model)
+    for tokens in (batch.tokens - 1 - batch.tokens.max(), batch.tokens + model.config.vocab_size):
+        with pytest.raises(IndexError, match="tokens that the embedding does not have"):
+            compact.activations(replace(batch, tokens=tokens))
+    for last in (batch.last + batch.tokens.shape[1], batch.last - batch.tokens.shape[1], batch.last[1:]):
+        with pytest.raises(IndexError, match="whose last token is not one of theirs"):
+            compact.activations(replace(batch, last=last))

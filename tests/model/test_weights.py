@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
 import thinwire
@@ -247,6 +247,8 @@ MATRIX = "blocks.0.attn.w_q.weight"
         ("starts", lambda starts: starts.view(1, -1)),
         ("starts", lambda starts: starts.to(torch.bfloat16)),
         ("values", lambda values: None),
+        ("values", lambda values: values[:, None]),
+        ("columns", lambda columns: columns + 0.5),
     ],
 )
 def test_inconsistent_rows_are_refused(saved: Path, part: str, change) -> None:
@@ -257,6 +259,12 @@ def test_inconsistent_rows_are_refused(saved: Path, part: str, change) -> None:
     if changed is not None:
         tensors[f"{MATRIX}/{part}"] = changed.contiguous()
     save_file(tensors, saved, metadata=metadata)
+    refused(saved)
+
+
+@pytest.mark.parametrize("shape", ["[16.0, 16.0]", f"[16, {2**70}]", "[16, 16, 1]", "[true, 16]"])
+def test_shapes_that_no_matrix_has_are_refused(saved: Path, shape: str) -> None:
+    save_file(load_file(saved), saved, metadata={"sparse": f'{{"{MATRIX}": {shape}}}'})
     refused(saved)
 
 

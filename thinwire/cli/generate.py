@@ -153,7 +153,7 @@ def start(opened: "Opened", prompt: str, args: Args, end: int | None) -> "Iterat
     from thinwire.model.sample import generate
 
     tokens = [opened.tokenizer.end_of_text, *opened.tokenizer.encode(prompt)]
-    prompts = torch.tensor([tokens] * args.samples)
+    prompts = torch.tensor(tokens).expand(args.samples, -1)  # a row in memory, however long: it may be refused
     if args.circuit is None:
         return generate(opened.model, prompts, args.config, end)
     circuit = Circuit.load(args.circuit)

@@ -36,6 +36,9 @@ NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory")
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    # Python has none for what was closed before it began, as with >&-
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 

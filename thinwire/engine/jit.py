@@ -34,6 +34,8 @@ def _decorator(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         others, config.CACHE_DIR = config.CACHE_DIR, _cache_folder()  # pyright: ignore
         try:
             made.enable_caching()
+        except RuntimeError:  # no folder that could be written: every process compiles for itself
+            pass
         finally:
             config.CACHE_DIR = others  # pyright: ignore
         return made

@@ -56,10 +56,10 @@ def clear(row):
 @inner
 def has_nonzero(row):
     """Whether any number of a row is not zero; looks at a stretch at a time."""
-    for begin in range(0, len(row), 256):
-        found = 0
-        for t in range(begin, min(len(row), begin + 256)):
-            found += np.int32(row[t] != 0)
+    for begin in range(0, len(row), 64):
+        part, found = row[begin : min(len(row), begin + 64)], 0
+        for t in range(len(part)):
+            found += np.int32(part[t] != 0)
         if found > 0:
             return True
     return False

@@ -93,10 +93,10 @@ def varying_rows(columns, starts, x):
 def _is_alike(row):
     """Whether all numbers of a row are the same; looks at a stretch at a time."""
     first = row[0]
-    for begin in range(0, len(row), TOGETHER):
-        others = 0
-        for t in range(begin, min(len(row), begin + TOGETHER)):
-            others += np.int32(row[t] != first)
+    for begin in range(0, len(row), LANES):
+        part, others = row[begin : min(len(row), begin + LANES)], 0
+        for t in range(len(part)):
+            others += np.int32(part[t] != first)
         if others > 0:
             return False
     return True

@@ -83,10 +83,9 @@ class SparseEmbedding(Sparse):
 def compile_sparse(model: "Transformer", below: float | None = None) -> "Transformer":
     """The model with sparse kernels for every matrix of a smaller density than `below`; the rest is shared.
 
-    Without `below`, where they are the faster ones on the device that the model is on.
-    It is not to be trained, and the process keeps the memory that it frees from then on, since the kernels ask for the
-    same buffers again and again. The given model is returned where nothing would change: it is dense, on a device without
-    such kernels, or compiled already.
+    Without `below`, where they are the faster ones on the device of the model. It is not to be trained. The given
+    model is returned where nothing would change: it is dense, on a device without such kernels, or compiled already.
+    The process keeps the memory that it frees from then on: the kernels ask for the same buffers again and again.
     """
     maps = {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in MAPS}
     if any(isinstance(module, Sparse) for module in maps.values()):

@@ -144,6 +144,10 @@ def _to_rows(name: str, value: Tensor) -> dict[str, Tensor]:
 
 def _from_rows(stored: dict[str, Tensor], name: str, shape: list[int]) -> Rows:
     values, columns, starts = (stored.pop(f"{name}/{part}") for part in ("values", "columns", "starts"))
+    if len(shape) != 2 or not all(type(length) is int and 0 < length < 2**31 for length in shape):
+        raise ValueError("not the shape of a matrix")
+    if values.ndim != 1 or not values.is_floating_point() or columns.dtype not in (torch.int32, torch.int64):
+        raise ValueError("not numbers at columns")
     counts = np.diff(starts.numpy())
     if len(counts) != shape[0] or (counts < 0).any() or counts.sum() != len(values) or len(columns) != len(values):
         raise ValueError("inconsistent rows")

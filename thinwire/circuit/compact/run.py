@@ -80,12 +80,17 @@ class CompactCircuit:
             raise UserError(
                 f"A prompt of {length} tokens does not fit the context of {self._model.config.context}; shorten it."
             )
-        places = self._streams.places(batch.tokens.cpu().numpy())
+        tokens, last = batch.tokens.cpu().numpy(), batch.last.cpu().numpy()
+        # the kernel looks at no bounds
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._model.config.vocab_size:
+            raise IndexError("there are tokens that the embedding does not have")
+        if len(last) != rows or (rows and not 0 <= last.min() <= last.max() < length):
+            raise IndexError("there are prompts whose last token is not one of theirs")
+        places = self._streams.places(tokens)
         program = self._program
         scales = self._scales(batch, everywhere) if self._frozen else np.zeros((0, 0, 0), np.float32)
         kept = np.zeros((rows if everywhere else 0, length, len(self.nodes)), np.float32)
         ends = Ends(np.empty((rows, program.n_written), np.float32), np.empty(rows, np.float32))
-        last = batch.last.cpu().numpy()
         use_threads()
         run(program, self._streams.tables, places, last, scales, everywhere, kept, ends.written, ends.scale)
         return ends, kept
