@@ -120,6 +120,33 @@ def test_ties_go_to_the_lowest_channel() -> None:
     assert (kept[..., 4:] == 0).all()
 
 
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("varying", [0, 1, 3, 12])
+@pytest.mark.parametrize("k", [1, 4, 20, 39, 40])
+def test_rows_that_are_the_same_for_all_tokens(k: int, varying: int, nonlinearity: Nonlinearity) -> None:
+    """As where masks hold most of what a map reads: constants stay, go, or compete with the rows that vary."""
+    matrix, bias = some(normal(40, 16, seed=k), 0.3), some(normal(40, seed=3), 0.5)
+    matrix[:, 0] = 0
+    matrix[:varying, 0] = normal(varying, seed=5)
+    x = normal(16, seed=6).repeat(2, 35, 1)
+    x[..., 0] = normal(2, 35, seed=7)
+    check(matrix[torch.randperm(40, generator=torch.Generator().manual_seed(1))], bias, lying(x), nonlinearity, k)
+
+
+def test_ties_among_constants_and_rows_that_vary() -> None:
+    """Ties go to the lowest index, whichever of the two it is."""
+    matrix = torch.zeros(9, 2)
+    matrix[[1, 4, 6], 0] = 1
+    bias = torch.tensor([1.0, 0, 1, -1, 0, 1, 0, -1, 0])
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.5, 0.0]]).repeat(8, 1)
+    for k in range(1, 10):
+        check(matrix, bias, lying(x), "identity", k)
+
+
+def lying(x: Tensor) -> Tensor:
+    return activations(features(x), x.shape[:-1]).requires_grad_()
+
+
 def test_gelu_from_end_to_end() -> None:
     """erf by a ratio of polynomials: 1e-6 of the exact one, and zero far below, slopes too."""
     x = torch.linspace(-12, 12, 9001)[:, None].requires_grad_()

@@ -48,45 +48,60 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, threads, out
     """out [rows, n] = AbsTopK of the nonlinearity of matrix · x [in, n] + bias, as int32 bits of floats.
 
     `before` [rows, n] takes what the nonlinearity is given, unless it is empty; `short` [n] says of which tokens fewer
-    than k numbers are not zero.
+    than k numbers are not zero, and is true where k is the number of rows.
+
+    Rows that are the same for all tokens are computed once. V others move at most V of these in or out: the k - V
+    largest constants stay whatever the others are, and one with k larger constants never does. The constants between
+    compete with the V rows for V places; zeros need not.
     """
-    n = out.shape[1]
-    live = _live_rows(starts, bias)
+    rows, n = out.shape
+    varies = _varying_rows(columns, starts, x)
+    given, fixed = _constants(values, columns, starts, bias, x, nonlinearity, varies)
+    order = _largest_first(fixed, varies)
+    varying = np.flatnonzero(varies)
+    sure = min(max(0, k - len(varying)), len(order))
+    fixed_kept = np.zeros(rows, np.float32)
+    fixed_kept[order[:sure]] = fixed[order[:sure]]
+    competing = np.sort(np.concatenate((varying, order[sure : max(sure, min(k, len(order)))])))
     together = stretch_of(n, threads)
     groups = (n + together - 1) // together
     jobs = n_jobs(groups, threads)
     for job in prange(jobs):
-        tiles, state = np.empty((together // LANES, len(live), LANES), np.int32), new_state()
+        tiles, state = np.empty((together // LANES, len(competing), LANES), np.int32), new_state()
         made = np.empty(together, np.float32)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             begin = group * together
             end = min(n, begin + together)
             stretch = made[: end - begin]
-            _clear(out, before, begin, end, len(live))
-            for i in range(len(live)):
-                o = live[i]
-                add_row(values, columns, starts[o], starts[o + 1], bias[o], x, stretch, begin)
-                if before.size:
-                    before[o, begin:end] = stretch
-                _apply(nonlinearity, stretch)
+            _fill(varies, given, fixed_kept, begin, end, out, before)
+            for i in range(len(competing)):
+                o = competing[i]
+                if varies[o]:
+                    add_row(values, columns, starts[o], starts[o + 1], bias[o], x, stretch, begin)
+                    if before.size:
+                        before[o, begin:end] = stretch
+                    _apply(nonlinearity, stretch)
+                else:
+                    for t in range(end - begin):
+                        stretch[t] = fixed[o]
                 spread(stretch.view(np.int32), tiles, i)
-            keep_tiles(tiles, live, k, state, begin, end, out, short)
+            keep_tiles(tiles, competing, k - sure, state, begin, end, out, short)
+    if k == rows:
+        for t in range(n):
+            short[t] = True
 
 
 @inner
-def varying_rows(columns, starts, x):
-    """The rows of a matrix whose product with x [in, n] is not the same for all tokens, as far as x tells."""
-    varies = np.empty(len(x), np.bool_)
+def _varying_rows(columns, starts, x):
+    """Which rows of a matrix have a product with x [in, n] that may differ from token to token: bool [rows]."""
+    alike = np.empty(len(x), np.bool_)
     for i in range(len(x)):
-        varies[i] = not _is_alike(x[i])
-    found, n = np.empty(len(starts) - 1, np.int64), 0
-    for o in range(len(starts) - 1):
-        n_varying = 0
+        alike[i] = _is_alike(x[i])
+    varies = np.zeros(len(starts) - 1, np.bool_)
+    for o in range(len(varies)):
         for i in range(starts[o], starts[o + 1]):
-            n_varying += np.int64(varies[columns[i]])
-        found[n] = o
-        n += np.int64(n_varying > 0)
-    return found[:n]
+            varies[o] |= not alike[columns[i]]
+    return varies
 
 
 @inner
@@ -102,96 +117,39 @@ def _is_alike(row):
     return True
 
 
-@kernel
-def keep_among_constants(values, columns, starts, bias, x, nonlinearity, k, threads, varying, out, before, short):
-    """`map_and_keep` where only the rows `varying` differ from token to token.
-
-    V varying rows move at most V of the others in or out: the k - V largest constants stay whatever those are, and one
-    with k larger constants never does. The rest, V at most, compete with the varying rows for V places.
-    """
-    rows, n = out.shape
-    given, fixed, constant = _constants(values, columns, starts, bias, x, nonlinearity, varying)
-    order = constant[np.argsort(-(fixed.view(np.int32)[constant] & np.int32(MAGNITUDE)), kind="mergesort")]
-    sure = max(0, k - len(varying))
-    contested = order[min(sure, len(order)) : min(k, len(order))]
-    competing = np.sort(np.concatenate((varying, contested)))
-    varies = np.zeros(rows, np.bool_)
-    varies[varying] = True
-    _fill(out, before, order, contested, sure, given, fixed)
-    together = stretch_of(n, threads)
-    groups = (n + together - 1) // together
-    jobs = n_jobs(groups, threads)
-    for job in prange(jobs):
-        tiles, state = np.empty((together // LANES, len(competing), LANES), np.int32), new_state()
-        made = np.empty(together, np.float32)
-        for group in range(job * groups // jobs, (job + 1) * groups // jobs):
-            begin = group * together
-            end = min(n, begin + together)
-            stretch = made[: end - begin]
-            for i in range(len(competing)):
-                o = competing[i]
-                if varies[o]:
-                    add_row(values, columns, starts[o], starts[o + 1], bias[o], x, stretch, begin)
-                    if before.size:
-                        before[o, begin:end] = stretch
-                    _apply(nonlinearity, stretch)
-                else:
-                    stretch[:] = fixed[o]
-                spread(stretch.view(np.int32), tiles, i)
-            keep_tiles(tiles, competing, k - sure, state, begin, end, out, short)
-    if k == rows or (0 < sure <= len(order) and fixed[order[sure - 1]] == 0) or sure > len(order):
-        for t in range(n):
-            short[t] = True
-
-
 @inner
-def _constants(values, columns, starts, bias, x, nonlinearity, varying):
-    """What the nonlinearity is given and makes of it in rows that do not vary [rows], and which these are."""
-    rows = len(bias)
-    given, constant, n, place = bias.copy(), np.empty(rows, np.int64), 0, 0
-    for o in range(rows):
-        if place < len(varying) and varying[place] == o:
-            place += 1
-            continue
-        for i in range(starts[o], starts[o + 1]):
-            given[o] += values[i] * x[columns[i], 0]
-        constant[n] = o
-        n += 1
+def _constants(values, columns, starts, bias, x, nonlinearity, varies):
+    """What the nonlinearity is given and makes of it in rows that do not vary: [rows], of no meaning in the others."""
+    given = bias.copy()
+    for o in range(len(bias)):
+        if not varies[o]:
+            for i in range(starts[o], starts[o + 1]):
+                given[o] += values[i] * x[columns[i], 0]
     fixed = given.copy()
     _apply(nonlinearity, fixed)
-    return given, fixed, constant[:n]
+    return given, fixed
 
 
 @inner
-def _fill(out, before, order, contested, sure, given, fixed):
-    """Write the constant rows that are not contested: the first `sure` of them in order as they are, others as zero."""
-    numbers = fixed.view(np.int32)
-    for rank in range(len(order)):
-        o = order[rank]
-        if rank < sure or rank >= sure + len(contested):
-            out[o] = numbers[o] if rank < sure else 0
-        if before.size:
-            before[o] = given[o]
+def _largest_first(fixed, varies):
+    """The constant rows that are not zero, by falling magnitude, then index."""
+    order, n = np.empty(len(fixed), np.int64), 0
+    for o in range(len(fixed)):
+        order[n] = o
+        n += np.int64(not varies[o] and fixed[o] != 0)
+    order = order[:n]
+    return order[np.argsort(-(fixed.view(np.int32)[order] & np.int32(MAGNITUDE)), kind="mergesort")]
 
 
 @inner
-def _live_rows(starts, bias):
-    """The rows that are not zero whatever the input: those with a nonzero or a bias."""
-    live, n = np.empty(len(bias), np.int64), 0
-    for o in range(len(bias)):
-        live[n] = o
-        n += np.int64(starts[o] < starts[o + 1] or bias[o] != 0)
-    return live[:n]
-
-
-@inner
-def _clear(out, before, begin, end, n_live):
-    """Zero a stretch of tokens, of which only live rows will be written."""
-    if n_live < out.shape[0]:
-        for o in range(out.shape[0]):
-            out[o, begin:end] = 0
+def _fill(varies, given, fixed_kept, begin, end, out, before):
+    """Write the constant rows of a stretch of tokens; those that compete are written again."""
+    numbers = fixed_kept.view(np.int32)
+    for o in range(len(varies)):
+        if not varies[o]:
+            out[o, begin:end] = numbers[o]
             if before.size:
-                before[o, begin:end] = 0
+                before[o, begin:end] = given[o]
 
 
 @kernel

@@ -17,8 +17,6 @@ Nonlinearity = Literal["identity", "relu", "gelu"]
 FUNCTIONS = {"identity": lambda x: x, "relu": F.relu, "gelu": F.gelu}
 """The nonlinearities, as PyTorch has them."""
 CODES: dict[str, int] = {"identity": site_kernels.IDENTITY, "relu": site_kernels.RELU, "gelu": site_kernels.GELU}
-MOST_VARYING = 0.25
-"""Part of the rows that differ from token to token up to which the others are taken as the constants that they are."""
 FEWEST = 16
 """Tokens below which the steps one by one are faster, since a tile has more."""
 
@@ -51,7 +49,7 @@ def _map_and_keep(
     k: int,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, what the nonlinearity was given, and which tokens have fewer than k nonzeros.
+    """The result, what the nonlinearity was given, and which tokens have fewer than k nonzeros; all if k is the width.
 
     The second is empty where there is no nonlinearity or no gradient is `wanted`.
     """
@@ -60,14 +58,19 @@ def _map_and_keep(
     out, short = torch.empty(n_rows, n), torch.empty(n, dtype=torch.bool)
     before = torch.empty((n_rows, n) if wanted and nonlinearity else (0, 0))
     use_threads()
-    matrix = values.detach().float().numpy(), columns.numpy(), starts.numpy(), bias.detach().float().numpy()
-    made = bits(out), before.numpy(), short.numpy()
-    rest = given.numpy(), nonlinearity, k, torch.get_num_threads()
-    varying = site_kernels.varying_rows(columns.numpy(), starts.numpy(), given.numpy())
-    if len(varying) <= MOST_VARYING * n_rows:
-        site_kernels.keep_among_constants(*matrix, *rest, varying, *made)
-    else:
-        site_kernels.map_and_keep(*matrix, *rest, *made)
+    site_kernels.map_and_keep(
+        values.detach().float().numpy(),
+        columns.numpy(),
+        starts.numpy(),
+        bias.detach().float().numpy(),
+        given.numpy(),
+        nonlinearity,
+        k,
+        torch.get_num_threads(),
+        bits(out),
+        before.numpy(),
+        short.numpy(),
+    )
     return activations(out, x.shape[:-1]), before, short
 
 
