@@ -152,7 +152,7 @@ def dense_twin(sparse: TrainConfig, steps: int, rate: float | None = None) -> Tr
     model = sparse.model.replace(active_fraction=1.0, active_residual=False)
     if rate is None:
         rate = sparse.learning_rate * (sparse.density**0.5 if sparse.l0_factor == "final" else 1.0)
-    plain = {"density": 1.0, "floor": 0, "sparsity": "topk", "sparsity_options": {}}
+    plain = {"density": 1.0, "floor": 0, "sparsity": "topk", "sparsity_options": {}, "compute": "dense"}
     return sparse.replace(model=model, learning_rate=rate, steps=steps, **plain)
 
 

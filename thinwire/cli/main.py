@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 bad usage or bad input, 1 failure or interruption.
 """
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -42,8 +43,20 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
+class _Notes(logging.Handler):
+    """What the library notes, a line each, to where stderr goes at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(record.getMessage() + "\n")
+        sys.stderr.flush()
+
+
 def run(argv: list[str]) -> int:
     """Run the command line; returns the exit code. Nothing that a user can cause leaves it as an exception."""
+    notes = logging.getLogger("thinwire")
+    if not notes.handlers:
+        notes.addHandler(_Notes())
+        notes.setLevel(logging.INFO)
     if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0 if argv else 2

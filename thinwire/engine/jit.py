@@ -1,5 +1,6 @@
 """How CPU kernels are compiled: by numba, on first use, cached on disk, on as many threads as torch has."""
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
@@ -9,7 +10,10 @@ from typing import Any
 import numba
 import torch
 from numba import config, njit
+from numba.core import event
+from numba.core.caching import FunctionCache
 
+logger = logging.getLogger(__name__)
 SUMS = {"contract", "reassoc", "nsz"}
 """What may be done to sums of floats so that they vectorize; nothing is assumed about infinities and NaN."""
 
@@ -25,6 +29,36 @@ def _cache_folder() -> str:
     return str(own / "__pycache__" / f"kernels-{sources.hexdigest()[:16]}")
 
 
+class _Cache(FunctionCache):
+    """numba's cache, in which a damaged file counts as none and is written again."""
+
+    def _load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super()._load_overload(sig, target_context)
+        except Exception:  # damaged bytes raise anything
+            self.flush()
+            return None
+
+
+@cache
+def _say_once() -> None:
+    logger.info("Compiling kernels, once for this version: up to a minute.")
+
+
+class _Compilation(event.Listener):
+    """Says that kernels are being compiled, since that takes long; a kernel read from the cache is not."""
+
+    def on_start(self, event: event.Event) -> None:
+        if event.data["dispatcher"].py_func.__module__.startswith("thinwire."):  # pyright: ignore
+            _say_once()
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _Compilation())
+
+
 def _decorator(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     # a check for division by zero would not vectorize
     compiled: Any = njit(cache=False, nogil=True, error_model="numpy", **options)
@@ -33,7 +67,7 @@ def _decorator(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         made = compiled(function)
         others, config.CACHE_DIR = config.CACHE_DIR, _cache_folder()  # pyright: ignore
         try:
-            made.enable_caching()
+            made._cache = _Cache(function)
         except RuntimeError:  # no folder that could be written: every process compiles for itself
             pass
         finally:
