@@ -9,10 +9,42 @@ import math
 import numpy as np
 from numba import prange
 
-from thinwire.engine.jit import inner, kernel
+from thinwire.engine.jit import inner, kernel, making
+
+
+@making
+def attend_alike(q, k, v, sink, queries, scale, out, log_sums, h, b):
+    """`attend` for a head of a sequence in which all keys are the same, or all queries zero: running means."""
+    d_head = k.shape[1]
+    running, summed = np.zeros(d_head, np.float32), 0
+    for t in range(q.shape[3]):
+        n, score = queries[b, t] + 1, np.float32(0)
+        for d in range(d_head):
+            score += scale * q[h, d, b, t] * k[h, d, b, 0]
+        if n < summed:
+            running[:] = 0
+            summed = 0
+        most = max(score, sink[h]) if sink.size else score
+        each = np.float32(math.exp(score - most))
+        total = np.float32(n) * each + (np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0))
+        _run_on(v, h, b, summed, n, running, each / total, out, t)
+        summed = n
+        if log_sums.size:
+            log_sums[h, b, t] = most + np.float32(math.log(total))
 
 
 @inner
+def _run_on(v, h, b, begin, end, running, size, out, t):
+    """Add positions begin … end - 1 to running sums; out[h, :, b, t] = size · the sums."""
+    for d in range(len(running)):
+        row, total = v[h, d, b], np.float32(0)
+        for s in range(begin, end):
+            total += row[s]
+        running[d] += total
+        out[h, d, b, t] = running[d] * size
+
+
+@making
 def alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b):
     """Gradients of a head of a sequence in which all keys are the same: a query weighs all of them alike.
 
@@ -92,12 +124,3 @@ def is_alike(x, h, b):
         if others > 0:
             return False
     return True
-
-
-@inner
-def alike_score(query, k, h, b):
-    """The score of keys that are all the same with a query, already scaled."""
-    score = np.float32(0)
-    for d in range(len(query)):
-        score += query[d] * k[h, d, b, 0]
-    return score

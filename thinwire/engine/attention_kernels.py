@@ -10,15 +10,15 @@ import math
 import numpy as np
 from numba import prange
 
-from thinwire.engine.alike_kernels import alike_backward, alike_score, is_alike
+from thinwire.engine.alike_kernels import alike_backward, attend_alike, is_alike
 from thinwire.engine.jit import inner, summing
+from thinwire.engine.lanes import MAGNITUDE
 from thinwire.engine.product_kernels import clear
 
-LANES = 16
-"""Numbers whose maxima are taken side by side; rows of scores are padded to a multiple."""
+STRIDE = 32
+"""Positions of whole loops, without a rest that would be done number by number."""
 BLOCK = 4
-"""Queries whose gradients are added up together; `_add_outer` is written for so many."""
-LOWEST = np.float32(-3.0e38)
+"""Queries that are taken together; `_dots` and `_add_outer` are written for so many."""
 LOG2_E = np.float32(1 / math.log(2))
 TAYLOR = tuple(np.float32(math.log(2) ** i / math.factorial(i)) for i in range(7))
 """Coefficients of 2^x for |x| ≤ 1/2."""
@@ -33,42 +33,23 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
     are left out.
     """
     n_heads, d_head, batch, length = k.shape
-    logs_wanted = log_sums.size > 0
     for job in prange(n_heads * batch):
         h, b = job // batch, job % batch
-        if not logs_wanted and _is_zero(v, h, b):
-            for d in range(d_head):
-                clear(out[h, d, b])
-            continue
-        alike = is_alike(k, h, b)
-        p, bits = np.empty(length + LANES, np.float32), np.empty(length + LANES, np.int32)
-        query, channels, lanes = np.empty(d_head, np.float32), np.empty(d_head, np.int64), np.empty(LANES, np.float32)
-        powers = bits.view(np.float32)
-        running, summed = np.zeros(d_head, np.float32), 0
-        for t in range(q.shape[3]):
-            n = queries[b, t] + 1
-            used = _column(q, h, b, t, scale, query, channels)
-            if used > 0 and not alike:
-                _scores(query, channels, used, k, h, b, n, p)
-                most = _largest(p, n, lanes)
-                most = max(most, sink[h]) if sink.size else most
-                total = _exponentials(p, bits, powers, n, most)
-                total += np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0)
-                _dots(p, v, h, b, n, np.float32(1) / total, out, t)
-            else:
-                if n < summed:
-                    clear(running)
-                    summed = 0
-                score = alike_score(query, k, h, b)
-                most = max(score, sink[h]) if sink.size else score
-                each = np.float32(math.exp(score - most))
-                total = np.float32(n) * each + (np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0))
-                for d in range(d_head):
-                    running[d] += _sum(v[h, d, b], summed, n)
-                    out[h, d, b, t] = running[d] * each / total
-                summed = n
-            if logs_wanted:
-                log_sums[h, b, t] = most + np.float32(math.log(total))
+        if log_sums.size == 0 and _is_zero(v, h, b):
+            _clear_head(out, h, b)
+        elif is_alike(k, h, b) or _is_zero(q, h, b):
+            attend_alike(q, k, v, sink, queries, scale, out, log_sums, h, b)
+        else:
+            p, bits = np.empty((BLOCK, length), np.float32), np.empty(length, np.int32)
+            numbers = p.view(np.int32)
+            asked, made = np.empty((BLOCK, d_head), np.float32), np.empty((BLOCK, d_head), np.float32)
+            channels, used = np.empty((BLOCK, d_head), np.int64), np.empty(BLOCK, np.int64)
+            sizes, powers = np.empty(BLOCK, np.float32), bits.view(np.float32)
+            for begin in range(0, q.shape[3], BLOCK):
+                _columns(q, h, b, begin, scale, asked, channels, used)
+                _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, numbers, bits, powers, sizes, log_sums)
+                _dots(p, v, h, b, _furthest(queries, b, begin, length), made)
+                _write(made, sizes, out, h, b, begin)
 
 
 @summing
@@ -80,32 +61,28 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v
         if is_alike(k, h, b):
             alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b)
             continue
-        p, d_p = np.zeros((BLOCK, length + LANES), np.float32), np.empty(length, np.float32)
-        d_s, bits = np.zeros((BLOCK, length + LANES), np.float32), np.empty(length, np.int32)
+        p, d_s = np.zeros((BLOCK, length), np.float32), np.zeros((BLOCK, length), np.float32)
+        d_p, bits = np.empty((BLOCK, length), np.float32), np.empty(length, np.int32)
         asked, given = np.empty((BLOCK, d_head), np.float32), np.empty((BLOCK, d_head), np.float32)
-        channels, powers = np.empty(d_head, np.int64), bits.view(np.float32)
+        channels, used = np.empty((BLOCK, d_head), np.int64), np.empty(BLOCK, np.int64)
+        made, sizes = np.empty((BLOCK, d_head), np.float32), np.full(BLOCK, scale, np.float32)
+        powers = bits.view(np.float32)
         for begin in range(0, q.shape[3], BLOCK):
-            end = min(begin + BLOCK, q.shape[3])
-            furthest = 0
-            for t in range(begin, end):
-                furthest = max(furthest, queries[b, t] + 1)
-            for t in range(begin, begin + BLOCK):
-                i, n = t - begin, 0
-                if t < end:
-                    n = queries[b, t] + 1
-                    used = _column(grad, h, b, t, np.float32(1), given[i], channels)
-                    _scores(given[i], channels, used, v, h, b, n, d_p)
-                    used = _column(q, h, b, t, scale, asked[i], channels)
-                    _scores(asked[i], channels, used, k, h, b, n, p[i])
-                    _exponentials(p[i], bits, powers, n, log_sums[h, b, t])
-                    mean = _dot(p[i], d_p, n)
-                    if sink.size:
-                        d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * mean
-                    _to_score_gradient(p[i], d_p, mean, n, d_s[i])
-                    _dots(d_s[i], k, h, b, n, scale, d_q, t)
-                else:
-                    asked[i], given[i] = 0, 0
-                p[i, n:furthest], d_s[i, n:furthest] = 0, 0
+            furthest = _furthest(queries, b, begin, length)
+            _columns(grad, h, b, begin, np.float32(1), given, channels, used)
+            _columns(q, h, b, begin, scale, asked, channels, used)
+            _scores_together(given, v, h, b, furthest, d_p)
+            for i in range(min(BLOCK, q.shape[3] - begin)):
+                t = begin + i
+                n = queries[b, t] + 1
+                _scores(asked[i], channels[i], used[i], k, h, b, furthest, p[i])
+                _exponentials(p[i], bits, powers, n, furthest, log_sums[h, b, t])
+                mean = _dot(p[i], d_p[i], furthest)
+                if sink.size:
+                    d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * mean
+                _to_score_gradient(p[i], d_p[i], mean, furthest, d_s[i])
+            _dots(d_s, k, h, b, furthest, made)
+            _write(made, sizes, d_q, h, b, begin)
             _add_outer(given, p, d_v, h, b, furthest)
             _add_outer(asked, d_s, d_k, h, b, furthest)
 
@@ -122,14 +99,62 @@ def _is_zero(x, h, b):
 
 
 @inner
-def _column(x, h, b, t, scale, out, channels):
-    """out = scale · x[h, :, b, t], and the channels that are not zero, first in `channels`; returns how many."""
-    used = 0
-    for d in range(len(out)):
-        out[d] = x[h, d, b, t] * scale
-        channels[used] = d
-        used += np.int64(out[d] != 0)
-    return used
+def _clear_head(x, h, b):
+    for d in range(x.shape[1]):
+        clear(x[h, d, b])
+
+
+@inner
+def _furthest(queries, b, begin, length):
+    """How many positions a block of queries sees, all together; rounded up, where there are so many, to whole loops."""
+    last = queries[b, begin]
+    for t in range(begin, min(begin + BLOCK, queries.shape[1])):
+        last = max(last, queries[b, t])
+    return min(length, (last + STRIDE) // STRIDE * STRIDE)
+
+
+@inner
+def _columns(x, h, b, begin, scale, out, channels, used):
+    """out[i] = scale · x[h, :, b, begin + i] for a block; `channels` says which are not zero, `used` how many.
+
+    A block at a time, since its numbers share lines of the cache. Queries after the last are zero.
+    """
+    for i in range(BLOCK):
+        column, names, n = out[i], channels[i], 0
+        if begin + i < x.shape[3]:
+            for d in range(len(column)):
+                number = x[h, d, b, begin + i] * scale
+                column[d], names[n] = number, d
+                n += np.int64(number != 0)
+        else:
+            clear(column)
+        used[i] = n
+
+
+@inner
+def _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, numbers, bits, powers, sizes, log_sums):
+    """For a block of queries p = exp(scores - their maximum), zeros up to the furthest, and sizes = 1 / denominator."""
+    furthest = _furthest(queries, b, begin, k.shape[3])
+    for i in range(min(BLOCK, queries.shape[1] - begin)):
+        row, n = p[i], queries[b, begin + i] + 1
+        _scores(asked[i], channels[i], used[i], k, h, b, furthest, row)
+        most = _largest(numbers[i], n, bits, powers)
+        most = max(most, sink[h]) if sink.size else most
+        total = _exponentials(row, bits, powers, n, furthest, most)
+        total += np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0)
+        sizes[i] = np.float32(1) / total
+        if log_sums.size:
+            log_sums[h, b, begin + i] = most + np.float32(math.log(total))
+
+
+@inner
+def _write(made, sizes, out, h, b, begin):
+    """out[h, :, b, begin:] = made [block, d_head], each query times its size."""
+    n = min(BLOCK, out.shape[3] - begin)
+    for d in range(out.shape[1]):
+        row = out[h, d, b, begin : begin + n]
+        for i in range(n):
+            row[i] = made[i, d] * sizes[i]
 
 
 @inner
@@ -151,64 +176,124 @@ def _scores(query, channels, used, k, h, b, n, out):
 
 
 @inner
-def _dots(p, x, h, b, n, scale, out, t):
-    """out[h, d, b, t] = scale · Σ_s p[s] · x[h, d, b, s] over the first n, for every channel d, four at a time."""
+def _scores_together(weights, k, h, b, n, out):
+    """out[i, s] = Σ_d weights[i, d] · k[h, d, b, s] for a block of queries, which have most channels.
+
+    Four channels at a time for two queries, so that what is loaded is used twice.
+    """
+    d_head = weights.shape[1]
+    odd = d_head % 4
+    for i in range(0, BLOCK, 2):
+        row, other = out[i, :n], out[i + 1, :n]
+        clear(row)
+        clear(other)
+        for d in range(odd):
+            a, c, read = weights[i, d], weights[i + 1, d], k[h, d, b]
+            for s in range(n):
+                row[s] += a * read[s]
+                other[s] += c * read[s]
+        for d in range(odd, d_head, 4):
+            a0, a1, a2, a3 = weights[i, d], weights[i, d + 1], weights[i, d + 2], weights[i, d + 3]
+            c0, c1, c2, c3 = weights[i + 1, d], weights[i + 1, d + 1], weights[i + 1, d + 2], weights[i + 1, d + 3]
+            if a0 != 0 or a1 != 0 or a2 != 0 or a3 != 0 or c0 != 0 or c1 != 0 or c2 != 0 or c3 != 0:
+                row0, row1, row2, row3 = k[h, d, b], k[h, d + 1, b], k[h, d + 2, b], k[h, d + 3, b]
+                for s in range(n):
+                    row[s] += (a0 * row0[s] + a1 * row1[s]) + (a2 * row2[s] + a3 * row3[s])
+                    other[s] += (c0 * row0[s] + c1 * row1[s]) + (c2 * row2[s] + c3 * row3[s])
+
+
+@inner
+def _dots(p, x, h, b, n, out):
+    """out[i, d] = Σ_s p[i, s] · x[h, d, b, s] over the first n positions, for a block of queries and every channel.
+
+    Two channels at a time, so that what is loaded is used twice and four times.
+    """
     d_head = x.shape[1]
-    done = d_head % 4
-    for d in range(done):
-        out[h, d, b, t] = scale * _dot(p, x[h, d, b], n)
-    for d in range(done, d_head, 4):
-        row0, row1, row2, row3 = x[h, d, b], x[h, d + 1, b], x[h, d + 2, b], x[h, d + 3, b]
-        y0 = y1 = y2 = y3 = np.float32(0)
+    p0, p1, p2, p3 = p[0], p[1], p[2], p[3]
+    for d in range(0, d_head - 1, 2):
+        row, other = x[h, d, b], x[h, d + 1, b]
+        y0 = y1 = y2 = y3 = z0 = z1 = z2 = z3 = np.float32(0)
         for s in range(n):
-            a = p[s]
-            y0 += a * row0[s]
-            y1 += a * row1[s]
-            y2 += a * row2[s]
-            y3 += a * row3[s]
-        out[h, d, b, t], out[h, d + 1, b, t] = scale * y0, scale * y1
-        out[h, d + 2, b, t], out[h, d + 3, b, t] = scale * y2, scale * y3
+            a, c = row[s], other[s]
+            y0 += p0[s] * a
+            y1 += p1[s] * a
+            y2 += p2[s] * a
+            y3 += p3[s] * a
+            z0 += p0[s] * c
+            z1 += p1[s] * c
+            z2 += p2[s] * c
+            z3 += p3[s] * c
+        out[0, d], out[1, d], out[2, d], out[3, d] = y0, y1, y2, y3
+        out[0, d + 1], out[1, d + 1], out[2, d + 1], out[3, d + 1] = z0, z1, z2, z3
+    if d_head % 2 == 1:
+        for i in range(BLOCK):
+            out[i, d_head - 1] = _dot(p[i], x[h, d_head - 1, b], n)
 
 
 @inner
 def _add_outer(weights, p, out, h, b, n):
     """out[h, d, b, s] += Σ_i weights[i, d] · p[i, s] over a block of queries, for the first n positions."""
-    row0, row1, row2, row3 = p[0], p[1], p[2], p[3]
-    for d in range(weights.shape[1]):
+    p0, p1, p2, p3 = p[0], p[1], p[2], p[3]
+    d_head = weights.shape[1]
+    for d in range(0, d_head - 1, 2):
         a0, a1, a2, a3 = weights[0, d], weights[1, d], weights[2, d], weights[3, d]
-        if a0 != 0 or a1 != 0 or a2 != 0 or a3 != 0:
-            row = out[h, d, b]
-            for s in range(n):
-                row[s] += (a0 * row0[s] + a1 * row1[s]) + (a2 * row2[s] + a3 * row3[s])
+        c0, c1, c2, c3 = weights[0, d + 1], weights[1, d + 1], weights[2, d + 1], weights[3, d + 1]
+        alone = c0 == 0 and c1 == 0 and c2 == 0 and c3 == 0
+        if alone or (a0 == 0 and a1 == 0 and a2 == 0 and a3 == 0):
+            _add_row(weights, d if alone else d + 1, p, out, h, b, n)
+            continue
+        row, other = out[h, d, b], out[h, d + 1, b]
+        for s in range(n):
+            row[s] += (a0 * p0[s] + a1 * p1[s]) + (a2 * p2[s] + a3 * p3[s])
+            other[s] += (c0 * p0[s] + c1 * p1[s]) + (c2 * p2[s] + c3 * p3[s])
+    if d_head % 2 == 1:
+        _add_row(weights, d_head - 1, p, out, h, b, n)
 
 
 @inner
-def _largest(p, n, lanes):
-    padded = (n + LANES - 1) // LANES * LANES
-    for s in range(n, padded):
-        p[s] = LOWEST
-    for lane in range(LANES):
-        lanes[lane] = p[lane]
-    for begin in range(LANES, padded, LANES):
-        for lane in range(LANES):
-            value = p[begin + lane]
-            lanes[lane] = lanes[lane] if lanes[lane] > value else value
-    most = lanes[0]
-    for lane in range(1, LANES):
-        most = most if most > lanes[lane] else lanes[lane]
-    return most
+def _add_row(weights, d, p, out, h, b, n):
+    """`_add_outer` for one channel."""
+    a0, a1, a2, a3 = weights[0, d], weights[1, d], weights[2, d], weights[3, d]
+    if a0 != 0 or a1 != 0 or a2 != 0 or a3 != 0:
+        row, p0, p1, p2, p3 = out[h, d, b], p[0], p[1], p[2], p[3]
+        for s in range(n):
+            row[s] += (a0 * p0[s] + a1 * p1[s]) + (a2 * p2[s] + a3 * p3[s])
 
 
 @inner
-def _exponentials(p, bits, powers, n, shift):
-    """Replace the first n of p by exp(p - shift) and return their sum; no exponent is to be much above zero.
+def _largest(p, n, bits, powers):
+    """The largest of the first n, given as the bits of floats; in integers, whose maxima vectorize.
 
     `bits` and `powers` are scratch, the same memory as int32 and float32.
     """
+    most = np.int32(-MAGNITUDE)
     for s in range(n):
+        most = max(most, _ordered(p[s]))
+    bits[0] = _ordered(most)
+    return powers[0]
+
+
+@inner
+def _ordered(bits):
+    """Bits of a float as an integer in the order of floats, and back."""
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(MAGNITUDE)))
+
+
+@inner
+def _exponentials(p, bits, powers, n, furthest, shift):
+    """Replace the first n of p by exp(p - shift), the others up to the furthest by zero; returns the sum.
+
+    No exponent of the first n is to be much above zero. `bits` and `powers` are scratch, the same memory as int32 and
+    float32.
+    """
+    beyond = p[n:furthest]
+    for s in range(len(beyond)):
+        beyond[s] = shift
+    for s in range(furthest):
         bits[s], p[s] = split_power((p[s] - shift) * LOG2_E)
+    clear(beyond)
     total = np.float32(0)
-    for s in range(n):
+    for s in range(furthest):
         p[s] *= powers[s]
         total += p[s]
     return total
@@ -240,12 +325,4 @@ def _dot(p, row, n):
     total = np.float32(0)
     for s in range(n):
         total += p[s] * row[s]
-    return total
-
-
-@inner
-def _sum(row, begin, end):
-    total = np.float32(0)
-    for s in range(begin, end):
-        total += row[s]
     return total

@@ -3,17 +3,17 @@
 import numpy as np
 from numba import prange
 
-from thinwire.engine.jit import inner, kernel
+from thinwire.engine.jit import inner, kernel, making
 from thinwire.engine.lanes import (
     COUNT,
     GROUP,
     LANES,
     LOW,
+    MAGNITUDE,
     SAMPLE,
     new_state,
     nonzeros,
     select,
-    write_row,
     write_ties,
 )
 
@@ -34,9 +34,14 @@ def keep_columns(x, out, k, threads):
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             begin = group * together
             end = min(n, begin + together)
-            for i in range(width):
-                spread(x[i, begin:end], tiles, i)
+            _lay_out(x, begin, end, tiles)
             keep_tiles(tiles, every, k, state, begin, end, out, short)
+
+
+@inner
+def _lay_out(x, begin, end, tiles):
+    for i in range(len(x)):
+        spread(x[i, begin:end], tiles, i)
 
 
 @inner
@@ -61,7 +66,7 @@ def spread(row, tiles, i):
             laid[lane] = part[lane]
 
 
-@inner
+@making
 def keep_tiles(tiles, rows, k, state, begin, end, out, short):
     """out[rows, begin:end] = what AbsTopK keeps of the tiles, one stretch of tokens; other rows of out are zero.
 
@@ -80,10 +85,7 @@ def keep_tiles(tiles, rows, k, state, begin, end, out, short):
     elif k < len(out):
         for tile in range(used):
             missing[tile] = k - nonzeros(tiles[tile], state)
-    for i in range(width):
-        for tile in range(used):
-            first = begin + tile * LANES
-            write_row(tiles[tile, i], thresholds[tile], out[rows[i], first : min(end, first + LANES)])
+    _write(tiles, rows, thresholds, begin, end, out)
     for tile in range(used):
         first = begin + tile * LANES
         for lane in range(min(end - first, LANES)):
@@ -93,21 +95,34 @@ def keep_tiles(tiles, rows, k, state, begin, end, out, short):
                 write_ties(tiles[tile], rows, lane, tied, missing[tile, lane], out[:, first + lane])
 
 
+@inner
+def _write(tiles, rows, thresholds, begin, end, out):
+    """Write the numbers of the tiles that reach the thresholds of their tokens, and zeros for the others."""
+    for i in range(len(rows)):
+        row = out[rows[i], begin:end]
+        for tile in range((len(row) + LANES - 1) // LANES):
+            made, numbers, least = row[tile * LANES : (tile + 1) * LANES], tiles[tile, i], thresholds[tile]
+            for lane in range(len(made)):
+                number = numbers[lane]
+                made[lane] = number if (number & np.int32(MAGNITUDE)) >= least[lane] else np.int32(0)
+
+
 @kernel
 def pass_columns(kept, grad, out, k):
     """Gradient of keep_columns; a column with fewer than k nonzeros passes everything."""
-    width, n = kept.shape
+    n = kept.shape[1]
     for place in prange((n + LANES - 1) // LANES):
-        begin = place * LANES
-        n_tokens = min(n - begin, LANES)
         nonzero = np.zeros(LANES, np.int32)
-        for i in range(width):
-            row = kept[i, begin : begin + n_tokens]
-            for lane in range(n_tokens):
-                nonzero[lane] += np.int32(row[lane] != 0)
-        everything = nonzero < k
-        for i in range(width):
-            row, given = kept[i, begin : begin + n_tokens], grad[i, begin : begin + n_tokens]
-            passed = out[i, begin : begin + n_tokens]
-            for lane in range(n_tokens):
-                passed[lane] = given[lane] if row[lane] != 0 or everything[lane] else np.int32(0)
+        _pass_tile(kept, grad, k, place * LANES, min(n, (place + 1) * LANES), nonzero, out)
+
+
+@inner
+def _pass_tile(kept, grad, k, begin, end, nonzero, out):
+    for i in range(len(kept)):
+        row = kept[i, begin:end]
+        for lane in range(len(row)):
+            nonzero[lane] += np.int32(row[lane] != 0)
+    for i in range(len(kept)):
+        row, given, passed = kept[i, begin:end], grad[i, begin:end], out[i, begin:end]
+        for lane in range(len(row)):
+            passed[lane] = given[lane] if row[lane] != 0 or nonzero[lane] < k else np.int32(0)

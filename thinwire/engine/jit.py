@@ -81,8 +81,13 @@ kernel = _decorator(parallel=True, fastmath={"contract"})
 """Decorates a function whose `prange` loops run on all threads."""
 summing = _decorator(parallel=True, fastmath=SUMS)
 """The same, for kernels that add up along a row."""
-inner = _decorator(fastmath=SUMS)
-"""Decorates a part of a kernel, run by one thread."""
+inner = _decorator(fastmath=SUMS, _nrt=False)
+"""Decorates a part of a kernel, run by one thread, that makes no array and returns none.
+
+Slices are free in it. Elsewhere each is counted in and out, atomically, which takes longer than a row of 64 numbers.
+"""
+making = _decorator(fastmath=SUMS)
+"""Decorates a part of a kernel that makes or returns arrays."""
 
 
 def use_threads() -> None:

@@ -7,7 +7,7 @@ method). Where one candidate too many or too few is left, the nearest magnitude 
 
 import numpy as np
 
-from thinwire.engine.jit import inner
+from thinwire.engine.jit import inner, making
 
 LANES = 64
 """Tokens of a tile."""
@@ -26,7 +26,7 @@ LOW, HIGH, N_LOW, N_HIGH, GUESS, COUNT, UPPER, SIDE = range(8)
 reach; which end moved last; and the next guess."""
 
 
-@inner
+@making
 def new_state():
     """What `select` needs beside the tile; it is kept from tile to tile, since tokens are alike."""
     state = np.zeros((8, LANES), np.int32)
@@ -34,7 +34,7 @@ def new_state():
     return state
 
 
-@inner
+@making
 def select(tile, k, sample, state):
     """Bring state[LOW] of each lane to the smallest threshold that at most k magnitudes reach, or one that k do.
 
@@ -53,19 +53,12 @@ def select(tile, k, sample, state):
         state[GUESS, lane] = max(threshold[lane], np.int32(1))
 
 
-@inner
+@making
 def nonzeros(tile, state):
     """How many numbers of each lane are not zero."""
     state[GUESS] = 1
     _count(tile, state[GUESS], state[COUNT])
     return state[COUNT]
-
-
-@inner
-def write_row(row, threshold, out):
-    """out [n] = the first lanes of a row of a tile, zero where they do not reach their thresholds."""
-    for lane in range(len(out)):
-        out[lane] = row[lane] if (row[lane] & np.int32(MAGNITUDE)) >= threshold[lane] else np.int32(0)
 
 
 @inner
@@ -82,20 +75,26 @@ def _count(tile, threshold, count):
     """How many magnitudes of each lane reach its threshold."""
     width = tile.shape[0]
     whole = width - width % 8
-    count[:] = 0
+    count[:] = width
     for i in range(0, whole, 8):
         for lane in range(LANES):
             least = threshold[lane]
-            reached = np.int32(0)
+            missed = np.int32(0)
             for row in range(8):
-                reached += np.int32((tile[i + row, lane] & np.int32(MAGNITUDE)) >= least)
-            count[lane] += reached
+                missed += _below(tile[i + row, lane], least)
+            count[lane] += missed
     for i in range(whole, width):
         for lane in range(LANES):
-            count[lane] += np.int32((tile[i, lane] & np.int32(MAGNITUDE)) >= threshold[lane])
+            count[lane] += _below(tile[i, lane], threshold[lane])
 
 
 @inner
+def _below(number, least):
+    """-1 where the magnitude is below, otherwise 0: a sign bit, since masks of comparisons are slower to add up."""
+    return np.int32(np.int32((number & np.int32(MAGNITUDE)) - least) >> np.int32(31))
+
+
+@making
 def _guess(tile, k, sample, state):
     """Guess thresholds from some rows: GUESS, which more than k magnitudes should reach, and UPPER, which fewer."""
     stride = tile.shape[0] // SAMPLE
@@ -111,7 +110,7 @@ def _guess(tile, k, sample, state):
         state[GUESS, lane] = max(state[LOW, lane], np.int32(1))
 
 
-@inner
+@making
 def _find(tile, k, state, bracketed):
     """See `select`. The first guesses are in GUESS, and where `bracketed` the second ones in UPPER."""
     low, high, guess, count = state[LOW], state[HIGH], state[GUESS], state[COUNT]
@@ -143,14 +142,14 @@ def _begin(tile, k, weights, state):
         for lane in range(LANES):
             n, least, most = count[lane], smallest[lane], largest[lane]
             for row in range(8):
-                magnitude = tile[i + row, lane] & np.int32(MAGNITUDE)
+                magnitude = np.int32(tile[i + row, lane] & np.int32(MAGNITUDE))
                 n += np.int32(magnitude != 0)
                 least = magnitude if (magnitude < least) & (magnitude != 0) else least
                 most = magnitude if magnitude > most else most
             count[lane], smallest[lane], largest[lane] = n, least, most
     for i in range(whole, width):
         for lane in range(LANES):
-            magnitude = tile[i, lane] & np.int32(MAGNITUDE)
+            magnitude = np.int32(tile[i, lane] & np.int32(MAGNITUDE))
             count[lane] += np.int32(magnitude != 0)
             smallest[lane] = magnitude if 0 < magnitude < smallest[lane] else smallest[lane]
             largest[lane] = magnitude if magnitude > largest[lane] else largest[lane]
@@ -203,7 +202,7 @@ def _narrow(k, halve, over, under, state):
     return n_far, n_open
 
 
-@inner
+@making
 def _finish(tile, k, state):
     """Thresholds where one candidate is too many, which is the smallest, or one too few, which is the largest.
 
@@ -218,13 +217,13 @@ def _finish(tile, k, state):
             least, most = low[lane] - np.int32(1), high[lane]
             above, below = smallest[lane], largest[lane]
             for row in range(8):
-                magnitude = tile[i + row, lane] & np.int32(MAGNITUDE)
+                magnitude = np.int32(tile[i + row, lane] & np.int32(MAGNITUDE))
                 above = magnitude if (magnitude >= least) & (magnitude < above) else above
                 below = magnitude if (magnitude < most) & (magnitude > below) else below
             smallest[lane], largest[lane] = above, below
     for i in range(whole, width):
         for lane in range(LANES):
-            magnitude = tile[i, lane] & np.int32(MAGNITUDE)
+            magnitude = np.int32(tile[i, lane] & np.int32(MAGNITUDE))
             smallest[lane] = magnitude if low[lane] <= magnitude + 1 and magnitude < smallest[lane] else smallest[lane]
             largest[lane] = magnitude if largest[lane] < magnitude < high[lane] else largest[lane]
     for lane in range(LANES):

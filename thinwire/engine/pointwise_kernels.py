@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from thinwire.engine.jit import kernel, summing
+from thinwire.engine.jit import inner, kernel, summing
 from thinwire.engine.product_kernels import clear, has_nonzero
 
 TOKENS = 64
@@ -13,43 +13,50 @@ TOKENS = 64
 @kernel
 def rms_norm(x, gain, epsilon, out, scales):
     """out = x [width, n] · scales [n] · gain [width], the scales 1 / sqrt(mean square of a token + epsilon)."""
-    width, n = x.shape
+    n = x.shape[1]
     for block in prange((n + TOKENS - 1) // TOKENS):
-        begin = block * TOKENS
-        end = min(n, begin + TOKENS)
-        scale = scales[begin:end]
-        scale[:] = 0
-        for i in range(width):
-            row = x[i, begin:end]
-            for t in range(end - begin):
-                scale[t] += row[t] * row[t]
-        for t in range(end - begin):
-            scale[t] = np.float32(1) / np.sqrt(scale[t] / np.float32(width) + epsilon)
-        for i in range(width):
-            row, normed = x[i, begin:end], out[i, begin:end]
-            for t in range(end - begin):
-                normed[t] = row[t] * scale[t] * gain[i]
+        _norm_block(x, gain, epsilon, block * TOKENS, min(n, (block + 1) * TOKENS), out, scales)
+
+
+@inner
+def _norm_block(x, gain, epsilon, begin, end, out, scales):
+    width, scale = x.shape[0], scales[begin:end]
+    clear(scale)
+    for i in range(width):
+        row = x[i, begin:end]
+        for t in range(len(scale)):
+            scale[t] += row[t] * row[t]
+    for t in range(len(scale)):
+        scale[t] = np.float32(1) / np.sqrt(scale[t] / np.float32(width) + epsilon)
+    for i in range(width):
+        row, normed, by = x[i, begin:end], out[i, begin:end], gain[i]
+        for t in range(len(scale)):
+            normed[t] = row[t] * scale[t] * by
 
 
 @kernel
 def rms_norm_backward(x, gain, scales, grad, d_x):
     """Gradient of `rms_norm` with respect to x [width, n]."""
-    width, n = x.shape
+    n = x.shape[1]
     for block in prange((n + TOKENS - 1) // TOKENS):
-        begin = block * TOKENS
-        end = min(n, begin + TOKENS)
-        scale = scales[begin:end]
-        along = np.zeros(end - begin, np.float32)  # of the gradient along x, what the norm takes away
-        for i in range(width):
-            row, given = x[i, begin:end], grad[i, begin:end]
-            for t in range(end - begin):
-                along[t] += row[t] * given[t] * gain[i]
-        for t in range(end - begin):
-            along[t] *= scale[t] * scale[t] / np.float32(width)
-        for i in range(width):
-            row, given, made = x[i, begin:end], grad[i, begin:end], d_x[i, begin:end]
-            for t in range(end - begin):
-                made[t] = scale[t] * (given[t] * gain[i] - row[t] * along[t])
+        # how far the gradient goes along x, what the norm takes away
+        along = np.zeros(TOKENS, np.float32)
+        _norm_block_backward(x, gain, scales, grad, block * TOKENS, min(n, (block + 1) * TOKENS), along, d_x)
+
+
+@inner
+def _norm_block_backward(x, gain, scales, grad, begin, end, along, d_x):
+    width, scale = x.shape[0], scales[begin:end]
+    for i in range(width):
+        row, given, by = x[i, begin:end], grad[i, begin:end], gain[i]
+        for t in range(len(scale)):
+            along[t] += row[t] * given[t] * by
+    for t in range(len(scale)):
+        along[t] *= scale[t] * scale[t] / np.float32(width)
+    for i in range(width):
+        row, given, made, by = x[i, begin:end], grad[i, begin:end], d_x[i, begin:end], gain[i]
+        for t in range(len(scale)):
+            made[t] = scale[t] * (given[t] * by - row[t] * along[t])
 
 
 @summing

@@ -8,7 +8,7 @@ written once for most rows of a very sparse matrix.
 import numpy as np
 from numba import prange
 
-from thinwire.engine.jit import inner, kernel, summing
+from thinwire.engine.jit import inner, kernel, making, summing
 
 ROWS = 16
 """Rows of the result that a thread takes at once."""
@@ -26,11 +26,16 @@ def multiply(values, columns, starts, bias, x, out):
         begin = (job // row_blocks) * TOKENS
         end = min(n, begin + TOKENS)
         first = (job % row_blocks) * ROWS
-        for o in range(first, min(n_rows, first + ROWS)):
-            add_row(values, columns, starts[o], starts[o + 1], bias[o], x, out[o, begin:end], begin)
+        _add_rows(values, columns, starts, bias, x, first, min(n_rows, first + ROWS), begin, end, out)
 
 
 @inner
+def _add_rows(values, columns, starts, bias, x, first, last, begin, end, out):
+    for o in range(first, last):
+        add_row(values, columns, starts[o], starts[o + 1], bias[o], x, out[o, begin:end], begin)
+
+
+@making
 def without_zero_rows(values, columns, starts, x):
     """The matrix without the nonzeros that meet a row of x [in, n] of zeros alone: values, columns and starts."""
     counts = np.empty(len(x), np.bool_)

@@ -11,7 +11,7 @@ from numba import prange
 
 from thinwire.engine.attention_kernels import LOG2_E, split_power
 from thinwire.engine.column_kernels import TOGETHER, keep_tiles, n_jobs, spread, stretch_of
-from thinwire.engine.jit import inner, kernel
+from thinwire.engine.jit import inner, kernel, making
 from thinwire.engine.lanes import LANES, MAGNITUDE, new_state
 from thinwire.engine.product_kernels import add_row, clear, has_nonzero
 
@@ -58,33 +58,30 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, threads, out
     varies = _varying_rows(columns, starts, x)
     given, fixed = _constants(values, columns, starts, bias, x, nonlinearity, varies)
     order = _largest_first(fixed, varies)
-    varying = np.flatnonzero(varies)
-    sure = min(max(0, k - len(varying)), len(order))
+    sure = min(max(0, k - np.count_nonzero(varies)), len(order))
     fixed_kept = np.zeros(rows, np.float32)
     fixed_kept[order[:sure]] = fixed[order[:sure]]
-    competing = np.sort(np.concatenate((varying, order[sure : max(sure, min(k, len(order)))])))
+    competes = varies.copy()
+    competes[order[sure : max(sure, min(k, len(order)))]] = True
+    competing = np.flatnonzero(competes)
     together = stretch_of(n, threads)
     groups = (n + together - 1) // together
     jobs = n_jobs(groups, threads)
     for job in prange(jobs):
         tiles, state = np.empty((together // LANES, len(competing), LANES), np.int32), new_state()
         made = np.empty(together, np.float32)
+        bits = made.view(np.int32)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             begin = group * together
             end = min(n, begin + together)
-            stretch = made[: end - begin]
             _fill(varies, given, fixed_kept, begin, end, out, before)
             for i in range(len(competing)):
                 o = competing[i]
                 if varies[o]:
-                    add_row(values, columns, starts[o], starts[o + 1], bias[o], x, stretch, begin)
-                    if before.size:
-                        before[o, begin:end] = stretch
-                    _apply(nonlinearity, stretch)
+                    _make_row(o, values, columns, starts, bias, x, nonlinearity, begin, end, made, before)
                 else:
-                    for t in range(end - begin):
-                        stretch[t] = fixed[o]
-                spread(stretch.view(np.int32), tiles, i)
+                    made[:] = fixed[o]
+                _lay_row(bits, end - begin, tiles, i)
             keep_tiles(tiles, competing, k - sure, state, begin, end, out, short)
     if k == rows:
         for t in range(n):
@@ -92,6 +89,23 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, threads, out
 
 
 @inner
+def _make_row(o, values, columns, starts, bias, x, nonlinearity, begin, end, made, before):
+    """Row o of the result for a stretch of tokens, first in `made`; see `map_and_keep`."""
+    stretch = made[: end - begin]
+    add_row(values, columns, starts[o], starts[o + 1], bias[o], x, stretch, begin)
+    if before.size:
+        row = before[o, begin:end]
+        for t in range(len(row)):
+            row[t] = stretch[t]
+    _apply(nonlinearity, stretch)
+
+
+@inner
+def _lay_row(numbers, n, tiles, i):
+    spread(numbers[:n], tiles, i)
+
+
+@making
 def _varying_rows(columns, starts, x):
     """Which rows of a matrix have a product with x [in, n] that may differ from token to token: bool [rows]."""
     alike = np.empty(len(x), np.bool_)
@@ -117,7 +131,7 @@ def _is_alike(row):
     return True
 
 
-@inner
+@making
 def _constants(values, columns, starts, bias, x, nonlinearity, varies):
     """What the nonlinearity is given and makes of it in rows that do not vary: [rows], of no meaning in the others."""
     given = bias.copy()
@@ -130,7 +144,7 @@ def _constants(values, columns, starts, bias, x, nonlinearity, varies):
     return given, fixed
 
 
-@inner
+@making
 def _largest_first(fixed, varies):
     """The constant rows that are not zero, by falling magnitude, then index."""
     order, n = np.empty(len(fixed), np.int64), 0
@@ -155,26 +169,30 @@ def _fill(varies, given, fixed_kept, begin, end, out, before):
 @kernel
 def pass_back(kept, before, grad, nonlinearity, short, out):
     """Gradient [rows, n] of what the nonlinearity was given, from that of the result of `map_and_keep`."""
-    rows, n = kept.shape
-    for i in prange(rows):
+    for i in prange(len(kept)):
         slope, bits = np.empty(TOGETHER, np.float32), np.empty(TOGETHER, np.int32)
-        powers = bits.view(np.float32)
-        for begin in range(0, n, TOGETHER):
-            end = min(n, begin + TOGETHER)
-            row, given, made, passed = kept[i, begin:end], grad[i, begin:end], out[i, begin:end], short[begin:end]
-            if not has_nonzero(given):
-                clear(made)
-                continue
-            for t in range(end - begin):
-                made[t] = given[t] if row[t] != 0 or passed[t] else np.float32(0)
-            if nonlinearity == GELU:
-                _gelu_slope(before[i, begin:end], slope, bits, powers)
-                for t in range(end - begin):
-                    made[t] *= slope[t]
-            elif nonlinearity == RELU:
-                was = before[i, begin:end]
-                for t in range(end - begin):
-                    made[t] = made[t] if was[t] > 0 else np.float32(0)
+        _pass_row(i, kept, before, grad, nonlinearity, short, slope, bits, bits.view(np.float32), out)
+
+
+@inner
+def _pass_row(i, kept, before, grad, nonlinearity, short, slope, bits, powers, out):
+    n = kept.shape[1]
+    for begin in range(0, n, TOGETHER):
+        end = min(n, begin + TOGETHER)
+        row, given, made, passed = kept[i, begin:end], grad[i, begin:end], out[i, begin:end], short[begin:end]
+        if not has_nonzero(given):
+            clear(made)
+            continue
+        for t in range(len(made)):
+            made[t] = given[t] if row[t] != 0 or passed[t] else np.float32(0)
+        if nonlinearity == GELU:
+            _gelu_slope(before[i, begin:end], slope, bits, powers)
+            for t in range(len(made)):
+                made[t] *= slope[t]
+        elif nonlinearity == RELU:
+            was = before[i, begin:end]
+            for t in range(len(made)):
+                made[t] = made[t] if was[t] > 0 else np.float32(0)
 
 
 @inner
