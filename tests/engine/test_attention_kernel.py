@@ -92,6 +92,14 @@ def test_one_query_a_sequence(length: int, sink: Tensor | None) -> None:
     check(attend_by_feature(q, k, v, sink, last[:, None]), q, k, v, sink, last)
 
 
+def test_nan_goes_on_to_what_reads_it_alone() -> None:
+    q, k, v = (x.detach() for x in heads(40, 4))
+    q[1, 2, 7, 0] = torch.nan
+    lost = attend_by_feature(q, k, v, None, standing(2, 40, 40)).isnan()
+    assert lost[1, 2, 7].all()
+    assert lost.sum() == 4
+
+
 def test_queries_in_any_order() -> None:
     """Those without a channel take a running mean, which must start again where positions go back."""
     _, k, v = heads(30, 4)

@@ -1,8 +1,7 @@
 """CPU kernels of causal attention on feature-major activations, one head of one sequence at a time.
 
 Queries and keys are sparse, so scores are added up channel by channel, and only for channels that a query has. A query
-with none attends to everything alike: its output is a running mean. Exponentials are computed here, since those of the
-library are one call a number: 2^x by a polynomial and the exponent's bits, exact to float32 rounding.
+with none attends to everything alike: its output is a running mean.
 """
 
 import math
@@ -11,17 +10,14 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.alike_kernels import alike_backward, attend_alike, is_alike
+from thinwire.engine.exponential_kernels import exponentials, largest
 from thinwire.engine.jit import inner, summing
-from thinwire.engine.lanes import MAGNITUDE
 from thinwire.engine.product_kernels import clear
 
 STRIDE = 32
 """Positions of whole loops, without a rest that would be done number by number."""
 BLOCK = 4
 """Queries that are taken together; `_dots` and `_add_outer` are written for so many."""
-LOG2_E = np.float32(1 / math.log(2))
-TAYLOR = tuple(np.float32(math.log(2) ** i / math.factorial(i)) for i in range(7))
-"""Coefficients of 2^x for |x| ≤ 1/2."""
 
 
 @summing
@@ -76,7 +72,7 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v
                 t = begin + i
                 n = queries[b, t] + 1
                 _scores(asked[i], channels[i], used[i], k, h, b, furthest, p[i])
-                _exponentials(p[i], bits, powers, n, furthest, log_sums[h, b, t])
+                exponentials(p[i], bits, powers, n, furthest, log_sums[h, b, t])
                 mean = _dot(p[i], d_p[i], furthest)
                 if sink.size:
                     d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * mean
@@ -138,9 +134,9 @@ def _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, numbers, bit
     for i in range(min(BLOCK, queries.shape[1] - begin)):
         row, n = p[i], queries[b, begin + i] + 1
         _scores(asked[i], channels[i], used[i], k, h, b, furthest, row)
-        most = _largest(numbers[i], n, bits, powers)
+        most = largest(numbers[i], n, bits, powers)
         most = max(most, sink[h]) if sink.size else most
-        total = _exponentials(row, bits, powers, n, furthest, most)
+        total = exponentials(row, bits, powers, n, furthest, most)
         total += np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0)
         sizes[i] = np.float32(1) / total
         if log_sums.size:
@@ -258,60 +254,6 @@ def _add_row(weights, d, p, out, h, b, n):
         row, p0, p1, p2, p3 = out[h, d, b], p[0], p[1], p[2], p[3]
         for s in range(n):
             row[s] += (a0 * p0[s] + a1 * p1[s]) + (a2 * p2[s] + a3 * p3[s])
-
-
-@inner
-def _largest(p, n, bits, powers):
-    """The largest of the first n, given as the bits of floats; in integers, whose maxima vectorize.
-
-    `bits` and `powers` are scratch, the same memory as int32 and float32.
-    """
-    most = np.int32(-MAGNITUDE)
-    for s in range(n):
-        most = max(most, _ordered(p[s]))
-    bits[0] = _ordered(most)
-    return powers[0]
-
-
-@inner
-def _ordered(bits):
-    """Bits of a float as an integer in the order of floats, and back."""
-    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(MAGNITUDE)))
-
-
-@inner
-def _exponentials(p, bits, powers, n, furthest, shift):
-    """Replace the first n of p by exp(p - shift), the others up to the furthest by zero; returns the sum.
-
-    No exponent of the first n is to be much above zero. `bits` and `powers` are scratch, the same memory as int32 and
-    float32.
-    """
-    beyond = p[n:furthest]
-    for s in range(len(beyond)):
-        beyond[s] = shift
-    for s in range(furthest):
-        bits[s], p[s] = split_power((p[s] - shift) * LOG2_E)
-    clear(beyond)
-    total = np.float32(0)
-    for s in range(furthest):
-        p[s] *= powers[s]
-        total += p[s]
-    return total
-
-
-@inner
-def split_power(x):
-    """2^x, for x up to 127, as the bits of a power of two and a factor; small ones end at 2^-126."""
-    x = x if x > np.float32(-126) else np.float32(-126)
-    whole = np.floor(x + np.float32(0.5))
-    bits = (np.int32(whole) + np.int32(127)) << np.int32(23)
-    x -= whole
-    y = TAYLOR[5] + x * TAYLOR[6]
-    y = TAYLOR[4] + x * y
-    y = TAYLOR[3] + x * y
-    y = TAYLOR[2] + x * y
-    y = TAYLOR[1] + x * y
-    return bits, TAYLOR[0] + x * y
 
 
 @inner

@@ -9,8 +9,8 @@ import math
 import numpy as np
 from numba import prange
 
-from thinwire.engine.attention_kernels import LOG2_E, split_power
 from thinwire.engine.column_kernels import TOGETHER, keep_tiles, n_jobs, spread, stretch_of
+from thinwire.engine.exponential_kernels import LOG2_E, split_power
 from thinwire.engine.jit import inner, kernel, making
 from thinwire.engine.lanes import LANES, MAGNITUDE, new_state
 from thinwire.engine.product_kernels import add_row, clear, has_nonzero
