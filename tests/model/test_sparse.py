@@ -224,6 +224,18 @@ def test_compiling_changes_nothing_in_what_is_given() -> None:
         assert compiled.get_parameter(name).data_ptr() == dense.get_parameter(name).data_ptr()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_are_computed_with_in_float32(dtype: torch.dtype) -> None:
+    """The same rounded weights; from a residual stream that is kept in half precision for a moment."""
+    dense, _ = pair("every channel")
+    tokens = tiny_prompts(dense, 3, 16)
+    with torch.no_grad():
+        expected = dense.to(dtype).float()(tokens)
+        logits = pair("every channel")[1].to(dtype)(tokens)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=0.02, atol=0.02 * expected.abs().max().item())
+
+
 def test_dense_models_are_returned_as_they_are() -> None:
     for dense in (tiny_model(), tiny_model(density=0.13)):
         assert dense.compile_sparse() is dense

@@ -282,6 +282,16 @@ def test_weights_of_another_shape_are_refused(saved: Path, changes: dict, named:
         load_weights(tiny_model(**changes), saved)
 
 
+@pytest.mark.parametrize("name", [MATRIX, "bigram.weight"])
+def test_numbers_that_are_not_finite_are_refused(name: str, tmp_path: Path) -> None:
+    model = tiny_model(density=0.05)
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[3] = torch.nan
+    save_weights(model, tmp_path / "a")
+    with pytest.raises(UserError, match=f"not finite, in {name}"):
+        load_weights(tiny_model(), tmp_path / "a")
+
+
 def test_load_opens_a_finished_model_folder(tmp_path: Path) -> None:
     model = tiny_model(density=0.1, sink=True)
     save_weights(model, tmp_path / "weights.safetensors")

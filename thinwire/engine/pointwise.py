@@ -20,7 +20,7 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     rows = features(x)
     out, scales = torch.empty_like(rows), torch.empty(rows.shape[1])
     use_threads()
-    pointwise_kernels.rms_norm(rows.numpy(), gain.detach().numpy(), _number(epsilon), out.numpy(), scales.numpy())
+    pointwise_kernels.rms_norm(rows.numpy(), gain.detach().float().numpy(), _number(epsilon), out.numpy(), scales.numpy())
     return activations(out, x.shape[:-1]), scales
 
 
@@ -30,7 +30,7 @@ def _rms_norm_backward(x: Tensor, gain: Tensor, scales: Tensor, grad: Tensor) ->
     out = torch.empty_like(rows)
     use_threads()
     pointwise_kernels.rms_norm_backward(
-        rows.numpy(), gain.detach().numpy(), scales.numpy(), features(grad).numpy(), out.numpy()
+        rows.numpy(), gain.detach().float().numpy(), scales.numpy(), features(grad).numpy(), out.numpy()
     )
     return activations(out, x.shape[:-1])
 
@@ -90,7 +90,7 @@ def hold(x: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
     use_threads()
     shape = len(rows), len(mask), -1
     pointwise_kernels.hold(
-        rows.view(shape).numpy(), mean.numpy(), mask.detach().contiguous().numpy(), out.view(shape).numpy()
+        rows.view(shape).numpy(), mean.float().numpy(), mask.detach().float().contiguous().numpy(), out.view(shape).numpy()
     )
     return activations(out, x.shape[:-1])
 
@@ -103,8 +103,8 @@ def _hold_backward(x: Tensor, mean: Tensor, mask: Tensor, grad: Tensor) -> tuple
     shape = len(rows), len(mask), -1
     pointwise_kernels.hold_backward(
         rows.view(shape).numpy(),
-        mean.numpy(),
-        mask.detach().contiguous().numpy(),
+        mean.float().numpy(),
+        mask.detach().float().contiguous().numpy(),
         features(grad).view(shape).numpy(),
         out.view(shape).numpy(),
         d_mask.numpy(),

@@ -128,6 +128,9 @@ def _read(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise UserError(f"{path} does not fit the model: {differing[0]} is missing, extra or of another shape.")
+    for name, value in stored.items():
+        if not (value.values if isinstance(value, Rows) else value).isfinite().all():
+            raise UserError(f"{path} holds numbers that are not finite, in {name}; export or train the model again.")
     return stored
 
 
