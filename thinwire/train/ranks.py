@@ -132,7 +132,9 @@ def joined() -> Iterator[Ranks]:
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
         dist.init_process_group(timeout=PATIENCE)
         try:
-            yield Ranks(dist.get_rank(), dist.get_world_size(), "ddp")
+            ranks = Ranks(dist.get_rank(), dist.get_world_size(), "ddp")
+            yield ranks
+            ranks.wait()  # rank 0 holds what the others take their leave through
         except (UserError, KeyboardInterrupt, SystemExit):
             dist.destroy_process_group()
             raise
