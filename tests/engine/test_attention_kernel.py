@@ -124,6 +124,9 @@ def test_heads_whose_keys_are_all_the_same(n_alike: int, length: int, sink: Tens
     """What masks hold at a mean: a query weighs all positions alike, and only a sink makes a difference."""
     q, k, v = (normal(HEADS, 6, 2, length, seed=i) for i in range(3))
     k[:n_alike] = k[:n_alike, :, :, :1].clone()
+    v[0] = v[0, :, :, :1].clone()  # nothing moves, and in the next head four channels of six do
+    v[1, 2:4] = v[1, 2:4, :, :1].clone()
+    q[1, 3:] = 0
     leaves = [by_feature(x) for x in (q, k, v)]
     sink = None if sink is None else sink.clone().requires_grad_()
     assert engine.mostly_alike(leaves[1]) == (n_alike == 3 or length == 1)

@@ -10,6 +10,7 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.jit import inner, kernel, making
+from thinwire.engine.product_kernels import clear, has_nonzero, is_constant
 
 
 @making
@@ -46,61 +47,105 @@ def _run_on(v, h, b, begin, end, running, size, out, t):
 
 @making
 def alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b):
-    """Gradients of a head of a sequence in which all keys are the same: a query weighs all of them alike.
-
-    What a key gets is then a sum over the queries behind it, gathered from the last one on.
-    """
-    d_head, length, n_queries = k.shape[1], k.shape[3], q.shape[3]
-    before = np.zeros((d_head, length + 1), np.float32)
-    for d in range(d_head):
-        for s in range(length):
-            before[d, s + 1] = before[d, s] + v[h, d, b, s]
-    weights, means = np.empty(n_queries, np.float32), np.empty(n_queries, np.float32)
-    for t in range(n_queries):
-        n, score, total = queries[b, t] + 1, np.float32(0), np.float32(0)
-        for d in range(d_head):
-            score += scale * q[h, d, b, t] * k[h, d, b, 0]
-            total += grad[h, d, b, t] * before[d, n]
-        weights[t] = np.float32(math.exp(score - log_sums[h, b, t]))
-        means[t] = weights[t] * total
-        left = np.float32(0)
-        if sink.size:
-            d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * means[t]
-            left = means[t] * (np.float32(1) - np.float32(n) * weights[t])
-        for d in range(d_head):
-            d_q[h, d, b, t] = scale * k[h, d, b, 0] * left
-    outer, given, pulled = (
-        np.zeros((d_head, d_head), np.float32),
-        np.zeros(d_head, np.float32),
-        np.zeros(d_head, np.float32),
-    )
-    asked, got = np.empty(d_head, np.float32), np.empty(d_head, np.float32)
-    order, last = np.argsort(queries[b]), n_queries - 1
-    for s in range(length - 1, -1, -1):
-        while last >= 0 and queries[b, order[last]] >= s:
-            t = order[last]
-            for e in range(d_head):
-                asked[e] = q[h, e, b, t]
-            for d in range(d_head):
-                _add(weights[t] * grad[h, d, b, t], asked, outer[d])
-                given[d] += weights[t] * grad[h, d, b, t]
-            _add(weights[t] * means[t], asked, pulled)
-            last -= 1
-        for e in range(d_head):
-            got[e] = -pulled[e]
-        for d in range(d_head):
-            _add(v[h, d, b, s], outer[d], got)
-        for e in range(d_head):
-            d_v[h, e, b, s] = given[e]
-            d_k[h, e, b, s] = scale * got[e]
+    """Gradients of a head of a sequence in which all keys are the same; d_q and d_k are given as zeros."""
+    d_head, n_queries = q.shape[1], q.shape[3]
+    weights, means = np.empty(n_queries, np.float32), np.zeros(n_queries, np.float32)
+    weighted, sums = np.empty((d_head, n_queries), np.float32), np.empty(k.shape[3], np.float32)
+    moving = np.empty(d_head, np.bool_)
+    _weigh_alike(q, k, sink, queries, scale, log_sums, h, b, weights)
+    _to_values(v, sink, queries, weights, grad, h, b, d_v, weighted, means, sums, moving)
+    if sink.size:
+        _to_sink_and_queries(k, sink, queries, scale, log_sums, h, b, weights, means, d_q, d_sink)
+    if moving.any():
+        _to_keys(q, v, queries, scale, h, b, weighted, weights * means, moving, d_k, sums)
 
 
 @inner
-def _add(a, row, out):
-    """out += a · row."""
-    if a != 0:
-        for i in range(len(out)):
-            out[i] += a * row[i]
+def _weigh_alike(q, k, sink, queries, scale, log_sums, h, b, weights):
+    """What each query gives every position that it sees."""
+    for t in range(len(weights)):
+        if sink.size:
+            score = np.float32(0)
+            for d in range(q.shape[1]):
+                score += scale * q[h, d, b, t] * k[h, d, b, 0]
+            weights[t] = np.float32(math.exp(score - log_sums[h, b, t]))
+        else:
+            weights[t] = np.float32(1) / np.float32(queries[b, t] + 1)
+
+
+@inner
+def _to_values(v, sink, queries, weights, grad, h, b, d_v, weighted, means, sums, moving):
+    """d_v; weighted [d_head, n_queries] = grad · weights; means = Σ of p · its gradient, over channels that are moving.
+
+    A channel of v that is the same everywhere adds the same to the gradient of all weights of a query, and so nothing
+    to that of its scores, unless a sink takes a share.
+    """
+    for d in range(len(moving)):
+        given, made, row = grad[h, d, b], weighted[d], v[h, d, b]
+        for t in range(len(made)):
+            made[t] = given[t] * weights[t]
+        _sum_behind(made, queries[b], d_v[h, d, b])
+        moving[d] = sink.size > 0 or not is_constant(row)
+        if moving[d]:
+            total = np.float32(0)
+            for s in range(len(row)):
+                total += row[s]
+                sums[s] = total
+            for t in range(len(made)):
+                means[t] += made[t] * sums[queries[b, t]]
+
+
+@inner
+def _to_sink_and_queries(k, sink, queries, scale, log_sums, h, b, weights, means, d_q, d_sink):
+    for t in range(len(weights)):
+        d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * means[t]
+        left = means[t] * (np.float32(1) - np.float32(queries[b, t] + 1) * weights[t])
+        for d in range(k.shape[1]):
+            d_q[h, d, b, t] = scale * k[h, d, b, 0] * left
+
+
+@inner
+def _to_keys(q, v, queries, scale, h, b, weighted, weighted_means, moving, d_k, sums):
+    """d_k[e, s] = scale · Σ over the queries t that see s of q[e, t] · (Σ_d weighted[d, t] · v[d, s] - its mean)."""
+    for e in range(q.shape[1]):
+        row, made = q[h, e, b], d_k[h, e, b]
+        if not has_nonzero(row):
+            continue
+        _sum_products_behind(weighted_means, row, queries[b], sums)
+        for s in range(len(made)):
+            made[s] -= scale * sums[s]
+        for d in range(len(moving)):
+            if moving[d]:
+                _sum_products_behind(weighted[d], row, queries[b], sums)
+                read = v[h, d, b]
+                for s in range(len(made)):
+                    made[s] += scale * read[s] * sums[s]
+
+
+@inner
+def _sum_behind(x, places, out):
+    """out[s] = Σ of x [n] over those whose places are s or later."""
+    clear(out)
+    for t in range(len(x)):
+        out[places[t]] += x[t]
+    _sum_from_the_end(out)
+
+
+@inner
+def _sum_products_behind(x, y, places, out):
+    """The same for x · y."""
+    clear(out)
+    for t in range(len(x)):
+        out[places[t]] += x[t] * y[t]
+    _sum_from_the_end(out)
+
+
+@inner
+def _sum_from_the_end(row):
+    total = np.float32(0)
+    for s in range(len(row) - 1, -1, -1):
+        total += row[s]
+        row[s] = total
 
 
 @kernel
@@ -116,11 +161,7 @@ def n_alike(k):
 @inner
 def is_alike(x, h, b):
     """Whether every channel of a head is the same at all positions of a sequence."""
-    for d in range(x.shape[1]):
-        row = x[h, d, b]
-        others = 0
-        for s in range(len(row)):
-            others += np.int32(row[s] != row[0])
-        if others > 0:
+    for d in range(x.shape[1]):  # noqa: SIM110, numba knows no generators
+        if not is_constant(x[h, d, b]):
             return False
     return True

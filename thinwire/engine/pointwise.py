@@ -20,7 +20,9 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     rows = features(x)
     out, scales = torch.empty_like(rows), torch.empty(rows.shape[1])
     use_threads()
-    pointwise_kernels.rms_norm(rows.numpy(), gain.detach().float().numpy(), _number(epsilon), out.numpy(), scales.numpy())
+    pointwise_kernels.rms_norm(
+        rows.numpy(), gain.detach().float().numpy(), _number(epsilon), out.numpy(), scales.numpy()
+    )
     return activations(out, x.shape[:-1]), scales
 
 
@@ -90,7 +92,10 @@ def hold(x: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
     use_threads()
     shape = len(rows), len(mask), -1
     pointwise_kernels.hold(
-        rows.view(shape).numpy(), mean.float().numpy(), mask.detach().float().contiguous().numpy(), out.view(shape).numpy()
+        rows.view(shape).numpy(),
+        mean.float().numpy(),
+        mask.detach().float().contiguous().numpy(),
+        out.view(shape).numpy(),
     )
     return activations(out, x.shape[:-1])
 

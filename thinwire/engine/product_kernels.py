@@ -71,6 +71,19 @@ def has_nonzero(row):
 
 
 @inner
+def is_constant(row):
+    """Whether all numbers of a row are the same; looks at a stretch at a time."""
+    first = row[0]
+    for begin in range(0, len(row), 64):
+        part, others = row[begin : min(len(row), begin + 64)], 0
+        for t in range(len(part)):
+            others += np.int32(part[t] != first)
+        if others > 0:
+            return False
+    return True
+
+
+@inner
 def add_row(values, columns, begin, end, constant, x, y, offset):
     """y = constant + the nonzeros begin … end - 1 of a row times x[:, offset:offset + len(y)]."""
     n = y.size

@@ -13,7 +13,7 @@ from thinwire.engine.column_kernels import TOGETHER, keep_tiles, n_jobs, spread,
 from thinwire.engine.exponential_kernels import LOG2_E, split_power
 from thinwire.engine.jit import inner, kernel, making
 from thinwire.engine.lanes import LANES, MAGNITUDE, new_state
-from thinwire.engine.product_kernels import add_row, clear, has_nonzero
+from thinwire.engine.product_kernels import add_row, clear, has_nonzero, is_constant
 
 IDENTITY, RELU, GELU = range(3)
 """Nonlinearities."""
@@ -110,25 +110,12 @@ def _varying_rows(columns, starts, x):
     """Which rows of a matrix have a product with x [in, n] that may differ from token to token: bool [rows]."""
     alike = np.empty(len(x), np.bool_)
     for i in range(len(x)):
-        alike[i] = _is_alike(x[i])
+        alike[i] = is_constant(x[i])
     varies = np.zeros(len(starts) - 1, np.bool_)
     for o in range(len(varies)):
         for i in range(starts[o], starts[o + 1]):
             varies[o] |= not alike[columns[i]]
     return varies
-
-
-@inner
-def _is_alike(row):
-    """Whether all numbers of a row are the same; looks at a stretch at a time."""
-    first = row[0]
-    for begin in range(0, len(row), LANES):
-        part, others = row[begin : min(len(row), begin + LANES)], 0
-        for t in range(len(part)):
-            others += np.int32(part[t] != first)
-        if others > 0:
-            return False
-    return True
 
 
 @making
