@@ -1,7 +1,11 @@
 """Attention over feature-major activations: the kernel, and the products that short texts take, against the pattern."""
 
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis.strategies import data, integers, sampled_from
 from torch import Tensor
 
 from thinwire.engine import attention as engine
@@ -92,12 +96,55 @@ def test_one_query_a_sequence(length: int, sink: Tensor | None) -> None:
     check(attend_by_feature(q, k, v, sink, last[:, None]), q, k, v, sink, last)
 
 
-def test_nan_goes_on_to_what_reads_it_alone() -> None:
+def test_nan_in_a_query_goes_on_to_its_output_alone() -> None:
     q, k, v = (x.detach() for x in heads(40, 4))
     q[1, 2, 7, 0] = torch.nan
     lost = attend_by_feature(q, k, v, None, standing(2, 40, 40)).isnan()
     assert lost[1, 2, 7].all()
     assert lost.sum() == 4
+
+
+@settings(max_examples=150, deadline=None)
+@given(data())
+def test_any_heads_and_queries(draw) -> None:
+    """Queries in any order, several at a place; channels that are zero, or the same everywhere; lengths about a loop."""
+
+    def pick(*choices: float) -> Any:
+        return draw.draw(sampled_from(choices))
+
+    n_heads, d_head, batch = pick(1, 3), pick(1, 2, 3, 8, 9), pick(1, 2)
+    length, n_queries = pick(1, 2, 31, 32, 33, 63, 65), pick(1, 3, 4, 5, 9, 33)
+    generator = torch.Generator().manual_seed(draw.draw(integers(0, 2**32)))
+    shapes = (n_queries, length, length)
+    leaves = []
+    for n in shapes:
+        x = 2 * torch.randn(n_heads, d_head, batch, n, generator=generator)
+        x *= torch.rand(x.shape, generator=generator) < pick(0.2, 1.0)
+        if pick(True, False):
+            x[0] = x[0, :, :, :1].clone()
+        if pick(True, False):
+            x[-1, : pick(1, d_head)] = 0
+        leaves.append(by_feature(x))
+    sink = torch.randn(n_heads, generator=generator).requires_grad_() if pick(True, False) else None
+    queries = torch.randint(length, (batch, n_queries), generator=generator)
+    leaves += [] if sink is None else [sink]
+    towards = some(normal(batch, n_heads, n_queries, d_head, seed=7), pick(0.3, 1.0), 8)
+    precise = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    ours = attend_by_feature(*leaves[:3], sink, queries)
+    twin = torch.cat(
+        [
+            attention_pattern(
+                precise[0][:, :, t : t + 1], precise[1], None if sink is None else precise[3], queries[:, t]
+            )
+            for t in range(n_queries)
+        ],
+        2,
+    )
+    twin = twin @ precise[2]
+    torch.testing.assert_close(ours.double(), twin, **CLOSE)
+    found = torch.autograd.grad(ours, leaves, towards)
+    for mine, theirs in zip(found, torch.autograd.grad(twin, precise, towards.double()), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, **CLOSE)
 
 
 def test_queries_in_any_order() -> None:

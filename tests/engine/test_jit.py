@@ -34,22 +34,32 @@ def test_a_kernel_is_read_again(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
-@pytest.mark.parametrize("left", [0, 100])
-def test_a_damaged_file_is_written_again(folder: Path, kind: str, left: int) -> None:
+@pytest.mark.parametrize("kept", [0, 100, "middle changed"])
+def test_a_damaged_file_is_written_again(folder: Path, kind: str, kept: int | str) -> None:
     doubled()
     (damaged,) = folder.rglob(f"*.{kind}")
-    damaged.write_bytes(damaged.read_bytes()[:left])
+    good = damaged.read_bytes()
+    middle = len(good) // 2
+    damaged.write_bytes(good[:kept] if isinstance(kept, int) else good[:middle] + bytes(64) + good[middle + 64 :])
     assert doubled() == ([2, 4], 0)
     assert doubled() == ([2, 4], 1)
 
 
-def test_compiling_is_said_once_and_reading_is_not(folder: Path, caplog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(double, "__module__", "thinwire.engine.double")
-    jit._say_once.cache_clear()
+def test_compiling_is_said_once_and_reading_is_not(folder: Path, caplog) -> None:
     with caplog.at_level(logging.INFO, logger="thinwire"):
-        doubled()
-        doubled()
-        assert [record.message[:9] for record in caplog.records] == ["Compiling"]
-        jit._say_once.cache_clear()
-        doubled()
-        assert len(caplog.records) == 1
+        for said in (1, 1, 1):
+            jit._compiling.cache_clear()
+            doubled()
+            assert [record.message[:9] for record in caplog.records] == ["Compiling"] * said
+
+
+def test_without_a_folder_every_process_compiles(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    def none(function) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(jit, "_Cache", none)
+    jit._compiling.cache_clear()
+    with caplog.at_level(logging.INFO, logger="thinwire"):
+        assert doubled() == ([2, 4], 0)
+        assert doubled() == ([2, 4], 0)
+    assert len(caplog.records) == 1

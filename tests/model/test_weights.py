@@ -282,11 +282,12 @@ def test_weights_of_another_shape_are_refused(saved: Path, changes: dict, named:
         load_weights(tiny_model(**changes), saved)
 
 
+@pytest.mark.parametrize("number", [torch.nan, 1e300])
 @pytest.mark.parametrize("name", [MATRIX, "bigram.weight"])
-def test_numbers_that_are_not_finite_are_refused(name: str, tmp_path: Path) -> None:
-    model = tiny_model(density=0.05)
+def test_numbers_that_are_not_finite_in_float32_are_refused(name: str, number: float, tmp_path: Path) -> None:
+    model = tiny_model(density=0.05).double()
     with torch.no_grad():
-        model.get_parameter(name).view(-1)[3] = torch.nan
+        model.get_parameter(name).view(-1)[3] = number
     save_weights(model, tmp_path / "a")
     with pytest.raises(UserError, match=f"not finite, in {name}"):
         load_weights(tiny_model(), tmp_path / "a")

@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     # Python has none for what was closed before it began, as with >&-
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    notes = logging.getLogger("thinwire")
+    notes.addHandler(_Notes())
+    notes.setLevel(logging.INFO)
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
@@ -53,10 +56,6 @@ class _Notes(logging.Handler):
 
 def run(argv: list[str]) -> int:
     """Run the command line; returns the exit code. Nothing that a user can cause leaves it as an exception."""
-    notes = logging.getLogger("thinwire")
-    if not notes.handlers:
-        notes.addHandler(_Notes())
-        notes.setLevel(logging.INFO)
     if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0 if argv else 2

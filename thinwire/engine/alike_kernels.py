@@ -19,9 +19,7 @@ def attend_alike(q, k, v, sink, queries, scale, out, log_sums, h, b):
     d_head = k.shape[1]
     running, summed = np.zeros(d_head, np.float32), 0
     for t in range(q.shape[3]):
-        n, score = queries[b, t] + 1, np.float32(0)
-        for d in range(d_head):
-            score += scale * q[h, d, b, t] * k[h, d, b, 0]
+        n, score = queries[b, t] + 1, _score(q, k, scale, h, b, t)
         if n < summed:
             running[:] = 0
             summed = 0
@@ -32,6 +30,15 @@ def attend_alike(q, k, v, sink, queries, scale, out, log_sums, h, b):
         summed = n
         if log_sums.size:
             log_sums[h, b, t] = most + np.float32(math.log(total))
+
+
+@inner
+def _score(q, k, scale, h, b, t):
+    """The score of a query with every key."""
+    score = np.float32(0)
+    for d in range(q.shape[1]):
+        score += scale * q[h, d, b, t] * k[h, d, b, 0]
+    return score
 
 
 @inner
@@ -65,10 +72,7 @@ def _weigh_alike(q, k, sink, queries, scale, log_sums, h, b, weights):
     """What each query gives every position that it sees."""
     for t in range(len(weights)):
         if sink.size:
-            score = np.float32(0)
-            for d in range(q.shape[1]):
-                score += scale * q[h, d, b, t] * k[h, d, b, 0]
-            weights[t] = np.float32(math.exp(score - log_sums[h, b, t]))
+            weights[t] = np.float32(math.exp(_score(q, k, scale, h, b, t) - log_sums[h, b, t]))
         else:
             weights[t] = np.float32(1) / np.float32(queries[b, t] + 1)
 
@@ -84,7 +88,7 @@ def _to_values(v, sink, queries, weights, grad, h, b, d_v, weighted, means, sums
         given, made, row = grad[h, d, b], weighted[d], v[h, d, b]
         for t in range(len(made)):
             made[t] = given[t] * weights[t]
-        _sum_behind(made, queries[b], d_v[h, d, b])
+        _sum_behind(given, weights, queries[b], d_v[h, d, b])
         moving[d] = sink.size > 0 or not is_constant(row)
         if moving[d]:
             total = np.float32(0)
@@ -97,6 +101,7 @@ def _to_values(v, sink, queries, weights, grad, h, b, d_v, weighted, means, sums
 
 @inner
 def _to_sink_and_queries(k, sink, queries, scale, log_sums, h, b, weights, means, d_q, d_sink):
+    """d_sink and d_q: a query gets something only because the sink takes a share."""
     for t in range(len(weights)):
         d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * means[t]
         left = means[t] * (np.float32(1) - np.float32(queries[b, t] + 1) * weights[t])
@@ -111,41 +116,27 @@ def _to_keys(q, v, queries, scale, h, b, weighted, weighted_means, moving, d_k, 
         row, made = q[h, e, b], d_k[h, e, b]
         if not has_nonzero(row):
             continue
-        _sum_products_behind(weighted_means, row, queries[b], sums)
+        _sum_behind(weighted_means, row, queries[b], sums)
         for s in range(len(made)):
             made[s] -= scale * sums[s]
         for d in range(len(moving)):
             if moving[d]:
-                _sum_products_behind(weighted[d], row, queries[b], sums)
+                _sum_behind(weighted[d], row, queries[b], sums)
                 read = v[h, d, b]
                 for s in range(len(made)):
                     made[s] += scale * read[s] * sums[s]
 
 
 @inner
-def _sum_behind(x, places, out):
-    """out[s] = Σ of x [n] over those whose places are s or later."""
-    clear(out)
-    for t in range(len(x)):
-        out[places[t]] += x[t]
-    _sum_from_the_end(out)
-
-
-@inner
-def _sum_products_behind(x, y, places, out):
-    """The same for x · y."""
+def _sum_behind(x, y, places, out):
+    """out[s] = Σ of x · y over those whose places are s or later."""
     clear(out)
     for t in range(len(x)):
         out[places[t]] += x[t] * y[t]
-    _sum_from_the_end(out)
-
-
-@inner
-def _sum_from_the_end(row):
     total = np.float32(0)
-    for s in range(len(row) - 1, -1, -1):
-        total += row[s]
-        row[s] = total
+    for s in range(len(out) - 1, -1, -1):
+        total += out[s]
+        out[s] = total
 
 
 @kernel

@@ -12,12 +12,12 @@ from numba import prange
 from thinwire.engine.alike_kernels import alike_backward, attend_alike, is_alike
 from thinwire.engine.exponential_kernels import exponentials, largest
 from thinwire.engine.jit import inner, summing
-from thinwire.engine.product_kernels import clear
+from thinwire.engine.product_kernels import clear, has_nonzero
 
 STRIDE = 32
 """Positions of whole loops, without a rest that would be done number by number."""
 BLOCK = 4
-"""Queries that are taken together; `_dots` and `_add_outer` are written for so many."""
+"""Queries that are taken together; `_dots`, `_add_outer` and `_add_row` are written for so many."""
 
 
 @summing
@@ -37,13 +37,13 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
             attend_alike(q, k, v, sink, queries, scale, out, log_sums, h, b)
         else:
             p, bits = np.empty((BLOCK, length), np.float32), np.empty(length, np.int32)
-            numbers = p.view(np.int32)
+            p_bits = p.view(np.int32)
             asked, made = np.empty((BLOCK, d_head), np.float32), np.empty((BLOCK, d_head), np.float32)
             channels, used = np.empty((BLOCK, d_head), np.int64), np.empty(BLOCK, np.int64)
             sizes, powers = np.empty(BLOCK, np.float32), bits.view(np.float32)
             for begin in range(0, q.shape[3], BLOCK):
                 _columns(q, h, b, begin, scale, asked, channels, used)
-                _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, numbers, bits, powers, sizes, log_sums)
+                _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums)
                 _dots(p, v, h, b, _furthest(queries, b, begin, length), made)
                 _write(made, sizes, out, h, b, begin)
 
@@ -65,7 +65,7 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v
         powers = bits.view(np.float32)
         for begin in range(0, q.shape[3], BLOCK):
             furthest = _furthest(queries, b, begin, length)
-            _columns(grad, h, b, begin, np.float32(1), given, channels, used)
+            _columns(grad, h, b, begin, np.float32(1), given, channels, used)  # most channels: which, does not matter
             _columns(q, h, b, begin, scale, asked, channels, used)
             _scores_together(given, v, h, b, furthest, d_p)
             for i in range(min(BLOCK, q.shape[3] - begin)):
@@ -86,12 +86,10 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v
 @inner
 def _is_zero(x, h, b):
     """Whether all channels of a head are zero at all positions of a sequence."""
-    nonzero = 0
-    for d in range(x.shape[1]):
-        row = x[h, d, b]
-        for s in range(len(row)):
-            nonzero += np.int32(row[s] != 0)
-    return nonzero == 0
+    for d in range(x.shape[1]):  # noqa: SIM110, numba knows no generators
+        if has_nonzero(x[h, d, b]):
+            return False
+    return True
 
 
 @inner
@@ -128,13 +126,13 @@ def _columns(x, h, b, begin, scale, out, channels, used):
 
 
 @inner
-def _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, numbers, bits, powers, sizes, log_sums):
+def _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums):
     """For a block of queries p = exp(scores - their maximum), zeros up to the furthest, and sizes = 1 / denominator."""
     furthest = _furthest(queries, b, begin, k.shape[3])
     for i in range(min(BLOCK, queries.shape[1] - begin)):
         row, n = p[i], queries[b, begin + i] + 1
         _scores(asked[i], channels[i], used[i], k, h, b, furthest, row)
-        most = largest(numbers[i], n, bits, powers)
+        most = largest(p_bits[i], n, bits, powers)
         most = max(most, sink[h]) if sink.size else most
         total = exponentials(row, bits, powers, n, furthest, most)
         total += np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0)
@@ -202,7 +200,8 @@ def _scores_together(weights, k, h, b, n, out):
 def _dots(p, x, h, b, n, out):
     """out[i, d] = Σ_s p[i, s] · x[h, d, b, s] over the first n positions, for a block of queries and every channel.
 
-    Two channels at a time, so that what is loaded is used twice and four times.
+    Two channels at a time, so that what is loaded is used twice and four times. x is to be finite, since positions that
+    a query does not see have weight zero.
     """
     d_head = x.shape[1]
     p0, p1, p2, p3 = p[0], p[1], p[2], p[3]
@@ -258,6 +257,7 @@ def _add_row(weights, d, p, out, h, b, n):
 
 @inner
 def _to_score_gradient(p, d_p, mean, n, out):
+    """out = the gradient of scores from the gradient of the weights p, whose mean under p is given."""
     for s in range(n):
         out[s] = p[s] * (d_p[s] - mean)
 

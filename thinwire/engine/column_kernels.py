@@ -40,6 +40,7 @@ def keep_columns(x, out, k, threads):
 
 @inner
 def _lay_out(x, begin, end, tiles):
+    """Spread a stretch of all rows."""
     for i in range(len(x)):
         spread(x[i, begin:end], tiles, i)
 
@@ -118,6 +119,7 @@ def pass_columns(kept, grad, out, k):
 
 @inner
 def _pass_tile(kept, grad, k, begin, end, nonzero, out):
+    """`pass_columns` for a tile; `nonzero` counts, and is given as zeros."""
     for i in range(len(kept)):
         row = kept[i, begin:end]
         for lane in range(len(row)):

@@ -18,14 +18,14 @@ TAYLOR = tuple(np.float32(math.log(2) ** i / math.factorial(i)) for i in range(7
 
 
 @inner
-def largest(p, n, bits, powers):
+def largest(p_bits, n, bits, powers):
     """The largest of the first n, given as the bits of floats; in integers, whose maxima vectorize.
 
     `bits` and `powers` are scratch, the same memory as int32 and float32.
     """
     most = np.int32(-MAGNITUDE)
     for s in range(n):
-        most = max(most, _ordered(p[s]))
+        most = max(most, _ordered(p_bits[s]))
     bits[0] = _ordered(most)
     return powers[0]
 

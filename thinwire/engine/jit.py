@@ -1,6 +1,7 @@
 """How CPU kernels are compiled: by numba, on first use, cached on disk, on as many threads as torch has."""
 
 import logging
+import pickle
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
@@ -10,8 +11,7 @@ from typing import Any
 import numba
 import torch
 from numba import config, njit
-from numba.core import event
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
 logger = logging.getLogger(__name__)
 SUMS = {"contract", "reassoc", "nsz"}
@@ -29,34 +29,49 @@ def _cache_folder() -> str:
     return str(own / "__pycache__" / f"kernels-{sources.hexdigest()[:16]}")
 
 
-class _Cache(FunctionCache):
-    """numba's cache, in which a damaged file counts as none and is written again."""
+class _Files(IndexDataCacheFile):
+    """numba's files of machine code, each with a checksum: what was damaged would crash the process."""
 
-    def _load_overload(self, sig: Any, target_context: Any) -> Any:
+    def _save_data(self, name: str, data: Any) -> None:
+        code = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(sha256(code).digest() + code)
+
+    def _load_data(self, name: str) -> Any:
+        stored = Path(self._data_path(name)).read_bytes()
+        digest, code = stored[: sha256().digest_size], stored[sha256().digest_size :]
+        return pickle.loads(code) if sha256(code).digest() == digest else None
+
+    def _load_index(self) -> Any:
         try:
-            return super()._load_overload(sig, target_context)
-        except Exception:  # damaged bytes raise anything
-            self.flush()
-            return None
+            return super()._load_index()
+        except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, ImportError, TypeError):
+            return {}  # damaged: all is compiled again
+
+
+class _Cache(FunctionCache):
+    """numba's cache, in which a damaged file counts as none; it says when there is something to compile."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        locator = self._impl.locator
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, locator.get_source_stamp())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        found = super().load_overload(sig, target_context)
+        return _compiling() if found is None else found
+
+
+class _NoCache(NullCache):
+    """Where no folder can be written: every process compiles for itself."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> None:
+        _compiling()
 
 
 @cache
-def _say_once() -> None:
+def _compiling() -> None:
     logger.info("Compiling kernels, once for this version: up to a minute.")
-
-
-class _Compilation(event.Listener):
-    """Says that kernels are being compiled, since that takes long; a kernel read from the cache is not."""
-
-    def on_start(self, event: event.Event) -> None:
-        if event.data["dispatcher"].py_func.__module__.startswith("thinwire."):  # pyright: ignore
-            _say_once()
-
-    def on_end(self, event: event.Event) -> None:
-        pass
-
-
-event.register("numba:compile", _Compilation())
 
 
 def _decorator(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -68,8 +83,8 @@ def _decorator(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         others, config.CACHE_DIR = config.CACHE_DIR, _cache_folder()  # pyright: ignore
         try:
             made._cache = _Cache(function)
-        except RuntimeError:  # no folder that could be written: every process compiles for itself
-            pass
+        except RuntimeError:  # numba found no folder
+            made._cache = _NoCache()
         finally:
             config.CACHE_DIR = others  # pyright: ignore
         return made

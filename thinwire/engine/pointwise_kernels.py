@@ -20,6 +20,7 @@ def rms_norm(x, gain, epsilon, out, scales):
 
 @inner
 def _norm_block(x, gain, epsilon, begin, end, out, scales):
+    """`rms_norm` for a block of tokens."""
     width, scale = x.shape[0], scales[begin:end]
     clear(scale)
     for i in range(width):
@@ -39,13 +40,13 @@ def rms_norm_backward(x, gain, scales, grad, d_x):
     """Gradient of `rms_norm` with respect to x [width, n]."""
     n = x.shape[1]
     for block in prange((n + TOKENS - 1) // TOKENS):
-        # how far the gradient goes along x, what the norm takes away
         along = np.zeros(TOKENS, np.float32)
         _norm_block_backward(x, gain, scales, grad, block * TOKENS, min(n, (block + 1) * TOKENS), along, d_x)
 
 
 @inner
 def _norm_block_backward(x, gain, scales, grad, begin, end, along, d_x):
+    """The same for a block of tokens; `along`, how far the gradient goes along x, is given as zeros."""
     width, scale = x.shape[0], scales[begin:end]
     for i in range(width):
         row, given, by = x[i, begin:end], grad[i, begin:end], gain[i]

@@ -14,6 +14,8 @@ ROWS = 16
 """Rows of the result that a thread takes at once."""
 TOKENS = 2048
 """Tokens that a thread takes at once."""
+STRETCH = 64
+"""Numbers that are looked at together."""
 
 
 @kernel
@@ -61,8 +63,8 @@ def clear(row):
 @inner
 def has_nonzero(row):
     """Whether any number of a row is not zero; looks at a stretch at a time."""
-    for begin in range(0, len(row), 64):
-        part, found = row[begin : min(len(row), begin + 64)], 0
+    for begin in range(0, len(row), STRETCH):
+        part, found = row[begin : min(len(row), begin + STRETCH)], 0
         for t in range(len(part)):
             found += np.int32(part[t] != 0)
         if found > 0:
@@ -72,10 +74,10 @@ def has_nonzero(row):
 
 @inner
 def is_constant(row):
-    """Whether all numbers of a row are the same; looks at a stretch at a time."""
+    """Whether all numbers of a row, one or more, are the same; looks at a stretch at a time."""
     first = row[0]
-    for begin in range(0, len(row), 64):
-        part, others = row[begin : min(len(row), begin + 64)], 0
+    for begin in range(0, len(row), STRETCH):
+        part, others = row[begin : min(len(row), begin + STRETCH)], 0
         for t in range(len(part)):
             others += np.int32(part[t] != first)
         if others > 0:

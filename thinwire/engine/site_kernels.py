@@ -62,7 +62,7 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, threads, out
     fixed_kept = np.zeros(rows, np.float32)
     fixed_kept[order[:sure]] = fixed[order[:sure]]
     competes = varies.copy()
-    competes[order[sure : max(sure, min(k, len(order)))]] = True
+    competes[order[sure:k]] = True
     competing = np.flatnonzero(competes)
     together = stretch_of(n, threads)
     groups = (n + together - 1) // together
@@ -102,6 +102,7 @@ def _make_row(o, values, columns, starts, bias, x, nonlinearity, begin, end, mad
 
 @inner
 def _lay_row(numbers, n, tiles, i):
+    """`spread` for the first n: here, where a slice is not counted."""
     spread(numbers[:n], tiles, i)
 
 
@@ -163,6 +164,7 @@ def pass_back(kept, before, grad, nonlinearity, short, out):
 
 @inner
 def _pass_row(i, kept, before, grad, nonlinearity, short, slope, bits, powers, out):
+    """`pass_back` for row i; `slope`, and `bits` and `powers` in one place, are scratch."""
     n = kept.shape[1]
     for begin in range(0, n, TOGETHER):
         end = min(n, begin + TOGETHER)

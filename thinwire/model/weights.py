@@ -105,14 +105,14 @@ class Rows:
 
 
 def load_weights(model: Transformer, path: Path) -> None:
-    """Fill a model from a file of `save_weights`. Raises UserError when it is damaged or of another shape."""
+    """Fill a model from a file of `save_weights`. Raises UserError if it is damaged, of another shape or not finite."""
     stored = _read(model, path)
     whole = {name: value.dense() if isinstance(value, Rows) else value for name, value in stored.items()}
     model.load_state_dict({name: value.float() for name, value in whole.items()}, assign=True)
 
 
 def _read(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
-    """What a file of `save_weights` holds for a model. Raises UserError when it is damaged or of another shape."""
+    """What a file of `save_weights` holds for a model. Raises UserError as `load_weights` does."""
     try:
         with safe_open(path, framework="pt") as file:
             shapes = json.loads((file.metadata() or {}).get("sparse", "{}"))
@@ -129,7 +129,7 @@ def _read(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise UserError(f"{path} does not fit the model: {differing[0]} is missing, extra or of another shape.")
     for name, value in stored.items():
-        if not (value.values if isinstance(value, Rows) else value).isfinite().all():
+        if not (value.values if isinstance(value, Rows) else value).float().isfinite().all():
             raise UserError(f"{path} holds numbers that are not finite, in {name}; export or train the model again.")
     return stored
 

@@ -134,7 +134,7 @@ def joined() -> Iterator[Ranks]:
         try:
             ranks = Ranks(dist.get_rank(), dist.get_world_size(), "ddp")
             yield ranks
-            ranks.wait()  # rank 0 holds what the others take their leave through
+            ranks.wait()  # rank 0 hosts the store that all need to leave the group
         except (UserError, KeyboardInterrupt, SystemExit):
             dist.destroy_process_group()
             raise
