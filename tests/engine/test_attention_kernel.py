@@ -107,7 +107,7 @@ def test_nan_in_a_query_goes_on_to_its_output_alone() -> None:
 @settings(max_examples=150, deadline=None)
 @given(data())
 def test_any_heads_and_queries(draw) -> None:
-    """Queries in any order, several at a place; channels that are zero, or the same everywhere; lengths about a loop."""
+    """Queries in any order, some at one place; channels that are zero, or the same everywhere; lengths about a loop."""
 
     def pick(*choices: float) -> Any:
         return draw.draw(sampled_from(choices))
