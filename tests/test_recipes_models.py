@@ -145,6 +145,11 @@ def test_twin_trains_at_the_rate_of_the_sparse_run_while_dense() -> None:
         assert twin.steps == 30
 
 
+def test_twin_of_a_sparsely_computed_run_is_dense() -> None:
+    twin = RECIPE.dense_twin(RUN.replace(compute="sparse", density=1 / 64), 30)
+    assert (twin.compute, twin.density) == ("dense", 1.0)
+
+
 @pytest.mark.parametrize("first", [20, 800, 40_000])
 @pytest.mark.parametrize("power", [0.2, 0.5, 1.0])
 def test_search_finds_steps_of_equal_loss(first: int, power: float) -> None:

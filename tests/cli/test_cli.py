@@ -1,12 +1,13 @@
 """Every verb on a tiny workspace: what it answers, what it writes, what it reuses."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 from cli_workspace import DATA, PRUNE, TASK, TRAIN, VERIFY, Thinwire, stamps
 
-from thinwire.cli.main import VERBS
+from thinwire.cli.main import VERBS, main
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "tasks list", "tasks show", "tasks score"])
@@ -24,6 +25,16 @@ def test_overview(thinwire: Thinwire) -> None:
         assert max(map(len, ran.out.splitlines())) <= 80
     assert thinwire().code == 2
     assert thinwire("--version").out.startswith("thinwire 0")
+
+
+def test_notes_of_the_library_are_lines_of_stderr(capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    library = logging.getLogger("thinwire")
+    monkeypatch.setattr(library, "handlers", [])
+    monkeypatch.setattr(library, "level", library.level)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    logging.getLogger("thinwire.engine.jit").info("Compiling kernels.")
+    assert capsys.readouterr().err == "Compiling kernels.\n"
 
 
 def test_data(finished: Path, thinwire: Thinwire) -> None:
