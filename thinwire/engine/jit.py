@@ -1,7 +1,6 @@
 """How CPU kernels are compiled: by numba, on first use, cached on disk, on as many threads as torch has."""
 
 import logging
-import pickle
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
@@ -30,23 +29,28 @@ def _cache_folder() -> str:
 
 
 class _Files(IndexDataCacheFile):
-    """numba's files of machine code, each with a checksum: what was damaged would crash the process."""
+    """numba's files of machine code, each with a checksum beside it: what was damaged would crash the process."""
 
     def _save_data(self, name: str, data: Any) -> None:
-        code = self._dump(data)
-        with self._open_for_write(self._data_path(name)) as file:
-            file.write(sha256(code).digest() + code)
+        super()._save_data(name, data)
+        with self._open_for_write(self._checksum(name)) as file:
+            file.write(self._digest(name))
 
     def _load_data(self, name: str) -> Any:
-        stored = Path(self._data_path(name)).read_bytes()
-        digest, code = stored[: sha256().digest_size], stored[sha256().digest_size :]
-        return pickle.loads(code) if sha256(code).digest() == digest else None
+        intact = Path(self._checksum(name)).read_bytes() == self._digest(name)
+        return super()._load_data(name) if intact else None
 
     def _load_index(self) -> Any:
         try:
             return super()._load_index()
-        except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, ImportError, TypeError):
-            return {}  # damaged: all is compiled again
+        except Exception:  # damaged bytes raise anything; all is compiled again
+            return {}
+
+    def _checksum(self, name: str) -> str:
+        return self._data_path(name) + ".sha256"
+
+    def _digest(self, name: str) -> bytes:
+        return sha256(Path(self._data_path(name)).read_bytes()).digest()
 
 
 class _Cache(FunctionCache):
