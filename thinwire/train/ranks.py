@@ -4,6 +4,7 @@ Every rank runs the same program on its share of each batch. Rank 0 alone writes
 for it at the next thing they do together. What goes wrong on one rank goes wrong on all, in the same words.
 """
 
+import gc
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -140,3 +141,4 @@ def joined() -> Iterator[Ranks]:
             raise
         # after any other error the ranks are out of step, and taking leave of each other may take for ever
         dist.destroy_process_group()
+        gc.collect()  # wrapped modules hold groups, whose threads should end before the interpreter does
