@@ -1,10 +1,11 @@
 """Train, or finish, a weight-sparse model and its dense twin of equal validation loss, and ship both.
 
 usage: .venv/bin/python recipes/models.py --name NAME [--preset PRESET | --config FILE] [--dense-rate RATE]
-           [--work DIR] [--device DEVICE] [--json]
+           [--dense-width N] [--work DIR] [--device DEVICE] [--json]
 
 1. Tokens in WORK/tokens, the sparse model in WORK/sparse (WORK is runs/NAME-release unless --work is given).
-2. Dense models of the same shape in WORK/dense-RATE-STEPS, each trained for other many steps, until one has the loss.
+2. Dense models in WORK/dense-WIDTH-RATE-STEPS, each trained for other many steps, until one has the loss. They are as
+   wide as the sparse one unless --dense-width says otherwise: a narrow one of equal loss has fewer wires to prune.
 3. Both to models/NAME and models/NAME-dense, with a card each; scores and losses to docs/results/models.json.
 
 Every step reuses what is finished and resumes what was interrupted: the same command again goes on where it stopped.
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument(
         "--dense-rate", type=float, help="learning rate of the twin; its own best one is the fair choice"
     )
+    parser.add_argument("--dense-width", type=int, help="d_model of the twin; by default that of the sparse model")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
@@ -88,10 +90,12 @@ def main() -> None:
     command = f".venv/bin/python recipes/models.py --name {shlex.quote(args.name)} "
     command += f"--config {shlex.quote(str(args.config))}" if args.config else f"--preset {args.preset}"
     command += "" if args.dense_rate is None else f" --dense-rate {args.dense_rate:g}"
+    command += "" if args.dense_width is None else f" --dense-width {args.dense_width}"
     command += "" if args.device == "cpu" else f" --device {args.device}"
     try:  # what was saved before an interruption or a mistake is reused by the next call
         data = DataConfig(vocab_size=sparse.model.vocab_size)
-        rows = release(sparse, data, places, command, args.device, args.dense_rate)
+        twin = dense_twin(sparse, args.dense_rate, args.dense_width)
+        rows = release(sparse, twin, data, places, command, args.device)
     except UserError as error:
         sys.exit(f"models.py: {error}")
     except KeyboardInterrupt:
@@ -103,11 +107,11 @@ def main() -> None:
 
 
 def release(
-    config: TrainConfig, data: DataConfig, places: Places, command: str, device: str = "cpu", rate: float | None = None
+    config: TrainConfig, twin: TrainConfig, data: DataConfig, places: Places, command: str, device: str = "cpu"
 ) -> list[dict[str, Any]]:
     """Train and ship the sparse model of `config` and its dense twin; returns a row each, as the results file has them.
 
-    `rate` is the learning rate of the twin; by default that of the sparse run while it is still dense.
+    The steps of `twin` are chosen so that the losses agree.
 
     Raises UserError when no dense model of equal loss is found.
     """
@@ -124,15 +128,11 @@ def release(
     target = loss_of(config, "sparse")
     first = max(1, round(FIRST * config.steps))
 
-    def place_of(twin: TrainConfig) -> str:
-        return f"dense-{twin.learning_rate:g}-{twin.steps}"
+    def place_of(steps: int) -> str:
+        return f"dense-{twin.model.d_model}-{twin.learning_rate:g}-{steps}"
 
-    def loss_after(steps: int) -> float:
-        twin = dense_twin(config, steps, rate)
-        return loss_of(twin, place_of(twin))
-
-    steps = match(target, loss_after, first, SEARCHED)
-    sources = {places.name: "sparse", places.dense_name: place_of(dense_twin(config, steps, rate))}
+    steps = match(target, lambda steps: loss_of(twin.replace(steps=steps), place_of(steps)), first, SEARCHED)
+    sources = {places.name: "sparse", places.dense_name: place_of(steps)}
     shipped = {
         name: ship(places.work / source, tokens, places.models / name, device) for name, source in sources.items()
     }
@@ -147,13 +147,13 @@ def release(
     return rows
 
 
-def dense_twin(sparse: TrainConfig, steps: int, rate: float | None = None) -> TrainConfig:
-    """The same shape and loop without sparsity, at `rate`, or at that of the sparse run while it is still dense."""
-    model = sparse.model.replace(active_fraction=1.0, active_residual=False)
+def dense_twin(sparse: TrainConfig, rate: float | None = None, width: int | None = None) -> TrainConfig:
+    """The same loop without sparsity: as wide or `width`, at `rate` or that of the sparse run while still dense."""
+    model = sparse.model.replace(active_fraction=1.0, active_residual=False, d_model=width or sparse.model.d_model)
     if rate is None:
         rate = sparse.learning_rate * (sparse.density**0.5 if sparse.l0_factor == "final" else 1.0)
     plain = {"density": 1.0, "floor": 0, "sparsity": "topk", "sparsity_options": {}, "compute": "dense"}
-    return sparse.replace(model=model, learning_rate=rate, steps=steps, **plain)
+    return sparse.replace(model=model, learning_rate=rate, **plain)
 
 
 def match(target: float, loss_at: Callable[[int], float], first: int, tolerance: float) -> int:
@@ -235,8 +235,8 @@ def card(row: dict[str, Any], twin: dict[str, Any], places: Places, tokens: Toke
         count = f"{row['nonzeros']:,} of its {row['entries']:,} weights are not zero"
         what = f"A weight-sparse transformer ({size}) trained on Python: {count}, and a table of bigrams."
     else:
-        what = f"The dense twin of `{twin['name']}`: the same shape ({size}) without sparsity of weights or\n"
-        what += "activations, trained by the same loop on the same tokens until its validation loss was the same."
+        what = f"The dense twin of `{twin['name']}` ({size}): without sparsity of weights or activations,\n"
+        what += "trained by the same loop on the same tokens until its validation loss was the same."
     compared = {"validation loss": "val_loss"} | {f"of which {part}": part for part in row["val_losses"]}
     losses = [
         f"| {said} | " + " | ".join(f"{(one | one['val_losses'])[key]:.4f}" for one in (row, twin)) + " |"

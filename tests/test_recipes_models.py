@@ -39,6 +39,7 @@ def imported() -> Any:
 
 
 RECIPE = imported()
+TWIN = RECIPE.dense_twin(RUN)
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
@@ -55,7 +56,7 @@ def places(root: Path) -> Any:
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the recipe leaves; not to be written in."""
     root = tmp_path_factory.mktemp("release")
-    RECIPE.release(RUN, DATA, places(root), "make toy")
+    RECIPE.release(RUN, TWIN, DATA, places(root), "make toy")
     return root
 
 
@@ -106,7 +107,7 @@ def test_results_and_cards_say_what_the_files_hold(released: Path) -> None:
 def test_the_same_again_trains_and_ships_nothing(released: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(released, tmp_path / "copy"))
     before = stamps(root / "work") | stamps(root / "models")
-    RECIPE.release(RUN, DATA, places(root), "make toy")
+    RECIPE.release(RUN, TWIN, DATA, places(root), "make toy")
     after = stamps(root / "work") | stamps(root / "models")
     assert {name for name in after if after[name] != before.get(name)} == {"toy/README.md", "toy-dense/README.md"}
 
@@ -120,7 +121,7 @@ def test_goes_on_where_it_was_stopped(released: Path, tmp_path: Path) -> None:
     shutil.rmtree(root / "models")
     shutil.rmtree(root / "docs")
     kept = stamps(root / "work")
-    again = RECIPE.release(RUN, DATA, places(root), "make toy")
+    again = RECIPE.release(RUN, TWIN, DATA, places(root), "make toy")
     assert [row["id"] for row in again] == [row["id"] for row in rows]
     assert stamps(root / "work").items() >= kept.items()
 
@@ -131,7 +132,7 @@ def test_other_models_keep_their_results_while_they_are_there(released: Path, tm
     rows = json.loads(results.read_text())["models"]
     shutil.copytree(root / "models/toy", root / "models/older")
     results.write_text(json.dumps({"models": [{"name": "older"}, {"name": "gone"}, *rows]}))
-    RECIPE.release(RUN, DATA, places(root), "make toy")
+    RECIPE.release(RUN, TWIN, DATA, places(root), "make toy")
     assert [row["name"] for row in json.loads(results.read_text())["models"]] == ["older", "toy", "toy-dense"]
 
 
@@ -140,14 +141,19 @@ def test_twin_trains_at_the_rate_of_the_sparse_run_while_dense() -> None:
 
     for rule in ("final", "absolute", "off"):
         sparse = RUN.replace(l0_factor=rule, warmup=0, decay="none", anneal_start=0.5, anneal_stop=0.9)
-        twin = RECIPE.dense_twin(sparse, 30)
+        twin = RECIPE.dense_twin(sparse)
         assert learning_rate_at(0, twin) == pytest.approx(learning_rate_at(0, sparse))
-        assert twin.steps == 30
 
 
 def test_twin_of_a_sparsely_computed_run_is_dense() -> None:
-    twin = RECIPE.dense_twin(RUN.replace(compute="sparse", density=1 / 64), 30)
+    twin = RECIPE.dense_twin(RUN.replace(compute="sparse", density=1 / 64))
     assert (twin.compute, twin.density) == ("dense", 1.0)
+
+
+def test_twin_may_be_narrower() -> None:
+    twin = RECIPE.dense_twin(RUN.replace(model=RUN.model.replace(d_model=64)), 0.004, RUN.model.d_model)
+    assert twin.model == TWIN.model
+    assert twin.learning_rate == 0.004
 
 
 @pytest.mark.parametrize("first", [20, 800, 40_000])
@@ -175,4 +181,4 @@ def test_search_gives_up_in_one_sentence() -> None:
 def test_refuses_tokens_of_another_vocabulary(tmp_path: Path) -> None:
     build(DATA, tmp_path / "work/tokens")
     with pytest.raises(UserError, match="vocabulary"):
-        RECIPE.release(RUN.replace(model=SHAPE), DATA, places(tmp_path), "make toy")
+        RECIPE.release(RUN.replace(model=SHAPE), TWIN, DATA, places(tmp_path), "make toy")

@@ -1,5 +1,6 @@
 """Causal attention on feature-major activations, as an operator."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, wante
     out, log_sums = torch.empty(heads, d_head, batch, n), torch.empty((heads, batch, n) if wanted else (0, 0, 0))
     use_threads()
     given = [_numbers(x) for x in (q, k, v, sink)]
-    attention_kernels.attend(*given, queries.contiguous().numpy(), _scale(d_head), out.numpy(), log_sums.numpy())
+    attention_kernels.attend(
+        *given, queries.contiguous().numpy(), np.float32(d_head**-0.5), out.numpy(), log_sums.numpy()
+    )
     return out, log_sums
 
 
@@ -62,16 +65,14 @@ def _attend_backward(
     given = [_numbers(x) for x in (q, k, v, sink)]
     rest = [_numbers(x) for x in (log_sums, grad)]
     made = [x.numpy() for x in (d_q, d_k, d_v, d_sink)]
-    attention_kernels.attend_backward(*given, queries.contiguous().numpy(), _scale(q.shape[1]), *rest, *made)
+    attention_kernels.attend_backward(
+        *given, queries.contiguous().numpy(), np.float32(q.shape[1] ** -0.5), *rest, *made
+    )
     return d_q, d_k, d_v, d_sink.sum(1)[: len(sink)]
 
 
 def _numbers(x: Tensor):
     return x.detach().float().contiguous().numpy()
-
-
-def _scale(d_head: int):
-    return torch.tensor(d_head**-0.5).numpy()[()]
 
 
 @attend.register_fake

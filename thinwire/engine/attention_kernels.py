@@ -38,14 +38,18 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
         else:
             p, bits = np.empty((BLOCK, length), np.float32), np.empty(length, np.int32)
             p_bits = p.view(np.int32)
-            asked, made = np.empty((BLOCK, d_head), np.float32), np.empty((BLOCK, d_head), np.float32)
+            asking, means = np.empty((BLOCK, d_head), np.float32), np.empty((BLOCK, d_head), np.float32)
             channels, used = np.empty((BLOCK, d_head), np.int64), np.empty(BLOCK, np.int64)
             sizes, powers = np.empty(BLOCK, np.float32), bits.view(np.float32)
             for begin in range(0, q.shape[3], BLOCK):
-                _columns(q, h, b, begin, scale, asked, channels, used)
-                _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums)
-                _dots(p, v, h, b, _furthest(queries, b, begin, length), made)
-                _write(made, sizes, out, h, b, begin)
+                n = min(BLOCK, q.shape[3] - begin)
+                furthest = _furthest(queries, b, begin, length)
+                _columns(q, h, b, begin, scale, asking, channels, used)
+                for i in range(n):
+                    _scores(asking[i], channels[i], used[i], k, h, b, furthest, p[i])
+                _weigh(n, furthest, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums)
+                _dots(p, v, h, b, furthest, means)
+                _write(means, sizes, out, h, b, begin)
 
 
 @summing
@@ -59,28 +63,28 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v
             continue
         p, d_s = np.zeros((BLOCK, length), np.float32), np.zeros((BLOCK, length), np.float32)
         d_p, bits = np.empty((BLOCK, length), np.float32), np.empty(length, np.int32)
-        asked, given = np.empty((BLOCK, d_head), np.float32), np.empty((BLOCK, d_head), np.float32)
+        asking, d_means = np.empty((BLOCK, d_head), np.float32), np.empty((BLOCK, d_head), np.float32)
         channels, used = np.empty((BLOCK, d_head), np.int64), np.empty(BLOCK, np.int64)
-        made, sizes = np.empty((BLOCK, d_head), np.float32), np.full(BLOCK, scale, np.float32)
+        d_asking, sizes = np.empty((BLOCK, d_head), np.float32), np.full(BLOCK, scale, np.float32)
         powers = bits.view(np.float32)
         for begin in range(0, q.shape[3], BLOCK):
             furthest = _furthest(queries, b, begin, length)
-            _columns(grad, h, b, begin, np.float32(1), given, channels, used)  # most channels: which, does not matter
-            _columns(q, h, b, begin, scale, asked, channels, used)
-            _scores_together(given, v, h, b, furthest, d_p)
+            _columns(grad, h, b, begin, np.float32(1), d_means, channels, used)  # most channels: which, does not matter
+            _columns(q, h, b, begin, scale, asking, channels, used)
+            _scores_together(d_means, v, h, b, furthest, d_p)
             for i in range(min(BLOCK, q.shape[3] - begin)):
                 t = begin + i
                 n = queries[b, t] + 1
-                _scores(asked[i], channels[i], used[i], k, h, b, furthest, p[i])
+                _scores(asking[i], channels[i], used[i], k, h, b, furthest, p[i])
                 exponentials(p[i], bits, powers, n, furthest, log_sums[h, b, t])
                 mean = _dot(p[i], d_p[i], furthest)
                 if sink.size:
                     d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * mean
                 _to_score_gradient(p[i], d_p[i], mean, furthest, d_s[i])
-            _dots(d_s, k, h, b, furthest, made)
-            _write(made, sizes, d_q, h, b, begin)
-            _add_outer(given, p, d_v, h, b, furthest)
-            _add_outer(asked, d_s, d_k, h, b, furthest)
+            _dots(d_s, k, h, b, furthest, d_asking)
+            _write(d_asking, sizes, d_q, h, b, begin)
+            _add_outer(d_means, p, d_v, h, b, furthest)
+            _add_outer(asking, d_s, d_k, h, b, furthest)
 
 
 @inner
@@ -126,15 +130,16 @@ def _columns(x, h, b, begin, scale, out, channels, used):
 
 
 @inner
-def _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums):
-    """For a block of queries p = exp(scores - their maximum), zeros up to the furthest, and sizes = 1 / denominator."""
-    furthest = _furthest(queries, b, begin, k.shape[3])
-    for i in range(min(BLOCK, queries.shape[1] - begin)):
-        row, n = p[i], queries[b, begin + i] + 1
-        _scores(asked[i], channels[i], used[i], k, h, b, furthest, row)
+def _weigh(block, furthest, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums):
+    """Replace the scores p of a block of queries by exp(p - their maximum), zeros up to the furthest.
+
+    sizes = 1 / denominator.
+    """
+    for i in range(block):
+        n = queries[b, begin + i] + 1
         most = largest(p_bits[i], n, bits, powers)
         most = max(most, sink[h]) if sink.size else most
-        total = exponentials(row, bits, powers, n, furthest, most)
+        total = exponentials(p[i], bits, powers, n, furthest, most)
         total += np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0)
         sizes[i] = np.float32(1) / total
         if log_sums.size:
@@ -142,13 +147,13 @@ def _weigh(asked, channels, used, k, sink, queries, h, b, begin, p, p_bits, bits
 
 
 @inner
-def _write(made, sizes, out, h, b, begin):
-    """out[h, :, b, begin:] = made [block, d_head], each query times its size."""
+def _write(block, sizes, out, h, b, begin):
+    """out[h, :, b, begin:] = block [query, d_head], each query times its size."""
     n = min(BLOCK, out.shape[3] - begin)
     for d in range(out.shape[1]):
         row = out[h, d, b, begin : begin + n]
         for i in range(n):
-            row[i] = made[i, d] * sizes[i]
+            row[i] = block[i, d] * sizes[i]
 
 
 @inner

@@ -1,5 +1,6 @@
 """RMSNorm, and holding nodes at constants, on feature-major activations, as operators."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     out, scales = torch.empty_like(rows), torch.empty(rows.shape[1])
     use_threads()
     pointwise_kernels.rms_norm(
-        rows.numpy(), gain.detach().float().numpy(), _number(epsilon), out.numpy(), scales.numpy()
+        rows.numpy(), gain.detach().float().numpy(), np.float32(epsilon), out.numpy(), scales.numpy()
     )
     return activations(out, x.shape[:-1]), scales
 
@@ -43,10 +44,6 @@ def _rms_norm_gain_gradient(x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
     use_threads()
     pointwise_kernels.rms_norm_gain_gradient(features(x).numpy(), scales.numpy(), features(grad).numpy(), out.numpy())
     return out
-
-
-def _number(value: float):
-    return torch.tensor(value).numpy()[()]
 
 
 def _like_features(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from thinwire.engine.jit import kernel
+from thinwire.engine.site_kernels import GELU, RELU
 
 WHOLE, ASKED, LAST = 0, 1, 2
 """Where a step runs: at all positions; at all, but answering the last one's query alone; at the last one alone."""
@@ -43,7 +44,7 @@ class Program(NamedTuple):
     map_starts: np.ndarray  # [map + 1]
     map_nodes: np.ndarray  # [map, 2]
     map_selects: np.ndarray  # [map]
-    map_activation: np.ndarray  # [map] 0 for none, 1 for relu, 2 for gelu
+    map_nonlinearity: np.ndarray  # [map] IDENTITY, RELU or GELU
     channel: np.ndarray  # [row]
     base: np.ndarray  # [table, row] bias and all constants; table t is for position t where there is more than one
     bar: np.ndarray  # [table, row] magnitude of the constant to beat with as many varying ones ahead as rows before
@@ -184,7 +185,7 @@ def _map(p, m, first, length, source, values, level, size):
             if x != 0:  # AbsTopK has zeroed most
                 for wire in range(p.wire_starts[column], p.wire_starts[column + 1]):
                     level[p.wire_row[wire]] += x * p.wire_weight[wire]
-        _activate(level, p.map_activation[m])
+        _activate(level, p.map_nonlinearity[m])
         for r in range(level.size):
             size[r] = abs(level[r])
         for node in range(first_node, end_node):
@@ -194,11 +195,11 @@ def _map(p, m, first, length, source, values, level, size):
 
 
 @inlined
-def _activate(level, activation):
-    if activation == 1:
+def _activate(level, nonlinearity):
+    if nonlinearity == RELU:
         for r in range(level.size):
             level[r] = max(level[r], np.float32(0))
-    elif activation == 2:
+    elif nonlinearity == GELU:
         for r in range(level.size):
             level[r] *= 0.5 * (1 + math.erf(level[r] * math.sqrt(0.5)))
 

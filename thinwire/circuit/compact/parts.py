@@ -12,16 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from thinwire.circuit.edges import MATRICES, by_site, keep_masks, matrix_name
+from thinwire.engine.sites import FUNCTIONS, Nonlinearity
 from thinwire.model.sparse import nonzeros
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site
 
-ACTIVATIONS = {"relu": 1, "gelu": 2}
-"""Numbers of nonlinearities in the kernel."""
 Span = tuple[int, int]
 """The kept nodes of a site: the place of the first among the circuit's nodes, and the one after the last."""
 Pair = tuple[int, int, float, float]
@@ -60,7 +58,7 @@ class Map:
     weights: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     """float32 [row, source]"""
     sources: Sequence[int] = ()
-    activation: int = 0
+    nonlinearity: Nonlinearity = "identity"
 
 
 @dataclass(frozen=True)
@@ -187,12 +185,12 @@ class Compiler:
         weights = torch.zeros(len(rows), len(kept))
         columns = torch.searchsorted(torch.tensor(kept, dtype=torch.int64), wires.columns)
         weights[torch.searchsorted(rows, wires.rows), columns] = plain(wires.values)
-        activation = ACTIVATIONS[self.config.activation] if target.kind == "mlp.post_act" else 0
-        fixed = (torch.clone, F.relu, F.gelu)[activation](constant[:, rest])
+        nonlinearity = self.config.activation if target.kind == "mlp.post_act" else "identity"
+        fixed = FUNCTIONS[nonlinearity](constant[:, rest])
         bars = None if k is None else bars_of(fixed, rest, k, len(rows))
         weights = torch.cat([weights, more[:, rows].T], 1)
         places = range(*(sources or self.span(source)))
-        return Map(self.span(target), rows, constant[:, rows], bars, weights, places, activation)
+        return Map(self.span(target), rows, constant[:, rows], bars, weights, places, nonlinearity)
 
     def heads(self, point: int) -> list[Head]:
         """The heads of a sublayer; none of an MLP, nor where attention writes nothing that is kept."""

@@ -7,6 +7,7 @@ import torch
 
 from thinwire.circuit.compact.kernel import ASKED, LAST, OUT, WHOLE, Program
 from thinwire.circuit.compact.parts import Compiler, Head, Map, Read
+from thinwire.engine.sites import CODES
 
 
 def flatten(made: Compiler) -> tuple[list[Read], Program]:
@@ -72,7 +73,7 @@ def _maps(maps: list[Map]) -> dict[str, np.ndarray]:
         "map_starts": starts,
         "map_nodes": _integers([found.nodes for found in maps]).reshape(-1, 2),
         "map_selects": np.array([found.bars is not None for found in maps], bool),
-        "map_activation": _integers([found.activation for found in maps]),
+        "map_nonlinearity": _integers([CODES[found.nonlinearity] for found in maps]),
         "channel": np.array([*chain(*(found.channels.tolist() for found in maps))], np.int32),
         "base": base,
         "bar": bar,
