@@ -1,8 +1,9 @@
 """The engine against the dense path: `python benchmarks/engine.py [--json] [--only PART ...] [--out FILE [--docs]]`.
 
-One run, ratios. The plain path is what the released code computes: fp32 products, `torch.topk` for AbsTopK, library
-attention, all positions of every layer. Our own dense path has this package's AbsTopK and attention, bf16 where the
-machine computes it natively, and runs the last layer at the last tokens alone. Parts:
+Ratios, of contenders that take turns. The plain path is what the released code computes: fp32 products, `torch.topk`
+for AbsTopK, library attention, all positions of every layer. Our own dense path has this package's AbsTopK and
+attention, bf16 where the machine computes it natively, and runs the last layer at the last tokens alone. Parts that are
+not measured now stay in --out, if they are of the same machine, layers and width. Parts:
 
 * forward: 256 tokens through 8 layers of width 2048 with one weight in 1024; the weights' size in memory and on disk
 * prune: forward and backward to masks, 8 pairs of 256 tokens, of that model
@@ -43,8 +44,6 @@ TOKENS, PAIRS = 256, 8
 SHIPPED = "python-2x256"
 TASKS = ("single_double_quote", "bracket_counting")
 TRIALS, SHIPPED_PAIRS = 8, 16
-TRAINING = Path(__file__).parent.parent / "docs" / "results" / "sparse_training.json"
-"""What `benchmarks/sparse_training.py`, which takes half an hour, has measured."""
 KEPT_LATE = 0.02
 """Part of the nodes that is left after a few dozen steps of a run of hundreds: see LOG.md."""
 PROMPTS = 128
@@ -117,29 +116,29 @@ def prune(dense: Transformer, plain: Transformer, sparse: Transformer, rounds: i
         means = means_of(sparse, pairs)
     config = PruneConfig(calibrated=False)  # the best calibration of random margins ignores them: no gradient
     given = means, pairs, config, 1
+    late = mask_step(sparse, *given, whole=False, kept=KEPT_LATE)
     found = compared(
         {
             "plain": mask_step(plain, *given, whole=True),
             "dense": mask_step(dense, *given, whole=False),
             "sparse": mask_step(sparse, *given, whole=False),
+            "late": late,
         },
         rounds,
     )
-    late = mask_step(sparse, *given, whole=False, kept=KEPT_LATE)
-    seconds = in_turns({"sparse": late}, rounds, 1)
-    took: dict[str, float] = found["milliseconds"]  # pyright: ignore
-    took |= milliseconds({"sparse, late": seconds["sparse"]})
-    return found | {"late_speedup": took["plain"] / took["sparse, late"], "late_shares": shares(late)}
+    return found | {"kept_late": KEPT_LATE, "late_shares": shares(late)}
 
 
 def compared(steps: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, object]:
     """Times of mask steps, their ratios, and how alike the gradients of the sparse and our dense one are."""
     seconds = in_turns(steps, rounds, 1)
+    late = {"late_speedup": seconds["plain"] / seconds["late"]} if "late" in seconds else {}
     cosine = torch.cosine_similarity(steps["dense"](), steps["sparse"]()).min().item()
     return {
         "milliseconds": milliseconds(seconds),
         "speedup": seconds["plain"] / seconds["sparse"],
         "over_dense": seconds["dense"] / seconds["sparse"],
+        **late,
         "gradient_cosine": cosine,
         "shares": shares(steps["sparse"]),
     }
@@ -226,9 +225,12 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     hold_freed_memory()
+    setting = {"machine": machine(), "layers": args.layers, "width": args.width}
     found: dict[str, dict] = {}
     if args.out and args.out.exists():
-        found = json.loads(args.out.read_text())["parts"]  # those that are not measured now stay
+        before = json.loads(args.out.read_text())
+        if setting.items() <= before.items():
+            found = before["parts"]
     if "shipped" in args.only:
         found["shipped"] = shipped(args.rounds)
         show("shipped", found["shipped"])
@@ -248,9 +250,7 @@ def main() -> None:
         "circuit_speedup": ("circuit", "circuit_speedup"),
     }
     summary = {key: found[part][name] for key, (part, name) in keys.items() if part in found}
-    if TRAINING.exists():
-        summary["train_to_loss_speedup"] = json.loads(TRAINING.read_text())["train_to_loss_speedup"]
-    result = {**summary, "parts": found, "machine": machine()}
+    result = {**summary, **setting, "parts": found}
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
         if args.docs:

@@ -12,24 +12,21 @@ LARGE = "8 layers × 2048, one weight in 1024"
 def table(result: Mapping[str, Any]) -> str:
     """The tables of the page, in Markdown, of what a whole run wrote."""
     parts, machine_ = result["parts"], result["machine"]
-    rows = [(f"256 tokens, {LARGE}", parts["forward"], "forward_speedup", "forward_over_dense")]
-    rows += [(f"a pruning step of 8 pairs × 256 tokens, {LARGE}", parts["prune"], "speedup", "over_dense")]
+    prune, step = parts["prune"], f"a pruning step of 8 pairs × 256 tokens, {LARGE}"
+    rows = [(f"256 tokens, {LARGE}", parts["forward"], "sparse"), (step, prune, "sparse")]
+    rows += [(f"{step}, late in a run: {prune['kept_late']:.0%} of the nodes left", prune, "late")]
     for task, row in parts["shipped"]["tasks"].items():
-        rows += [(f"a pruning step of 8 × 16 pairs, {parts['shipped']['model']}, {task}", row, "speedup", "over_dense")]
+        rows += [(f"a pruning step of 8 × 16 pairs, {parts['shipped']['model']}, {task}", row, "sparse")]
     lines = [
         f"{machine_['processor']}, {machine_['threads']} threads, torch {machine_['torch']}.",
         "",
         "| | plain, ms | ours, dense, ms | sparse, ms | plain / sparse | dense / sparse |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row, first, second in rows:
-        took = row["milliseconds"]
-        times = f"{took['plain']:,.0f} | {took['dense']:,.0f} | {took['sparse']:,.0f}"
-        lines.append(f"| {name} | {times} | {row[first]:.1f} | {row[second]:.1f} |")
-    took = parts["prune"]["milliseconds"]
-    times = f"{took['plain']:,.0f} | {took['dense']:,.0f} | {took['sparse, late']:,.0f}"
-    ratios = f"{parts['prune']['late_speedup']:.1f} | {took['dense'] / took['sparse, late']:.1f}"
-    lines.append(f"| the same late in a run, 2% of the nodes left | {times} | {ratios} |")
+    for name, row, kind in rows:
+        plain, dense, sparse = (row["milliseconds"][way] for way in ("plain", "dense", kind))
+        times = f"{plain:,.0f} | {dense:,.0f} | {sparse:,.0f}"
+        lines.append(f"| {name} | {times} | {plain / sparse:.1f} | {dense / sparse:.1f} |")
     large, small = parts["forward"], parts["circuit"]
     each = small["microseconds_a_prompt"]
     lines += [

@@ -25,6 +25,7 @@ from thinwire.data import DataConfig, Tokens, build
 from thinwire.engine.memory import hold_freed_memory
 from thinwire.model import ModelConfig
 from thinwire.train import TrainConfig
+from thinwire.train.density import is_annealed
 from thinwire.train.presets import tiny
 from thinwire.train.result import mean_loss
 from thinwire.train.sparse_step import computes_sparsely
@@ -57,7 +58,7 @@ class Curve:
     def seconds_to(self, loss: float) -> float | None:
         """Seconds until the annealed model's validation loss is this; None where it never is."""
         config = TrainConfig.model_validate_json(self.config)
-        annealed = [step >= config.anneal_stop * config.steps for step in self.steps]
+        annealed = [is_annealed(step, config) for step in self.steps]
         for i, found in enumerate(self.losses):
             if found > loss or not annealed[i]:
                 continue
@@ -125,7 +126,7 @@ def kind_of(state: State, step: int, config: TrainConfig) -> str:
     """Which kind of step the one just done was: of the anneal, exact after it, or on the support."""
     if computes_sparsely(step, config):  # a step that may have moved the support has dropped what was made of it
         return "exact" if state.support is None else "sparse"
-    return "anneal" if step < config.anneal_stop * config.steps else "exact"
+    return "exact" if is_annealed(step, config) else "anneal"
 
 
 def validation_loss(state: State, tokens: Tokens, config: TrainConfig) -> float:

@@ -50,6 +50,18 @@ def test_sparse_training_keeps_what_it_has_run(tiny_tokens: Tokens, tmp_path: Pa
     assert last_line("sparse_training.py", *places, *size) == found
 
 
+def test_a_loss_counts_as_reached_once_annealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from sparse_training import Curve
+
+    config = tiny_run(steps=40, anneal_stop=0.5, anneal_start=0.0, density=0.1)
+    curve = Curve(config.to_json(), [10, 20, 30, 40], [3.0, 5.0, 4.0, 3.5], [1.0, 2.0, 3.0, 5.0], 100.0, None)
+    assert curve.seconds_to(4.5) == pytest.approx(2.5)  # between 20 and 30, not at 10, while it is dense
+    assert curve.seconds_to(3.75) == pytest.approx(4.0)
+    assert curve.seconds_to(3.0) is None
+    assert curve.seconds_to(6.0) == 2.0
+
+
 def test_plain_twin_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     from plain import PlainTrainer
@@ -75,6 +87,8 @@ def test_engine_compares_and_tells(tmp_path: Path) -> None:
     times = parts["forward"]["milliseconds"]
     assert found["forward_speedup"] == pytest.approx(times["plain"] / times["sparse"], rel=1e-2)
     assert parts["forward"]["tokens_apart"] < 10
+    times = parts["prune"]["milliseconds"]
+    assert parts["prune"]["late_speedup"] == pytest.approx(times["plain"] / times["late"], rel=1e-2)
     for row in (parts["prune"], *parts["shipped"]["tasks"].values()):
         assert row["gradient_cosine"] > 0.9
         assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-2)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis.strategies import data, integers, sampled_from
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from thinwire.engine import attention as engine
 from thinwire.engine.attention import attend_by_feature, lies_by_feature
@@ -249,3 +250,11 @@ def test_compiles_as_one_graph(backend: str) -> None:
     torch.testing.assert_close(ours, expected)
     for one, other in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_tensors_without_numbers_take_the_plain_products() -> None:
+    """Whether keys are alike is not asked of what a tracer puts in their place."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as fakes:
+        q, k, v = (fakes.from_tensor(x.detach()) for x in heads(8, 4))
+        assert lies_by_feature(k)
+        assert attend(q, k, v, SINK).shape == q.shape

@@ -54,7 +54,7 @@ def _run_on(v, h, b, begin, end, running, size, out, t):
 
 @making
 def alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b):
-    """Gradients of a head of a sequence in which all keys are the same; d_q and d_k are given as zeros."""
+    """Gradients of a head of a sequence in which all keys are the same, into zeros; see `attend_backward`."""
     d_head, n_queries = q.shape[1], q.shape[3]
     weights, means = np.empty(n_queries, np.float32), np.zeros(n_queries, np.float32)
     weighted, sums = np.empty((d_head, n_queries), np.float32), np.empty(k.shape[3], np.float32)
@@ -62,7 +62,7 @@ def alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v,
     _weigh_alike(q, k, sink, queries, scale, log_sums, h, b, weights)
     _to_values(v, sink, queries, weights, grad, h, b, d_v, weighted, means, sums, moving)
     if sink.size:
-        _to_sink_and_queries(k, sink, queries, scale, log_sums, h, b, weights, means, d_q, d_sink)
+        _to_sink_and_queries(k, sink, scale, log_sums, h, b, means, d_q, d_sink)
     if moving.any():
         _to_keys(q, v, queries, scale, h, b, weighted, weights * means, moving, d_k, sums)
 
@@ -100,13 +100,13 @@ def _to_values(v, sink, queries, weights, grad, h, b, d_v, weighted, means, sums
 
 
 @inner
-def _to_sink_and_queries(k, sink, queries, scale, log_sums, h, b, weights, means, d_q, d_sink):
+def _to_sink_and_queries(k, sink, scale, log_sums, h, b, means, d_q, d_sink):
     """d_sink and d_q: a query gets something only because the sink takes a share."""
-    for t in range(len(weights)):
-        d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * means[t]
-        left = means[t] * (np.float32(1) - np.float32(queries[b, t] + 1) * weights[t])
+    for t in range(len(means)):
+        share = np.float32(math.exp(sink[h] - log_sums[h, b, t])) * means[t]
+        d_sink[h, b] -= share
         for d in range(k.shape[1]):
-            d_q[h, d, b, t] = scale * k[h, d, b, 0] * left
+            d_q[h, d, b, t] = scale * k[h, d, b, 0] * share
 
 
 @inner

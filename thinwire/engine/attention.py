@@ -6,7 +6,7 @@ from torch import Tensor
 
 from thinwire.engine import alike_kernels, attention_kernels
 from thinwire.engine.jit import use_threads
-from thinwire.engine.operator import operator
+from thinwire.engine.operator import PLAIN, operator
 
 
 def lies_by_feature(k: Tensor) -> bool:
@@ -29,9 +29,9 @@ def attend_by_feature(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, quer
 def mostly_alike(k: Tensor) -> bool:
     """Whether in most heads of k [batch, head, pos, d_head], lying by feature, all keys of a sequence are the same.
 
-    Not asked where a graph is compiled, which cannot go by numbers.
+    Not asked where a graph is made, which cannot go by numbers.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or type(k) not in PLAIN:
         return False
     use_threads()
     n_heads, batch = k.shape[1], k.shape[0]

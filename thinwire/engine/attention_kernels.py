@@ -1,7 +1,7 @@
 """CPU kernels of causal attention on feature-major activations, one head of one sequence at a time.
 
-Queries and keys are sparse, so scores are added up channel by channel, and only for channels that a query has. A query
-with none attends to everything alike: its output is a running mean.
+Queries and keys are sparse, so scores are added up channel by channel, and only for channels that a query has. A head
+in which all queries are zero, or all keys the same, attends to everything alike: its outputs are running means.
 """
 
 import math
@@ -42,19 +42,17 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
             channels, used = np.empty((BLOCK, d_head), np.int64), np.empty(BLOCK, np.int64)
             sizes, powers = np.empty(BLOCK, np.float32), bits.view(np.float32)
             for begin in range(0, q.shape[3], BLOCK):
-                n = min(BLOCK, q.shape[3] - begin)
                 furthest = _furthest(queries, b, begin, length)
                 _columns(q, h, b, begin, scale, asking, channels, used)
-                for i in range(n):
-                    _scores(asking[i], channels[i], used[i], k, h, b, furthest, p[i])
-                _weigh(n, furthest, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums)
+                _scores_apart(asking, channels, used, k, h, b, furthest, p)
+                _weigh(furthest, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums)
                 _dots(p, v, h, b, furthest, means)
                 _write(means, sizes, out, h, b, begin)
 
 
 @summing
 def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink):
-    """Gradients of `attend`, from `grad` of the shape of q; d_k and d_v are given as zeros. d_sink is [head, batch]."""
+    """Gradients of `attend`, from `grad` of the shape of q; all are given as zeros. d_sink is [head, batch]."""
     n_heads, d_head, batch, length = k.shape
     for job in prange(n_heads * batch):
         h, b = job // batch, job % batch
@@ -72,15 +70,8 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v
             _columns(grad, h, b, begin, np.float32(1), d_means, channels, used)  # most channels: which, does not matter
             _columns(q, h, b, begin, scale, asking, channels, used)
             _scores_together(d_means, v, h, b, furthest, d_p)
-            for i in range(min(BLOCK, q.shape[3] - begin)):
-                t = begin + i
-                n = queries[b, t] + 1
-                _scores(asking[i], channels[i], used[i], k, h, b, furthest, p[i])
-                exponentials(p[i], bits, powers, n, furthest, log_sums[h, b, t])
-                mean = _dot(p[i], d_p[i], furthest)
-                if sink.size:
-                    d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * mean
-                _to_score_gradient(p[i], d_p[i], mean, furthest, d_s[i])
+            _scores_apart(asking, channels, used, k, h, b, furthest, p)
+            _to_score_gradients(sink, queries, log_sums, h, b, begin, furthest, p, d_p, bits, powers, d_s, d_sink)
             _dots(d_s, k, h, b, furthest, d_asking)
             _write(d_asking, sizes, d_q, h, b, begin)
             _add_outer(d_means, p, d_v, h, b, furthest)
@@ -130,12 +121,12 @@ def _columns(x, h, b, begin, scale, out, channels, used):
 
 
 @inner
-def _weigh(block, furthest, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums):
+def _weigh(furthest, sink, queries, h, b, begin, p, p_bits, bits, powers, sizes, log_sums):
     """Replace the scores p of a block of queries by exp(p - their maximum), zeros up to the furthest.
 
     sizes = 1 / denominator.
     """
-    for i in range(block):
+    for i in range(min(BLOCK, queries.shape[1] - begin)):
         n = queries[b, begin + i] + 1
         most = largest(p_bits[i], n, bits, powers)
         most = max(most, sink[h]) if sink.size else most
@@ -154,6 +145,13 @@ def _write(block, sizes, out, h, b, begin):
         row = out[h, d, b, begin : begin + n]
         for i in range(n):
             row[i] = block[i, d] * sizes[i]
+
+
+@inner
+def _scores_apart(weights, channels, used, k, h, b, n, out):
+    """out[i, s] = Σ_d weights[i, d] · k[h, d, b, s] for a block of queries, each over the channels that it has."""
+    for i in range(BLOCK):
+        _scores(weights[i], channels[i], used[i], k, h, b, n, out[i])
 
 
 @inner
@@ -261,10 +259,16 @@ def _add_row(weights, d, p, out, h, b, n):
 
 
 @inner
-def _to_score_gradient(p, d_p, mean, n, out):
-    """out = the gradient of scores from the gradient of the weights p, whose mean under p is given."""
-    for s in range(n):
-        out[s] = p[s] * (d_p[s] - mean)
+def _to_score_gradients(sink, queries, log_sums, h, b, begin, furthest, p, d_p, bits, powers, d_s, d_sink):
+    """For a block of queries: scores p become weights, and d_s the gradient of scores from d_p, that of weights."""
+    for i in range(min(BLOCK, queries.shape[1] - begin)):
+        t, row, d_row, made = begin + i, p[i], d_p[i], d_s[i]
+        exponentials(row, bits, powers, queries[b, t] + 1, furthest, log_sums[h, b, t])
+        mean = _dot(row, d_row, furthest)
+        if sink.size:
+            d_sink[h, b] -= np.float32(math.exp(sink[h] - log_sums[h, b, t])) * mean
+        for s in range(furthest):
+            made[s] = row[s] * (d_row[s] - mean)
 
 
 @inner

@@ -69,10 +69,9 @@ def spread(row, tiles, i):
 
 @making
 def keep_tiles(tiles, rows, k, state, begin, end, out, short):
-    """out[rows, begin:end] = what AbsTopK keeps of the tiles, one stretch of tokens; other rows of out are zero.
+    """out[rows, begin:end] = what AbsTopK keeps of the tiles, one stretch of tokens; other rows of out stay.
 
-    short[begin:end] says of which all numbers are kept that are not zero, so that a gradient passes everywhere: fewer
-    than k are not zero, or k is the width.
+    short[begin:end] says of which fewer than k numbers are not zero: all are kept, and a gradient passes everywhere.
     """
     width = tiles.shape[1]
     used = (end - begin + LANES - 1) // LANES
@@ -83,14 +82,14 @@ def keep_tiles(tiles, rows, k, state, begin, end, out, short):
             select(tiles[tile], k, sample, state)
             thresholds[tile] = state[LOW]
             missing[tile] = k - state[COUNT]
-    elif k < len(out):
+    else:
         for tile in range(used):
             missing[tile] = k - nonzeros(tiles[tile], state)
     _write(tiles, rows, thresholds, begin, end, out)
     for tile in range(used):
         first = begin + tile * LANES
         for lane in range(min(end - first, LANES)):
-            short[first + lane] = k == len(out) or (missing[tile, lane] > 0 and thresholds[tile, lane] <= 1)
+            short[first + lane] = missing[tile, lane] > 0 and thresholds[tile, lane] <= 1
             if missing[tile, lane] > 0 and thresholds[tile, lane] > 1:  # zeros need not be written
                 tied = thresholds[tile, lane] - np.int32(1)
                 write_ties(tiles[tile], rows, lane, tied, missing[tile, lane], out[:, first + lane])

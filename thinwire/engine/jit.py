@@ -13,6 +13,7 @@ from numba import config, njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
 logger = logging.getLogger(__name__)
+DIGEST = sha256().digest_size
 SUMS = {"contract", "reassoc", "nsz"}
 """What may be done to sums of floats so that they vectorize; nothing is assumed about infinities and NaN."""
 
@@ -29,28 +30,23 @@ def _cache_folder() -> str:
 
 
 class _Files(IndexDataCacheFile):
-    """numba's files of machine code, each with a checksum beside it: what was damaged would crash the process."""
+    """numba's files of machine code, each ending with a checksum: what was damaged would crash the process."""
 
     def _save_data(self, name: str, data: Any) -> None:
-        super()._save_data(name, data)
-        with self._open_for_write(self._checksum(name)) as file:
-            file.write(self._digest(name))
+        code = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(code + sha256(code).digest())
 
     def _load_data(self, name: str) -> Any:
-        intact = Path(self._checksum(name)).read_bytes() == self._digest(name)
-        return super()._load_data(name) if intact else None
+        found = Path(self._data_path(name)).read_bytes()
+        code, digest = found[:-DIGEST], found[-DIGEST:]
+        return super()._load_data(name) if sha256(code).digest() == digest else None  # numba reads no further
 
     def _load_index(self) -> Any:
         try:
             return super()._load_index()
         except Exception:  # damaged bytes raise anything; all is compiled again
             return {}
-
-    def _checksum(self, name: str) -> str:
-        return self._data_path(name) + ".sha256"
-
-    def _digest(self, name: str) -> bytes:
-        return sha256(Path(self._data_path(name)).read_bytes()).digest()
 
 
 class _Cache(FunctionCache):

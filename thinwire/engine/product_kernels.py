@@ -40,15 +40,15 @@ def _add_rows(values, columns, starts, bias, x, first, last, begin, end, out):
 @making
 def without_zero_rows(values, columns, starts, x):
     """The matrix without the nonzeros that meet a row of x [in, n] of zeros alone: values, columns and starts."""
-    counts = np.empty(len(x), np.bool_)
+    is_read = np.empty(len(x), np.bool_)
     for i in range(len(x)):
-        counts[i] = has_nonzero(x[i])
+        is_read[i] = has_nonzero(x[i])
     kept_values, kept_columns = np.empty(len(values), np.float32), np.empty(len(values), np.int32)
     kept_starts, n = np.zeros(len(starts), np.int32), 0
     for o in range(len(starts) - 1):
         for i in range(starts[o], starts[o + 1]):
             kept_values[n], kept_columns[n] = values[i], columns[i]
-            n += np.int64(counts[columns[i]])
+            n += np.int64(is_read[columns[i]])
         kept_starts[o + 1] = n
     return kept_values[:n], kept_columns[:n], kept_starts
 

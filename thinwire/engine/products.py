@@ -102,16 +102,8 @@ def sparse_linear(
 @operator("sparse_linear_input_gradient")
 def input_gradient(grad: Tensor, values: Tensor, rows: Tensor, column_starts: Tensor, order: Tensor) -> Tensor:
     """Gradient of what a map was given, from that of its result. On a CPU, channels without a gradient cost nothing."""
-    transposed, nothing = values.detach()[order], values.new_zeros(len(column_starts) - 1)
-    if _gpu_kernels(grad) is not None:
-        return _product(grad, transposed, nothing, rows, column_starts)
-    given = features(grad.float())
-    out = torch.empty(len(nothing), given.shape[1])
-    matrix = transposed.float().numpy(), rows.numpy(), column_starts.numpy()
-    use_threads()
-    found = product_kernels.without_zero_rows(*matrix, given.numpy())
-    product_kernels.multiply(*found, nothing.float().numpy(), given.numpy(), out.numpy())
-    return activations(out, grad.shape[:-1])
+    nothing = values.new_zeros(len(column_starts) - 1)
+    return _product(grad, values.detach()[order], nothing, rows, column_starts, skip_zeros=True)
 
 
 @operator("sparse_linear_weight_gradient")
@@ -128,21 +120,20 @@ def weight_gradient(grad: Tensor, x: Tensor, columns: Tensor, starts: Tensor) ->
     return out
 
 
-def _product(x: Tensor, values: Tensor, bias: Tensor, columns: Tensor, starts: Tensor) -> Tensor:
+def _product(
+    x: Tensor, values: Tensor, bias: Tensor, columns: Tensor, starts: Tensor, skip_zeros: bool = False
+) -> Tensor:
+    """`skip_zeros` looks for channels of x that are zero everywhere, and leaves them out, on a CPU."""
     gpu = _gpu_kernels(x)
     if gpu is not None:
         return activations(gpu.multiply(features(x), values, bias, columns, starts), x.shape[:-1])
     given = features(x.float())
     out = torch.empty(len(starts) - 1, given.shape[1])
+    matrix = values.detach().float().numpy(), columns.numpy(), starts.numpy()
     use_threads()
-    product_kernels.multiply(
-        values.detach().float().numpy(),
-        columns.numpy(),
-        starts.numpy(),
-        bias.detach().float().numpy(),
-        given.numpy(),
-        out.numpy(),
-    )
+    if skip_zeros:
+        matrix = product_kernels.without_zero_rows(*matrix, given.numpy())
+    product_kernels.multiply(*matrix, bias.detach().float().numpy(), given.numpy(), out.numpy())
     return activations(out, x.shape[:-1])
 
 
@@ -184,15 +175,20 @@ def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
 sparse_linear.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
+def check_tokens(tokens: Tensor, vocab_size: int) -> None:
+    """Raise IndexError for tokens that the embedding does not have: kernels look at no bounds."""
+    if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+        raise IndexError("there are tokens that the embedding does not have")
+
+
 @operator("sparse_rows")
 def sparse_rows(tokens: Tensor, values: Tensor, columns: Tensor, starts: Tensor, width: int) -> Tensor:
     """See `SparsePattern.gather`."""
     gpu = _gpu_kernels(values)
     if gpu is not None:
         return activations(gpu.gather_rows(tokens.flatten(), values, columns, starts, width), tokens.shape)
+    check_tokens(tokens, len(starts) - 1)
     out, wanted = torch.zeros(width, tokens.numel()), tokens.flatten().numpy()
-    if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(starts) - 1:
-        raise IndexError("there are tokens that the embedding does not have")
     use_threads()
     product_kernels.gather_rows(values.detach().float().numpy(), columns.numpy(), starts.numpy(), wanted, out.numpy())
     return activations(out, tokens.shape)

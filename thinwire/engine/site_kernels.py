@@ -97,7 +97,7 @@ def _make_row(o, values, columns, starts, bias, x, nonlinearity, begin, end, mad
         row = before[o, begin:end]
         for t in range(len(row)):
             row[t] = stretch[t]
-    _apply(nonlinearity, stretch)
+    apply(nonlinearity, stretch)
 
 
 @inner
@@ -122,13 +122,12 @@ def _varying_rows(columns, starts, x):
 @making
 def _constants(values, columns, starts, bias, x, nonlinearity, varies):
     """What the nonlinearity is given and makes of it in rows that do not vary: [rows], of no meaning in the others."""
-    given = bias.copy()
+    given = np.zeros(len(bias), np.float32)
     for o in range(len(bias)):
         if not varies[o]:
-            for i in range(starts[o], starts[o + 1]):
-                given[o] += values[i] * x[columns[i], 0]
+            add_row(values, columns, starts[o], starts[o + 1], bias[o], x, given[o : o + 1], 0)
     fixed = given.copy()
-    _apply(nonlinearity, fixed)
+    apply(nonlinearity, fixed)
     return given, fixed
 
 
@@ -195,7 +194,8 @@ def _erf(y):
 
 
 @inner
-def _apply(nonlinearity, row):
+def apply(nonlinearity, row):
+    """Replace a row by what the nonlinearity makes of it."""
     if nonlinearity == GELU:
         _gelu(row)
     elif nonlinearity == RELU:

@@ -15,6 +15,11 @@ def density_at(step: int, config: TrainConfig) -> float:
     return _fallen(config.density, step, config)
 
 
+def is_annealed(step: int, config: TrainConfig) -> bool:
+    """Whether the density has reached its target after `step`."""
+    return density_at(step, config) == density_at(config.steps, config)
+
+
 def density_of(name: str, step: int, config: TrainConfig) -> float:
     """Fraction of nonzeros of the sparse parameter called `name` after `step` of config.steps.
 

@@ -28,7 +28,7 @@ from thinwire.model.sparse import BREAK_EVEN, Sparse, compile_sparse
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
 from thinwire.train.config import TrainConfig
-from thinwire.train.density import density_at
+from thinwire.train.density import is_annealed
 from thinwire.train.whole_gradient import with_whole_gradients
 
 NEVER_ZERO = torch.finfo(torch.float32).tiny
@@ -39,7 +39,7 @@ SHARE_MEMORY = 0.75
 
 def computes_sparsely(step: int, config: TrainConfig) -> bool:
     """Whether the run is to compute sparsely and has been annealed after `step`."""
-    return config.compute == "sparse" and step > 0 and density_at(step, config) == density_at(config.steps, config)
+    return config.compute == "sparse" and step > 0 and is_annealed(step, config)
 
 
 def is_exact(step: int, share: float | None, config: TrainConfig) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from thinwire.engine.jit import kernel
-from thinwire.engine.site_kernels import GELU, RELU
+from thinwire.engine.site_kernels import apply
 
 WHOLE, ASKED, LAST = 0, 1, 2
 """Where a step runs: at all positions; at all, but answering the last one's query alone; at the last one alone."""
@@ -185,23 +185,13 @@ def _map(p, m, first, length, source, values, level, size):
             if x != 0:  # AbsTopK has zeroed most
                 for wire in range(p.wire_starts[column], p.wire_starts[column + 1]):
                     level[p.wire_row[wire]] += x * p.wire_weight[wire]
-        _activate(level, p.map_nonlinearity[m])
+        apply(p.map_nonlinearity[m], level)
         for r in range(level.size):
             size[r] = abs(level[r])
         for node in range(first_node, end_node):
             r = p.node_row[node]
             stays = not p.map_selects[m] or _survives(size, r, channel, bar, bar_channel)
             values[at, node] = level[r] if stays else np.float32(0)
-
-
-@inlined
-def _activate(level, nonlinearity):
-    if nonlinearity == RELU:
-        for r in range(level.size):
-            level[r] = max(level[r], np.float32(0))
-    elif nonlinearity == GELU:
-        for r in range(level.size):
-            level[r] *= 0.5 * (1 + math.erf(level[r] * math.sqrt(0.5)))
 
 
 @inlined

@@ -18,6 +18,7 @@ from thinwire.circuit.compact.parts import Compiler
 from thinwire.circuit.compact.program import flatten
 from thinwire.circuit.compact.tables import Ends, Logits, Streams
 from thinwire.engine.jit import use_threads
+from thinwire.engine.products import check_tokens
 from thinwire.errors import UserError
 from thinwire.model.norms import ScaleRecorder
 from thinwire.model.transformer import Transformer
@@ -57,7 +58,7 @@ class CompactCircuit:
     def margins(self, batch: PairBatch) -> Tensor:
         """Log-odds of the right answers [2n], as `thinwire.tasks.margin` gives them, not calibrated.
 
-        Raises UserError for prompts past the context.
+        Raises UserError for prompts past the context, IndexError for tokens or last places that are none.
         """
         ends, _ = self._run(batch, everywhere=False)
         last, target, foil = (x.cpu().numpy() for x in (batch.last, batch.target, batch.foil))
@@ -70,7 +71,7 @@ class CompactCircuit:
     def activations(self, batch: PairBatch) -> Tensor:
         """What the kept nodes are at every position, float32 [2n, pos, node]; zero past the ends of prompts.
 
-        Raises UserError for prompts past the context.
+        Raises UserError for prompts past the context, IndexError for tokens or last places that are none.
         """
         return torch.from_numpy(self._run(batch, everywhere=True)[1])
 
@@ -80,10 +81,8 @@ class CompactCircuit:
             raise UserError(
                 f"A prompt of {length} tokens does not fit the context of {self._model.config.context}; shorten it."
             )
+        check_tokens(batch.tokens, self._model.config.vocab_size)
         tokens, last = batch.tokens.cpu().numpy(), batch.last.cpu().numpy()
-        # the kernel looks at no bounds
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._model.config.vocab_size:
-            raise IndexError("there are tokens that the embedding does not have")
         if len(last) != rows or (rows and not 0 <= last.min() <= last.max() < length):
             raise IndexError("there are prompts whose last token is not one of theirs")
         places = self._streams.places(tokens)
