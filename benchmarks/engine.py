@@ -9,6 +9,7 @@ not measured now stay in --out, if they are of the same machine, layers and widt
 * prune: forward and backward to masks, 8 pairs of 256 tokens, of that model
 * shipped: the same for eight trials of 16 pairs of a task, of the model that comes with the package
 * circuit: a circuit of 12 nodes against the large model's forward, per prompt
+* training: what `benchmarks/sparse_training.py`, which takes half an hour, has measured
 """
 
 import argparse
@@ -44,6 +45,7 @@ TOKENS, PAIRS = 256, 8
 SHIPPED = "python-2x256"
 TASKS = ("single_double_quote", "bracket_counting")
 TRIALS, SHIPPED_PAIRS = 8, 16
+TRAINING = Path(__file__).parent.parent / "docs" / "results" / "sparse_training.json"
 KEPT_LATE = 0.02
 """Part of the nodes that is left after a few dozen steps of a run of hundreds: see LOG.md."""
 PROMPTS = 128
@@ -194,7 +196,15 @@ def circuit(dense: Transformer, plain: Transformer, sparse: Transformer, rounds:
     }
 
 
+def training() -> dict[str, object]:
+    """How much sooner training on the support has the exact recipe's loss, and on what machine that was."""
+    found = json.loads(TRAINING.read_text())
+    return {key: found[key] for key in ("train_to_loss_speedup", "processor", "threads", "torch")}
+
+
 PARTS = {"forward": forward, "prune": prune, "circuit": circuit}
+"""What is measured of the large model."""
+EVERY = [*PARTS, "shipped", "training"]
 
 
 def show(name: str, found: Mapping[str, object]) -> None:
@@ -214,7 +224,7 @@ def show(name: str, found: Mapping[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="end stdout with one JSON object")
-    parser.add_argument("--only", nargs="+", choices=[*PARTS, "shipped"], default=[*PARTS, "shipped"])
+    parser.add_argument("--only", nargs="+", choices=EVERY, default=EVERY)
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each part")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--width", type=int, default=WIDTH)
@@ -234,6 +244,9 @@ def main() -> None:
     if "shipped" in args.only:
         found["shipped"] = shipped(args.rounds)
         show("shipped", found["shipped"])
+    if "training" in args.only:
+        found["training"] = training()
+        show("training", found["training"])
     if set(args.only) & set(PARTS):
         dense = random_model(args.layers, args.width, DENSITY, EMBEDDING_DENSITY)
         models = dense, made_plain(sharing(dense, {})), dense.compile_sparse()
@@ -248,6 +261,7 @@ def main() -> None:
         "file_ratio": ("forward", "file_ratio"),
         "shipped_prune_speedup": ("shipped", "shipped_prune_speedup"),
         "circuit_speedup": ("circuit", "circuit_speedup"),
+        "train_to_loss_speedup": ("training", "train_to_loss_speedup"),
     }
     summary = {key: found[part][name] for key, (part, name) in keys.items() if part in found}
     result = {**summary, **setting, "parts": found}
