@@ -14,7 +14,7 @@ def table(result: Mapping[str, Any]) -> str:
     parts, machine_ = result["parts"], result["machine"]
     prune, step = parts["prune"], f"a pruning step of 8 pairs × 256 tokens, {LARGE}"
     rows = [(f"256 tokens, {LARGE}", parts["forward"], "sparse"), (step, prune, "sparse")]
-    rows += [(f"{step}, late in a run: {prune['kept_late']:.0%} of the nodes left", prune, "late")]
+    rows += [(f"the same late in a run, {prune['kept_late']:.0%} of the nodes left", prune, "late")]
     for task, row in parts["shipped"]["tasks"].items():
         rows += [(f"a pruning step of 8 × 16 pairs, {parts['shipped']['model']}, {task}", row, "sparse")]
     lines = [

@@ -32,11 +32,10 @@ class PlainAbsTopK(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """Attention through the library's fused kernel; without a sink."""
+    """Attention through the library's fused kernel; a sink is one more key, of value zero, and a mask of its logits."""
 
     def __init__(self, ours: Attention) -> None:
         super().__init__()
-        assert ours.sink is None
         self.ours = ours
 
     def forward(self, resid: Tensor, positions: Tensor | None, tap, norms) -> Tensor:
@@ -44,7 +43,14 @@ class PlainAttention(nn.Module):
         ours = self.ours
         x = ours.read(resid, positions, tap, norms)
         q, k, v = (ours._heads(ours.at(n, w(x), tap)) for n, w in (("q", ours.w_q), ("k", ours.w_k), ("v", ours.w_v)))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if ours.sink is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            n = resid.shape[1]
+            causal = torch.full((n, n), -torch.inf, dtype=q.dtype).triu(1).expand(len(ours.sink), n, n)
+            mask = torch.cat([ours.sink.to(q.dtype)[:, None, None].expand(-1, n, 1), causal], -1)
+            k, v = (F.pad(x, (0, 0, 1, 0)) for x in (k, v))
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return ours.at("resid_delta", ours.w_o(y.transpose(1, 2).flatten(2)), tap)
 
 

@@ -62,11 +62,13 @@ def test_a_loss_counts_as_reached_once_annealed(monkeypatch: pytest.MonkeyPatch)
     assert curve.seconds_to(6.0) == 2.0
 
 
-def test_plain_twin_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sink", [False, True])
+def test_plain_twin_takes_the_same_steps(sink: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     from plain import PlainTrainer
 
     config = tiny_run(steps=12, floor=1)  # a row of few nonzeros passes other gradients: only the first steps agree
+    config = config.replace(model=config.model.replace(sink=sink))
     ours, plain = new_state(config), PlainTrainer(config)
     for step in range(3):
         batch = synthetic_batch(step, config)

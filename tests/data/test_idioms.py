@@ -42,7 +42,7 @@ FOCUS = ("single_double_quote", "bracket_counting", "set_or_string")
 
 @pytest.fixture(scope="module")
 def sample() -> list[str]:
-    return list(documents(2000, seed=7))
+    return list(documents(3000, seed=7))
 
 
 def written(task: str, n: int) -> list[str]:

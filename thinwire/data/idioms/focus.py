@@ -38,7 +38,7 @@ def quoted_call(scene: IdiomScene) -> str:
     return scene.pick(CALLS)
 
 
-@idiom("bracket_counting", weight=4)
+@idiom("bracket_counting", weight=12)
 def number_lists(scene: IdiomScene) -> str:
     """A list of numbers, or of rows of numbers; more often than not of one row, so that length tells nothing."""
     rows = [scene.numbers(2, 6)]
