@@ -10,7 +10,7 @@ from reference import selection
 from torch import Tensor
 
 from thinwire.engine import column_kernels
-from thinwire.engine.lanes import LANES, SAMPLED_FROM
+from thinwire.engine.lanes import BATCH, LANES, SAMPLE
 from thinwire.engine.layout import activations, is_feature_major
 from thinwire.engine.select import bits, keep_columns, keep_rows, pass_columns, pass_rows, plain_keep_mask
 from thinwire.model.abstopk import abstopk
@@ -18,6 +18,7 @@ from thinwire.model.abstopk import abstopk
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, math.inf, -math.inf, 1e-45, -1e-45, 1e-40, 3.4e38, -3.4e38, 1.17e-38)
 TOKENS = (0, 1, 2, 63, 64, 65, 255, 256, 257)
 """Around the tokens of a tile, 64, and of what a thread takes at once, 256."""
+WIDE = 2048
 KINDS = ("normal", "ties", "zeros", "few", "denormal", "huge", "infinite", "equal", "scales", "signs", "special")
 
 
@@ -86,14 +87,14 @@ def test_columns_keep_what_the_reference_keeps(width: int, n: int, data: st.Data
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("width", [SAMPLED_FROM - 1, SAMPLED_FROM, SAMPLED_FROM + 55])
+@pytest.mark.parametrize("width", [WIDE, BATCH - 1, 2 * BATCH + 55])
 def test_wide_columns_of_one_kind(kind: str, width: int) -> None:
-    """From SAMPLED_FROM on the first thresholds come from a sample of the rows, which may mislead."""
+    """Around the rows that are counted in 16 bits."""
     for k in (1, 17, width // 4, width - 1, width):
         check(matrix([kind], width, LANES + 1, k, width), k)
 
 
-@pytest.mark.parametrize("width", [257, SAMPLED_FROM + 3])
+@pytest.mark.parametrize("width", [257, WIDE + 3])
 def test_neighbours_of_all_kinds_do_not_show(width: int) -> None:
     """Lanes are narrowed down together, and guesses go from tile to tile."""
     k = width // 4
@@ -102,19 +103,30 @@ def test_neighbours_of_all_kinds_do_not_show(width: int) -> None:
     check(torch.cat([1e-30 * x[:, ::11], x[:, ::11], 1e30 * x[:, ::11].clamp(-1e8, 1e8)], 1), k)
 
 
-@pytest.mark.parametrize("stride", [16, 17])
+@pytest.mark.parametrize("stride", [WIDE // SAMPLE, WIDE // SAMPLE + 1])
 def test_samples_that_mislead(stride: int) -> None:
-    """The rows that are sampled, every 16th at this width, hold the largest magnitudes, or the smallest."""
-    x = torch.randn(SAMPLED_FROM, LANES, generator=torch.Generator().manual_seed(0))
+    """The rows that first guesses are from hold the largest magnitudes, or the smallest."""
+    x = torch.randn(WIDE, LANES, generator=torch.Generator().manual_seed(0))
     for factor in (1e-3, 0.0, 1e3, torch.inf):
         misled = x.clone()
         misled[::stride] *= factor
-        for k in (1, 64, 128, 129, 512, SAMPLED_FROM - 1):
+        for k in (1, 64, 128, 129, 512, WIDE - 1):
             check(misled, k)
 
 
+@pytest.mark.parametrize("apart", [1, 3, 100])
+def test_numbers_that_differ_in_their_last_bits(apart: int) -> None:
+    """Thousands of numbers have the same upper half, which is all that is counted at first."""
+    generator = torch.Generator().manual_seed(apart)
+    steps = apart * torch.randint(200, (WIDE, LANES + 1), generator=generator, dtype=torch.int32)
+    signs = torch.where(torch.rand(steps.shape, generator=generator) < 0.5, -1.0, 1.0)
+    for start in (0x3F800000, 0x3F80FFF0, 0x00000001, 0x0000FF00, 0x7F7F0000):
+        for k in (1, 100, 1000, WIDE - 1):
+            check((steps + start).view(torch.float32) * signs, k)
+
+
 @pytest.mark.parametrize("nonzero", [-1, 0, 1])
-@pytest.mark.parametrize(("width", "k"), [(2, 1), (9, 4), (64, 63), (300, 1), (SAMPLED_FROM, 512)])
+@pytest.mark.parametrize(("width", "k"), [(2, 1), (9, 4), (64, 63), (300, 1), (WIDE, 512)])
 def test_tokens_with_nearly_k_nonzeros(width: int, k: int, nonzero: int) -> None:
     """All tokens have k nonzeros, one fewer or one more, among zeros of both signs."""
     generator = torch.Generator().manual_seed(width)

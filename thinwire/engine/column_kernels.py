@@ -8,12 +8,14 @@ from thinwire.engine.lanes import (
     COUNT,
     GROUP,
     LANES,
-    LOW,
+    LOWER,
     MAGNITUDE,
-    SAMPLE,
-    new_state,
+    THRESHOLD,
+    UPPER,
     nonzeros,
     select,
+    split,
+    whole,
     write_ties,
 )
 
@@ -30,12 +32,12 @@ def keep_columns(x, out, k, threads):
     jobs = n_jobs(groups, threads)
     short, every = np.empty(n, np.bool_), np.arange(width)
     for job in prange(jobs):
-        tiles, state = np.empty((together // LANES, width, LANES), np.int32), new_state()
+        tiles = np.empty((together // LANES, 2, width, LANES), np.int16)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             begin = group * together
             end = min(n, begin + together)
             _lay_out(x, begin, end, tiles)
-            keep_tiles(tiles, every, k, state, begin, end, out, short)
+            keep_tiles(tiles, every, k, begin, end, out, short)
 
 
 @inner
@@ -62,29 +64,26 @@ def n_jobs(groups, threads):
 def spread(row, tiles, i):
     """Lay a stretch of row i out over the tiles."""
     for tile in range((len(row) + LANES - 1) // LANES):
-        part, laid = row[tile * LANES : (tile + 1) * LANES], tiles[tile, i]
-        for lane in range(len(part)):
-            laid[lane] = part[lane]
+        split(row[tile * LANES : (tile + 1) * LANES], tiles[tile, UPPER, i], tiles[tile, LOWER, i])
 
 
 @making
-def keep_tiles(tiles, rows, k, state, begin, end, out, short):
+def keep_tiles(tiles, rows, k, begin, end, out, short):
     """out[rows, begin:end] = what AbsTopK keeps of the tiles, one stretch of tokens; other rows of out stay.
 
     short[begin:end] says of which fewer than k numbers are not zero: all are kept, and a gradient passes everywhere.
     """
-    width = tiles.shape[1]
+    width = tiles.shape[2]
     used = (end - begin + LANES - 1) // LANES
     thresholds, missing = np.zeros((GROUP, LANES), np.int32), np.zeros((GROUP, LANES), np.int32)
     if k < width:
-        sample = np.empty((SAMPLE, LANES), np.int32)
         for tile in range(used):
-            select(tiles[tile], k, sample, state)
-            thresholds[tile] = state[LOW]
+            state = select(tiles[tile], k, min(LANES, end - begin - tile * LANES))
+            thresholds[tile] = state[THRESHOLD]
             missing[tile] = k - state[COUNT]
     else:
         for tile in range(used):
-            missing[tile] = k - nonzeros(tiles[tile], state)
+            missing[tile] = k - nonzeros(tiles[tile])
     _write(tiles, rows, thresholds, begin, end, out)
     for tile in range(used):
         first = begin + tile * LANES
@@ -101,9 +100,10 @@ def _write(tiles, rows, thresholds, begin, end, out):
     for i in range(len(rows)):
         row = out[rows[i], begin:end]
         for tile in range((len(row) + LANES - 1) // LANES):
-            made, numbers, least = row[tile * LANES : (tile + 1) * LANES], tiles[tile, i], thresholds[tile]
+            made, least = row[tile * LANES : (tile + 1) * LANES], thresholds[tile]
+            upper, lower = tiles[tile, UPPER, i], tiles[tile, LOWER, i]
             for lane in range(len(made)):
-                number = numbers[lane]
+                number = whole(upper[lane], lower[lane])
                 made[lane] = number if (number & np.int32(MAGNITUDE)) >= least[lane] else np.int32(0)
 
 

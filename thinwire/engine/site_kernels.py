@@ -12,7 +12,7 @@ from numba import prange
 from thinwire.engine.column_kernels import TOGETHER, keep_tiles, n_jobs, spread, stretch_of
 from thinwire.engine.exponential_kernels import LOG2_E, split_power
 from thinwire.engine.jit import inner, kernel, making
-from thinwire.engine.lanes import LANES, MAGNITUDE, new_state
+from thinwire.engine.lanes import LANES, MAGNITUDE
 from thinwire.engine.product_kernels import add_row, clear, has_nonzero, is_constant
 
 IDENTITY, RELU, GELU = range(3)
@@ -68,7 +68,7 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, threads, out
     groups = (n + together - 1) // together
     jobs = n_jobs(groups, threads)
     for job in prange(jobs):
-        tiles, state = np.empty((together // LANES, len(competing), LANES), np.int32), new_state()
+        tiles = np.empty((together // LANES, 2, len(competing), LANES), np.int16)
         made = np.empty(together, np.float32)
         bits = made.view(np.int32)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
@@ -82,7 +82,7 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, threads, out
                 else:
                     made[:] = fixed[o]
                 _lay_row(bits, end - begin, tiles, i)
-            keep_tiles(tiles, competing, k - sure, state, begin, end, out, short)
+            keep_tiles(tiles, competing, k - sure, begin, end, out, short)
     if k == rows:
         for t in range(n):
             short[t] = True
