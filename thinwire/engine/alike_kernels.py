@@ -64,7 +64,8 @@ def alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v,
     if sink.size:
         _to_sink_and_queries(k, sink, scale, log_sums, h, b, means, d_q, d_sink)
     if moving.any():
-        _to_keys(q, v, queries, scale, h, b, weighted, weights * means, moving, d_k, sums)
+        found, ones = np.empty(len(sums), np.float32), np.ones(n_queries, np.float32)
+        _to_keys(q, v, queries, scale, h, b, weighted, weights * means, moving, d_k, sums, found, ones)
 
 
 @inner
@@ -82,10 +83,13 @@ def _to_values(v, sink, queries, weights, grad, h, b, d_v, weighted, means, sums
     """d_v; weighted [d_head, n_queries] = grad · weights; means = Σ of p · its gradient, over channels that are moving.
 
     A channel of v that is the same everywhere adds the same to the gradient of all weights of a query, and so nothing
-    to that of its scores, unless a sink takes a share.
+    to that of its scores, unless a sink takes a share; one without a gradient adds nothing at all.
     """
     for d in range(len(moving)):
         given, made, row = grad[h, d, b], weighted[d], v[h, d, b]
+        moving[d] = False
+        if not has_nonzero(given):
+            continue
         for t in range(len(made)):
             made[t] = given[t] * weights[t]
         _sum_behind(given, weights, queries[b], d_v[h, d, b])
@@ -110,21 +114,34 @@ def _to_sink_and_queries(k, sink, scale, log_sums, h, b, means, d_q, d_sink):
 
 
 @inner
-def _to_keys(q, v, queries, scale, h, b, weighted, weighted_means, moving, d_k, sums):
-    """d_k[e, s] = scale · Σ over the queries t that see s of q[e, t] · (Σ_d weighted[d, t] · v[d, s] - its mean)."""
+def _to_keys(q, v, queries, scale, h, b, weighted, weighted_means, moving, d_k, sums, found, ones):
+    """d_k[e, s] = scale · what s gets through q[e]; for all channels that ask the same of every position at once."""
+    n_common = 0
     for e in range(q.shape[1]):
         row, made = q[h, e, b], d_k[h, e, b]
         if not has_nonzero(row):
             continue
-        _sum_behind(weighted_means, row, queries[b], sums)
+        varies = not is_constant(row)
+        size = scale if varies else scale * row[0]
+        if varies or n_common == 0:
+            _asked(row if varies else ones, v, queries, h, b, weighted, weighted_means, moving, sums, found)
+        n_common = 0 if varies else 1
         for s in range(len(made)):
-            made[s] -= scale * sums[s]
-        for d in range(len(moving)):
-            if moving[d]:
-                _sum_behind(weighted[d], row, queries[b], sums)
-                read = v[h, d, b]
-                for s in range(len(made)):
-                    made[s] += scale * read[s] * sums[s]
+            made[s] += size * found[s]
+
+
+@inner
+def _asked(row, v, queries, h, b, weighted, weighted_means, moving, sums, out):
+    """out[s] = Σ over the queries t that see s of row[t] · (Σ_d weighted[d, t] · v[d, s] - its mean)."""
+    _sum_behind(weighted_means, row, queries[b], out)
+    for s in range(len(out)):
+        out[s] = -out[s]
+    for d in range(len(moving)):
+        if moving[d]:
+            _sum_behind(weighted[d], row, queries[b], sums)
+            read = v[h, d, b]
+            for s in range(len(out)):
+                out[s] += read[s] * sums[s]
 
 
 @inner

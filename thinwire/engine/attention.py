@@ -59,7 +59,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, wante
 def _attend_backward(
     q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, log_sums: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_q, d_k, d_v = torch.zeros(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)
+    d_q, d_k, d_v = torch.empty(q.shape), torch.empty(k.shape), torch.empty(v.shape)
     d_sink = torch.zeros(len(q), q.shape[2])
     use_threads()
     given = [_numbers(x) for x in (q, k, v, sink)]

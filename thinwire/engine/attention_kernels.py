@@ -52,10 +52,14 @@ def attend(q, k, v, sink, queries, scale, out, log_sums):
 
 @summing
 def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink):
-    """Gradients of `attend`, from `grad` of the shape of q; all are given as zeros. d_sink is [head, batch]."""
+    """Gradients of `attend`, from `grad` of the shape of q. d_sink is [head, batch], and given as zeros."""
     n_heads, d_head, batch, length = k.shape
     for job in prange(n_heads * batch):
         h, b = job // batch, job % batch
+        for made in (d_q, d_k, d_v):
+            _clear_head(made, h, b)
+        if _is_zero(grad, h, b):
+            continue
         if is_alike(k, h, b):
             alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b)
             continue
@@ -232,30 +236,12 @@ def _dots(p, x, h, b, n, out):
 def _add_outer(weights, p, out, h, b, n):
     """out[h, d, b, s] += Σ_i weights[i, d] · p[i, s] over a block of queries, for the first n positions."""
     p0, p1, p2, p3 = p[0], p[1], p[2], p[3]
-    d_head = weights.shape[1]
-    for d in range(0, d_head - 1, 2):
+    for d in range(weights.shape[1]):
         a0, a1, a2, a3 = weights[0, d], weights[1, d], weights[2, d], weights[3, d]
-        c0, c1, c2, c3 = weights[0, d + 1], weights[1, d + 1], weights[2, d + 1], weights[3, d + 1]
-        alone = c0 == 0 and c1 == 0 and c2 == 0 and c3 == 0
-        if alone or (a0 == 0 and a1 == 0 and a2 == 0 and a3 == 0):
-            _add_row(weights, d if alone else d + 1, p, out, h, b, n)
-            continue
-        row, other = out[h, d, b], out[h, d + 1, b]
-        for s in range(n):
-            row[s] += (a0 * p0[s] + a1 * p1[s]) + (a2 * p2[s] + a3 * p3[s])
-            other[s] += (c0 * p0[s] + c1 * p1[s]) + (c2 * p2[s] + c3 * p3[s])
-    if d_head % 2 == 1:
-        _add_row(weights, d_head - 1, p, out, h, b, n)
-
-
-@inner
-def _add_row(weights, d, p, out, h, b, n):
-    """`_add_outer` for one channel."""
-    a0, a1, a2, a3 = weights[0, d], weights[1, d], weights[2, d], weights[3, d]
-    if a0 != 0 or a1 != 0 or a2 != 0 or a3 != 0:
-        row, p0, p1, p2, p3 = out[h, d, b], p[0], p[1], p[2], p[3]
-        for s in range(n):
-            row[s] += (a0 * p0[s] + a1 * p1[s]) + (a2 * p2[s] + a3 * p3[s])
+        if a0 != 0 or a1 != 0 or a2 != 0 or a3 != 0:
+            row = out[h, d, b]
+            for s in range(n):
+                row[s] += (a0 * p0[s] + a1 * p1[s]) + (a2 * p2[s] + a3 * p3[s])
 
 
 @inner

@@ -29,9 +29,16 @@ class Operator:
     def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
         """Set the gradient: see `torch.library.register_autograd`."""
         self.op.register_autograd(backward, setup_context=setup_context)
-        parts = {"forward": self.run, "setup_context": setup_context, "backward": once_differentiable(backward)}
-        static = {name: staticmethod(part) for name, part in parts.items()}
-        self._function = type(self.name, (torch.autograd.Function,), static)
+
+        def forward(
+            ctx: Any, *args: Any
+        ) -> Any:  # a function with `setup_context` would look at its signature each time
+            output = self.run(*args)
+            setup_context(ctx, args, output)
+            return output
+
+        parts = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
+        self._function = type(self.name, (torch.autograd.Function,), parts)
 
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_compiling() or type(args[0]) not in PLAIN:
