@@ -96,7 +96,7 @@ def test_wide_columns_of_one_kind(kind: str, width: int) -> None:
 
 @pytest.mark.parametrize("width", [257, WIDE + 3])
 def test_neighbours_of_all_kinds_do_not_show(width: int) -> None:
-    """Lanes are narrowed down together, and guesses go from tile to tile."""
+    """Lanes are narrowed down together, from the same guesses."""
     k = width // 4
     x = matrix(list(KINDS), width, 4 * LANES + 1, k, 0)
     check(x, k)

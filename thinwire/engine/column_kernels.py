@@ -56,7 +56,7 @@ def stretch_of(n, threads):
 
 @inner
 def n_jobs(groups, threads):
-    """In how many parts threads share groups of tiles: a few each, since a guess helps the next one in a part."""
+    """In how many parts threads share groups of tiles: a few each, since every part makes its own tiles."""
     return min(groups, 2 * threads)
 
 

@@ -27,10 +27,8 @@ HALF, REST = 16, 0xFFFF
 """Bits of a half."""
 SAMPLE = 32
 """Rows that the first guesses are from."""
-LIKELY = 1.0
-"""Standard deviations that guesses are apart from where the threshold is expected."""
 STEP, GROWTH = 16, 8
-"""Keys that a guess goes beyond an open end of the bracket, and how many times as many the next one."""
+"""Keys that a guess goes beyond an open end of the bracket, and how many times as many the next one does."""
 TRIES = 12
 """Pairs of guesses that are interpolated; then the bracket is cut in three."""
 BATCH = 4096
@@ -109,7 +107,7 @@ def _begin(keys, k, used, sample, state):
         for lane in range(LANES):
             sample[i * LANES + lane] = row[lane] & np.int16(KEY)
     share, some = k * LANES * n / len(keys), sample[: LANES * n]
-    margin = 1 + 1.5 * LIKELY * math.sqrt(share)
+    margin = 1 + 1.5 * math.sqrt(share)  # standard deviations of such a count
     first, second = _reached_by(some, share + margin), _reached_by(some, share - margin)
     for lane in range(LANES):
         state[LOW, lane], state[N_LOW, lane] = 1, len(keys)
@@ -169,7 +167,7 @@ def _below(key, guess):
 def _narrow(k, tries, state):
     """Take up the counts and guess again, without a branch; returns how many lanes have no threshold yet."""
     k, n_open, one = np.int32(k), np.int32(0), np.int32(1)
-    reach = np.float32(STEP * GROWTH ** min(2 * tries - 2, 6))
+    reach = np.float32(STEP * GROWTH ** (2 * min(tries, 3) - 2))
     thirds = np.float32(1) / np.float32(3) if tries > TRIES else np.float32(0)
     for lane in range(LANES):
         low, high, n_low, n_high = state[LOW, lane], state[HIGH, lane], state[N_LOW, lane], state[N_HIGH, lane]
@@ -181,7 +179,7 @@ def _narrow(k, tries, state):
         n_open += np.int32(low < high)
         wide, n = np.float32(high - low), np.float32(max(n_low - n_high, one))
         at = wide * np.float32(n_low - k) / n
-        margin = wide * np.float32(0.5 * LIKELY) / np.float32(math.sqrt(n))
+        margin = wide * np.float32(0.5) / np.float32(math.sqrt(n))  # a standard deviation of how many are on one side
         near, far = at - margin, at + margin
         upwards, downwards = high == KEY + 1, low == 1
         near = reach if upwards else (np.float32(0) if downwards else near)
@@ -246,7 +244,7 @@ def _has_tiny(tile):
 
 @inner
 def _collect(tile, below, words, flags, found, n_found):
-    """The rests of the numbers of each lane whose key is `below`, but not of zeros; `flags` and `words` are one scratch."""
+    """The rests of numbers of each lane whose key is `below`, but not of zeros; `flags` and `words` are one scratch."""
     upper, lower = tile[UPPER], tile[LOWER]
     for i in range(len(upper)):
         n = np.int16(0)
