@@ -34,9 +34,9 @@ def random_model(layers: int, d_model: int, density: float, embedding_density: f
         else:
             part = embedding_density if "embedding" in name else density
             n = max(1, int(part * value.numel()))
-            places = torch.randint(value.numel(), (n,), generator=generator)
+            places = torch.randint(value.numel(), (n,), generator=generator).unique()  # which of two stays is chance
             std = 0.1 if name.endswith(".bias") else (part * parameter.shape[1]) ** -0.5
-            value[places] = std * torch.randn(n, generator=generator)
+            value[places] = std * torch.randn(len(places), generator=generator)
         state[name] = value.view(parameter.shape)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
