@@ -258,3 +258,29 @@ def test_tensors_without_numbers_take_the_plain_products() -> None:
         q, k, v = (fakes.from_tensor(x.detach()) for x in heads(8, 4))
         assert lies_by_feature(k)
         assert attend(q, k, v, SINK).shape == q.shape
+
+
+@pytest.mark.parametrize("sink", [None, SINK])
+@pytest.mark.parametrize("alike", [False, True])
+def test_heads_and_channels_without_a_gradient(sink: Tensor | None, alike: bool) -> None:
+    """A head, and a channel of another, that nothing reads; channels of queries that vary among some that do not."""
+    q, k, v = (x.detach().clone() for x in heads(40, 6))
+    q[0, 1, :, 0::2], k[:, 1:] = 0.7, k[:, 1:, :1] if alike else k[:, 1:]
+    leaves = [x.requires_grad_() for x in (*map(_as_it_lies, (q, k, v)), *([] if sink is None else [sink.clone()]))]
+    towards = normal(*q.shape, seed=7)
+    towards[:, 0], towards[0, 1, :, 2] = 0, 0
+    precise = [x.detach().double().requires_grad_() for x in leaves]
+    twin = attention_pattern(precise[0], precise[1], None if sink is None else precise[3]) @ precise[2]
+    expected = torch.autograd.grad(twin, precise, towards.double())
+    torch.use_deterministic_algorithms(True)  # new memory is then NaN
+    try:
+        ours = attend_by_feature(*leaves[:3], None if sink is None else leaves[3], standing(2, 40, 40))
+        found = torch.autograd.grad(ours, leaves, towards)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, **CLOSE)
+
+
+def _as_it_lies(x: Tensor) -> Tensor:
+    return x.permute(1, 3, 0, 2).contiguous().permute(2, 0, 3, 1)

@@ -115,17 +115,17 @@ def _to_sink_and_queries(k, sink, scale, log_sums, h, b, means, d_q, d_sink):
 
 @inner
 def _to_keys(q, v, queries, scale, h, b, weighted, weighted_means, moving, d_k, sums, found, ones):
-    """d_k[e, s] = scale · what s gets through q[e]; for all channels that ask the same of every position at once."""
-    n_common = 0
+    """d_k[e, s] = scale · what s gets through q[e]; at once for neighbours that each ask all positions the same."""
+    is_common = False
     for e in range(q.shape[1]):
         row, made = q[h, e, b], d_k[h, e, b]
         if not has_nonzero(row):
             continue
         varies = not is_constant(row)
         size = scale if varies else scale * row[0]
-        if varies or n_common == 0:
+        if varies or not is_common:
             _asked(row if varies else ones, v, queries, h, b, weighted, weighted_means, moving, sums, found)
-        n_common = 0 if varies else 1
+        is_common = not varies
         for s in range(len(made)):
             made[s] += size * found[s]
 

@@ -1,9 +1,9 @@
 """AbsTopK on a tile: one token a lane, all lanes at once. Parts of CPU kernels.
 
-A number is split in two: its key, the upper half of its bits but the sign, and its rest, the lower half.
-The threshold of a token is searched for among keys, of which 32 are one vector. It lies between two guesses at first,
-which a sample of the tile gives. The numbers that reach either are counted, for all lanes together; the next two are as
-far from where interpolation puts the threshold as chance may put it, until the bracket is closed. Of the few numbers
+A number is split in two: its key, the upper half of its bits but the sign, and its rest, the lower half. The
+threshold of a token is searched for among keys, twice as many of which are a vector. It is first guessed to lie between
+two that a sample of the tile gives. The numbers that reach either are counted, for all lanes together; the next two are
+as far from where interpolation puts the threshold as chance may put it, until the bracket is closed. Of the few numbers
 whose key is just below, the rests decide.
 """
 
@@ -54,7 +54,7 @@ def whole(upper, lower):
 
 @making
 def select(tile, k, used):
-    """What is known of each lane, int32 [8, LANES], of which so many are used: THRESHOLD and COUNT.
+    """What is known of each lane, int32 [8, LANES]: THRESHOLD and COUNT. Lanes from `used` on mean nothing.
 
     The threshold is the smallest, as the bits of a magnitude, that at most k numbers reach, or one that k do; the count
     is how many reach it.
@@ -104,9 +104,9 @@ def _begin(keys, k, used, sample, state):
     n = min(SAMPLE, len(keys))
     for i in range(n):
         row = keys[i * len(keys) // n]
-        for lane in range(LANES):
-            sample[i * LANES + lane] = row[lane] & np.int16(KEY)
-    share, some = k * LANES * n / len(keys), sample[: LANES * n]
+        for lane in range(used):
+            sample[i * used + lane] = row[lane] & np.int16(KEY)
+    share, some = k * used * n / len(keys), sample[: used * n]
     margin = 1 + 1.5 * math.sqrt(share)  # standard deviations of such a count
     first, second = _reached_by(some, share + margin), _reached_by(some, share - margin)
     for lane in range(LANES):

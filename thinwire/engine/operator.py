@@ -30,9 +30,9 @@ class Operator:
         """Set the gradient: see `torch.library.register_autograd`."""
         self.op.register_autograd(backward, setup_context=setup_context)
 
-        def forward(
-            ctx: Any, *args: Any
-        ) -> Any:  # a function with `setup_context` would look at its signature each time
+        # a function with `setup_context` would look at its signature at every call
+        def forward(ctx: Any, *args: Any) -> Any:
+            ctx.set_materialize_grads(False)  # no zeros for outputs without a gradient; only the first ever has one
             output = self.run(*args)
             setup_context(ctx, args, output)
             return output

@@ -23,7 +23,7 @@ from thinwire.tasks import PairBatch, last_logits, margin, norms_on
 PART_BYTES = 2**24
 """A batch is computed in parts, each of pairs of like length, whose widest activations take about so much memory.
 
-That is little padding, and fits in a cache; smaller parts would be all overhead.
+That is little padding; smaller parts would be all overhead, and larger ones are no faster.
 """
 
 
