@@ -37,7 +37,10 @@ class Operator:
             setup_context(ctx, args, output)
             return output
 
-        parts = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
+        def passed_back(ctx: Any, *grads: Any) -> Any:
+            return (None,) * len(ctx.needs_input_grad) if grads[0] is None else backward(ctx, *grads)
+
+        parts = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(passed_back))}
         self._function = type(self.name, (torch.autograd.Function,), parts)
 
     def __call__(self, *args: Any) -> Any:
