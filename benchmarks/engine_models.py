@@ -8,10 +8,10 @@ from torch import Tensor
 from thinwire.circuit import Circuit
 from thinwire.model import ModelConfig, Transformer
 from thinwire.model.sparse import nonzeros
-from thinwire.model.taps import Tap, record
+from thinwire.model.taps import Hold, Tap, record
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.learn import step_with_slope, task_losses
-from thinwire.prune.masks import NodeMasks, mask_tap
+from thinwire.prune.masks import NodeMasks
 from thinwire.sites import Node, Site
 from thinwire.tasks import PairBatch, margin
 
@@ -80,7 +80,7 @@ def mask_step(
     def margins(hard: Tensor) -> Tensor:
         if not whole:
             return masks.margins(hard, pairs)
-        tap: Tap = mask_tap(masks.split(hard), means)
+        tap: Tap = Hold(masks.split(hard), means)
         tokens = pairs.tokens.repeat(trials, 1)
         logits = model(tokens, tap=tap).unflatten(0, (trials, -1))
         last = logits[:, torch.arange(len(pairs.tokens)), pairs.last]

@@ -141,7 +141,7 @@ def test_however_many_threads_share_the_tokens(threads: int) -> None:
     for n in (1, 64, 65, 500, 1030):
         x = matrix(list(KINDS), 37, n, 9, n)
         kept = torch.empty_like(x)
-        column_kernels.keep_columns(bits(x), bits(kept), 9, threads)
+        column_kernels.keep_columns(bits(x), 9, threads, bits(kept))
         assert kept.equal(twin(x, 9))
 
 

@@ -8,8 +8,7 @@ from torch import Tensor
 from thinwire.engine import pointwise
 from thinwire.engine.layout import activations, features, is_feature_major
 from thinwire.model.norms import RMSNorm, ScaleRecorder, frozen
-from thinwire.model.taps import Tap
-from thinwire.prune.masks import mask_tap
+from thinwire.model.taps import Hold, Tap
 from thinwire.sites import Site
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -116,7 +115,7 @@ def test_tap_of_masks_takes_activations_as_they_lie() -> None:
     means = {site: normal(12, seed=2)}
     for hard in (torch.rand(3, 12, generator=torch.Generator().manual_seed(3)), torch.ones(1, 12).expand(3, -1)):
         mask = hard.clone().requires_grad_()
-        tap: Tap = mask_tap({site: mask}, means)
+        tap: Tap = Hold({site: mask}, means)
         x = by_feature((6, 7), 12).requires_grad_()
         y, twin = tap(site, x), tap(site, x.contiguous())
         assert is_feature_major(y)
@@ -124,7 +123,7 @@ def test_tap_of_masks_takes_activations_as_they_lie() -> None:
         torch.testing.assert_close(y, twin, **CLOSE)
         for ours, expected in zip(gradients(y, x, mask), gradients(twin, x, mask), strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-        assert mask_tap({site: hard}, means)(site, x.detach()).equal(y.detach())
+        assert Hold({site: hard}, means)(site, x.detach()).equal(y.detach())
 
 
 def test_what_the_operators_take() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from thinwire.engine import sites
 from thinwire.engine.layout import activations, features, is_feature_major
+from thinwire.engine.pointwise import Held
 from thinwire.engine.products import SparsePattern
 from thinwire.engine.select import keep_rows, pass_rows
 from thinwire.engine.sites import FUNCTIONS, Nonlinearity, map_and_keep
@@ -199,17 +200,22 @@ def test_operator_keeps_the_contract_of_torch() -> None:
     places = pattern.columns, pattern.starts, pattern.rows, pattern.column_starts, pattern.order
     for code in (sites.CODES["identity"], sites.CODES["gelu"]):
         x, bias = given((2, 9), 20), normal(12).requires_grad_()
-        torch.library.opcheck(sites._map_and_keep.op, (x, values, bias, *places, code, 3, True))
+        for held in ((None, None), drawn(2, 12, None)):  # of free rows the second result means nothing
+            wanted = held[0] is not None
+            torch.library.opcheck(sites._map_and_keep.op, (x, values, bias, *places, *held, code, 3, wanted))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("nonlinearity", ["identity", "gelu"])
 def test_compiles_as_one_graph(nonlinearity: Nonlinearity, backend: str) -> None:
     pattern, values = sparse(some(normal(12, 20), 0.2))
-    leaves = given((2, 9), 20), values, normal(12).requires_grad_()
+    mean, mask = drawn(2, 12, 0.5)
+    leaves = given((2, 9), 20), values, normal(12).requires_grad_(), mask
 
-    def work(x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        return map_and_keep(2 * x, pattern, values, bias, nonlinearity, 3).square().sum()
+    def work(x: Tensor, values: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        free = map_and_keep(2 * x, pattern, values, bias, nonlinearity, 3)
+        held = map_and_keep(3 * x, pattern, values, bias, nonlinearity, 3, Held(mean, mask))
+        return (free + held).square().sum()
 
     torch._dynamo.reset()
     expected, ours = work(*leaves), torch.compile(work, backend=backend, fullgraph=True)(*leaves)
@@ -226,3 +232,58 @@ def test_there_is_no_second_derivative() -> None:
     (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+def drawn(trials: int, width: int, share: float | None) -> Held:
+    """A mask of zeros and ones, of numbers between if there is no share of ones, and means."""
+    numbers = torch.rand(trials, width, generator=torch.Generator().manual_seed(3))
+    mask = numbers if share is None else (numbers < share).float()
+    return Held(normal(width, seed=2), mask.requires_grad_())
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0, None])
+@pytest.mark.parametrize(("trials", "lead"), [(1, (3, 41)), (3, (6, 7)), (2, (4, 150)), (5, (5, 64)), (40, (40, 1))])
+@pytest.mark.parametrize(("rows", "columns", "k", "density"), SHAPES)
+def test_holding_in_the_operator_is_holding_after_it(
+    rows: int,
+    columns: int,
+    k: int,
+    density: float,
+    trials: int,
+    lead: tuple[int, ...],
+    share: float | None,
+    nonlinearity: Nonlinearity,
+) -> None:
+    """Wide and high matrices, trials that share tiles, tokens with fewer than k nonzeros, and constant rows."""
+    held, matrix = drawn(trials, rows, share), some(normal(rows, columns), density)
+    matrix[::7] = 0
+    (pattern, values), x = sparse(matrix), given(lead, columns)
+    bias = some(normal(rows, seed=3), 0.4).requires_grad_()
+    ours = map_and_keep(x, pattern, values, bias, nonlinearity, k, held)
+    twin = held.hold(map_and_keep(x, pattern, values, bias, nonlinearity, k))
+    torch.testing.assert_close(ours, twin, **CLOSE)
+    leaves, towards = (x, held.mask, values, bias), normal(*twin.shape, seed=4)
+    towards[..., ::3] = 0  # rows without a gradient
+    expected = torch.autograd.grad(twin, leaves, towards)
+    for one, other in zip(torch.autograd.grad(ours, leaves, towards), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    (alone,) = torch.autograd.grad(
+        map_and_keep(x.detach(), pattern, values.detach(), bias.detach(), nonlinearity, k, held), held.mask, towards
+    )
+    torch.testing.assert_close(alone, expected[1], rtol=1e-4, atol=1e-4)
+    fixed = Held(held.mean, held.mask.detach())
+    (d_x,) = torch.autograd.grad(map_and_keep(x, pattern, values, bias, nonlinearity, k, fixed), x, towards)
+    torch.testing.assert_close(d_x, expected[0], rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert map_and_keep(x, pattern, values, bias, nonlinearity, k, held).equal(ours)
+
+
+@pytest.mark.parametrize(("mean", "mask"), [((23,), (2, 24)), ((24,), (2, 25)), ((24,), (4, 24)), ((24,), (24,))])
+def test_a_mask_that_does_not_fit_is_refused(mean: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """Kernels look at no bounds."""
+    pattern, values = sparse(some(normal(24, 16), 0.3))
+    with pytest.raises(ValueError, match="cannot hold 24 nodes of 18 tokens"):
+        map_and_keep(
+            given((2, 9), 16), pattern, values, normal(24), "relu", 6, Held(torch.zeros(mean), torch.ones(mask))
+        )

@@ -9,10 +9,10 @@ from torch import Tensor
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model import Transformer
-from thinwire.model.taps import ablate, record
+from thinwire.model.taps import Hold, ablate, record
 from thinwire.prune import PruneConfig, mean_activations
 from thinwire.prune.learn import step_with_slope
-from thinwire.prune.masks import NodeMasks, fold, mask_tap
+from thinwire.prune.masks import NodeMasks, fold
 from thinwire.prune.means import held_values, task_means
 from thinwire.sites import Node, Site, all_sites, n_nodes
 from thinwire.tasks import last_logits, margin, margin_losses
@@ -69,12 +69,12 @@ def test_forcing_refuses_nodes_that_do_not_exist_or_are_named_twice() -> None:
         masks_of(tiny_model(), keep=("0.mlp.post_act:0",), drop=("0.mlp.post_act:0",))
 
 
-def test_mask_tap_holds_each_trial_at_its_own_ablation(plant: planted.Planted) -> None:
+def test_masks_hold_each_trial_at_its_own_ablation(plant: planted.Planted) -> None:
     batch = plant.planted.pairs(4, "train", 0)
     masks = NodeMasks(plant.model, plant.means, PruneConfig())
     hard = (torch.rand(TRIALS, masks.n, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     kept = masks.split(hard)
-    folded = last_logits(plant.model, fold(batch, TRIALS), tap=mask_tap(kept, plant.means))
+    folded = last_logits(plant.model, fold(batch, TRIALS), tap=Hold(kept, plant.means))
     for trial, logits in enumerate(folded.split(len(batch.tokens))):
         keep = {site: mask[trial] > 0 for site, mask in kept.items()}
         torch.testing.assert_close(logits, last_logits(plant.model, batch, tap=ablate(keep, plant.means)))
@@ -130,7 +130,7 @@ def test_masks_of_one_keep_the_model_as_it_is() -> None:
     tokens = tiny_prompts(model, rows=4)
     ones = {site: torch.ones(2, site.width(SHAPE)) for site in all_sites(SHAPE)}
     far = {site: torch.full((site.width(SHAPE),), 1e6) for site in all_sites(SHAPE)}
-    assert model(tokens, tap=mask_tap(ones, far)).equal(model(tokens))
+    assert model(tokens, tap=Hold(ones, far)).equal(model(tokens))
 
 
 def test_task_means_leave_padding_out(plant: planted.Planted) -> None:

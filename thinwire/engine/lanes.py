@@ -76,13 +76,14 @@ def nonzeros(tile):
 
 
 @inner
-def write_ties(tile, rows, lane, tied, missing, out):
-    """Into out[rows], the first so many entries of a lane that have the tied magnitude."""
-    for i in range(tile.shape[1]):
-        number = whole(tile[UPPER, i, lane], tile[LOWER, i, lane])
-        if missing > 0 and (number & np.int32(MAGNITUDE)) == tied:
-            out[rows[i]] = number
-            missing -= 1
+def drop_ties(tile, lane, tied, kept):
+    """Zero the entries of a lane that have the tied magnitude, all but the first so many."""
+    upper, lower = tile[UPPER], tile[LOWER]
+    for i in range(len(upper)):
+        if (whole(upper[i, lane], lower[i, lane]) & np.int32(MAGNITUDE)) == tied:
+            if kept <= 0:
+                upper[i, lane], lower[i, lane] = 0, 0
+            kept -= 1
 
 
 @making

@@ -1,5 +1,7 @@
 """RMSNorm, and holding nodes at constants, on feature-major activations, as operators."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -79,6 +81,23 @@ def _norm_backward(ctx, grad: Tensor, _) -> tuple[Tensor | None, ...]:
 
 
 rms_norm.register_autograd(_norm_backward, setup_context=_keep_for_norm)
+
+
+class Held(NamedTuple):
+    """What holds nodes of a site."""
+
+    mean: Tensor
+    """What a node is held at. [width]"""
+    mask: Tensor
+    """1 where a node is free and 0 where it is held, in each trial. [trials, width]"""
+
+    def hold(self, x: Tensor) -> Tensor:
+        """mean + mask · (x - mean) for x [trials·batch, ..., width], trial by trial."""
+        mean, mask = self.mean.to(x.dtype), self.mask.to(x.dtype)
+        if takes(x):
+            return hold(x, mean, mask)
+        folded = x.unflatten(0, (len(mask), -1))
+        return torch.lerp(mean, folded, mask.view(len(mask), *[1] * (x.ndim - 1), -1)).flatten(0, 1)
 
 
 @operator("hold_by_feature")

@@ -1,22 +1,28 @@
-"""From one site to the next in one operator, on a CPU: a sparse map, a nonlinearity, AbsTopK."""
+"""From one site to the next in one operator, on a CPU: a sparse map, a nonlinearity, AbsTopK, holding."""
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thinwire.engine import site_kernels
+from thinwire.engine import nonlinearity_kernels, site_back_kernels, site_kernels
 from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, features
 from thinwire.engine.operator import operator
-from thinwire.engine.products import SparsePattern, input_gradient, weight_gradient
+from thinwire.engine.pointwise import Held
+from thinwire.engine.products import SparsePattern, weight_gradient
 from thinwire.engine.select import bits
 
 Nonlinearity = Literal["identity", "relu", "gelu"]
 FUNCTIONS = {"identity": lambda x: x, "relu": F.relu, "gelu": F.gelu}
 """The nonlinearities, as PyTorch has them."""
-CODES: dict[str, int] = {"identity": site_kernels.IDENTITY, "relu": site_kernels.RELU, "gelu": site_kernels.GELU}
+CODES: dict[str, int] = {
+    "identity": nonlinearity_kernels.IDENTITY,
+    "relu": nonlinearity_kernels.RELU,
+    "gelu": nonlinearity_kernels.GELU,
+}
 FEWEST = 16
 """Tokens below which the steps one by one are faster, since a tile has more."""
 
@@ -27,12 +33,29 @@ def pays(x: Tensor) -> bool:
 
 
 def map_and_keep(
-    x: Tensor, pattern: SparsePattern, values: Tensor, bias: Tensor, nonlinearity: Nonlinearity, k: int
+    x: Tensor,
+    pattern: SparsePattern,
+    values: Tensor,
+    bias: Tensor,
+    nonlinearity: Nonlinearity,
+    k: int,
+    held: Held | None = None,
 ) -> Tensor:
-    """AbsTopK of the nonlinearity of x [..., n_columns] through a sparse map: feature-major float32 [..., n_rows]."""
-    wanted = torch.is_grad_enabled() and (x.requires_grad or values.requires_grad or bias.requires_grad)
+    """AbsTopK of the nonlinearity of x [..., n_columns] through a sparse map: feature-major float32 [..., n_rows].
+
+    Some nodes are `held` after that. Raises ValueError for a mask of another width, or of trials that do not share the
+    tokens evenly.
+    """
+    mean, mask = held if held is not None else (None, None)
+    if mean is not None and mask is not None:
+        width, n = pattern.n_rows, x[..., 0].numel()
+        if mean.shape != (width,) or mask.shape[1:] != (width,) or n % len(mask):
+            shapes = f"a mean {list(mean.shape)} and a mask {list(mask.shape)}"
+            raise ValueError(f"{shapes} cannot hold {width} nodes of {n} tokens")
+    learns = any(each is not None and each.requires_grad for each in (x, values, bias, mask))
+    wanted = torch.is_grad_enabled() and mask is not None and learns
     places = pattern.columns, pattern.starts, pattern.rows, pattern.column_starts, pattern.order
-    return _map_and_keep(x, values, bias, *places, CODES[nonlinearity], k, wanted)[0]
+    return _map_and_keep(x, values, bias, *places, mean, mask, CODES[nonlinearity], k, wanted)[0]
 
 
 @operator("map_and_keep")
@@ -45,18 +68,21 @@ def _map_and_keep(
     rows: Tensor,
     column_starts: Tensor,
     order: Tensor,
+    mean: Tensor | None,
+    mask: Tensor | None,
     nonlinearity: int,
     k: int,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, what the nonlinearity was given, and which tokens have fewer than k nonzeros; all if k is the width.
+    """The result; where rows that a mask holds would not be zero; which tokens have fewer than k nonzeros (all if k is
+    the width).
 
-    The second is empty where there is no nonlinearity or no gradient is `wanted`.
+    The second is for gradients: it is empty where none is `wanted`, and means nothing in other rows.
     """
     given = features(x.float())
     n_rows, n = len(starts) - 1, given.shape[1]
     out, short = torch.empty(n_rows, n), torch.empty(n, dtype=torch.bool)
-    before = torch.empty((n_rows, n) if wanted and nonlinearity else (0, 0))
+    flags = torch.empty(n_rows if wanted else 0, n, dtype=torch.int8)
     use_threads()
     site_kernels.map_and_keep(
         values.detach().float().numpy(),
@@ -66,53 +92,137 @@ def _map_and_keep(
         given.numpy(),
         nonlinearity,
         k,
+        *_numbers(mean, mask),
         torch.get_num_threads(),
         bits(out),
-        before.numpy(),
+        flags.numpy(),
         short.numpy(),
     )
-    return activations(out, x.shape[:-1]), before, short
+    return activations(out, x.shape[:-1]), flags, short
 
 
-@operator("pass_back")
-def _pass_back(kept: Tensor, before: Tensor, grad: Tensor, short: Tensor, nonlinearity: int) -> Tensor:
-    """Gradient of what the nonlinearity was given."""
-    out = torch.empty(kept.shape[-1], kept[..., 0].numel())
+def _numbers(mean: Tensor | None, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """What holds nodes, as kernels take it: one trial without any nodes, if nothing does."""
+    if mean is None or mask is None:
+        return np.empty(0, np.float32), np.empty((1, 0), np.float32)
+    return mean.float().numpy(), mask.detach().float().contiguous().numpy()
+
+
+@operator("map_and_keep_backward")
+def _map_and_keep_backward(
+    grad: Tensor,
+    x: Tensor | None,
+    values: Tensor,
+    bias: Tensor,
+    columns: Tensor,
+    starts: Tensor,
+    rows: Tensor,
+    column_starts: Tensor,
+    order: Tensor,
+    mean: Tensor | None,
+    mask: Tensor | None,
+    kept: Tensor,
+    flags: Tensor,
+    short: Tensor,
+    nonlinearity: int,
+    wanted_input: bool,
+    wanted_map: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the input, of what the nonlinearity was given, and of the mask; empty where not wanted.
+
+    x is the input, if the slope of the nonlinearity or a mask needs it.
+    """
+    given, of_result = features(kept), features(grad.float())
+    n_rows, n = given.shape
+    n_columns = len(column_starts) - 1
+    d_x, d_map = torch.empty(n_columns if wanted_input else 0, n), torch.empty(n_rows if wanted_map else 0, n)
+    trials, stretch, stretches = _stretches(n, mask)
+    d_mask = torch.empty(trials, stretches, 0 if mask is None else n_rows)
+    matrix = values.detach().float()
     use_threads()
-    given = features(kept).numpy(), before.numpy(), features(grad.float()).numpy()
-    site_kernels.pass_back(*given, nonlinearity, short.numpy(), out.numpy())
-    return activations(out, kept.shape[:-1])
+    site_back_kernels.pass_back(
+        (matrix.numpy(), columns.numpy(), starts.numpy(), bias.detach().float().numpy()),
+        (matrix[order].numpy(), rows.numpy(), column_starts.numpy()),
+        np.empty((0, n), np.float32) if x is None else features(x.float()).numpy(),
+        nonlinearity,
+        given.numpy(),
+        (*_numbers(mean, mask), flags.numpy()),
+        short.numpy(),
+        of_result.numpy(),
+        stretch,
+        torch.get_num_threads(),
+        d_x.numpy(),
+        d_map.numpy(),
+        d_mask.numpy(),
+    )
+    lead = kept.shape[:-1]
+    return activations(d_x, lead), activations(d_map, lead), d_mask.sum(1)
+
+
+def _stretches(n: int, mask: Tensor | None) -> tuple[int, int, int]:
+    """The trials that n tokens are of, and their stretches: tokens of one, and how many a trial has."""
+    trials = 1 if mask is None else len(mask)
+    shares = -(-torch.get_num_threads() // trials)  # so that every thread has some
+    stretch = min(site_back_kernels.TOGETHER, max(site_back_kernels.FEWEST, -(-n // trials // shares)))
+    return trials, stretch, -(-n // trials // stretch)
 
 
 @_map_and_keep.register_fake
-def _(x, values, bias, columns, starts, rows, column_starts, order, nonlinearity, k, wanted):
+def _(x, values, bias, columns, starts, rows, column_starts, order, mean, mask, nonlinearity, k, wanted):
     n_rows, n = len(starts) - 1, x[..., 0].numel()
     out = x.new_empty((n_rows, *x.shape[:-1]), dtype=torch.float32).movedim(0, -1)
-    before = x.new_empty((n_rows, n) if wanted and nonlinearity else (0, 0), dtype=torch.float32)
-    return out, before, x.new_empty(n, dtype=torch.bool)
+    flags = x.new_empty((n_rows if wanted else 0, n), dtype=torch.int8)
+    return out, flags, x.new_empty(n, dtype=torch.bool)
 
 
-@_pass_back.register_fake
-def _(kept, before, grad, short, nonlinearity) -> Tensor:
-    return kept.new_empty((kept.shape[-1], *kept.shape[:-1])).movedim(0, -1)
+@_map_and_keep_backward.register_fake
+def _(
+    grad,
+    x,
+    values,
+    bias,
+    columns,
+    starts,
+    rows,
+    column_starts,
+    order,
+    mean,
+    mask,
+    kept,
+    flags,
+    short,
+    nonlinearity,
+    wanted_input,
+    wanted_map,
+):
+    def empty(width: int) -> Tensor:
+        return grad.new_empty((width, *grad.shape[:-1]), dtype=torch.float32).movedim(0, -1)
+
+    n_rows = len(starts) - 1
+    d_mask = grad.new_empty(*((1, 0) if mask is None else mask.shape), dtype=torch.float32)
+    return empty(len(column_starts) - 1 if wanted_input else 0), empty(n_rows if wanted_map else 0), d_mask
 
 
 def _keep_for_backward(ctx, inputs, output) -> None:
-    x, values, _, columns, starts, rows, column_starts, order, nonlinearity, _, _ = inputs
-    needed = x if values.requires_grad else None  # activations are kept only where the values have a gradient
-    ctx.save_for_backward(needed, values, columns, starts, rows, column_starts, order, *output)
+    x, values, *rest, nonlinearity, _, _ = inputs
+    # the input is kept only where the values have a gradient, or something is made from it again
+    ctx.remade = nonlinearity == CODES["gelu"] or len(output[1]) > 0
+    ctx.save_for_backward(x if values.requires_grad or ctx.remade else None, values, *rest, *output)
     ctx.mark_non_differentiable(output[1], output[2])
     ctx.nonlinearity, ctx.dtype = nonlinearity, x.dtype
 
 
 def _backward(ctx, grad: Tensor, _, __) -> tuple[Tensor | None, ...]:
-    x, values, columns, starts, rows, column_starts, order, kept, before, short = ctx.saved_tensors
-    wanted_x, wanted_values, wanted_bias = ctx.needs_input_grad[:3]
-    d_map = _pass_back(kept, before, grad, short, ctx.nonlinearity)
-    d_x = input_gradient(d_map, values, rows, column_starts, order).to(ctx.dtype) if wanted_x else None
+    x, *saved = ctx.saved_tensors
+    values, _, columns, starts = saved[:4]
+    wanted_x, wanted_values, wanted_bias, *_, wanted_mask, _, _, _ = ctx.needs_input_grad
+    d_x, d_map, d_mask = _map_and_keep_backward(
+        grad, x if ctx.remade else None, *saved, ctx.nonlinearity, wanted_x, wanted_values or wanted_bias
+    )
+    d_x = d_x.to(ctx.dtype) if wanted_x else None
     d_values = weight_gradient(d_map, x, columns, starts).to(values.dtype) if wanted_values else None
     d_bias = d_map.flatten(0, -2).sum(0) if wanted_bias else None
-    return d_x, d_values, d_bias, *[None] * 8
+    return d_x, d_values, d_bias, *[None] * 6, d_mask if wanted_mask else None, None, None, None
 
 
 _map_and_keep.register_autograd(_backward, setup_context=_keep_for_backward)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from thinwire.engine import select, sites
 from thinwire.engine.layout import activations, features, is_feature_major
 from thinwire.engine.operator import operator
+from thinwire.engine.pointwise import Held
 from thinwire.model.sparse import SparseLinear
 
 
@@ -63,14 +64,19 @@ class AbsTopK(nn.Module):
         self.width = width
 
     def forward(
-        self, x: Tensor, by: nn.Module | None = None, nonlinearity: sites.Nonlinearity = "identity"
+        self,
+        x: Tensor,
+        by: nn.Module | None = None,
+        nonlinearity: sites.Nonlinearity = "identity",
+        held: Held | None = None,
     ) -> Tensor:  # [..., width]
-        """What is kept of x [..., width], or of the nonlinearity of what the map `by` makes of x."""
+        """What is kept of x [..., width], or of the nonlinearity of what the map `by` makes of x; some nodes `held`."""
         if isinstance(by, SparseLinear) and sites.pays(x):
-            return sites.map_and_keep(x, by.pattern, by.values, by.bias, nonlinearity, self.k)
+            return sites.map_and_keep(x, by.pattern, by.values, by.bias, nonlinearity, self.k, held)
         if by is not None:
             x = sites.FUNCTIONS[nonlinearity](by(x))
-        return x if self.k == self.width else abstopk(x, self.k)
+        kept = x if self.k == self.width else abstopk(x, self.k)
+        return kept if held is None else held.hold(kept)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, width={self.width}"

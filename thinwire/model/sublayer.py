@@ -8,7 +8,7 @@ from thinwire.engine.sites import Nonlinearity
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, RMSNorm, own_scales
-from thinwire.model.taps import Tap
+from thinwire.model.taps import Hold, Tap
 from thinwire.sites import KINDS, Site
 
 
@@ -35,7 +35,10 @@ class Sublayer(nn.Module):
 
         With a map `by`, the nonlinearity of what it makes of x.
         """
-        return tap(self.sites[name], self.get_submodule(name)(x, by, nonlinearity))
+        site, keep = self.sites[name], self.get_submodule(name)
+        if isinstance(tap, Hold):  # part of the operator, where there is one
+            return keep(x, by, nonlinearity, tap.at(site))
+        return tap(site, keep(x, by, nonlinearity))
 
     def read(self, resid: Tensor, positions: Tensor | None, tap: Tap, norms: Norms = own_scales) -> Tensor:
         """The sublayer's input [batch, pos, d_in]: the normed residual stream, and the position channels if any."""

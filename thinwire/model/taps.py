@@ -4,10 +4,12 @@ A tap is an argument, never state of the model. Recording, ablating and patching
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from thinwire.engine.pointwise import Held
 from thinwire.sites import Node, Site
 
 Tap = Callable[[Site, Tensor], Tensor]
@@ -66,6 +68,24 @@ def ablate(keep: Mapping[Site, Tensor], values: Mapping[Site, Tensor]) -> Tap:
         return torch.where(keep[site], x, values[site].to(x.dtype))
 
     return tap
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A tap that moves x [trials·batch, pos, width] towards the means [width] where `masks[site]` [trials, width] is 0.
+
+    Every site is to have a mask, which may have a gradient.
+    """
+
+    masks: Mapping[Site, Tensor]
+    means: Mapping[Site, Tensor]
+
+    def at(self, site: Site) -> Held:
+        """What it does at one site."""
+        return Held(self.means[site], self.masks[site])
+
+    def __call__(self, site: Site, x: Tensor) -> Tensor:
+        return self.at(site).hold(x)
 
 
 def chain(*taps: Tap) -> Tap:

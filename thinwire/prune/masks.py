@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from thinwire.engine import pointwise
 from thinwire.errors import UserError
 from thinwire.model.norms import Norms
 from thinwire.model.precision import autocast
-from thinwire.model.taps import Tap
+from thinwire.model.taps import Hold
 from thinwire.model.transformer import Transformer
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import PromptEmbeddings
@@ -82,7 +81,7 @@ class NodeMasks:
         """Logits [trials·sequences, vocab] of a batch that holds the sequences of each trial, trial by trial."""
         embedded = None if self.embeddings is None else self._embedded(hard, batch.tokens, self.embeddings)
         resid = self.model.embed(batch.tokens, embedded)
-        return last_logits(self.model, batch, mask_tap(self.split(hard), self.means), resid, norms=norms)
+        return last_logits(self.model, batch, Hold(self.split(hard), self.means), resid, norms=norms)
 
     def _embedded(self, hard: Tensor, tokens: Tensor, masked: PromptEmbeddings) -> Tensor:
         """Embeddings [trials·sequences, pos, d_model] of tokens [trials·sequences, pos]; a removed one is held."""
@@ -114,19 +113,6 @@ def node_units(shape: Shape, tied_qk: bool, excluded: set[Node]) -> list[tuple[N
             if free:
                 units.append(free)
     return units
-
-
-def mask_tap(masks: Mapping[Site, Tensor], means: Mapping[Site, Tensor]) -> Tap:
-    """A tap that moves x [trials·batch, pos, width] towards the means where `masks[site]` [trials, width] is 0."""
-
-    def tap(site: Site, x: Tensor) -> Tensor:
-        mask, mean = masks[site].to(x.dtype), means[site].to(x.dtype)
-        if pointwise.takes(x):
-            return pointwise.hold(x, mean, mask)
-        folded = x.unflatten(0, (len(mask), -1))
-        return torch.lerp(mean, folded, mask[:, None, None]).flatten(0, 1)
-
-    return tap
 
 
 def fold(batch: PairBatch, trials: int) -> PairBatch:
