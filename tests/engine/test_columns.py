@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,9 +11,10 @@ from reference import selection
 from torch import Tensor
 
 from thinwire.engine import column_kernels
-from thinwire.engine.lanes import BATCH, LANES, SAMPLE
+from thinwire.engine.key_search import BATCH, SAMPLE, find
 from thinwire.engine.layout import activations, is_feature_major
 from thinwire.engine.select import bits, keep_columns, keep_rows, pass_columns, pass_rows, plain_keep_mask
+from thinwire.engine.tiles import LANES
 from thinwire.model.abstopk import abstopk
 
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, math.inf, -math.inf, 1e-45, -1e-45, 1e-40, 3.4e38, -3.4e38, 1.17e-38)
@@ -134,6 +136,34 @@ def test_tokens_with_nearly_k_nonzeros(width: int, k: int, nonzero: int) -> None
     x = torch.randn(ranks.shape, generator=generator)
     zeros = torch.where(torch.rand(ranks.shape, generator=generator) < 0.5, 0.0, -0.0)
     check(torch.where(ranks < k + nonzero, x, zeros), k)
+
+
+def far_apart(kind: str, width: int, generator: torch.Generator) -> Tensor:
+    """A tile in which a token is unlike the others, or all are unlike the sample."""
+    x = torch.randn(width, LANES, generator=generator)
+    large = torch.rand(width, generator=generator) < 0.26
+    if kind == "of one scale":
+        return x
+    if kind == "half as many":
+        return x * (torch.rand(x.shape, generator=generator) < 0.25)
+    if kind == "every scale":
+        return x * 10 ** (30 * torch.rand(LANES, generator=generator) - 15)
+    x[:, 0] *= torch.where(large, 1e20, 1e-20) if kind == "two clusters" else float(kind)
+    return x
+
+
+@pytest.mark.parametrize("width", [256, BATCH, BATCH + 1, 33000])
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("of one scale", 6), ("half as many", 13), ("every scale", 17), ("two clusters", 17)]
+    + [(scale, 13) for scale in ("1e-6", "1e-3", "0.1", "10", "1e3", "1e6")],
+)
+def test_passes_are_few(kind: str, most: int, width: int) -> None:
+    """Cutting in three alone takes ten; a token of another scale, or with about k nonzeros, is to cost little more."""
+    x = far_apart(kind, width, torch.Generator().manual_seed(0))
+    check(x, width // 4)
+    keys = (x.view(torch.int32) >> 16).to(torch.int16).numpy()
+    assert find(keys, width // 4, LANES, np.empty((9, LANES), np.int32)) <= most
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])

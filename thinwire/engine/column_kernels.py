@@ -5,17 +5,15 @@ from numba import prange
 
 from thinwire.engine.ahead import ROWS, read_ahead, write_ahead
 from thinwire.engine.jit import inner, kernel, making
-from thinwire.engine.lanes import (
-    COUNT,
+from thinwire.engine.lanes import COUNT, THRESHOLD, select
+from thinwire.engine.tiles import (
     GROUP,
     LANES,
     LOWER,
     MAGNITUDE,
-    THRESHOLD,
     UPPER,
     drop_ties,
     nonzeros,
-    select,
     split,
     whole,
 )

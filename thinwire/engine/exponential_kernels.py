@@ -9,8 +9,8 @@ import math
 import numpy as np
 
 from thinwire.engine.jit import inner
-from thinwire.engine.lanes import MAGNITUDE
 from thinwire.engine.product_kernels import clear
+from thinwire.engine.tiles import MAGNITUDE
 
 LOG2_E = np.float32(1 / math.log(2))
 TAYLOR = tuple(np.float32(math.log(2) ** i / math.factorial(i)) for i in range(7))

@@ -10,9 +10,9 @@ from numba import prange
 from thinwire.engine.ahead import ROWS, read_ahead, read_inputs_ahead
 from thinwire.engine.column_kernels import hold_row, keep_tiles, n_jobs, spread, stretch_of
 from thinwire.engine.jit import inner, kernel, making
-from thinwire.engine.lanes import LANES, MAGNITUDE
 from thinwire.engine.nonlinearity_kernels import apply
 from thinwire.engine.product_kernels import STRETCH, add_row, is_constant
+from thinwire.engine.tiles import LANES, MAGNITUDE
 
 
 @kernel
