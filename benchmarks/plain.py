@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thinwire.engine.pointwise import Held
 from thinwire.engine.sites import FUNCTIONS
 from thinwire.model import AbsTopK, Transformer, next_token_loss
 from thinwire.model.attention import Attention
@@ -24,11 +25,14 @@ class PlainAbsTopK(nn.Module):
         super().__init__()
         self.k = k
 
-    def forward(self, x: Tensor, by: nn.Module | None = None, nonlinearity: str = "identity") -> Tensor:  # [..., width]
+    def forward(
+        self, x: Tensor, by: nn.Module | None = None, nonlinearity: str = "identity", held: Held | None = None
+    ) -> Tensor:  # [..., width]
         if by is not None:
             x = FUNCTIONS[nonlinearity](by(x))
         index = x.abs().topk(self.k, dim=-1, sorted=False).indices
-        return torch.zeros_like(x).scatter(-1, index, x.gather(-1, index))
+        kept = torch.zeros_like(x).scatter(-1, index, x.gather(-1, index))
+        return kept if held is None else held.hold(kept)
 
 
 class PlainAttention(nn.Module):
