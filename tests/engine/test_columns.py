@@ -11,7 +11,7 @@ from reference import selection
 from torch import Tensor
 
 from thinwire.engine import column_kernels
-from thinwire.engine.key_search import BATCH, SAMPLE, find
+from thinwire.engine.key_search import BATCH, KNOWN, SAMPLE, find
 from thinwire.engine.layout import activations, is_feature_major
 from thinwire.engine.select import bits, keep_columns, keep_rows, pass_columns, pass_rows, plain_keep_mask
 from thinwire.engine.tiles import LANES
@@ -163,7 +163,7 @@ def test_passes_are_few(kind: str, most: int, width: int) -> None:
     x = far_apart(kind, width, torch.Generator().manual_seed(0))
     check(x, width // 4)
     keys = (x.view(torch.int32) >> 16).to(torch.int16).numpy()
-    assert find(keys, width // 4, LANES, np.empty((9, LANES), np.int32)) <= most
+    assert find(keys, width // 4, LANES, np.empty((KNOWN, LANES), np.int32)) <= most
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])

@@ -279,11 +279,21 @@ def test_holding_in_the_operator_is_holding_after_it(
         assert map_and_keep(x, pattern, values, bias, nonlinearity, k, held).equal(ours)
 
 
-@pytest.mark.parametrize(("mean", "mask"), [((23,), (2, 24)), ((24,), (2, 25)), ((24,), (4, 24)), ((24,), (24,))])
+@pytest.mark.parametrize(
+    ("mean", "mask"), [((23,), (2, 24)), ((24,), (2, 25)), ((24,), (4, 24)), ((24,), (24,)), ((24,), (0, 24))]
+)
 def test_a_mask_that_does_not_fit_is_refused(mean: tuple[int, ...], mask: tuple[int, ...]) -> None:
     """Kernels look at no bounds."""
     pattern, values = sparse(some(normal(24, 16), 0.3))
+    held, x = Held(torch.zeros(mean), torch.ones(mask)), given((2, 9), 16)
     with pytest.raises(ValueError, match="cannot hold 24 nodes of 18 tokens"):
-        map_and_keep(
-            given((2, 9), 16), pattern, values, normal(24), "relu", 6, Held(torch.zeros(mean), torch.ones(mask))
-        )
+        map_and_keep(x, pattern, values, normal(24), "relu", 6, held)
+    with pytest.raises(ValueError, match="cannot hold 24 nodes of 18 tokens"):
+        held.hold(pattern.multiply(x, values, normal(24)))
+
+
+def test_means_have_no_gradient() -> None:
+    """It is refused, not silently left out."""
+    held = Held(torch.zeros(16, requires_grad=True), torch.ones(1, 16))
+    with pytest.raises(ValueError, match="detach"):
+        held.hold(given((2, 9), 16))

@@ -15,7 +15,7 @@ from thinwire.engine.jit import inner
 
 LINE = 16
 """Numbers in a line of the cache."""
-ROWS = 4
+AHEAD = 4
 """Rows ahead of the one in use."""
 FEW = 8
 """Nonzeros of a row of a matrix whose inputs are asked for."""

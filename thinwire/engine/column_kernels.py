@@ -1,9 +1,9 @@
-"""CPU kernels of AbsTopK alone on feature-major activations, int32 bits of floats [width, n], tile by tile."""
+"""CPU kernels of AbsTopK, and holding rows, on feature-major activations, int32 bits of floats [width, n]."""
 
 import numpy as np
 from numba import prange
 
-from thinwire.engine.ahead import ROWS, read_ahead, write_ahead
+from thinwire.engine.ahead import AHEAD, read_ahead, write_ahead
 from thinwire.engine.jit import inner, kernel, making
 from thinwire.engine.lanes import COUNT, THRESHOLD, select
 from thinwire.engine.tiles import (
@@ -17,9 +17,6 @@ from thinwire.engine.tiles import (
     split,
     whole,
 )
-
-TOGETHER = GROUP * LANES
-"""Most tokens that a thread takes at once."""
 
 
 @kernel
@@ -44,7 +41,7 @@ def keep_columns(x, k, threads, out):
 def _lay_out(x, begin, end, tiles):
     """Spread a stretch of all rows."""
     for i in range(len(x)):
-        read_ahead(x, i + ROWS, begin, end)
+        read_ahead(x, i + AHEAD, begin, end)
         spread(x[i, begin:end], tiles, i)
 
 
@@ -101,7 +98,7 @@ def _write(tiles, rows, thresholds, held, begin, end, out):
     """Write the numbers of the tiles that reach the thresholds of their tokens, and zeros for the others."""
     for i in range(len(rows)):
         o = rows[i]
-        write_ahead(out, rows[min(i + ROWS, len(rows) - 1)], begin, end)
+        write_ahead(out, rows[min(i + AHEAD, len(rows) - 1)], begin, end)
         row = out[o, begin:end]
         for tile in range((len(row) + LANES - 1) // LANES):
             made, least = row[tile * LANES : (tile + 1) * LANES], thresholds[tile]
@@ -154,14 +151,14 @@ def pass_columns(kept, grad, out, k):
 def _pass_tile(kept, grad, k, begin, end, nonzero, out):
     """`pass_columns` for a tile; `nonzero` counts, and is given as zeros."""
     for i in range(len(kept)):
-        read_ahead(kept, i + ROWS, begin, end)
+        read_ahead(kept, i + AHEAD, begin, end)
         row = kept[i, begin:end]
         for lane in range(len(row)):
             nonzero[lane] += np.int32(row[lane] != 0)
     for i in range(len(kept)):
-        read_ahead(kept, i + ROWS, begin, end)
-        read_ahead(grad, i + ROWS, begin, end)
-        write_ahead(out, i + ROWS, begin, end)
+        read_ahead(kept, i + AHEAD, begin, end)
+        read_ahead(grad, i + AHEAD, begin, end)
+        write_ahead(out, i + AHEAD, begin, end)
         row, given, passed = kept[i, begin:end], grad[i, begin:end], out[i, begin:end]
         for lane in range(len(row)):
             passed[lane] = given[lane] if row[lane] != 0 or nonzero[lane] < k else np.int32(0)

@@ -1,4 +1,4 @@
-"""The first part of AbsTopK on a tile, all lanes at once: the threshold of each token, as a key. Parts of CPU kernels.
+"""The first part of `lanes.select`: the threshold of each token, as a key, all lanes at once. Parts of CPU kernels.
 
 It is first guessed to lie between two keys that a sample of the tile gives. The numbers that reach either are counted,
 for all lanes together; the next two are as far from where interpolation puts the threshold as chance may put it, until
@@ -21,6 +21,8 @@ BATCH = 4096
 LOW, HIGH, N_LOW, N_HIGH, FIRST, SECOND, N_FIRST, N_SECOND, SLOW = range(9)
 """What is known of each lane: its threshold is from LOW, one above what N_LOW keys reach, to HIGH, which N_HIGH reach;
 two guesses, and how many keys reach them; whether the last two left more than half of the bracket."""
+KNOWN = SLOW + 1
+"""Rows of such a state: int32 [KNOWN, LANES]."""
 
 
 @making

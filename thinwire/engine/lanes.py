@@ -7,7 +7,7 @@ the bits, their rests, decide.
 import numpy as np
 
 from thinwire.engine.jit import inner, making
-from thinwire.engine.key_search import LOW, N_HIGH, find
+from thinwire.engine.key_search import KNOWN, LOW, N_HIGH, find
 from thinwire.engine.tiles import HALF, KEY, LANES, LOWER, REST, UPPER
 
 THRESHOLD, COUNT = LOW, N_HIGH
@@ -16,12 +16,12 @@ THRESHOLD, COUNT = LOW, N_HIGH
 
 @making
 def select(tile, k, used):
-    """What is known of each lane, int32 [9, LANES]: THRESHOLD and COUNT. Lanes from `used` on mean nothing.
+    """What is known of each lane, int32 [KNOWN, LANES]: THRESHOLD and COUNT. Lanes from `used` on mean nothing.
 
     The threshold is the smallest, as the bits of a magnitude, that at most k numbers reach, or one that k do; the count
     is how many reach it.
     """
-    state = np.empty((9, LANES), np.int32)
+    state = np.empty((KNOWN, LANES), np.int32)
     find(tile[UPPER], k, used, state)
     _settle(tile, k, state)
     return state

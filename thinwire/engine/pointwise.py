@@ -91,8 +91,18 @@ class Held(NamedTuple):
     mask: Tensor
     """1 where a node is free and 0 where it is held, in each trial. [trials, width]"""
 
+    def check(self, width: int, n: int) -> None:
+        """Raise ValueError unless it fits n tokens of so many nodes, and has no gradient but that of the mask."""
+        mean, mask = self
+        if mean.shape != (width,) or mask.shape[1:] != (width,) or not len(mask) or n % len(mask):
+            shapes = f"a mean {list(mean.shape)} and a mask {list(mask.shape)}"
+            raise ValueError(f"{shapes} cannot hold {width} nodes of {n} tokens")
+        if mean.requires_grad:
+            raise ValueError("what nodes are held at has no gradient; detach it")
+
     def hold(self, x: Tensor) -> Tensor:
-        """mean + mask · (x - mean) for x [trials·batch, ..., width], trial by trial."""
+        """mean + mask · (x - mean) for x [trials·batch, ..., width], trial by trial. Raises as `check` does."""
+        self.check(x.shape[-1], x[..., 0].numel())
         mean, mask = self.mean.to(x.dtype), self.mask.to(x.dtype)
         if takes(x):
             return hold(x, mean, mask)

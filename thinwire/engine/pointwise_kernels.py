@@ -3,7 +3,7 @@
 import numpy as np
 from numba import prange
 
-from thinwire.engine.ahead import ROWS, read_ahead, write_ahead
+from thinwire.engine.ahead import AHEAD, read_ahead, write_ahead
 from thinwire.engine.jit import inner, kernel, summing
 from thinwire.engine.product_kernels import clear, has_nonzero
 
@@ -25,15 +25,15 @@ def _norm_block(x, gain, epsilon, begin, end, out, scales):
     width, scale = x.shape[0], scales[begin:end]
     clear(scale)
     for i in range(width):
-        read_ahead(x, i + ROWS, begin, end)
+        read_ahead(x, i + AHEAD, begin, end)
         row = x[i, begin:end]
         for t in range(len(scale)):
             scale[t] += row[t] * row[t]
     for t in range(len(scale)):
         scale[t] = np.float32(1) / np.sqrt(scale[t] / np.float32(width) + epsilon)
     for i in range(width):
-        read_ahead(x, i + ROWS, begin, end)
-        write_ahead(out, i + ROWS, begin, end)
+        read_ahead(x, i + AHEAD, begin, end)
+        write_ahead(out, i + AHEAD, begin, end)
         row, normed, by = x[i, begin:end], out[i, begin:end], gain[i]
         for t in range(len(scale)):
             normed[t] = row[t] * scale[t] * by
@@ -53,17 +53,17 @@ def _norm_block_backward(x, gain, scales, grad, begin, end, along, d_x):
     """The same for a block of tokens; `along`, how far the gradient goes along x, is given as zeros."""
     width, scale = x.shape[0], scales[begin:end]
     for i in range(width):
-        read_ahead(x, i + ROWS, begin, end)
-        read_ahead(grad, i + ROWS, begin, end)
+        read_ahead(x, i + AHEAD, begin, end)
+        read_ahead(grad, i + AHEAD, begin, end)
         row, given, by = x[i, begin:end], grad[i, begin:end], gain[i]
         for t in range(len(scale)):
             along[t] += row[t] * given[t] * by
     for t in range(len(scale)):
         along[t] *= scale[t] * scale[t] / np.float32(width)
     for i in range(width):
-        read_ahead(x, i + ROWS, begin, end)
-        read_ahead(grad, i + ROWS, begin, end)
-        write_ahead(d_x, i + ROWS, begin, end)
+        read_ahead(x, i + AHEAD, begin, end)
+        read_ahead(grad, i + AHEAD, begin, end)
+        write_ahead(d_x, i + AHEAD, begin, end)
         row, given, made, by = x[i, begin:end], grad[i, begin:end], d_x[i, begin:end], gain[i]
         for t in range(len(scale)):
             made[t] = scale[t] * (given[t] * by - row[t] * along[t])

@@ -7,7 +7,7 @@ cache meanwhile. A matrix has compressed rows, as in `thinwire.engine.product_ke
 import numpy as np
 from numba import prange
 
-from thinwire.engine.ahead import ROWS, read_ahead, read_inputs_ahead, write_ahead
+from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead, write_ahead
 from thinwire.engine.column_kernels import n_jobs
 from thinwire.engine.jit import inner, summing
 from thinwire.engine.nonlinearity_kernels import GELU, RELU, apply, gelu_slope
@@ -15,7 +15,7 @@ from thinwire.engine.product_kernels import add_row, clear, has_nonzero
 
 TOGETHER = 128
 """Most tokens that a thread takes at once."""
-FEWEST = 64
+UNSHARED = 64
 """Tokens that are not shared among threads."""
 
 
@@ -52,29 +52,32 @@ def pass_back(matrix, transposed, x, nonlinearity, kept, held, short, grad, stre
 
 @inner
 def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, scratch, tile, d_map, sums):
-    """`pass_back` for a stretch; the tile is d_map where `gathers`, otherwise d_x."""
+    """`pass_back` for a stretch; the tile is d_map where `gathers`, otherwise d_x.
+
+    `of_site` are what was kept, mean, mask of the trial, flags, `short` and the gradient.
+    """
     values, columns, starts, bias = matrix
     kept, mean, mask, flags, short, grad = of_site
-    n, holds = end - begin, len(mask) > 0
+    n, learns = end - begin, len(sums) > 0
     made, was, slope, bits, powers, passed = scratch
     made, was = made[:n], was[:n]
     if not gathers:
         for c in range(len(tile)):
             clear(tile[c])
-    for o in range(-ROWS, len(kept)):
-        _ask(matrix, x, nonlinearity, o + ROWS, of_site, begin, end, passed)
+    for o in range(-AHEAD, len(kept)):
+        _ask(matrix, x, nonlinearity, o + AHEAD, of_site, begin, end, passed)
         if o < 0:
             continue
-        given, row, by = grad[o, begin:end], kept[o, begin:end], mask[o] if holds else np.float32(1)
+        given, row, by = grad[o, begin:end], kept[o, begin:end], mask[o] if len(mask) > 0 else np.float32(1)
         if passed[o]:
-            if by != 1 or nonlinearity == GELU:
+            if (by != 1 or nonlinearity == GELU) and (by != 0 or learns):
                 add_row(values, columns, starts[o], starts[o + 1], bias[o], x, made, begin)
-            if by != 1:
+            if by != 1 and (by != 0 or learns):
                 row = was
                 _remake(nonlinearity, made, flags[o, begin:end], row)
-            if holds:
+            if learns:
                 sums[o] = _dot(given, row, mean[o])
-        elif holds:
+        elif learns:
             sums[o] = 0
         if passed[o] and by != 0:
             if nonlinearity == GELU:
@@ -94,7 +97,7 @@ def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, scratch
 def _ask(matrix, x, nonlinearity, o, of_site, begin, end, passed):
     """Ask for the gradient of a row after o; if that of o is not zero, as `passed` then says, for all that o needs."""
     kept, _, mask, _, _, grad = of_site
-    read_ahead(grad, o + ROWS, begin, end)
+    read_ahead(grad, o + AHEAD, begin, end)
     if o < len(kept):
         passed[o] = has_nonzero(grad[o, begin:end])
         if passed[o]:
@@ -156,7 +159,7 @@ def _scatter(matrix, o, made, tile):
 @inner
 def _write_out(tile, begin, end, d_x):
     for c in range(len(d_x)):
-        write_ahead(d_x, c + ROWS, begin, end)
+        write_ahead(d_x, c + AHEAD, begin, end)
         _copy(tile[c], d_x[c, begin:end])
 
 
@@ -165,5 +168,5 @@ def _gather(transposed, tile, begin, end, d_x):
     """d_x[:, begin:end] = the transposed matrix · the tile."""
     values, rows, starts = transposed
     for c in range(len(d_x)):
-        write_ahead(d_x, c + ROWS, begin, end)
+        write_ahead(d_x, c + AHEAD, begin, end)
         add_row(values, rows, starts[c], starts[c + 1], np.float32(0), tile, d_x[c, begin:end], 0)

@@ -7,7 +7,7 @@ compressed rows, as in `thinwire.engine.product_kernels`.
 import numpy as np
 from numba import prange
 
-from thinwire.engine.ahead import ROWS, read_ahead, read_inputs_ahead
+from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead
 from thinwire.engine.column_kernels import hold_row, keep_tiles, n_jobs, spread, stretch_of
 from thinwire.engine.jit import inner, kernel, making
 from thinwire.engine.nonlinearity_kernels import apply
@@ -17,11 +17,11 @@ from thinwire.engine.tiles import LANES, MAGNITUDE
 
 @kernel
 def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, mean, mask, threads, out, flags, short):
-    """out [rows, n] = AbsTopK of the nonlinearity of matrix · x [in, n] + bias, then held, as int32 bits of floats.
+    """out [rows, n] = AbsTopK of the nonlinearity of matrix · x [in, n] + bias, held; as int32 bits of floats.
 
-    Rows are held by `mean` [rows] and `mask` [trials, rows or none], and `flags` [rows or none, n] say where they were
-    not zero; see `hold_row`. `short` [n] says of which tokens fewer than k numbers are not zero, and is
-    true where k is the number of rows.
+    Rows are held by `mean` [rows or none] and `mask` [trials, rows or none], and `flags` [rows or none, n] say where
+    they were not zero; see `hold_row`. `short` [n] says of which tokens fewer than k numbers are not zero, and is true
+    where k is the number of rows.
 
     Rows that are the same for all tokens are computed once. V others move at most V of these in or out: the k - V
     largest constants stay whatever the others are, and one with k larger constants never does. The constants between
@@ -54,7 +54,7 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, mean, mask, 
             _fill(varies, fixed_kept, held, begin, end, out)
             for i in range(len(competing)):
                 o = competing[i]
-                read_inputs_ahead(columns, starts, competing[min(i + ROWS, len(competing) - 1)], x, begin, end)
+                read_inputs_ahead(columns, starts, competing[min(i + AHEAD, len(competing) - 1)], x, begin, end)
                 if varies[o]:
                     _make_row(o, values, columns, starts, bias, x, nonlinearity, begin, end, made)
                 else:
@@ -83,7 +83,7 @@ def _lay_row(numbers, n, tiles, i):
 @inner
 def _look(x, i, alike):
     """Whether row i of x is the same for all tokens; here, where a slice is not counted."""
-    read_ahead(x, i + ROWS, 0, min(STRETCH, x.shape[1]))
+    read_ahead(x, i + AHEAD, 0, min(STRETCH, x.shape[1]))
     alike[i] = is_constant(x[i])
 
 

@@ -43,15 +43,11 @@ def map_and_keep(
 ) -> Tensor:
     """AbsTopK of the nonlinearity of x [..., n_columns] through a sparse map: feature-major float32 [..., n_rows].
 
-    Some nodes are `held` after that. Raises ValueError for a mask of another width, or of trials that do not share the
-    tokens evenly.
+    Some nodes are `held` after that; raises ValueError where that does not fit.
     """
+    if held is not None:
+        held.check(pattern.n_rows, x[..., 0].numel())
     mean, mask = held if held is not None else (None, None)
-    if mean is not None and mask is not None:
-        width, n = pattern.n_rows, x[..., 0].numel()
-        if mean.shape != (width,) or mask.shape[1:] != (width,) or n % len(mask):
-            shapes = f"a mean {list(mean.shape)} and a mask {list(mask.shape)}"
-            raise ValueError(f"{shapes} cannot hold {width} nodes of {n} tokens")
     learns = any(each is not None and each.requires_grad for each in (x, values, bias, mask))
     wanted = torch.is_grad_enabled() and mask is not None and learns
     places = pattern.columns, pattern.starts, pattern.rows, pattern.column_starts, pattern.order
@@ -74,10 +70,10 @@ def _map_and_keep(
     k: int,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The result; where rows that a mask holds would not be zero; which tokens have fewer than k nonzeros (all if k is
-    the width).
+    """The result; flags; and which tokens have fewer than k nonzeros, all if k is the width.
 
-    The second is for gradients: it is empty where none is `wanted`, and means nothing in other rows.
+    The flags, int8 [n_rows, n], say where a row with a mask other than 1 was not zero; other rows are not written.
+    There are none unless `wanted`.
     """
     given = features(x.float())
     n_rows, n = len(starts) - 1, given.shape[1]
@@ -127,6 +123,7 @@ def _map_and_keep_backward(
     nonlinearity: int,
     wanted_input: bool,
     wanted_map: bool,
+    wanted_mask: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the input, of what the nonlinearity was given, and of the mask; empty where not wanted.
 
@@ -137,12 +134,13 @@ def _map_and_keep_backward(
     n_columns = len(column_starts) - 1
     d_x, d_map = torch.empty(n_columns if wanted_input else 0, n), torch.empty(n_rows if wanted_map else 0, n)
     trials, stretch, stretches = _stretches(n, mask)
-    d_mask = torch.empty(trials, stretches, 0 if mask is None else n_rows)
+    d_mask = torch.empty(trials, stretches, n_rows if wanted_mask else 0)
     matrix = values.detach().float()
+    by_column = matrix[order] if wanted_input and n_columns > n_rows else matrix  # not read otherwise
     use_threads()
     site_back_kernels.pass_back(
         (matrix.numpy(), columns.numpy(), starts.numpy(), bias.detach().float().numpy()),
-        (matrix[order].numpy(), rows.numpy(), column_starts.numpy()),
+        (by_column.numpy(), rows.numpy(), column_starts.numpy()),
         np.empty((0, n), np.float32) if x is None else features(x.float()).numpy(),
         nonlinearity,
         given.numpy(),
@@ -163,7 +161,7 @@ def _stretches(n: int, mask: Tensor | None) -> tuple[int, int, int]:
     """The trials that n tokens are of, and their stretches: tokens of one, and how many a trial has."""
     trials = 1 if mask is None else len(mask)
     shares = -(-torch.get_num_threads() // trials)  # so that every thread has some
-    stretch = min(site_back_kernels.TOGETHER, max(site_back_kernels.FEWEST, -(-n // trials // shares)))
+    stretch = min(site_back_kernels.TOGETHER, max(site_back_kernels.UNSHARED, -(-n // trials // shares)))
     return trials, stretch, -(-n // trials // stretch)
 
 
@@ -194,12 +192,13 @@ def _(
     nonlinearity,
     wanted_input,
     wanted_map,
+    wanted_mask,
 ):
     def empty(width: int) -> Tensor:
         return grad.new_empty((width, *grad.shape[:-1]), dtype=torch.float32).movedim(0, -1)
 
     n_rows = len(starts) - 1
-    d_mask = grad.new_empty(*((1, 0) if mask is None else mask.shape), dtype=torch.float32)
+    d_mask = grad.new_empty(1 if mask is None else len(mask), n_rows if wanted_mask else 0, dtype=torch.float32)
     return empty(len(column_starts) - 1 if wanted_input else 0), empty(n_rows if wanted_map else 0), d_mask
 
 
@@ -217,7 +216,7 @@ def _backward(ctx, grad: Tensor, _, __) -> tuple[Tensor | None, ...]:
     values, _, columns, starts = saved[:4]
     wanted_x, wanted_values, wanted_bias, *_, wanted_mask, _, _, _ = ctx.needs_input_grad
     d_x, d_map, d_mask = _map_and_keep_backward(
-        grad, x if ctx.remade else None, *saved, ctx.nonlinearity, wanted_x, wanted_values or wanted_bias
+        grad, x if ctx.remade else None, *saved, ctx.nonlinearity, wanted_x, wanted_values or wanted_bias, wanted_mask
     )
     d_x = d_x.to(ctx.dtype) if wanted_x else None
     d_values = weight_gradient(d_map, x, columns, starts).to(values.dtype) if wanted_values else None

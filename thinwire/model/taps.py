@@ -70,11 +70,12 @@ def ablate(keep: Mapping[Site, Tensor], values: Mapping[Site, Tensor]) -> Tap:
     return tap
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hold:
     """A tap that moves x [trials·batch, pos, width] towards the means [width] where `masks[site]` [trials, width] is 0.
 
-    Every site is to have a mask, which may have a gradient.
+    Every site is to have a mask, which may have a gradient. The module of a site holds its nodes itself, so that a
+    forward hook on it sees what the masks leave.
     """
 
     masks: Mapping[Site, Tensor]
