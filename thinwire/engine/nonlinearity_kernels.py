@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from thinwire.engine.exponential_kernels import LOG2_E, split_power
+from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
 from thinwire.engine.jit import inner
 
 IDENTITY, RELU, GELU = range(3)
@@ -65,17 +65,13 @@ def _gelu(row):
 
 
 @inner
-def gelu_slope(given, made, slope, bits, powers):
-    """The slope of GELU at the numbers `given`, of which it has `made` others; `bits` and `powers` are scratch, in one
-    place.
+def gelu_slope(given, made, slope):
+    """The slope of GELU at the numbers `given`, of which it has `made` others.
 
     The slope is the normal distribution, which is made / given, and given times its density.
     """
     for t in range(len(given)):
         x = given[t]
-        bits[t], power = split_power(-x * x * np.float32(0.5) * LOG2_E)
-        slope[t] = power
-    for t in range(len(given)):
-        x = given[t]
+        density = power_of_two(-x * x * np.float32(0.5) * LOG2_E) * ROOT_TWO_PI
         below = made[t] / x if abs(x) > TINY else np.float32(0.5)
-        slope[t] = below + x * (slope[t] * powers[t] * ROOT_TWO_PI)
+        slope[t] = below + x * density

@@ -35,8 +35,7 @@ def pass_back(matrix, transposed, x, nonlinearity, kept, held, short, grad, stre
     for job in prange(jobs):
         tile = np.empty((rows if gathers else len(d_x), stretch), np.float32)
         made, was = np.empty(stretch, np.float32), np.empty(stretch, np.float32)
-        slope, bits = np.empty(stretch, np.float32), np.empty(stretch, np.int32)
-        scratch = made, was, slope, bits, bits.view(np.float32), np.empty(rows, np.bool_)
+        scratch = made, was, np.empty(stretch, np.float32), np.empty(rows, np.bool_)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             trial = group // stretches
             begin = trial * n + group % stretches * stretch
@@ -59,7 +58,7 @@ def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, scratch
     values, columns, starts, bias = matrix
     kept, mean, mask, flags, short, grad = of_site
     n, learns = end - begin, len(sums) > 0
-    made, was, slope, bits, powers, passed = scratch
+    made, was, slope, passed = scratch
     made, was = made[:n], was[:n]
     if not gathers:
         for c in range(len(tile)):
@@ -81,7 +80,7 @@ def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, scratch
             sums[o] = 0
         if passed[o] and by != 0:
             if nonlinearity == GELU:
-                gelu_slope(made, row, slope, bits, powers)
+                gelu_slope(made, row, slope)
             _pass_row(nonlinearity, given, by, row, short[begin:end], slope, made)
             if not gathers and len(tile) > 0:
                 _scatter(matrix, o, made, tile)

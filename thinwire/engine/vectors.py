@@ -1,0 +1,224 @@
+"""Vectors of the processor, as a type of numba's: a piece of some rows. Parts of CPU kernels.
+
+Loops that numba compiles keep sums in memory from one loop to the next, wait for one vector after the other where a
+number depends on the one before, and do what is left of a row number by number. Where that costs too much, kernels say
+here what is to be in registers. `a * b + c` is one instruction for each row; either of two may be a number.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+VECTOR = 16 if get_host_cpu_features().get("avx512f") else 8
+"""Numbers in a vector."""
+TOGETHER = 4
+"""Rows of a piece: so many vectors are on their way at once."""
+SIZE = TOGETHER * VECTOR
+ALIGNED = 4
+"""Bytes that numbers in memory are aligned to."""
+MANTISSA = 23
+"""Bits of a float below its exponent."""
+BYTE, WORD, PLACE, NUMBER = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
+WORDS, NUMBERS = ir.VectorType(WORD, SIZE), ir.VectorType(NUMBER, SIZE)
+
+
+class Piece(types.Type):
+    """[TOGETHER, VECTOR] float32."""
+
+    def __init__(self) -> None:
+        super().__init__("piece")
+
+
+piece = Piece()
+
+
+@register_model(Piece)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, NUMBERS)
+
+
+def _operator(symbol: Callable[..., Any], name: str) -> None:
+    """Let a symbol of Python's be an instruction."""
+    kinds = [(piece, piece), (piece, types.float32), (types.float32, piece)]
+
+    @infer_global(symbol)
+    class _(ConcreteTemplate):
+        cases = [signature(piece, *pair) for pair in kinds]
+
+    def lower(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        pair = [_spread(builder, x, SIZE) if x.type == NUMBER else x for x in given]
+        return getattr(builder, name)(*pair, flags=["contract"])
+
+    for pair in kinds:
+        lower_builtin(symbol, *pair)(lower)
+
+
+_operator(operator.add, "fadd")
+_operator(operator.iadd, "fadd")
+_operator(operator.sub, "fsub")
+_operator(operator.mul, "fmul")
+
+
+def _spread(builder: Any, number: Any, size: int) -> Any:
+    """A vector of one number."""
+    empty = ir.Constant(ir.VectorType(number.type, size), ir.Undefined)
+    lanes = ir.VectorType(WORD, size)(None)
+    return builder.shuffle_vector(builder.insert_element(empty, number, WORD(0)), empty, lanes)
+
+
+def _part(builder: Any, x: Any, first: int, size: int) -> Any:
+    """Numbers of a vector from the first on."""
+    return builder.shuffle_vector(x, x, ir.VectorType(WORD, size)(list(range(first, first + size))))
+
+
+def _joined(builder: Any, rows: list[Any]) -> Any:
+    """One vector of several, as many as a power of two."""
+    while len(rows) > 1:
+        lanes = ir.VectorType(WORD, 2 * rows[0].type.count)(list(range(2 * rows[0].type.count)))
+        rows = [builder.shuffle_vector(x, y, lanes) for x, y in zip(rows[::2], rows[1::2], strict=True)]
+    return rows[0]
+
+
+def _address(builder: Any, array: Any, place: list[Any], kind: ir.Type) -> Any:
+    """Where array[*place] lies, as the place of such a thing."""
+    strides = cgutils.unpack_tuple(builder, array.strides, len(place))
+    at = builder.bitcast(array.data, BYTE.as_pointer())
+    for i, stride in zip(place, strides, strict=True):
+        at = builder.gep(at, [builder.mul(i, stride)])
+    return builder.bitcast(at, kind.as_pointer())
+
+
+def _rows_of(context: Any, builder: Any, kind: Any, array: Any, i: Any, j: Any) -> list[Any]:
+    """Where the rows of a piece lie."""
+    array = context.make_array(kind)(context, builder, array)
+    row = ir.VectorType(NUMBER, VECTOR)
+    return [_address(builder, array, [builder.add(i, PLACE(r)), j], row) for r in range(TOGETHER)]
+
+
+@intrinsic
+def load(context: Any, array: Any, i: Any, j: Any) -> Any:
+    """array[i:i + TOGETHER, j:j + VECTOR]; numbers of a row lie one behind the other."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        rows = _rows_of(context, builder, signature.args[0], *given)
+        return _joined(builder, [builder.load(row, align=ALIGNED) for row in rows])
+
+    return piece(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def store(context: Any, array: Any, i: Any, j: Any, x: Any) -> Any:
+    """array[i:i + TOGETHER, j:j + VECTOR] = x."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        *place, x = given
+        for r, row in enumerate(_rows_of(context, builder, signature.args[0], *place)):
+            builder.store(_part(builder, x, r * VECTOR, VECTOR), row, align=ALIGNED)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, piece), generate
+
+
+@intrinsic
+def across(context: Any, array: Any, i: Any, j: Any) -> Any:
+    """array[i, j:j + VECTOR], in every row."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        row = builder.load(_rows_of(context, builder, signature.args[0], *given)[0], align=ALIGNED)
+        return _joined(builder, [row] * TOGETHER)
+
+    return piece(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def along(context: Any, array: Any, i: Any, j: Any) -> Any:
+    """array[i:i + TOGETHER, j], each all along its row."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, given[0])
+        places = [_address(builder, array, [builder.add(given[1], PLACE(r)), given[2]], NUMBER) for r in range(TOGETHER)]
+        return _joined(builder, [_spread(builder, builder.load(place), VECTOR) for place in places])
+
+    return piece(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def everywhere(context: Any, number: Any) -> Any:
+    """A piece of one number."""
+    return piece(types.float32), lambda context, builder, signature, given: _spread(builder, given[0], SIZE)
+
+
+@intrinsic
+def until(context: Any, x: Any, ends: Any, i: Any, j: Any, other: Any) -> Any:
+    """x, of rows from i and columns from j, with another number at the end of each row and beyond; `ends` are int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, ends, i, j, other = given
+        ends = context.make_array(signature.args[1])(context, builder, ends)
+        last = [builder.load(_address(builder, ends, [builder.add(i, PLACE(r))], WORD)) for r in range(TOGETHER)]
+        lasts = _joined(builder, [_spread(builder, builder.sub(n, builder.trunc(j, WORD)), VECTOR) for n in last])
+        chosen = builder.icmp_signed("<", WORDS(list(range(VECTOR)) * TOGETHER), lasts)
+        return builder.select(chosen, x, _spread(builder, other, SIZE))
+
+    return piece(piece, ends, types.intp, types.intp, types.float32), generate
+
+
+def _larger(builder: Any, x: Any, y: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", x, y), y, x)
+
+
+@intrinsic
+def larger(context: Any, x: Any, y: Any) -> Any:
+    """The larger of two numbers, or of each pair of two pieces, or of a piece and a number; NaN in x stays."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, y = given
+        return _larger(builder, x, _spread(builder, y, SIZE) if y.type != x.type else y)
+
+    return x(x, y), generate
+
+
+@intrinsic
+def raised(context: Any, x: Any, bits: Any) -> Any:
+    """x times two to the power of the last bits of a float, for a number or each of a piece."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, bits = given
+        words, shift = (WORDS, WORDS([MANTISSA] * SIZE)) if x.type == NUMBERS else (WORD, WORD(MANTISSA))
+        power = builder.shl(builder.bitcast(bits, words), shift)
+        return builder.bitcast(builder.add(builder.bitcast(x, words), power), x.type)
+
+    return x(x, x), generate
+
+
+def _reduction(join: Callable[[Any, Any, Any], Any]) -> Any:
+    """A function of numba's, `reduce(x, out, i)`: out[i:i + TOGETHER] = what each row is, taken together."""
+
+    @intrinsic
+    def reduce(context: Any, x: Any, out: Any, i: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            x, out, i = given
+            out = context.make_array(signature.args[1])(context, builder, out)
+            rows, n = [_part(builder, x, r * VECTOR, VECTOR) for r in range(TOGETHER)], VECTOR
+            while n > 1:
+                n //= 2
+                rows = [join(builder, _part(builder, row, 0, n), _part(builder, row, n, n)) for row in rows]
+            for r, row in enumerate(rows):
+                place = _address(builder, out, [builder.add(i, PLACE(r))], NUMBER)
+                builder.store(builder.extract_element(row, WORD(0)), place)
+            return context.get_dummy_value()
+
+        return types.void(piece, out, types.intp), generate
+
+    return reduce
+
+
+totals, maxima = _reduction(lambda builder, x, y: builder.fadd(x, y)), _reduction(_larger)
