@@ -7,9 +7,8 @@ a head costs what a running mean does, forward and back.
 import math
 
 import numpy as np
-from numba import prange
 
-from thinwire.engine.jit import inner, kernel, making
+from thinwire.engine.jit import inner, making
 from thinwire.engine.product_kernels import clear, has_nonzero, is_constant
 
 
@@ -154,16 +153,6 @@ def _sum_behind(x, y, places, out):
     for s in range(len(out) - 1, -1, -1):
         total += out[s]
         out[s] = total
-
-
-@kernel
-def n_alike(k):
-    """In how many heads of sequences all keys are the same."""
-    n_heads, _, batch, _ = k.shape
-    found = 0
-    for job in prange(n_heads * batch):
-        found += np.int64(is_alike(k, job // batch, job % batch))
-    return found
 
 
 @inner

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinwire.engine import alike_kernels, attention_kernels
+from thinwire.engine import attention_kernels
 from thinwire.engine.jit import use_threads
-from thinwire.engine.operator import PLAIN, operator
+from thinwire.engine.operator import operator
 
 
 def lies_by_feature(k: Tensor) -> bool:
@@ -26,18 +26,6 @@ def attend_by_feature(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, quer
     return out.permute(2, 0, 3, 1)
 
 
-def mostly_alike(k: Tensor) -> bool:
-    """Whether in most heads of k [batch, head, pos, d_head], lying by feature, all keys of a sequence are the same.
-
-    Not asked where a graph is made, which cannot go by numbers.
-    """
-    if torch.compiler.is_compiling() or type(k) not in PLAIN:
-        return False
-    use_threads()
-    n_heads, batch = k.shape[1], k.shape[0]
-    return 2 * alike_kernels.n_alike(_numbers(k.permute(1, 3, 0, 2))) > n_heads * batch
-
-
 @operator("attend_by_feature")
 def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
     """Outputs [head, d_head, batch, n_queries] and the logs of softmax denominators [head, batch, n_queries].
@@ -50,7 +38,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, wante
     use_threads()
     given = [_numbers(x) for x in (q, k, v, sink)]
     attention_kernels.attend(
-        *given, queries.contiguous().numpy(), np.float32(d_head**-0.5), out.numpy(), log_sums.numpy()
+        *given,
+        queries.contiguous().numpy(),
+        np.float32(d_head**-0.5),
+        torch.get_num_threads(),
+        out.numpy(),
+        log_sums.numpy(),
     )
     return out, log_sums
 
@@ -66,7 +59,7 @@ def _attend_backward(
     rest = [_numbers(x) for x in (log_sums, grad)]
     made = [x.numpy() for x in (d_q, d_k, d_v, d_sink)]
     attention_kernels.attend_backward(
-        *given, queries.contiguous().numpy(), np.float32(q.shape[1] ** -0.5), *rest, *made
+        *given, queries.contiguous().numpy(), np.float32(q.shape[1] ** -0.5), *rest, torch.get_num_threads(), *made
     )
     return d_q, d_k, d_v, d_sink.sum(1)[: len(sink)]
 

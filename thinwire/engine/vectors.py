@@ -7,7 +7,7 @@ here what is to be in registers. `a * b + c` is one instruction for each row; ei
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
@@ -45,13 +45,18 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, kind, NUMBERS)
 
 
+def _instruction(function: Callable[..., Any]) -> Any:
+    """Decorates a function of numba's that says itself what code it is."""
+    return intrinsic(function)
+
+
 def _operator(symbol: Callable[..., Any], name: str) -> None:
     """Let a symbol of Python's be an instruction."""
     kinds = [(piece, piece), (piece, types.float32), (types.float32, piece)]
 
-    @infer_global(symbol)
+    @infer_global(symbol)  # pyright: ignore
     class _(ConcreteTemplate):
-        cases = [signature(piece, *pair) for pair in kinds]
+        cases: ClassVar = [signature(piece, *pair) for pair in kinds]
 
     def lower(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         pair = [_spread(builder, x, SIZE) if x.type == NUMBER else x for x in given]
@@ -103,7 +108,7 @@ def _rows_of(context: Any, builder: Any, kind: Any, array: Any, i: Any, j: Any) 
     return [_address(builder, array, [builder.add(i, PLACE(r)), j], row) for r in range(TOGETHER)]
 
 
-@intrinsic
+@_instruction
 def load(context: Any, array: Any, i: Any, j: Any) -> Any:
     """array[i:i + TOGETHER, j:j + VECTOR]; numbers of a row lie one behind the other."""
 
@@ -114,7 +119,7 @@ def load(context: Any, array: Any, i: Any, j: Any) -> Any:
     return piece(array, types.intp, types.intp), generate
 
 
-@intrinsic
+@_instruction
 def store(context: Any, array: Any, i: Any, j: Any, x: Any) -> Any:
     """array[i:i + TOGETHER, j:j + VECTOR] = x."""
 
@@ -127,7 +132,7 @@ def store(context: Any, array: Any, i: Any, j: Any, x: Any) -> Any:
     return types.void(array, types.intp, types.intp, piece), generate
 
 
-@intrinsic
+@_instruction
 def across(context: Any, array: Any, i: Any, j: Any) -> Any:
     """array[i, j:j + VECTOR], in every row."""
 
@@ -138,25 +143,32 @@ def across(context: Any, array: Any, i: Any, j: Any) -> Any:
     return piece(array, types.intp, types.intp), generate
 
 
-@intrinsic
+def _along(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, given[0])
+    i, *rest = given[1:]
+    places = [_address(builder, array, [builder.add(i, PLACE(r)), *rest], NUMBER) for r in range(TOGETHER)]
+    return _joined(builder, [_spread(builder, builder.load(place), VECTOR) for place in places])
+
+
+@_instruction
 def along(context: Any, array: Any, i: Any, j: Any) -> Any:
     """array[i:i + TOGETHER, j], each all along its row."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, given[0])
-        places = [_address(builder, array, [builder.add(given[1], PLACE(r)), given[2]], NUMBER) for r in range(TOGETHER)]
-        return _joined(builder, [_spread(builder, builder.load(place), VECTOR) for place in places])
-
-    return piece(array, types.intp, types.intp), generate
+    return piece(array, types.intp, types.intp), _along
 
 
-@intrinsic
+@_instruction
+def each(context: Any, array: Any, i: Any) -> Any:
+    """array[i:i + TOGETHER], the same."""
+    return piece(array, types.intp), _along
+
+
+@_instruction
 def everywhere(context: Any, number: Any) -> Any:
     """A piece of one number."""
     return piece(types.float32), lambda context, builder, signature, given: _spread(builder, given[0], SIZE)
 
 
-@intrinsic
+@_instruction
 def until(context: Any, x: Any, ends: Any, i: Any, j: Any, other: Any) -> Any:
     """x, of rows from i and columns from j, with another number at the end of each row and beyond; `ends` are int32."""
 
@@ -175,7 +187,7 @@ def _larger(builder: Any, x: Any, y: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", x, y), y, x)
 
 
-@intrinsic
+@_instruction
 def larger(context: Any, x: Any, y: Any) -> Any:
     """The larger of two numbers, or of each pair of two pieces, or of a piece and a number; NaN in x stays."""
 
@@ -186,7 +198,7 @@ def larger(context: Any, x: Any, y: Any) -> Any:
     return x(x, y), generate
 
 
-@intrinsic
+@_instruction
 def raised(context: Any, x: Any, bits: Any) -> Any:
     """x times two to the power of the last bits of a float, for a number or each of a piece."""
 
@@ -202,7 +214,7 @@ def raised(context: Any, x: Any, bits: Any) -> Any:
 def _reduction(join: Callable[[Any, Any, Any], Any]) -> Any:
     """A function of numba's, `reduce(x, out, i)`: out[i:i + TOGETHER] = what each row is, taken together."""
 
-    @intrinsic
+    @_instruction
     def reduce(context: Any, x: Any, out: Any, i: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             x, out, i = given

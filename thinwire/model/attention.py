@@ -4,15 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thinwire.engine.attention import attend_by_feature, lies_by_feature, mostly_alike
+from thinwire.engine.attention import attend_by_feature, lies_by_feature
 from thinwire.model.cache import Cache
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, own_scales
 from thinwire.model.sublayer import Sublayer
 from thinwire.model.taps import Tap
-
-LONG = 128
-"""Positions from which on attention over feature-major activations has a kernel of its own; shorter is products."""
 
 
 class Attention(Sublayer):
@@ -67,11 +64,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, last: Tensor | 
     last of the keys' positions.
     """
     if lies_by_feature(k):
-        if k.shape[-2] >= LONG or mostly_alike(k):
-            return attend_by_feature(q, k, v, sink, _standing(q, k, last))
-        q, k, v = (x.mT.contiguous() for x in (q, k, v))  # copies whole rows, where the products would copy numbers
-        y = v @ attention_pattern(q.mT, k.mT, sink, last).mT  # [batch, head, d_head, query]
-        return y.permute(1, 2, 0, 3).contiguous().permute(2, 0, 3, 1)
+        return attend_by_feature(q, k, v, sink, _standing(q, k, last))
     # the fused CPU kernel is several times slower than three plain products at d_head 16, and the fused GPU one takes
     # the queries to stand at the first positions
     if q.device.type == "cpu" or last is not None or q.shape[-2] != k.shape[-2]:
