@@ -22,21 +22,28 @@ def rms_norm(x, gain, epsilon, out, scales):
 @inner
 def _norm_block(x, gain, epsilon, begin, end, out, scales):
     """`rms_norm` for a block of tokens."""
-    width, scale = x.shape[0], scales[begin:end]
-    clear(scale)
-    for i in range(width):
-        read_ahead(x, i + AHEAD, begin, end)
-        row = x[i, begin:end]
-        for t in range(len(scale)):
-            scale[t] += row[t] * row[t]
-    for t in range(len(scale)):
-        scale[t] = np.float32(1) / np.sqrt(scale[t] / np.float32(width) + epsilon)
-    for i in range(width):
+    scale = scales[begin:end]
+    scale_block(x, epsilon, begin, end, scales)
+    for i in range(len(x)):
         read_ahead(x, i + AHEAD, begin, end)
         write_ahead(out, i + AHEAD, begin, end)
         row, normed, by = x[i, begin:end], out[i, begin:end], gain[i]
         for t in range(len(scale)):
             normed[t] = row[t] * scale[t] * by
+
+
+@inner
+def scale_block(x, epsilon, begin, end, scales):
+    """The scales of a block of tokens."""
+    scale = scales[begin:end]
+    clear(scale)
+    for i in range(len(x)):
+        read_ahead(x, i + AHEAD, begin, end)
+        row = x[i, begin:end]
+        for t in range(len(scale)):
+            scale[t] += row[t] * row[t]
+    for t in range(len(scale)):
+        scale[t] = np.float32(1) / np.sqrt(scale[t] / np.float32(len(x)) + epsilon)
 
 
 @kernel

@@ -88,7 +88,7 @@ def _map_and_keep(
         given.numpy(),
         nonlinearity,
         k,
-        *_numbers(mean, mask),
+        *held_numbers(mean, mask),
         torch.get_num_threads(),
         bits(out),
         flags.numpy(),
@@ -97,7 +97,7 @@ def _map_and_keep(
     return activations(out, x.shape[:-1]), flags, short
 
 
-def _numbers(mean: Tensor | None, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+def held_numbers(mean: Tensor | None, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
     """What holds nodes, as kernels take it: one trial without any nodes, if nothing does."""
     if mean is None or mask is None:
         return np.empty(0, np.float32), np.empty((1, 0), np.float32)
@@ -144,7 +144,7 @@ def _map_and_keep_backward(
         np.empty((0, n), np.float32) if x is None else features(x.float()).numpy(),
         nonlinearity,
         given.numpy(),
-        (*_numbers(mean, mask), flags.numpy()),
+        (*held_numbers(mean, mask), flags.numpy()),
         short.numpy(),
         of_result.numpy(),
         stretch,

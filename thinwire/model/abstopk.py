@@ -2,10 +2,11 @@
 
 from torch import Tensor, nn
 
-from thinwire.engine import select, sites
+from thinwire.engine import pointwise, reads, select, sites
 from thinwire.engine.layout import activations, features, is_feature_major
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held
+from thinwire.model.norms import RMSNorm
 from thinwire.model.sparse import SparseLinear
 
 
@@ -70,9 +71,18 @@ class AbsTopK(nn.Module):
         nonlinearity: sites.Nonlinearity = "identity",
         held: Held | None = None,
     ) -> Tensor:  # [..., width]
-        """What is kept of x [..., width], or of the nonlinearity of what the map `by` makes of x; some nodes `held`."""
+        """What is kept of x [..., width], or of the nonlinearity of what the map or norm `by` makes of x; some nodes
+        `held`.
+        """
         if isinstance(by, SparseLinear) and sites.pays(x):
             return sites.map_and_keep(x, by.pattern, by.values, by.bias, nonlinearity, self.k, held)
+        if (
+            isinstance(by, RMSNorm)
+            and pointwise.takes(x)
+            and not by.weight.requires_grad
+            and nonlinearity == "identity"
+        ):
+            return reads.norm_and_keep(x, by.weight, by.epsilon(x.dtype), self.k, held)
         if by is not None:
             x = sites.FUNCTIONS[nonlinearity](by(x))
         kept = x if self.k == self.width else abstopk(x, self.k)

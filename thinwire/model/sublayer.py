@@ -33,7 +33,7 @@ class Sublayer(nn.Module):
     ) -> Tensor:
         """Sparsify x [batch, pos, width] at the site called `name`, then tap it.
 
-        With a map `by`, the nonlinearity of what it makes of x.
+        With a map or norm `by`, the nonlinearity of what it makes of x.
         """
         site, keep = self.sites[name], self.get_submodule(name)
         if isinstance(tap, Hold):  # part of the operator, where there is one
@@ -42,11 +42,14 @@ class Sublayer(nn.Module):
 
     def read(self, resid: Tensor, positions: Tensor | None, tap: Tap, norms: Norms = own_scales) -> Tensor:
         """The sublayer's input [batch, pos, d_in]: the normed residual stream, and the position channels if any."""
+        autocast = torch.is_autocast_enabled(resid.device.type)
+        if norms is own_scales and self.norm_pos is None and not autocast:
+            return self.at("act_in", resid, tap, self.norm)
         x = norms(self.point, self.norm, resid)
         if self.norm_pos is not None:
             assert positions is not None
             x = beside(x, self.norm_pos(positions).expand(*x.shape[:-1], -1))
-        if torch.is_autocast_enabled(x.device.type):
+        if autocast:
             # the matrices would cast it anyway; selecting is then cheaper
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return self.at("act_in", x, tap)
