@@ -64,7 +64,7 @@ def check(
 
 
 @pytest.mark.parametrize("sink", [None, SINK])
-@pytest.mark.parametrize("d_head", [1, 4, 6, 16])
+@pytest.mark.parametrize("d_head", [1, 4, 6, 16, 17, 33])
 @pytest.mark.parametrize("length", [1, 3, 16, 130])
 def test_kernel_is_the_pattern_times_values(length: int, d_head: int, sink: Tensor | None) -> None:
     q, k, v = heads(length, d_head)
@@ -113,8 +113,8 @@ def test_any_heads_and_queries(draw) -> None:
     def pick(*choices: float) -> Any:
         return draw.draw(sampled_from(choices))
 
-    n_heads, d_head, batch = pick(1, 3), pick(1, 2, 3, 8, 9), pick(1, 2)
-    length, n_queries = pick(1, 2, 31, 32, 33, 63, 65), pick(1, 3, 4, 5, 9, 33)
+    n_heads, d_head, batch = pick(1, 3), pick(1, 2, 3, 8, 9, 20), pick(1, 2)
+    length, n_queries = pick(1, 2, 15, 16, 17, 33, 65), pick(1, 3, 7, 8, 9, 16, 17)
     generator = torch.Generator().manual_seed(draw.draw(integers(0, 2**32)))
     shapes = (n_queries, length, length)
     leaves = []
@@ -184,13 +184,13 @@ def test_heads_whose_keys_are_all_the_same(n_alike: int, length: int, sink: Tens
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
-@pytest.mark.parametrize("sink", [None, torch.tensor([-90.0, 0.0, 85.0])])
+@pytest.mark.parametrize("sink", [None, torch.tensor([-90.0, 0.0, 120.0])])
 def test_scores_small_and_large(scale: float, sink: Tensor | None) -> None:
     """Exponentials neither overflow nor lose what matters; large scores lose digits in float32 themselves."""
-    q, k, v = heads(40, 4)
+    q, k, v = heads(43, 4)
     q, k = (by_feature(scale**0.5 * x.detach().permute(1, 3, 0, 2)) for x in (q, k))
     sink = None if sink is None else sink.clone().requires_grad_()
-    y = attend_by_feature(q, k, v, sink, standing(2, 40, 40))
+    y = attend_by_feature(q, k, v, sink, standing(2, 43, 43))
     pattern = attention_pattern(q.double(), k.double(), None if sink is None else sink.double())
     torch.testing.assert_close(y.double(), pattern @ v.double(), rtol=1e-3, atol=1e-4 * max(1, scale / 100))
     towards = normal(*y.shape, seed=7)
@@ -256,3 +256,46 @@ def test_tensors_without_numbers_keep_their_layout() -> None:
         y = attend(q, k, v, SINK)
         assert lies_by_feature(y)
         assert y.shape == q.shape
+
+
+@pytest.mark.parametrize("sink", [None, SINK])
+@pytest.mark.parametrize("alike", [False, True])
+def test_heads_and_channels_without_a_gradient(sink: Tensor | None, alike: bool) -> None:
+    """A head, and a channel of another, that nothing reads; channels of queries that vary among some that do not."""
+    q, k, v = (x.detach().clone() for x in heads(40, 6))
+    q[0, 1, :, 0::2], k[:, 1:] = 0.7, k[:, 1:, :1] if alike else k[:, 1:]
+    leaves = [x.requires_grad_() for x in (*map(_as_it_lies, (q, k, v)), *([] if sink is None else [sink.clone()]))]
+    towards = normal(*q.shape, seed=7)
+    towards[:, 0], towards[0, 1, :, 2] = 0, 0
+    precise = [x.detach().double().requires_grad_() for x in leaves]
+    twin = attention_pattern(precise[0], precise[1], None if sink is None else precise[3]) @ precise[2]
+    expected = torch.autograd.grad(twin, precise, towards.double())
+    torch.use_deterministic_algorithms(True)  # new memory is then NaN
+    try:
+        ours = attend_by_feature(*leaves[:3], None if sink is None else leaves[3], standing(2, 40, 40))
+        found = torch.autograd.grad(ours, leaves, towards)
+        with torch.no_grad():
+            again = attend_by_feature(*leaves[:3], None if sink is None else leaves[3], standing(2, 40, 40))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(again, ours)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, **CLOSE)
+
+
+def _as_it_lies(x: Tensor) -> Tensor:
+    return x.permute(1, 3, 0, 2).contiguous().permute(2, 0, 3, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
+def test_however_many_threads_share_the_heads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = heads(20, 4)
+    expected = attend_by_feature(q, k, v, None, standing(2, 20, 20))
+    towards = normal(*expected.shape, seed=7)
+    gradients = torch.autograd.grad(expected, [q, k, v], towards)
+    monkeypatch.setattr(engine.torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(engine, "use_threads", lambda: None)
+    ours = attend_by_feature(q, k, v, None, standing(2, 20, 20))
+    assert ours.equal(expected)
+    for one, other in zip(torch.autograd.grad(ours, [q, k, v], towards), gradients, strict=True):
+        assert one.equal(other)

@@ -71,12 +71,13 @@ def test_products_of_blocks(n: int, vectors: int, seed: int) -> None:
     a, b = numbers(n, ROWS, seed=seed).T, numbers(n + 1, width + 3, seed=seed + 1)
     before = numbers(ROWS + 1, width + 2, seed=seed + 2)
     for product, start in ((set_product, 0 * before), (add_product, before)):
-        out = before.copy()
-        product(a, b, n, width, out)
         expected = start[:ROWS, :width] + a.astype(np.float64) @ b[:n, :width]
-        np.testing.assert_allclose(out[:ROWS, :width], expected, rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(out[ROWS:], before[ROWS:])
-        np.testing.assert_array_equal(out[:, width:], before[:, width:])
+        for laid in (a, np.ascontiguousarray(a)):
+            out = before.copy()
+            product(laid, b, n, width, out)
+            np.testing.assert_allclose(out[:ROWS, :width], expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(out[ROWS:], before[ROWS:])
+            np.testing.assert_array_equal(out[:, width:], before[:, width:])
 
 
 @njit

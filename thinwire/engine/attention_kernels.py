@@ -56,7 +56,7 @@ def attend(q, k, v, sink, queries, scale, threads, out, log_sums):
             place_of_queries(v),
             notes,
         )
-        for head in range(job * heads // jobs, (job + 1) * heads // jobs):
+        for head in range(job, heads, jobs):  # those that are left out may lie together
             h, b = head // batch, head % batch
             if log_sums.size == 0 and is_zero(v, h, b):
                 clear_head(out, h, b)
@@ -110,8 +110,8 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, threads, d_q,
             place_of_queries(k),
         )
         notes = np.empty(ROWS, np.int32), np.empty(ROWS, np.float32), np.empty(ROWS, np.float32)
-        places = of_scores, of_values, notes
-        for head in range(job * heads // jobs, (job + 1) * heads // jobs):
+        places = of_scores, of_values, (*notes, np.full(ROWS, scale, np.float32))
+        for head in range(job, heads, jobs):  # those that are left out may lie together
             h, b = head // batch, head % batch
             for made in (d_q, d_k, d_v):
                 clear_head(made, h, b)
@@ -126,7 +126,7 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, threads, d_q,
 @inner
 def _head_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places):
     """`attend_backward` for one head of a sequence."""
-    of_scores, of_values, (seen, shifts, means) = places
+    of_scores, of_values, (seen, shifts, means, sizes) = places
     asked, keys, d_keys, asking, by_key, known, d_asked = of_scores
     d_means, values, d_values, learning, p, d_p = of_values
     asking, known = asking[: name_live(q, h, b, asking)], known[: name_live(k, h, b, known)]
@@ -145,11 +145,9 @@ def _head_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v,
         _look_up(log_sums[h, b], begin, shifts)
         _to_score_gradients(p, d_p, seen, n, shifts, means)
         if sink.size:
-            d_sink[h, b] -= _to_sink(sink[h], shifts, means)
+            d_sink[h, b] -= _to_sink(sink[h], seen, shifts, means)
         set_product(d_p, by_key, n, len(known), d_asked)
-        for t in range(ROWS):
-            means[t] = scale
-        _write(d_asked, means, known, d_q, h, b, begin)
+        _write(d_asked, sizes, known, d_q, h, b, begin)
         _add_outer(d_means, p, begin, len(learning), n, d_values)
         _add_outer(asked, d_p, begin, len(asking), n, d_keys)
     put_rows(d_keys, asking, d_k, h, b)
@@ -250,9 +248,10 @@ def _to_score_gradients(p, d_p, seen, n, shifts, means):
 
 
 @inner
-def _to_sink(sink, shifts, means):
+def _to_sink(sink, seen, shifts, means):
     """What a block of queries takes from the gradient of a sink."""
     total = ZERO
     for t in range(ROWS):
-        total += np.float32(math.exp(sink - shifts[t])) * means[t]
+        if seen[t] > 0:
+            total += np.float32(math.exp(sink - shifts[t])) * means[t]
     return total

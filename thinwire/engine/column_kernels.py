@@ -54,7 +54,7 @@ def stretch_of(n, threads):
 
 @inner
 def n_jobs(groups, threads):
-    """In how many parts threads share groups of tiles: a few each, since every part makes its own tiles."""
+    """In how many parts threads share groups of work: a few each, since every part makes its own scratch."""
     return min(groups, 2 * threads)
 
 

@@ -1,6 +1,6 @@
 """Parts of CPU kernels: 2^x, for a number or a piece of rows.
 
-That of the library is one call a number. Here it is a polynomial, and the exponent's bits; exact to float32 rounding.
+That of the library is one call a number. Here it is a polynomial, and the exponent's bits; exact to 3e-7.
 """
 
 import math

@@ -6,6 +6,7 @@ layouts, and elementwise operations keep the layout they find, so it never shows
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -17,6 +18,11 @@ def is_feature_major(x: Tensor) -> bool:
 def features(x: Tensor) -> Tensor:
     """x [..., width] as a contiguous matrix [width, n], without a copy where x is feature-major."""
     return x.movedim(-1, 0).reshape(x.shape[-1], -1).contiguous()
+
+
+def empty_activations(like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A feature-major tensor [..., width] with the other dimensions of `like` [..., any], and nothing in it yet."""
+    return like.new_empty((width, *like.shape[:-1]), dtype=dtype).movedim(0, -1)
 
 
 def activations(rows: Tensor, lead: Sequence[int]) -> Tensor:

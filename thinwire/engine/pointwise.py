@@ -8,7 +8,7 @@ from torch import Tensor
 
 from thinwire.engine import pointwise_kernels
 from thinwire.engine.jit import use_threads
-from thinwire.engine.layout import activations, features, is_feature_major
+from thinwire.engine.layout import activations, empty_activations, features, is_feature_major
 from thinwire.engine.operator import operator
 
 
@@ -48,18 +48,14 @@ def _rms_norm_gain_gradient(x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
     return out
 
 
-def _like_features(x: Tensor) -> Tensor:
-    return x.new_empty((x.shape[-1], *x.shape[:-1])).movedim(0, -1)
-
-
 @rms_norm.register_fake
 def _(x, gain, epsilon) -> tuple[Tensor, Tensor]:
-    return _like_features(x), x.new_empty(x[..., 0].numel())
+    return empty_activations(x, x.shape[-1]), x.new_empty(x[..., 0].numel())
 
 
 @_rms_norm_backward.register_fake
 def _(x, gain, scales, grad) -> Tensor:
-    return _like_features(x)
+    return empty_activations(x, x.shape[-1])
 
 
 @_rms_norm_gain_gradient.register_fake
@@ -145,12 +141,12 @@ def _hold_backward(x: Tensor, mean: Tensor, mask: Tensor, grad: Tensor) -> tuple
 
 @hold.register_fake
 def _(x, mean, mask) -> Tensor:
-    return _like_features(x)
+    return empty_activations(x, x.shape[-1])
 
 
 @_hold_backward.register_fake
 def _(x, mean, mask, grad) -> tuple[Tensor, Tensor]:
-    return _like_features(x), mask.new_empty(mask.shape)
+    return empty_activations(x, x.shape[-1]), mask.new_empty(mask.shape)
 
 
 def _keep_for_hold(ctx, inputs, output) -> None:

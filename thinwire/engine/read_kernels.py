@@ -10,9 +10,6 @@ from thinwire.engine.pointwise_kernels import scale_block
 from thinwire.engine.product_kernels import clear
 from thinwire.engine.tiles import LANES
 
-CHUNKS = 4
-"""In how many parts a thread takes whole rows, which lie in memory one behind the other."""
-
 
 @kernel
 def norm_and_keep(x, gain, epsilon, k, mean, mask, threads, out, flags, short, scales):
@@ -56,17 +53,18 @@ def _lay_normed(x, gain, scales, begin, end, made, bits, tiles):
 def norm_and_keep_backward(x, gain, scales, kept, mean, mask, flags, short, grad, threads, d_x, d_mask):
     """Gradients of `norm_and_keep` with respect to the input [width or none, n] and the mask [trials, width or none].
 
-    They are from `grad` of its result `kept`. Threads take whole rows, first to add up how far the gradient goes
-    along x, then to write what is left.
+    They are from `grad` of its result `kept`. Threads take whole rows, which lie in memory one behind the other:
+    first to add up how far the gradient goes along x, then to write what is left.
     """
     width, n = kept.shape
-    chunks = min(width, CHUNKS * threads)
+    chunks = min(width, threads)
     along = np.zeros((chunks, n), np.float32)
     for chunk in prange(chunks):
         passed = np.empty(n, np.float32)
         for i in range(chunk * width // chunks, (chunk + 1) * width // chunks):
-            _pass_kept(kept, mask, flags, short, grad, i, passed)
-            _add_products(x, passed, gain[i], i, along[chunk])
+            if len(d_x) > 0:
+                _pass_kept(kept, mask, flags, short, grad, i, passed)
+                _add_products(x, passed, gain[i], i, along[chunk])
             if d_mask.shape[1] > 0:
                 _to_mask(x, gain, scales, kept, mean, mask, flags, grad, i, d_mask)
     _add_up(along, scales, np.float32(width))

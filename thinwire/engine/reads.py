@@ -6,11 +6,16 @@ from torch import Tensor
 
 from thinwire.engine import read_kernels
 from thinwire.engine.jit import use_threads
-from thinwire.engine.layout import activations, features
+from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
-from thinwire.engine.pointwise import Held
+from thinwire.engine.pointwise import Held, takes
 from thinwire.engine.select import bits
 from thinwire.engine.sites import held_numbers
+
+
+def pays(x: Tensor, gain: Tensor) -> bool:
+    """Whether the operator is for x [..., width] and a gain."""
+    return takes(x) and not gain.requires_grad
 
 
 def norm_and_keep(x: Tensor, gain: Tensor, epsilon: float, k: int, held: Held | None = None) -> Tensor:
@@ -91,7 +96,7 @@ def _norm_and_keep_backward(
 @_norm_and_keep.register_fake
 def _(x, gain, mean, mask, epsilon, k, wanted):
     n = x[..., 0].numel()
-    out = x.new_empty((x.shape[-1], *x.shape[:-1])).movedim(0, -1)
+    out = empty_activations(x, x.shape[-1])
     flags = x.new_empty((x.shape[-1] if wanted else 0, n), dtype=torch.int8)
     return out, flags, x.new_empty(n, dtype=torch.bool), x.new_empty(n)
 
@@ -99,8 +104,9 @@ def _(x, gain, mean, mask, epsilon, k, wanted):
 @_norm_and_keep_backward.register_fake
 def _(grad, x, gain, mean, mask, kept, flags, short, scales, wanted_input, wanted_mask):
     width = x.shape[-1]
-    d_x = x.new_empty((width if wanted_input else 0, *x.shape[:-1])).movedim(0, -1)
-    return d_x, x.new_empty(1 if mask is None else len(mask), width if wanted_mask else 0)
+    return empty_activations(x, width if wanted_input else 0), x.new_empty(
+        1 if mask is None else len(mask), width if wanted_mask else 0
+    )
 
 
 def _keep_for_backward(ctx, inputs, output) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thinwire.engine import nonlinearity_kernels, site_back_kernels, site_kernels
 from thinwire.engine.jit import use_threads
-from thinwire.engine.layout import activations, features
+from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held
 from thinwire.engine.products import SparsePattern, weight_gradient
@@ -168,7 +168,7 @@ def _stretches(n: int, mask: Tensor | None) -> tuple[int, int, int]:
 @_map_and_keep.register_fake
 def _(x, values, bias, columns, starts, rows, column_starts, order, mean, mask, nonlinearity, k, wanted):
     n_rows, n = len(starts) - 1, x[..., 0].numel()
-    out = x.new_empty((n_rows, *x.shape[:-1]), dtype=torch.float32).movedim(0, -1)
+    out = empty_activations(x, n_rows, torch.float32)
     flags = x.new_empty((n_rows if wanted else 0, n), dtype=torch.int8)
     return out, flags, x.new_empty(n, dtype=torch.bool)
 
@@ -194,12 +194,11 @@ def _(
     wanted_map,
     wanted_mask,
 ):
-    def empty(width: int) -> Tensor:
-        return grad.new_empty((width, *grad.shape[:-1]), dtype=torch.float32).movedim(0, -1)
-
     n_rows = len(starts) - 1
+    d_x = empty_activations(grad, len(column_starts) - 1 if wanted_input else 0, torch.float32)
+    d_map = empty_activations(grad, n_rows if wanted_map else 0, torch.float32)
     d_mask = grad.new_empty(1 if mask is None else len(mask), n_rows if wanted_mask else 0, dtype=torch.float32)
-    return empty(len(column_starts) - 1 if wanted_input else 0), empty(n_rows if wanted_map else 0), d_mask
+    return d_x, d_map, d_mask
 
 
 def _keep_for_backward(ctx, inputs, output) -> None:

@@ -13,6 +13,7 @@ from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -171,6 +172,8 @@ def everywhere(context: Any, number: Any) -> Any:
 @_instruction
 def until(context: Any, x: Any, ends: Any, i: Any, j: Any, other: Any) -> Any:
     """x, of rows from i and columns from j, with another number at the end of each row and beyond; `ends` are int32."""
+    if ends.dtype != types.int32:
+        raise TypingError(f"ends of rows are int32, not {ends.dtype}")
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         x, ends, i, j, other = given

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from thinwire.engine import pointwise, reads, select, sites
-from thinwire.engine.layout import activations, features, is_feature_major
+from thinwire.engine import reads, select, sites
+from thinwire.engine.layout import activations, empty_activations, features, is_feature_major
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held
 from thinwire.model.norms import RMSNorm
@@ -40,7 +40,7 @@ def _(kept: Tensor, grad: Tensor, k: int) -> Tensor:
 
 
 def _empty_as_it_lies(x: Tensor) -> Tensor:
-    return x.new_empty((x.shape[-1], *x.shape[:-1])).movedim(0, -1) if is_feature_major(x) else x.new_empty(x.shape)
+    return empty_activations(x, x.shape[-1]) if is_feature_major(x) else x.new_empty(x.shape)
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -76,12 +76,8 @@ class AbsTopK(nn.Module):
         """
         if isinstance(by, SparseLinear) and sites.pays(x):
             return sites.map_and_keep(x, by.pattern, by.values, by.bias, nonlinearity, self.k, held)
-        if (
-            isinstance(by, RMSNorm)
-            and pointwise.takes(x)
-            and not by.weight.requires_grad
-            and nonlinearity == "identity"
-        ):
+        selects = self.k < self.width or held is not None
+        if isinstance(by, RMSNorm) and selects and nonlinearity == "identity" and reads.pays(x, by.weight):
             return reads.norm_and_keep(x, by.weight, by.epsilon(x.dtype), self.k, held)
         if by is not None:
             x = sites.FUNCTIONS[nonlinearity](by(x))
