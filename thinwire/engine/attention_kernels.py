@@ -56,7 +56,7 @@ def attend(q, k, v, sink, queries, scale, threads, out, log_sums):
             place_of_queries(v),
             notes,
         )
-        for head in range(job, heads, jobs):  # those that are left out may lie together
+        for head in range(job * heads // jobs, (job + 1) * heads // jobs):
             h, b = head // batch, head % batch
             if log_sums.size == 0 and is_zero(v, h, b):
                 clear_head(out, h, b)
@@ -111,7 +111,7 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, threads, d_q,
         )
         notes = np.empty(ROWS, np.int32), np.empty(ROWS, np.float32), np.empty(ROWS, np.float32)
         places = of_scores, of_values, (*notes, np.full(ROWS, scale, np.float32))
-        for head in range(job, heads, jobs):  # those that are left out may lie together
+        for head in range(job * heads // jobs, (job + 1) * heads // jobs):
             h, b = head // batch, head % batch
             for made in (d_q, d_k, d_v):
                 clear_head(made, h, b)
