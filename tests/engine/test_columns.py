@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,10 +10,11 @@ from reference import selection
 from torch import Tensor
 
 from thinwire.engine import column_kernels
-from thinwire.engine.key_search import BATCH, KNOWN, SAMPLE, find
 from thinwire.engine.layout import activations, is_feature_major
-from thinwire.engine.select import bits, keep_columns, keep_rows, pass_columns, pass_rows, plain_keep_mask
-from thinwire.engine.tiles import LANES
+from thinwire.engine.select import keep_columns, keep_rows, pass_columns, pass_rows, plain_keep_mask
+from thinwire.engine.threshold_search import FEW, SAMPLE, find, search_scratch
+from thinwire.engine.tiles import TOKENS as LANES
+from thinwire.engine.tiles import empty_tile
 from thinwire.model.abstopk import abstopk
 
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, math.inf, -math.inf, 1e-45, -1e-45, 1e-40, 3.4e38, -3.4e38, 1.17e-38)
@@ -89,9 +89,9 @@ def test_columns_keep_what_the_reference_keeps(width: int, n: int, data: st.Data
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("width", [WIDE, BATCH - 1, 2 * BATCH + 55])
+@pytest.mark.parametrize("width", [FEW, FEW + 1, WIDE, 4095, 8247])
 def test_wide_columns_of_one_kind(kind: str, width: int) -> None:
-    """Around the rows that are counted in 16 bits."""
+    """Around the numbers that are searched by themselves, and more."""
     for k in (1, 17, width // 4, width - 1, width):
         check(matrix([kind], width, LANES + 1, k, width), k)
 
@@ -118,7 +118,7 @@ def test_samples_that_mislead(stride: int) -> None:
 
 @pytest.mark.parametrize("apart", [1, 3, 100])
 def test_numbers_that_differ_in_their_last_bits(apart: int) -> None:
-    """Thousands of numbers have the same upper half, which is all that is counted at first."""
+    """Thousands of numbers have the same upper half, which is all that first guesses are from."""
     generator = torch.Generator().manual_seed(apart)
     steps = apart * torch.randint(200, (WIDE, LANES + 1), generator=generator, dtype=torch.int32)
     signs = torch.where(torch.rand(steps.shape, generator=generator) < 0.5, -1.0, 1.0)
@@ -152,7 +152,7 @@ def far_apart(kind: str, width: int, generator: torch.Generator) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("width", [256, BATCH, BATCH + 1, 33000])
+@pytest.mark.parametrize("width", [256, 4096, 33000])
 @pytest.mark.parametrize(
     ("kind", "most"),
     [("of one scale", 6), ("half as many", 13), ("every scale", 17), ("two clusters", 17)]
@@ -162,8 +162,9 @@ def test_passes_are_few(kind: str, most: int, width: int) -> None:
     """Cutting in three alone takes ten; a token of another scale, or with about k nonzeros, is to cost little more."""
     x = far_apart(kind, width, torch.Generator().manual_seed(0))
     check(x, width // 4)
-    keys = (x.view(torch.int32) >> 16).to(torch.int16).numpy()
-    assert find(keys, width // 4, LANES, np.empty((KNOWN, LANES), np.int32)) <= most
+    tile = empty_tile(width)
+    tile[:] = x.numpy()
+    assert find(tile, width // 4, LANES, search_scratch()) <= most
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
@@ -171,7 +172,7 @@ def test_however_many_threads_share_the_tokens(threads: int) -> None:
     for n in (1, 64, 65, 500, 1030):
         x = matrix(list(KINDS), 37, n, 9, n)
         kept = torch.empty_like(x)
-        column_kernels.keep_columns(bits(x), 9, threads, bits(kept))
+        column_kernels.keep_columns(x.numpy(), 9, threads, kept.numpy())
         assert kept.equal(twin(x, 9))
 
 

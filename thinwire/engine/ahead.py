@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from thinwire.engine.jit import inner
+from thinwire.engine.jit import inlined
 
 LINE = 16
 """Numbers in a line of the cache."""
@@ -45,7 +45,7 @@ def _prefetch(purpose: int) -> Any:
 _ask_to_read, _ask_to_write = _prefetch(READ), _prefetch(WRITE)
 
 
-@inner
+@inlined
 def read_ahead(x, i, begin, end):
     """Ask for x[i, begin:end], to be read; nothing for rows after the last."""
     if i < len(x):
@@ -54,7 +54,7 @@ def read_ahead(x, i, begin, end):
             _ask_to_read(row, t)
 
 
-@inner
+@inlined
 def write_ahead(x, i, begin, end):
     """The same for what is to be written."""
     if i < len(x):
@@ -63,7 +63,7 @@ def write_ahead(x, i, begin, end):
             _ask_to_write(row, t)
 
 
-@inner
+@inlined
 def read_inputs_ahead(columns, starts, o, x, begin, end):
     """Ask for what row o of a matrix reads of x[:, begin:end], or the first few of that."""
     for i in range(starts[o], min(starts[o] + FEW, starts[o + 1])):

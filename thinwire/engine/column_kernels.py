@@ -1,55 +1,64 @@
-"""CPU kernels of AbsTopK, and holding rows, on feature-major activations, int32 bits of floats [width, n]."""
+"""CPU kernels of AbsTopK, and holding rows, on feature-major activations [width, n]."""
 
 import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, write_ahead
-from thinwire.engine.jit import inner, kernel, making
-from thinwire.engine.lanes import COUNT, THRESHOLD, select
-from thinwire.engine.tiles import (
-    GROUP,
-    LANES,
-    LOWER,
-    MAGNITUDE,
-    UPPER,
-    drop_ties,
-    nonzeros,
-    split,
-    whole,
+from thinwire.engine.jit import inlined, inner, kernel, making
+from thinwire.engine.stretches import (
+    LINE,
+    fence,
+    reaching,
+    store_flags,
+    store_past,
+    store_stretch,
+    stretch,
+    stretch_until,
 )
+from thinwire.engine.threshold_search import COUNT, THRESHOLD, find, search_scratch
+from thinwire.engine.tiles import NUMBER, TOKENS, count_nonzeros, drop_ties, empty_tile
+from thinwire.engine.vectors import everywhere
+
+LARGE = 1 << 20
+"""Numbers of a result that is written past the caches, since they would not hold it until it is read."""
 
 
 @kernel
 def keep_columns(x, k, threads, out):
     """Zero all but the k largest magnitudes of each column of x into out."""
     width, n = x.shape
-    held = np.empty(0, np.float32), np.empty((1, 0), np.float32), out.view(np.float32), np.empty((0, n), np.int8)
-    together = stretch_of(n, threads)
-    groups = (n + together - 1) // together
-    jobs = n_jobs(groups, threads)
-    short, every = np.empty(n, np.bool_), np.arange(width)
+    held = np.empty(0, np.float32), np.empty((1, 0), np.float32), np.empty((0, n), np.int8)
+    tiles = n_tiles(n)
+    jobs = n_jobs(tiles, threads)
+    short, every, past = np.empty(n, np.bool_), np.arange(width), is_past(out)
     for job in prange(jobs):
-        tiles = np.empty((together // LANES, 2, width, LANES), np.int16)
-        for group in range(job * groups // jobs, (job + 1) * groups // jobs):
-            begin = group * together
-            end = min(n, begin + together)
-            _lay_out(x, begin, end, tiles)
-            keep_tiles(tiles, every, k, held, begin, end, out, short)
+        tile, scratch = empty_tile(width), search_scratch()
+        for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
+            begin = place * TOKENS
+            end = min(n, begin + TOKENS)
+            _lay_out(x, begin, end, tile)
+            keep_tile(tile, every, k, held, begin, end, past, scratch, out, short)
+        fence()
 
 
 @inner
-def _lay_out(x, begin, end, tiles):
-    """Spread a stretch of all rows."""
+def _lay_out(x, begin, end, tile):
+    """Make a tile of a stretch of all rows."""
     for i in range(len(x)):
         read_ahead(x, i + AHEAD, begin, end)
-        spread(x[i, begin:end], tiles, i)
+        store_stretch(tile[i], 0, part(x[i], begin, end))
+
+
+@inlined
+def part(row, begin, end):
+    """row[begin:end], zeros after it if that is less than a stretch."""
+    return stretch(row, begin) if end - begin == TOKENS else stretch_until(row, begin, end)
 
 
 @inner
-def stretch_of(n, threads):
-    """How many tokens a thread takes at once, of n: whole tiles, and few enough that all threads have some."""
-    tiles = (n + LANES - 1) // LANES
-    return LANES * max(1, min(GROUP, tiles // threads))
+def n_tiles(n):
+    """How many tiles n tokens make."""
+    return (n + TOKENS - 1) // TOKENS
 
 
 @inner
@@ -58,93 +67,107 @@ def n_jobs(groups, threads):
     return min(groups, 2 * threads)
 
 
-@inner
-def spread(row, tiles, i):
-    """Lay a stretch of row i out over the tiles."""
-    for tile in range((len(row) + LANES - 1) // LANES):
-        split(row[tile * LANES : (tile + 1) * LANES], tiles[tile, UPPER, i], tiles[tile, LOWER, i])
-
-
 @making
-def keep_tiles(tiles, rows, k, held, begin, end, out, short):
-    """out[rows, begin:end] = what AbsTopK keeps of the tiles, one stretch of tokens, then held; other rows of out stay.
+def is_past(out):
+    """Whether a result is to be written past the caches: a large one, of whole lines."""
+    return out.size >= LARGE and (out.ctypes.data | (out.shape[1] * NUMBER)) % LINE == 0
 
-    `held` are as in `hold_row`. short[begin:end] says of which fewer than k numbers are not zero: all are kept, and a
-    gradient passes everywhere.
+
+@inner
+def keep_tile(tile, rows, k, held, begin, end, past, scratch, out, short):
+    """out[rows, begin:end] = what AbsTopK keeps of a tile, then held; other rows of out stay, and the tile does not.
+
+    `held` are as in `trials_of`, `past` as in `put_row`, and scratch is that of the search. short[begin:end] says of
+    which tokens fewer than k numbers are not zero: all are kept, and a gradient passes everywhere.
     """
-    width = tiles.shape[2]
-    used = (end - begin + LANES - 1) // LANES
-    thresholds, missing = np.zeros((GROUP, LANES), np.int32), np.zeros((GROUP, LANES), np.int32)
-    if k < width:
-        for tile in range(used):
-            state = select(tiles[tile], k, min(LANES, end - begin - tile * LANES))
-            thresholds[tile] = state[THRESHOLD]
-            missing[tile] = k - state[COUNT]
+    state = scratch[0]
+    thresholds, counts = state[THRESHOLD], state[COUNT]
+    if k < len(tile):
+        find(tile, k, end - begin, scratch)
     else:
-        for tile in range(used):
-            missing[tile] = k - nonzeros(tiles[tile])
-    for tile in range(used):
-        first = begin + tile * LANES
-        for lane in range(min(end - first, LANES)):
-            short[first + lane] = missing[tile, lane] > 0 and thresholds[tile, lane] <= 1
-            if missing[tile, lane] > 0 and thresholds[tile, lane] > 1:  # zeros need not be written
-                thresholds[tile, lane] -= 1
-                drop_ties(tiles[tile], lane, thresholds[tile, lane], missing[tile, lane])
-    _write(tiles, rows, thresholds, held, begin, end, out)
-
-
-@inner
-def _write(tiles, rows, thresholds, held, begin, end, out):
-    """Write the numbers of the tiles that reach the thresholds of their tokens, and zeros for the others."""
+        count_nonzeros(tile, counts)
+        thresholds[:] = 0
+    for lane in range(end - begin):
+        missing = k - counts[lane]
+        short[begin + lane] = missing > 0 and thresholds[lane] <= 1
+        if missing > 0 and thresholds[lane] > 1:  # zeros need not be written
+            thresholds[lane] -= 1
+            drop_ties(tile, lane, thresholds[lane], missing)
+    least, trials = stretch(thresholds.view(np.float32), 0), trials_of(held, begin, end)
     for i in range(len(rows)):
-        o = rows[i]
-        write_ahead(out, rows[min(i + AHEAD, len(rows) - 1)], begin, end)
-        row = out[o, begin:end]
-        for tile in range((len(row) + LANES - 1) // LANES):
-            made, least = row[tile * LANES : (tile + 1) * LANES], thresholds[tile]
-            upper, lower = tiles[tile, UPPER, i], tiles[tile, LOWER, i]
-            for lane in range(len(made)):
-                number = whole(upper[lane], lower[lane])
-                made[lane] = number if (number & np.int32(MAGNITUDE)) >= least[lane] else np.int32(0)
-        hold_row(o, held, begin, end)
+        if not past:
+            write_ahead(out, rows[min(i + AHEAD, len(rows) - 1)], begin, end)
+        put_row(reaching(stretch(tile[i], 0), least), rows[i], held, trials, begin, end, past, tile[i], out)
 
 
 @inner
-def hold_row(o, held, begin, end):
-    """Move a stretch of row o towards its mean where the mask of a trial is not 1, all the way where 0.
+def trials_of(held, begin, end):
+    """The first of the trials that a stretch of tokens is of, and the one after the last; none where none is held.
 
-    `held` are mean [width], mask [trials, width], the rows [width, n], whose tokens lie trial by trial, and flags
-    [width, n] that say where such a row was not zero. The mask may have no nodes, which then are not held; there may be
+    `held` are mean [width], mask [trials, width], and flags [width, n] that say where a row with a mask other than 1
+    was not zero; the n tokens lie trial by trial. The mask may have no nodes, which then are not held, and there may be
     no flags.
     """
-    mean, mask, rows, flags = held
-    if mask.shape[1] == 0:
-        return
-    n = rows.shape[1] // len(mask)
-    for trial in range(begin // n, (end - 1) // n + 1):
+    _, mask, flags = held
+    n = flags.shape[1] // len(mask)
+    return (begin // n, (end - 1) // n + 1) if mask.shape[1] > 0 else (0, 0)
+
+
+@inlined
+def put_row(x, o, held, trials, begin, end, past, scratch, out):
+    """out[o, begin:end] = x, a stretch, held, `past` the caches or not; scratch [TOKENS] is for it."""
+    whole, trial = end - begin == TOKENS, trials[0]
+    mean, mask, flags = held
+    if whole and trials[1] - trial == 1:
+        if mask[trial, o] != 1:
+            if len(flags) > 0:
+                store_flags(flags[o], begin, x)
+            by, constant = mask[trial, o], everywhere(mean[o])
+            x = constant if by == 0 else constant + by * (x - constant)
+    elif not whole or trials[1] > trial:
+        store_stretch(scratch, 0, x)
+        _hold_row(scratch, o, held, trials, begin, end)
+        x = stretch(scratch, 0)
+    row = out[o]
+    if past and whole:
+        store_past(row, begin, x)
+    elif whole:
+        store_stretch(row, begin, x)
+    else:
+        for t in range(begin, end):
+            row[t] = scratch[t - begin]
+
+
+@inner
+def _hold_row(row, o, held, trials, begin, end):
+    """`put_row` for a stretch of any trials: move it towards the mean where a mask is not 1, all the way where 0."""
+    mean, mask, flags = held
+    n = flags.shape[1] // len(mask)
+    for trial in range(trials[0], trials[1]):
         by, constant = mask[trial, o], mean[o]
         if by == 1:
             continue
         first, last = max(begin, trial * n), min(end, (trial + 1) * n)
-        row = rows[o, first:last]
+        own = row[first - begin : last - begin]
         if len(flags) > 0:
             flag = flags[o, first:last]
-            for t in range(len(row)):
-                flag[t] = np.int8(row[t] != 0)
+            for t in range(len(own)):
+                flag[t] = np.int8(own[t] != 0)
         if by == 0:
-            row[:] = constant
+            for t in range(len(own)):
+                own[t] = constant
         else:
-            for t in range(len(row)):
-                row[t] = constant + by * (row[t] - constant)
+            for t in range(len(own)):
+                own[t] = constant + by * (own[t] - constant)
 
 
 @kernel
 def pass_columns(kept, grad, out, k):
     """Gradient of keep_columns; a column with fewer than k nonzeros passes everything."""
     n = kept.shape[1]
-    for place in prange((n + LANES - 1) // LANES):
-        nonzero = np.zeros(LANES, np.int32)
-        _pass_tile(kept, grad, k, place * LANES, min(n, (place + 1) * LANES), nonzero, out)
+    for place in prange((n + TOKENS - 1) // TOKENS):
+        nonzero = np.zeros(TOKENS, np.int32)
+        _pass_tile(kept, grad, k, place * TOKENS, min(n, (place + 1) * TOKENS), nonzero, out)
 
 
 @inner

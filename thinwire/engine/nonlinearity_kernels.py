@@ -1,67 +1,68 @@
-"""Parts of CPU kernels: nonlinearities along a row, and their slopes."""
+"""Parts of CPU kernels: nonlinearities of numbers, of pieces or along a row, and their slopes."""
 
 import math
 
 import numpy as np
+from numpy.polynomial import chebyshev
 
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
 from thinwire.engine.jit import inner
+from thinwire.engine.vectors import larger, smaller
 
 IDENTITY, RELU, GELU = range(3)
 """Nonlinearities."""
-A1, A3, A5, A7, A9, A11, A13 = (
-    np.float32(a)
-    for a in (
-        -1.60960333262415e-02,
-        -2.95459980854025e-03,
-        -7.34990630326855e-04,
-        -5.69250639462346e-05,
-        -2.10102402082508e-06,
-        2.77068142495902e-08,
-        -2.72614225801306e-10,
-    )
-)
-B0, B2, B4, B6, B8 = (
-    np.float32(b)
-    for b in (
-        -1.42647390514189e-02,
-        -7.37332916720468e-03,
-        -1.68282697438203e-03,
-        -2.13374055278905e-04,
-        -1.45660718464996e-05,
-    )
-)
-"""erf(x) is a ratio of polynomials, odd over even, to 4.2e-7 for |x| up to 4; the coefficients are those of Eigen."""
+END, DEGREE = np.float32(3.87), 16
+"""erf(y) / y, up to an end where the former is 1, is a polynomial of y² in effect: erf is exact to 1.6e-7."""
+
+
+def _coefficients() -> tuple[np.float32, ...]:
+    """Of the polynomial that interpolates erf(y) / y at Chebyshev points of y² scaled to [-1, 1]."""
+
+    def quotient(at: np.ndarray) -> np.ndarray:
+        roots = np.sqrt((at + 1) / 2) * float(END)
+        return np.array([math.erf(y) / y for y in roots])
+
+    return tuple(np.float32(a) for a in chebyshev.cheb2poly(chebyshev.chebinterpolate(quotient, DEGREE)))
+
+
+QUOTIENT, SCALED = _coefficients(), np.float32(2 / float(END) ** 2)
+"""The coefficients, lowest first, and the factor of y²."""
 TINY = np.float32(1e-30)
 """Where GELU is linear, and quotients of what it makes could be of denormal numbers."""
 ROOT_HALF, ROOT_TWO_PI = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2 * math.pi))
 
 
 @inner
+def applied(nonlinearity, x):
+    """What the nonlinearity makes of a number or a piece."""
+    if nonlinearity == GELU:
+        return _gelu(x)
+    if nonlinearity == RELU:
+        return larger(x, np.float32(0))
+    return x
+
+
+@inner
+def _gelu(x):
+    return x * (np.float32(0.5) + np.float32(0.5) * _erf(x * ROOT_HALF))
+
+
+@inner
 def _erf(y):
-    y = y if y > np.float32(-4) else np.float32(-4)
-    y = y if y < np.float32(4) else np.float32(4)
-    z = y * y
-    above = A1 + z * (A3 + z * (A5 + z * (A7 + z * (A9 + z * (A11 + z * A13)))))
-    below = B0 + z * (B2 + z * (B4 + z * (B6 + z * B8)))
-    return y * above / below
+    y = smaller(larger(y, -END), END)
+    at = y * y * SCALED - np.float32(1)
+    quotient = QUOTIENT[DEGREE - 1] + at * QUOTIENT[DEGREE]
+    for i in range(DEGREE - 2, -1, -1):
+        quotient = QUOTIENT[i] + at * quotient
+    return y * quotient
 
 
 @inner
 def apply(nonlinearity, row):
     """Replace a row by what the nonlinearity makes of it."""
-    if nonlinearity == GELU:
-        _gelu(row)
-    elif nonlinearity == RELU:
+    if nonlinearity != IDENTITY:
         for t in range(len(row)):
-            row[t] = max(row[t], np.float32(0))
-
-
-@inner
-def _gelu(row):
-    for t in range(len(row)):
-        x = row[t]
-        row[t] = x * (np.float32(0.5) + np.float32(0.5) * _erf(x * ROOT_HALF))
+            row[t] = applied(nonlinearity, row[t])
 
 
 @inner

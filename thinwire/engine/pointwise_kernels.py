@@ -23,7 +23,8 @@ def rms_norm(x, gain, epsilon, out, scales):
 def _norm_block(x, gain, epsilon, begin, end, out, scales):
     """`rms_norm` for a block of tokens."""
     scale = scales[begin:end]
-    scale_block(x, epsilon, begin, end, scales)
+    _add_squares(x, begin, end, scale)
+    scale_of_squares(scale, len(x), epsilon, scale)
     for i in range(len(x)):
         read_ahead(x, i + AHEAD, begin, end)
         write_ahead(out, i + AHEAD, begin, end)
@@ -33,17 +34,21 @@ def _norm_block(x, gain, epsilon, begin, end, out, scales):
 
 
 @inner
-def scale_block(x, epsilon, begin, end, scales):
-    """The scales of a block of tokens."""
-    scale = scales[begin:end]
-    clear(scale)
+def _add_squares(x, begin, end, squares):
+    """The squares of a block of tokens, added up."""
+    clear(squares)
     for i in range(len(x)):
         read_ahead(x, i + AHEAD, begin, end)
         row = x[i, begin:end]
-        for t in range(len(scale)):
-            scale[t] += row[t] * row[t]
-    for t in range(len(scale)):
-        scale[t] = np.float32(1) / np.sqrt(scale[t] / np.float32(len(x)) + epsilon)
+        for t in range(len(squares)):
+            squares[t] += row[t] * row[t]
+
+
+@inner
+def scale_of_squares(squares, width, epsilon, scales):
+    """The scales of tokens whose squares add up to so much."""
+    for t in range(len(scales)):
+        scales[t] = np.float32(1) / np.sqrt(squares[t] / np.float32(width) + epsilon)
 
 
 @kernel

@@ -4,49 +4,58 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead
-from thinwire.engine.column_kernels import keep_tiles, n_jobs, spread, stretch_of
+from thinwire.engine.column_kernels import is_past, keep_tile, n_jobs, n_tiles, part
 from thinwire.engine.jit import inner, kernel, summing
-from thinwire.engine.pointwise_kernels import scale_block
+from thinwire.engine.pointwise_kernels import scale_of_squares
 from thinwire.engine.product_kernels import clear
-from thinwire.engine.tiles import LANES
+from thinwire.engine.stretches import fence, store_stretch, stretch
+from thinwire.engine.threshold_search import search_scratch
+from thinwire.engine.tiles import TOKENS, empty_tile
+from thinwire.engine.vectors import everywhere
 
 
 @kernel
 def norm_and_keep(x, gain, epsilon, k, mean, mask, threads, out, flags, short, scales):
-    """out [width, n] = AbsTopK of x · scales [n] · gain [width], held; as int32 bits of floats.
+    """out [width, n] = AbsTopK of x · scales [n] · gain [width], held.
 
     Scales are as in `rms_norm`, the other arguments as in `map_and_keep`.
     """
     width, n = out.shape
-    held = mean, mask, out.view(np.float32), flags
-    together, every = stretch_of(n, threads), np.arange(width)
-    groups = (n + together - 1) // together
-    jobs = n_jobs(groups, threads)
+    held, past, every = (mean, mask, flags), is_past(out), np.arange(width)
+    tiles = n_tiles(n)
+    jobs = n_jobs(tiles, threads)
     for job in prange(jobs):
-        tiles = np.empty((together // LANES, 2, width, LANES), np.int16)
-        made = np.empty(together, np.float32)
-        bits = made.view(np.int32)
-        for group in range(job * groups // jobs, (job + 1) * groups // jobs):
-            begin = group * together
-            end = min(n, begin + together)
-            scale_block(x, epsilon, begin, end, scales)
-            _lay_normed(x, gain, scales, begin, end, made, bits, tiles)
-            keep_tiles(tiles, every, k, held, begin, end, out, short)
+        tile, squares, scratch = empty_tile(width), empty_tile(1)[0], search_scratch()
+        for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
+            begin = place * TOKENS
+            end = min(n, begin + TOKENS)
+            _lay_out(x, begin, end, squares, tile)
+            scale_of_squares(squares, width, epsilon, scales[begin:end])
+            _norm(tile, gain, part(scales, begin, end))
+            keep_tile(tile, every, k, held, begin, end, past, scratch, out, short)
+        fence()
     if k == width:
         for t in range(n):
             short[t] = True
 
 
 @inner
-def _lay_normed(x, gain, scales, begin, end, made, bits, tiles):
-    """Lay a stretch of all rows out over the tiles, normed; `made` and `bits` are one scratch."""
-    scale = scales[begin:end]
+def _lay_out(x, begin, end, squares, tile):
+    """Make a tile of a stretch of all rows, and add up its squares, lane by lane."""
+    total = everywhere(np.float32(0))
     for i in range(len(x)):
         read_ahead(x, i + AHEAD, begin, end)
-        row, by = x[i, begin:end], gain[i]
-        for t in range(len(row)):
-            made[t] = row[t] * scale[t] * by
-        spread(bits[: end - begin], tiles, i)
+        given = part(x[i], begin, end)
+        total += given * given
+        store_stretch(tile[i], 0, given)
+    store_stretch(squares, 0, total)
+
+
+@inner
+def _norm(tile, gain, scale):
+    """What the norm makes of a tile, in its place."""
+    for i in range(len(tile)):
+        store_stretch(tile[i], 0, stretch(tile[i], 0) * scale * gain[i])
 
 
 @summing

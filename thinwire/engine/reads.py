@@ -9,7 +9,6 @@ from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held, takes
-from thinwire.engine.select import bits
 from thinwire.engine.sites import held_numbers
 
 
@@ -49,7 +48,7 @@ def _norm_and_keep(
         k,
         *held_numbers(mean, mask),
         torch.get_num_threads(),
-        bits(out),
+        out.numpy(),
         flags.numpy(),
         short.numpy(),
         scales.numpy(),

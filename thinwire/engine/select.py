@@ -79,7 +79,7 @@ def keep_columns(x: Tensor, k: int) -> Tensor:
         return keep_rows(x.T.contiguous(), k).T.contiguous()
     out = torch.empty_like(x)
     use_threads()
-    column_kernels.keep_columns(bits(x), k, torch.get_num_threads(), bits(out))
+    column_kernels.keep_columns(x.detach().numpy(), k, torch.get_num_threads(), out.numpy())
     return out
 
 

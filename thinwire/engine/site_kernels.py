@@ -8,19 +8,22 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead
-from thinwire.engine.column_kernels import hold_row, keep_tiles, n_jobs, spread, stretch_of
+from thinwire.engine.column_kernels import is_past, keep_tile, n_jobs, n_tiles, part, put_row, trials_of
 from thinwire.engine.jit import inner, kernel, making
-from thinwire.engine.nonlinearity_kernels import apply
+from thinwire.engine.nonlinearity_kernels import applied, apply
 from thinwire.engine.product_kernels import STRETCH, add_row, is_constant
-from thinwire.engine.tiles import LANES, MAGNITUDE
+from thinwire.engine.stretches import MAGNITUDE, fence, store_stretch
+from thinwire.engine.threshold_search import search_scratch
+from thinwire.engine.tiles import TOKENS, empty_tile
+from thinwire.engine.vectors import everywhere
 
 
 @kernel
 def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, mean, mask, threads, out, flags, short):
-    """out [rows, n] = AbsTopK of the nonlinearity of matrix · x [in, n] + bias, held; as int32 bits of floats.
+    """out [rows, n] = AbsTopK of the nonlinearity of matrix · x [in, n] + bias, held.
 
     Rows are held by `mean` [rows or none] and `mask` [trials, rows or none], and `flags` [rows or none, n] say where
-    they were not zero; see `hold_row`. `short` [n] says of which tokens fewer than k numbers are not zero, and is true
+    they were not zero; see `trials_of`. `short` [n] says of which tokens fewer than k numbers are not zero, and is true
     where k is the number of rows.
 
     Rows that are the same for all tokens are computed once. V others move at most V of these in or out: the k - V
@@ -40,44 +43,45 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, mean, mask, 
     competes = varies.copy()
     competes[order[sure:k]] = True
     competing = np.flatnonzero(competes)
-    held = mean, mask, out.view(np.float32), flags
-    together = stretch_of(n, threads)
-    groups = (n + together - 1) // together
-    jobs = n_jobs(groups, threads)
+    held, past = (mean, mask, flags), is_past(out)
+    tiles = n_tiles(n)
+    jobs = n_jobs(tiles, threads)
     for job in prange(jobs):
-        tiles = np.empty((together // LANES, 2, len(competing), LANES), np.int16)
-        made = np.empty(together, np.float32)
-        bits = made.view(np.int32)
-        for group in range(job * groups // jobs, (job + 1) * groups // jobs):
-            begin = group * together
-            end = min(n, begin + together)
-            _fill(varies, fixed_kept, held, begin, end, out)
-            for i in range(len(competing)):
-                o = competing[i]
-                read_inputs_ahead(columns, starts, competing[min(i + AHEAD, len(competing) - 1)], x, begin, end)
-                if varies[o]:
-                    _make_row(o, values, columns, starts, bias, x, nonlinearity, begin, end, made)
-                else:
-                    made[:] = fixed[o]
-                _lay_row(bits, end - begin, tiles, i)
-            keep_tiles(tiles, competing, k - sure, held, begin, end, out, short)
+        tile, constant, scratch = empty_tile(len(competing)), empty_tile(1), search_scratch()
+        for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
+            begin = place * TOKENS
+            end = min(n, begin + TOKENS)
+            _put_constants(varies, fixed_kept, held, begin, end, past, constant, out)
+            _lay_mapped(competing, varies, fixed, values, columns, starts, bias, x, nonlinearity, begin, end, tile)
+            keep_tile(tile, competing, k - sure, held, begin, end, past, scratch, out, short)
+        fence()
     if k == rows:
         for t in range(n):
             short[t] = True
 
 
 @inner
-def _make_row(o, values, columns, starts, bias, x, nonlinearity, begin, end, made):
-    """Row o of the result for a stretch of tokens, first in `made`; see `map_and_keep`."""
-    stretch = made[: end - begin]
-    add_row(values, columns, starts[o], starts[o + 1], bias[o], x, stretch, begin)
-    apply(nonlinearity, stretch)
+def _put_constants(varies, fixed_kept, held, begin, end, past, scratch, out):
+    """Write the rows of a stretch that do not vary; those that compete are written again."""
+    trials = trials_of(held, begin, end)
+    for o in range(len(varies)):
+        if not varies[o]:
+            put_row(everywhere(fixed_kept[o]), o, held, trials, begin, end, past, scratch[0], out)
 
 
 @inner
-def _lay_row(numbers, n, tiles, i):
-    """`spread` for the first n: here, where a slice is not counted."""
-    spread(numbers[:n], tiles, i)
+def _lay_mapped(rows, varies, fixed, values, columns, starts, bias, x, nonlinearity, begin, end, tile):
+    """Make a tile of what the nonlinearity makes of some rows, which are `fixed` where they do not vary."""
+    for i in range(len(rows)):
+        o = rows[i]
+        read_inputs_ahead(columns, starts, rows[min(i + AHEAD, len(rows) - 1)], x, begin, end)
+        made = everywhere(fixed[o])
+        if varies[o]:
+            made = everywhere(bias[o])
+            for place in range(starts[o], starts[o + 1]):
+                made += values[place] * part(x[columns[place]], begin, end)
+            made = applied(nonlinearity, made)
+        store_stretch(tile[i], 0, made)
 
 
 @inner
@@ -117,13 +121,3 @@ def _largest_first(fixed, varies):
         n += np.int64(not varies[o] and fixed[o] != 0)
     order = order[:n]
     return order[np.argsort(-(fixed.view(np.int32)[order] & np.int32(MAGNITUDE)), kind="mergesort")]
-
-
-@inner
-def _fill(varies, fixed_kept, held, begin, end, out):
-    """Write the constant rows of a stretch of tokens; those that compete are written again."""
-    numbers = fixed_kept.view(np.int32)
-    for o in range(len(varies)):
-        if not varies[o]:
-            out[o, begin:end] = numbers[o]
-            hold_row(o, held, begin, end)

@@ -13,7 +13,6 @@ from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held
 from thinwire.engine.products import SparsePattern, weight_gradient
-from thinwire.engine.select import bits
 
 Nonlinearity = Literal["identity", "relu", "gelu"]
 FUNCTIONS = {"identity": lambda x: x, "relu": F.relu, "gelu": F.gelu}
@@ -90,7 +89,7 @@ def _map_and_keep(
         k,
         *held_numbers(mean, mask),
         torch.get_num_threads(),
-        bits(out),
+        out.numpy(),
         flags.numpy(),
         short.numpy(),
     )

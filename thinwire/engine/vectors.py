@@ -1,4 +1,4 @@
-"""Vectors of the processor, as a type of numba's: a piece of some rows. Parts of CPU kernels.
+"""Vectors of the processor, as a type of numba's: a piece of some rows, or of one. Parts of CPU kernels.
 
 Loops that numba compiles keep sums in memory from one loop to the next, wait for one vector after the other where a
 number depends on the one before, and do what is left of a row number by number. Where that costs too much, kernels say
@@ -22,6 +22,7 @@ VECTOR = 16 if get_host_cpu_features().get("avx512f") else 8
 TOGETHER = 4
 """Rows of a piece: so many vectors are on their way at once."""
 SIZE = TOGETHER * VECTOR
+"""Numbers of a piece."""
 ALIGNED = 4
 """Bytes that numbers in memory are aligned to."""
 MANTISSA = 23
@@ -31,7 +32,7 @@ WORDS, NUMBERS = ir.VectorType(WORD, SIZE), ir.VectorType(NUMBER, SIZE)
 
 
 class Piece(types.Type):
-    """[TOGETHER, VECTOR] float32."""
+    """[TOGETHER, VECTOR] float32, or SIZE of one row, as in `thinwire.engine.stretches`."""
 
     def __init__(self) -> None:
         super().__init__("piece")
@@ -46,7 +47,7 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, kind, NUMBERS)
 
 
-def _instruction(function: Callable[..., Any]) -> Any:
+def instruction(function: Callable[..., Any]) -> Any:
     """Decorates a function of numba's that says itself what code it is."""
     return intrinsic(function)
 
@@ -60,7 +61,7 @@ def _operator(symbol: Callable[..., Any], name: str) -> None:
         cases: ClassVar = [signature(piece, *pair) for pair in kinds]
 
     def lower(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        pair = [_spread(builder, x, SIZE) if x.type == NUMBER else x for x in given]
+        pair = [spread(builder, x, SIZE) if x.type == NUMBER else x for x in given]
         return getattr(builder, name)(*pair, flags=["contract"])
 
     for pair in kinds:
@@ -71,16 +72,17 @@ _operator(operator.add, "fadd")
 _operator(operator.iadd, "fadd")
 _operator(operator.sub, "fsub")
 _operator(operator.mul, "fmul")
+_operator(operator.truediv, "fdiv")
 
 
-def _spread(builder: Any, number: Any, size: int) -> Any:
+def spread(builder: Any, number: Any, size: int) -> Any:
     """A vector of one number."""
     empty = ir.Constant(ir.VectorType(number.type, size), ir.Undefined)
     lanes = ir.VectorType(WORD, size)(None)
     return builder.shuffle_vector(builder.insert_element(empty, number, WORD(0)), empty, lanes)
 
 
-def _part(builder: Any, x: Any, first: int, size: int) -> Any:
+def part(builder: Any, x: Any, first: int, size: int) -> Any:
     """Numbers of a vector from the first on."""
     return builder.shuffle_vector(x, x, ir.VectorType(WORD, size)(list(range(first, first + size))))
 
@@ -93,7 +95,7 @@ def _joined(builder: Any, rows: list[Any]) -> Any:
     return rows[0]
 
 
-def _address(builder: Any, array: Any, place: list[Any], kind: ir.Type) -> Any:
+def address(builder: Any, array: Any, place: list[Any], kind: ir.Type) -> Any:
     """Where array[*place] lies, as the place of such a thing."""
     strides = cgutils.unpack_tuple(builder, array.strides, len(place))
     at = builder.bitcast(array.data, BYTE.as_pointer())
@@ -106,10 +108,10 @@ def _rows_of(context: Any, builder: Any, kind: Any, array: Any, i: Any, j: Any) 
     """Where the rows of a piece lie."""
     array = context.make_array(kind)(context, builder, array)
     row = ir.VectorType(NUMBER, VECTOR)
-    return [_address(builder, array, [builder.add(i, PLACE(r)), j], row) for r in range(TOGETHER)]
+    return [address(builder, array, [builder.add(i, PLACE(r)), j], row) for r in range(TOGETHER)]
 
 
-@_instruction
+@instruction
 def load(context: Any, array: Any, i: Any, j: Any) -> Any:
     """array[i:i + TOGETHER, j:j + VECTOR]; numbers of a row lie one behind the other."""
 
@@ -120,20 +122,20 @@ def load(context: Any, array: Any, i: Any, j: Any) -> Any:
     return piece(array, types.intp, types.intp), generate
 
 
-@_instruction
+@instruction
 def store(context: Any, array: Any, i: Any, j: Any, x: Any) -> Any:
     """array[i:i + TOGETHER, j:j + VECTOR] = x."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         *place, x = given
         for r, row in enumerate(_rows_of(context, builder, signature.args[0], *place)):
-            builder.store(_part(builder, x, r * VECTOR, VECTOR), row, align=ALIGNED)
+            builder.store(part(builder, x, r * VECTOR, VECTOR), row, align=ALIGNED)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, piece), generate
 
 
-@_instruction
+@instruction
 def across(context: Any, array: Any, i: Any, j: Any) -> Any:
     """array[i, j:j + VECTOR], in every row."""
 
@@ -147,29 +149,29 @@ def across(context: Any, array: Any, i: Any, j: Any) -> Any:
 def _along(context: Any, builder: Any, signature: Any, given: Any) -> Any:
     array = context.make_array(signature.args[0])(context, builder, given[0])
     i, *rest = given[1:]
-    places = [_address(builder, array, [builder.add(i, PLACE(r)), *rest], NUMBER) for r in range(TOGETHER)]
-    return _joined(builder, [_spread(builder, builder.load(place), VECTOR) for place in places])
+    places = [address(builder, array, [builder.add(i, PLACE(r)), *rest], NUMBER) for r in range(TOGETHER)]
+    return _joined(builder, [spread(builder, builder.load(place), VECTOR) for place in places])
 
 
-@_instruction
+@instruction
 def along(context: Any, array: Any, i: Any, j: Any) -> Any:
     """array[i:i + TOGETHER, j], each all along its row."""
     return piece(array, types.intp, types.intp), _along
 
 
-@_instruction
+@instruction
 def each(context: Any, array: Any, i: Any) -> Any:
     """array[i:i + TOGETHER], the same."""
     return piece(array, types.intp), _along
 
 
-@_instruction
+@instruction
 def everywhere(context: Any, number: Any) -> Any:
     """A piece of one number."""
-    return piece(types.float32), lambda context, builder, signature, given: _spread(builder, given[0], SIZE)
+    return piece(types.float32), lambda context, builder, signature, given: spread(builder, given[0], SIZE)
 
 
-@_instruction
+@instruction
 def until(context: Any, x: Any, ends: Any, i: Any, j: Any, other: Any) -> Any:
     """x, of rows from i and columns from j, with another number at the end of each row and beyond; `ends` are int32."""
     if ends.dtype != types.int32:
@@ -178,10 +180,10 @@ def until(context: Any, x: Any, ends: Any, i: Any, j: Any, other: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         x, ends, i, j, other = given
         ends = context.make_array(signature.args[1])(context, builder, ends)
-        last = [builder.load(_address(builder, ends, [builder.add(i, PLACE(r))], WORD)) for r in range(TOGETHER)]
-        lasts = _joined(builder, [_spread(builder, builder.sub(n, builder.trunc(j, WORD)), VECTOR) for n in last])
+        last = [builder.load(address(builder, ends, [builder.add(i, PLACE(r))], WORD)) for r in range(TOGETHER)]
+        lasts = _joined(builder, [spread(builder, builder.sub(n, builder.trunc(j, WORD)), VECTOR) for n in last])
         chosen = builder.icmp_signed("<", WORDS(list(range(VECTOR)) * TOGETHER), lasts)
-        return builder.select(chosen, x, _spread(builder, other, SIZE))
+        return builder.select(chosen, x, spread(builder, other, SIZE))
 
     return piece(piece, ends, types.intp, types.intp, types.float32), generate
 
@@ -190,18 +192,26 @@ def _larger(builder: Any, x: Any, y: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", x, y), y, x)
 
 
-@_instruction
-def larger(context: Any, x: Any, y: Any) -> Any:
-    """The larger of two numbers, or of each pair of two pieces, or of a piece and a number; NaN in x stays."""
+def _choice(sign: str) -> Any:
+    """A function of numba's, `choose(x, y)`: y where x is so to it, otherwise x."""
 
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        x, y = given
-        return _larger(builder, x, _spread(builder, y, SIZE) if y.type != x.type else y)
+    @instruction
+    def choose(context: Any, x: Any, y: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            x, y = given
+            y = spread(builder, y, SIZE) if y.type != x.type else y
+            return builder.select(builder.fcmp_ordered(sign, x, y), y, x)
 
-    return x(x, y), generate
+        return x(x, y), generate
+
+    return choose
 
 
-@_instruction
+larger, smaller = _choice("<"), _choice(">")
+"""Of two numbers, or of each pair of two pieces, or of a piece and a number; NaN in x stays."""
+
+
+@instruction
 def raised(context: Any, x: Any, bits: Any) -> Any:
     """x times two to the power of the last bits of a float, for a number or each of a piece."""
 
@@ -217,17 +227,17 @@ def raised(context: Any, x: Any, bits: Any) -> Any:
 def _reduction(join: Callable[[Any, Any, Any], Any]) -> Any:
     """A function of numba's, `reduce(x, out, i)`: out[i:i + TOGETHER] = what each row is, taken together."""
 
-    @_instruction
+    @instruction
     def reduce(context: Any, x: Any, out: Any, i: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             x, out, i = given
             out = context.make_array(signature.args[1])(context, builder, out)
-            rows, n = [_part(builder, x, r * VECTOR, VECTOR) for r in range(TOGETHER)], VECTOR
+            rows, n = [part(builder, x, r * VECTOR, VECTOR) for r in range(TOGETHER)], VECTOR
             while n > 1:
                 n //= 2
-                rows = [join(builder, _part(builder, row, 0, n), _part(builder, row, n, n)) for row in rows]
+                rows = [join(builder, part(builder, row, 0, n), part(builder, row, n, n)) for row in rows]
             for r, row in enumerate(rows):
-                place = _address(builder, out, [builder.add(i, PLACE(r))], NUMBER)
+                place = address(builder, out, [builder.add(i, PLACE(r))], NUMBER)
                 builder.store(builder.extract_element(row, WORD(0)), place)
             return context.get_dummy_value()
 

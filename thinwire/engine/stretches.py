@@ -1,0 +1,146 @@
+"""Stretches of one row, as pieces: read, written, and their magnitudes compared. Parts of CPU kernels."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from thinwire.engine.vectors import ALIGNED, NUMBERS, PLACE, SIZE, WORD, WORDS, address, instruction, piece, spread
+
+LINE = 64
+"""Bytes of a line of the cache."""
+MAGNITUDE = 0x7FFFFFFF
+"""All bits of a float but its sign."""
+
+
+def _place(context: Any, builder: Any, kind: Any, row: Any, t: Any) -> Any:
+    return address(builder, context.make_array(kind)(context, builder, row), [t], NUMBERS)
+
+
+@instruction
+def stretch(context: Any, row: Any, t: Any) -> Any:
+    """row[t:t + SIZE]; numbers lie one behind the other."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.load(_place(context, builder, signature.args[0], *given), align=ALIGNED)
+
+    return piece(row, types.intp), generate
+
+
+@instruction
+def stretch_until(context: Any, row: Any, t: Any, end: Any) -> Any:
+    """row[t:end], and zeros after it."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        row, t, end = given
+        place = _place(context, builder, signature.args[0], row, t)
+        n = builder.trunc(builder.sub(end, t), WORD)
+        chosen = builder.icmp_signed("<", WORDS(list(range(SIZE))), spread(builder, n, SIZE))
+        kind = ir.FunctionType(NUMBERS, [place.type, WORD, chosen.type, NUMBERS])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{SIZE}f32.p0")
+        return builder.call(function, [place, WORD(ALIGNED), chosen, NUMBERS(None)])
+
+    return piece(row, types.intp, types.intp), generate
+
+
+def _storing(align: int, past: bool) -> Any:
+    """A function of numba's, `put(row, t, x)`."""
+
+    @instruction
+    def put(context: Any, row: Any, t: Any, x: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            row, t, x = given
+            stored = builder.store(x, _place(context, builder, signature.args[0], row, t), align=align)
+            if past:
+                stored.set_metadata("nontemporal", builder.module.add_metadata([WORD(1)]))
+            return context.get_dummy_value()
+
+        return types.void(row, types.intp, piece), generate
+
+    return put
+
+
+store_stretch, store_past = _storing(ALIGNED, past=False), _storing(LINE, past=True)
+"""row[t:t + SIZE] = x. The second stores past the caches, whole lines, which other threads see after a `fence`."""
+
+
+@instruction
+def store_flags(context: Any, row: Any, t: Any, x: Any) -> Any:
+    """row[t:t + SIZE], int8, = where x is not zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        row, t, x = given
+        flags = ir.VectorType(ir.IntType(8), SIZE)
+        array = context.make_array(signature.args[0])(context, builder, row)
+        flag = builder.zext(builder.fcmp_unordered("!=", x, NUMBERS(None)), flags)
+        builder.store(flag, address(builder, array, [t], flags), align=1)
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, piece), generate
+
+
+@instruction
+def fence(context: Any) -> Any:
+    """What was stored is seen by other threads before what is stored after this."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def _reaches(builder: Any, x: Any, least: Any) -> Any:
+    return builder.icmp_signed(">=", _magnitude(builder, x), builder.bitcast(least, WORDS))
+
+
+def _magnitude(builder: Any, x: Any) -> Any:
+    return builder.and_(builder.bitcast(x, WORDS), WORDS([MAGNITUDE] * SIZE))
+
+
+@instruction
+def counted(context: Any, n: Any, x: Any, least: Any, one: Any) -> Any:
+    """n, whole numbers in the bits of floats, and `one` more, such a number, where x reaches the magnitude `least`."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        n, x, least, one = given
+        more = builder.select(_reaches(builder, x, least), builder.bitcast(one, WORDS), WORDS(None))
+        return builder.bitcast(builder.add(builder.bitcast(n, WORDS), more), NUMBERS)
+
+    return piece(piece, piece, piece, piece), generate
+
+
+@instruction
+def reaching(context: Any, x: Any, least: Any) -> Any:
+    """x where it reaches the magnitude `least`, otherwise zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, least = given
+        return builder.select(_reaches(builder, x, least), x, NUMBERS(None))
+
+    return piece(piece, piece), generate
+
+
+@instruction
+def within(context: Any, x: Any, least: Any, width: Any) -> Any:
+    """Whose magnitudes are from `least` on, fewer than `width` steps, both bits of floats: one bit for each."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, least, width = given
+        above = builder.sub(_magnitude(builder, x), builder.bitcast(least, WORDS))
+        chosen = builder.icmp_unsigned("<", above, builder.bitcast(width, WORDS))
+        lanes = builder.bitcast(chosen, ir.IntType(SIZE))
+        return builder.zext(lanes, PLACE) if lanes.type != PLACE else lanes
+
+    return types.uint64(piece, piece, piece), generate
+
+
+@instruction
+def lowest(context: Any, lanes: Any) -> Any:
+    """The place of the lowest bit of some, not none."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.cttz(given[0], ir.IntType(1)(1))
+
+    return types.intp(types.uint64), generate

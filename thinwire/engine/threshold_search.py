@@ -1,0 +1,204 @@
+"""AbsTopK on a tile, one token a lane: the threshold of each, as the bits of a magnitude. Parts of CPU kernels.
+
+It is first guessed to lie between two magnitudes that a sample of the tile gives. The numbers that reach either are
+counted, for all lanes together; the next two are as far from where interpolation puts the threshold as chance may put
+it. Once few numbers of each lane lie in its bracket, they make a tile of their own, and that is searched.
+"""
+
+import math
+
+import numpy as np
+
+from thinwire.engine.jit import inner, making
+from thinwire.engine.stretches import MAGNITUDE, counted, lowest, store_stretch, stretch, within
+from thinwire.engine.tiles import TOKENS, empty_tile
+from thinwire.engine.vectors import everywhere
+
+SAMPLE, HALF = 32, 16
+"""Rows that the first guesses are from, and the bits of a number that these leave out."""
+FEW = 128
+"""Numbers in brackets that are searched by themselves."""
+FAR, BENT, NEAR = np.float32(2), np.float32(0.02), np.float32(1)
+"""Standard deviations that guesses keep from the interpolated threshold, and part of the bracket, since magnitudes are
+not spread evenly; standard deviations once few numbers are left."""
+STEP, GROWTH = np.float32(1 << 20), np.float32(32)
+"""How far a guess goes beyond an open end of the bracket, and how many times as far the other one does."""
+LOW, HIGH, N_LOW, N_HIGH, FIRST, SECOND, N_FIRST, N_SECOND, ELSEWHERE, SLOW, ONE = range(11)
+"""What is known of each lane: its threshold is from LOW, one above what N_LOW numbers reach, to HIGH, which N_HIGH do;
+two guesses, and how many reach them, of which so many are not in the tile; whether the last guesses left more than half
+of the bracket; one, not to be known when this is compiled, since adding it is one instruction then."""
+KNOWN = ONE + 1
+"""Rows of such a state: int32 [KNOWN, TOKENS]."""
+THRESHOLD, COUNT = LOW, N_HIGH
+"""What is known in the end."""
+
+
+@making
+def search_scratch():
+    """What `find` needs: state, the numbers in brackets and a sample."""
+    return np.empty((KNOWN, TOKENS), np.int32), empty_tile(FEW), np.empty(SAMPLE * TOKENS, np.int16)
+
+
+@inner
+def find(tile, k, used, scratch):
+    """Bring state to THRESHOLD and COUNT, of lanes before `used`; returns how many passes over the tile it took.
+
+    The threshold is the smallest that at most k numbers of a lane reach, or one that k do; the count is how many do.
+    """
+    state, few, sample = scratch
+    _begin(tile, k, used, sample, state)
+    n_open, inside, tries = 1, len(tile), 0
+    while n_open > 0 and inside > FEW:
+        _count(tile, len(tile), state)
+        tries += 1
+        n_open, inside = _narrow(k, tries, FAR, BENT, state)
+    if n_open > 0 and tries > 0:
+        tile, inside = few, _collect(tile, state, few)
+    passes = tries
+    while n_open > 0:
+        _count(tile, inside, state)
+        tries += 1
+        n_open, _ = _narrow(k, tries, NEAR, np.float32(0), state)
+    return passes
+
+
+@inner
+def _begin(tile, k, used, sample, state):
+    """Nothing is known, and the first guesses are those that would do for the sample, all lanes together, and more."""
+    n = min(SAMPLE, len(tile))
+    for i in range(n):
+        row = tile[i * len(tile) // n].view(np.int32)
+        for lane in range(used):
+            sample[i * used + lane] = np.int16((row[lane] & np.int32(MAGNITUDE)) >> np.int32(HALF))
+    share, some = k * used * n / len(tile), sample[: used * n]
+    margin = 1 + FAR * math.sqrt(share * (1 - k / len(tile)))
+    first, second = _reached_by(some, share + margin), _reached_by(some, share - margin)
+    for lane in range(TOKENS):
+        state[LOW, lane], state[N_LOW, lane] = 1, len(tile)
+        state[HIGH, lane], state[N_HIGH, lane] = (MAGNITUDE, 0) if lane < used else (1, k)
+        state[FIRST, lane], state[SECOND, lane] = first << np.int32(HALF), second << np.int32(HALF)
+        state[ELSEWHERE, lane], state[ONE, lane] = 0, 1
+
+
+@inner
+def _reached_by(halves, n):
+    """The smallest half above zero that at most n of some reach."""
+    low, high = np.int32(1), np.int32(MAGNITUDE >> HALF)
+    while low < high:
+        middle, count = (low + high) >> np.int32(1), np.int16(0)
+        for i in range(len(halves)):
+            count = np.int16(count + np.int16(halves[i] >= np.int16(middle)))
+        low, high = (middle + np.int32(1), high) if count > n else (low, middle)
+    return low
+
+
+@inner
+def _count(tile, n, state):
+    """How many of the first n numbers of each lane reach its guesses, and elsewhere."""
+    floats = state.view(np.float32)
+    first, second, one = stretch(floats[FIRST], 0), stretch(floats[SECOND], 0), stretch(floats[ONE], 0)
+    n_first, n_second = stretch(floats[ELSEWHERE], 0), stretch(floats[ELSEWHERE], 0)
+    for i in range(n):
+        x = stretch(tile[i], 0)
+        n_first, n_second = counted(n_first, x, first, one), counted(n_second, x, second, one)
+    store_stretch(floats[N_FIRST], 0, n_first)
+    store_stretch(floats[N_SECOND], 0, n_second)
+
+
+@inner
+def _collect(tile, state, few):
+    """Gather the numbers in brackets, each lane from the first row on, zeros after them; returns how many at most."""
+    floats, bits, gathered = state.view(np.float32), tile.view(np.int32), few.view(np.int32)
+    width, place = state[N_FIRST], state[N_SECOND]
+    for lane in range(TOKENS):
+        width[lane], place[lane] = state[HIGH, lane] - state[LOW, lane], 0
+        state[ELSEWHERE, lane] = state[N_HIGH, lane]
+    for i in range(len(few)):
+        store_stretch(few[i], 0, everywhere(np.float32(0)))
+    low, wide, most = stretch(floats[LOW], 0), stretch(floats[N_FIRST], 0), np.int32(0)
+    for i in range(len(tile)):
+        lanes = within(stretch(tile[i], 0), low, wide)
+        while lanes != 0:
+            lane = lowest(lanes)
+            lanes &= lanes - np.uint64(1)
+            gathered[place[lane], lane] = bits[i, lane]
+            place[lane] += 1
+    for lane in range(TOKENS):
+        most = max(most, place[lane])
+    return most
+
+
+@inner
+def _narrow(k, tries, margin, bent, state):
+    """Take up the counts and guess again, without a branch; returns how many lanes have no threshold yet, and how many
+    numbers are in the bracket of one at most."""
+    k, n_open, most, n_slow = np.int32(k), np.int32(0), np.int32(0), np.int32(0)
+    for lane in range(state.shape[1]):
+        low, high, n_low, n_high = state[LOW, lane], state[HIGH, lane], state[N_LOW, lane], state[N_HIGH, lane]
+        was = np.float32(high - low)
+        low, high, n_low, n_high = _taken_up(k, state[FIRST, lane], state[N_FIRST, lane], low, high, n_low, n_high)
+        low, high, n_low, n_high = _taken_up(k, state[SECOND, lane], state[N_SECOND, lane], low, high, n_low, n_high)
+        state[LOW, lane], state[HIGH, lane], state[N_LOW, lane], state[N_HIGH, lane] = low, high, n_low, n_high
+        is_open = low < high
+        n_open += np.int32(is_open)
+        most = max(most, np.int32(n_low - n_high) if is_open else np.int32(0))
+        first, second, slow = _guessed(k, low, high, n_low, n_high, margin, bent, was)
+        state[FIRST, lane], state[SECOND, lane], state[SLOW, lane] = first, second, slow
+        n_slow += slow
+    if n_slow > 0 and tries > 1:
+        _guess_otherwise(k, tries, state)
+    return n_open, most
+
+
+@inner
+def _taken_up(k, guess, count, low, high, n_low, n_high):
+    """The bracket of a lane and the counts at its ends, once so many numbers are known to reach a guess."""
+    is_open = (low < high) & (low <= guess) & (guess < high)
+    above, below, hit = is_open & (count > k), is_open & (count <= k), is_open & (count == k)
+    low = guess + np.int32(1) if above else (guess if hit else low)
+    high = guess if below else high
+    return low, high, count if above else n_low, count if below else n_high
+
+
+@inner
+def _guessed(k, low, high, n_low, n_high, margin, bent, was):
+    """Two guesses around where interpolation puts the threshold, and whether over half of the bracket is left."""
+    wide, n = np.float32(high - low), np.float32(max(n_low - n_high, np.int32(1)))
+    at = wide * np.float32(n_low - k) / n
+    off = wide * (margin * np.float32(0.5) / np.float32(math.sqrt(n)) + bent)  # so many may be on one side by chance
+    upwards, downwards = high == MAGNITUDE, low == 1
+    near = STEP if upwards else (np.float32(0) if downwards else at - off)
+    far = STEP * GROWTH if upwards else (wide - STEP if downwards else at + off)
+    last = max(high - np.int32(1), low)
+    near, far = max(min(near, wide), np.float32(0)), max(min(far, wide), np.float32(0))
+    first, second = min(np.int32(low + np.int32(near)), last), min(np.int32(low + np.int32(far)), last)
+    return first, second, np.int32((low < high) & (wide + wide > was))
+
+
+@inner
+def _guess_otherwise(k, tries, state):
+    """Guess again where a pass left more than half of a bracket, in turns: cut it in three, or by magnitudes."""
+    for lane in range(TOKENS):
+        if state[SLOW, lane] != 0:
+            low, high, n_low, n_high = state[LOW, lane], state[HIGH, lane], state[N_LOW, lane], state[N_HIGH, lane]
+            if tries % 2 == 1 or n_high == 0:
+                third = (high - low) // 3
+                first, second = low + third, high - third - 1
+            else:
+                first, second = _by_magnitude(low, high, np.float32(n_low - k), np.float32(n_low - n_high))
+            state[FIRST, lane], state[SECOND, lane] = first, second
+
+
+@inner
+def _by_magnitude(low, high, c, n):
+    """Two guesses, if c of n numbers in a bracket are below the threshold and their magnitudes are spread evenly."""
+    least, most = np.int32(low).view(np.float32), np.int32(high).view(np.float32)
+    off = np.float32(math.sqrt(min(c, n - c)))
+    near = least + (most - least) * (max(c - off, c * np.float32(0.25)) / n)
+    far = least + (most - least) * ((c + off) / n)
+    return max(low, min(_bits(near), high - 1)), max(low, min(_bits(far) + 1, high - 1))
+
+
+@inner
+def _bits(magnitude):
+    return np.float32(magnitude).view(np.int32)
