@@ -77,7 +77,7 @@ def is_past(out):
 def keep_tile(tile, rows, k, held, begin, end, past, scratch, out, short):
     """out[rows, begin:end] = what AbsTopK keeps of a tile, then held; other rows of out stay, and the tile does not.
 
-    `held` are as in `trials_of`, `past` as in `put_row`, and scratch is that of the search. short[begin:end] says of
+    `held` are as in `trials_of`, `past` as in `put`, and scratch is that of the search. short[begin:end] says of
     which tokens fewer than k numbers are not zero: all are kept, and a gradient passes everywhere.
     """
     state = scratch[0]
@@ -115,7 +115,7 @@ def trials_of(held, begin, end):
 
 @inlined
 def put_row(x, o, held, trials, begin, end, past, scratch, out):
-    """out[o, begin:end] = x, a stretch, held, `past` the caches or not; scratch [TOKENS] is for it."""
+    """out[o, begin:end] = x, a stretch, held; the rest is as in `put`."""
     whole, trial = end - begin == TOKENS, trials[0]
     mean, mask, flags = held
     if whole and trials[1] - trial == 1:
@@ -128,14 +128,20 @@ def put_row(x, o, held, trials, begin, end, past, scratch, out):
         store_stretch(scratch, 0, x)
         _hold_row(scratch, o, held, trials, begin, end)
         x = stretch(scratch, 0)
-    row = out[o]
-    if past and whole:
-        store_past(row, begin, x)
-    elif whole:
-        store_stretch(row, begin, x)
-    else:
+    put(x, begin, end, past, scratch, out[o])
+
+
+@inlined
+def put(x, begin, end, past, scratch, row):
+    """row[begin:end] = x, a stretch, `past` the caches or not; scratch [TOKENS] is for it."""
+    if end - begin < TOKENS:
+        store_stretch(scratch, 0, x)
         for t in range(begin, end):
             row[t] = scratch[t - begin]
+    elif past:
+        store_past(row, begin, x)
+    else:
+        store_stretch(row, begin, x)
 
 
 @inner

@@ -1,4 +1,4 @@
-"""Parts of CPU kernels: nonlinearities of numbers, of pieces or along a row, and their slopes."""
+"""Parts of CPU kernels: nonlinearities of numbers, of pieces or along a row, and the slope of one."""
 
 import math
 
@@ -27,8 +27,8 @@ def _coefficients() -> tuple[np.float32, ...]:
 
 QUOTIENT, SCALED = _coefficients(), np.float32(2 / float(END) ** 2)
 """The coefficients, lowest first, and the factor of y²."""
-TINY = np.float32(1e-30)
-"""Where GELU is linear, and quotients of what it makes could be of denormal numbers."""
+FLAT = np.float32(14)
+"""Beyond this GELU is straight, and the normal distribution ends where powers of two do."""
 ROOT_HALF, ROOT_TWO_PI = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2 * math.pi))
 
 
@@ -36,15 +36,16 @@ ROOT_HALF, ROOT_TWO_PI = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2 
 def applied(nonlinearity, x):
     """What the nonlinearity makes of a number or a piece."""
     if nonlinearity == GELU:
-        return _gelu(x)
+        return x * _below(x)
     if nonlinearity == RELU:
         return larger(x, np.float32(0))
     return x
 
 
 @inner
-def _gelu(x):
-    return x * (np.float32(0.5) + np.float32(0.5) * _erf(x * ROOT_HALF))
+def _below(x):
+    """How much of a normal distribution is below x."""
+    return np.float32(0.5) + np.float32(0.5) * _erf(x * ROOT_HALF)
 
 
 @inner
@@ -66,13 +67,8 @@ def apply(nonlinearity, row):
 
 
 @inner
-def gelu_slope(given, made, slope):
-    """The slope of GELU at the numbers `given`, of which it has `made` others.
-
-    The slope is the normal distribution, which is made / given, and given times its density.
-    """
-    for t in range(len(given)):
-        x = given[t]
-        density = power_of_two(-x * x * np.float32(0.5) * LOG2_E) * ROOT_TWO_PI
-        below = made[t] / x if abs(x) > TINY else np.float32(0.5)
-        slope[t] = below + x * density
+def gelu_slope(x):
+    """The slope of GELU at a number or a piece: the normal distribution below x, and x times its density."""
+    x = smaller(larger(x, -FLAT), FLAT)
+    density = power_of_two(x * x * (np.float32(-0.5) * LOG2_E)) * ROOT_TWO_PI
+    return _below(x) + x * density

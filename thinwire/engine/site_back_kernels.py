@@ -1,104 +1,111 @@
 """CPU kernels of the way back from one site to the one before: holding, AbsTopK, a nonlinearity, a sparse map.
 
-Row by row, a stretch of tokens passes through all of it; what is added up to the gradient of the input lies in the
-cache meanwhile. A matrix has compressed rows, as in `thinwire.engine.product_kernels`.
+Row by row, a stretch of tokens passes through all of it in registers; what is added up to the gradient of the input
+lies in the cache meanwhile. A matrix has compressed rows, as in `thinwire.engine.product_kernels`.
 """
 
 import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead, write_ahead
-from thinwire.engine.column_kernels import n_jobs
-from thinwire.engine.jit import inner, summing
-from thinwire.engine.nonlinearity_kernels import GELU, RELU, apply, gelu_slope
-from thinwire.engine.product_kernels import add_row, clear, has_nonzero
-
-TOGETHER = 128
-"""Most tokens that a thread takes at once."""
-UNSHARED = 64
-"""Tokens that are not shared among threads."""
+from thinwire.engine.column_kernels import is_past, n_jobs, part, put
+from thinwire.engine.jit import inlined, inner, kernel
+from thinwire.engine.nonlinearity_kernels import GELU, RELU, applied, gelu_slope
+from thinwire.engine.site_kernels import mapped
+from thinwire.engine.stretches import fence, flags_of, nonzero, store_stretch, stretch, total, where
+from thinwire.engine.tiles import TOKENS, empty_tile
+from thinwire.engine.vectors import VECTOR, everywhere
 
 
-@summing
-def pass_back(matrix, transposed, x, nonlinearity, kept, held, short, grad, stretch, threads, d_x, d_map, d_mask):
+@kernel
+def pass_back(matrix, transposed, x, nonlinearity, kept, held, short, grad, threads, d_x, d_map, d_mask):
     """Gradients of `site_kernels.map_and_keep`, from `grad` of its result `kept`, both [rows, n].
 
     `matrix` are its values, columns, starts and bias, `transposed` the same of the transposed matrix but a bias; `held`
     are mean, mask and flags. d_x [in, n] is the gradient of the input, and d_map [rows, n] that of what the
     nonlinearity was given; either may have no rows. d_mask [trials, stretches, rows or none] has that of the mask from
-    each `stretch` of tokens of a trial. x may be empty, except for GELU and where something is held.
+    each stretch of TOKENS of a trial. x may be empty, except for GELU and where something is held.
     """
     trials, stretches = d_mask.shape[:2]
     rows, n = len(kept), kept.shape[1] // trials
     groups = trials * stretches
     jobs, gathers = n_jobs(groups, threads), len(d_x) > rows
+    past = is_past(d_x) and n % VECTOR == 0
     for job in prange(jobs):
-        tile = np.empty((rows if gathers else len(d_x), stretch), np.float32)
-        made, was = np.empty(stretch, np.float32), np.empty(stretch, np.float32)
-        scratch = made, was, np.empty(stretch, np.float32), np.empty(rows, np.bool_)
+        tile, spare, passed = empty_tile(rows if gathers else len(d_x)), empty_tile(1), np.empty(rows, np.bool_)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             trial = group // stretches
-            begin = trial * n + group % stretches * stretch
-            end = min((trial + 1) * n, begin + stretch)
-            sums = d_mask[trial, group % stretches]
+            begin = trial * n + group % stretches * TOKENS
+            end = min((trial + 1) * n, begin + TOKENS)
             of_site = kept, held[0], held[1][trial], held[2], short, grad
-            _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, scratch, tile, d_map, sums)
+            sums = d_mask[trial, group % stretches]
+            _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, passed, tile, d_map, sums)
             if gathers:
-                _gather(transposed, tile, begin, end, d_x)
+                _gather(transposed, tile, begin, end, past, spare, d_x)
             else:
-                _write_out(tile, begin, end, d_x)
+                _write_out(tile, begin, end, past, d_x)
+        fence()
 
 
 @inner
-def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, scratch, tile, d_map, sums):
+def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, passed, tile, d_map, sums):
     """`pass_back` for a stretch; the tile is d_map where `gathers`, otherwise d_x.
 
     `of_site` are what was kept, mean, mask of the trial, flags, `short` and the gradient.
     """
     values, columns, starts, bias = matrix
     kept, mean, mask, flags, short, grad = of_site
-    n, learns = end - begin, len(sums) > 0
-    made, was, slope, passed = scratch
-    made, was = made[:n], was[:n]
-    if not gathers:
-        for c in range(len(tile)):
-            clear(tile[c])
+    learns, nothing = len(sums) > 0, everywhere(np.float32(0))
+    every = nothing if nonlinearity == RELU else _numbers(short, begin, end, spare)  # of ReLU zeros have no slope
+    for c in range(0 if gathers else len(tile)):
+        store_stretch(tile[c], 0, nothing)
     for o in range(-AHEAD, len(kept)):
         _ask(matrix, x, nonlinearity, o + AHEAD, of_site, begin, end, passed)
         if o < 0:
             continue
-        given, row, by = grad[o, begin:end], kept[o, begin:end], mask[o] if len(mask) > 0 else np.float32(1)
-        if passed[o]:
-            if (by != 1 or nonlinearity == GELU) and (by != 0 or learns):
-                add_row(values, columns, starts[o], starts[o + 1], bias[o], x, made, begin)
-            if by != 1 and (by != 0 or learns):
-                row = was
-                _remake(nonlinearity, made, flags[o, begin:end], row)
-            if learns:
-                sums[o] = _dot(given, row, mean[o])
-        elif learns:
+        by, made = mask[o] if len(mask) > 0 else np.float32(1), nothing
+        if learns and not passed[o]:
             sums[o] = 0
-        if passed[o] and by != 0:
+        if passed[o] and (by != 0 or learns):
+            given, row, mapping = part(grad[o], begin, end), nothing, nothing
+            if by != 1 or nonlinearity == GELU:
+                mapping = mapped(o, values, columns, starts, bias[o], x, begin, end)
+            if by == 1:
+                row = part(kept[o], begin, end)
+            else:  # what was kept before it was held
+                row = where(applied(nonlinearity, mapping), _numbers(flags[o], begin, end, spare), nothing)
+            if learns:
+                sums[o] = total(given * (row - mean[o]))
+            made = where(by * given, row, every)
             if nonlinearity == GELU:
-                gelu_slope(made, row, slope)
-            _pass_row(nonlinearity, given, by, row, short[begin:end], slope, made)
-            if not gathers and len(tile) > 0:
-                _scatter(matrix, o, made, tile)
-        else:
-            clear(made)
+                made = made * gelu_slope(mapping)
+            if by != 0 and not gathers and len(tile) > 0:
+                _scatter(values, columns, starts, o, made, tile)
+        if by == 0:
+            made = nothing
         if gathers:
-            _copy(made, tile[o, :n])
+            store_stretch(tile[o], 0, made)
         if len(d_map) > 0:
-            _copy(made, d_map[o, begin:end])
+            put(made, begin, end, False, spare[0], d_map[o])
 
 
-@inner
+@inlined
+def _numbers(flags, begin, end, spare):
+    """flags[begin:end], int8, as numbers, zeros after them."""
+    if end - begin == TOKENS:
+        return flags_of(flags, begin)
+    for t in range(end - begin):
+        spare[0, t] = flags[begin + t]
+    return part(spare[0], 0, end - begin)
+
+
+@inlined
 def _ask(matrix, x, nonlinearity, o, of_site, begin, end, passed):
     """Ask for the gradient of a row after o; if that of o is not zero, as `passed` then says, for all that o needs."""
     kept, _, mask, _, _, grad = of_site
     read_ahead(grad, o + AHEAD, begin, end)
     if o < len(kept):
-        passed[o] = has_nonzero(grad[o, begin:end])
+        passed[o] = nonzero(part(grad[o], begin, end)) != 0
         if passed[o]:
             is_free = len(mask) == 0 or mask[o] == 1
             if is_free:
@@ -107,65 +114,27 @@ def _ask(matrix, x, nonlinearity, o, of_site, begin, end, passed):
                 read_inputs_ahead(matrix[1], matrix[2], o, x, begin, end)
 
 
-@inner
-def _remake(nonlinearity, given, flags, out):
-    """What was kept of a row before it was held."""
-    _copy(given, out)
-    apply(nonlinearity, out)
-    for t in range(len(out)):
-        out[t] = out[t] if flags[t] != 0 else np.float32(0)
+@inlined
+def _scatter(values, columns, starts, o, made, tile):
+    """Add row o of the matrix times a stretch to the rows of the tile."""
+    for place in range(starts[o], starts[o + 1]):
+        row = tile[columns[place]]
+        store_stretch(row, 0, stretch(row, 0) + values[place] * made)
 
 
 @inner
-def _pass_row(nonlinearity, given, by, row, passed, slope, out):
-    """Gradient of what the nonlinearity was given, from that of what is held; `row` was kept, `slope` is GELU's."""
-    if nonlinearity == GELU:
-        for t in range(len(out)):
-            out[t] = by * given[t] * slope[t] if row[t] != 0 or passed[t] else np.float32(0)
-    elif nonlinearity == RELU:
-        for t in range(len(out)):
-            out[t] = by * given[t] if row[t] != 0 else np.float32(0)
-    else:
-        for t in range(len(out)):
-            out[t] = by * given[t] if row[t] != 0 or passed[t] else np.float32(0)
-
-
-@inner
-def _dot(given, row, mean):
-    """How much the loss would rise with the mask: the gradient times what holding takes away."""
-    total = np.float32(0)
-    for t in range(len(given)):
-        total += given[t] * (row[t] - mean)
-    return total
-
-
-@inner
-def _copy(row, to):
-    for t in range(len(to)):
-        to[t] = row[t]
-
-
-@inner
-def _scatter(matrix, o, made, tile):
-    """Add row o of the matrix times `made` to the rows of the tile."""
-    values, columns, starts = matrix[0], matrix[1], matrix[2]
-    for i in range(starts[o], starts[o + 1]):
-        value, row = values[i], tile[columns[i]]
-        for t in range(len(made)):
-            row[t] += value * made[t]
-
-
-@inner
-def _write_out(tile, begin, end, d_x):
+def _write_out(tile, begin, end, past, d_x):
     for c in range(len(d_x)):
-        write_ahead(d_x, c + AHEAD, begin, end)
-        _copy(tile[c], d_x[c, begin:end])
+        if not past:
+            write_ahead(d_x, c + AHEAD, begin, end)
+        put(stretch(tile[c], 0), begin, end, past, tile[c], d_x[c])
 
 
 @inner
-def _gather(transposed, tile, begin, end, d_x):
+def _gather(transposed, tile, begin, end, past, spare, d_x):
     """d_x[:, begin:end] = the transposed matrix · the tile."""
     values, rows, starts = transposed
     for c in range(len(d_x)):
-        write_ahead(d_x, c + AHEAD, begin, end)
-        add_row(values, rows, starts[c], starts[c + 1], np.float32(0), tile, d_x[c, begin:end], 0)
+        if not past:
+            write_ahead(d_x, c + AHEAD, begin, end)
+        put(mapped(c, values, rows, starts, np.float32(0), tile, 0, TOKENS), begin, end, past, spare[0], d_x[c])

@@ -9,7 +9,7 @@ from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead
 from thinwire.engine.column_kernels import is_past, keep_tile, n_jobs, n_tiles, part, put_row, trials_of
-from thinwire.engine.jit import inner, kernel, making
+from thinwire.engine.jit import inlined, inner, kernel, making
 from thinwire.engine.nonlinearity_kernels import applied, apply
 from thinwire.engine.product_kernels import STRETCH, add_row, is_constant
 from thinwire.engine.stretches import MAGNITUDE, fence, store_stretch
@@ -77,11 +77,17 @@ def _lay_mapped(rows, varies, fixed, values, columns, starts, bias, x, nonlinear
         read_inputs_ahead(columns, starts, rows[min(i + AHEAD, len(rows) - 1)], x, begin, end)
         made = everywhere(fixed[o])
         if varies[o]:
-            made = everywhere(bias[o])
-            for place in range(starts[o], starts[o + 1]):
-                made += values[place] * part(x[columns[place]], begin, end)
-            made = applied(nonlinearity, made)
+            made = applied(nonlinearity, mapped(o, values, columns, starts, bias[o], x, begin, end))
         store_stretch(tile[i], 0, made)
+
+
+@inlined
+def mapped(o, values, columns, starts, constant, x, begin, end):
+    """A constant and row o of a matrix times x[:, begin:end], a stretch."""
+    made = everywhere(constant)
+    for place in range(starts[o], starts[o + 1]):
+        made += values[place] * part(x[columns[place]], begin, end)
+    return made
 
 
 @inner

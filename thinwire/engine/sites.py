@@ -13,6 +13,7 @@ from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held
 from thinwire.engine.products import SparsePattern, weight_gradient
+from thinwire.engine.tiles import TOKENS
 
 Nonlinearity = Literal["identity", "relu", "gelu"]
 FUNCTIONS = {"identity": lambda x: x, "relu": F.relu, "gelu": F.gelu}
@@ -132,8 +133,8 @@ def _map_and_keep_backward(
     n_rows, n = given.shape
     n_columns = len(column_starts) - 1
     d_x, d_map = torch.empty(n_columns if wanted_input else 0, n), torch.empty(n_rows if wanted_map else 0, n)
-    trials, stretch, stretches = _stretches(n, mask)
-    d_mask = torch.empty(trials, stretches, n_rows if wanted_mask else 0)
+    trials = 1 if mask is None else len(mask)
+    d_mask = torch.empty(trials, -(-n // trials // TOKENS), n_rows if wanted_mask else 0)
     matrix = values.detach().float()
     by_column = matrix[order] if wanted_input and n_columns > n_rows else matrix  # not read otherwise
     use_threads()
@@ -144,9 +145,8 @@ def _map_and_keep_backward(
         nonlinearity,
         given.numpy(),
         (*held_numbers(mean, mask), flags.numpy()),
-        short.numpy(),
+        short.view(torch.int8).numpy(),
         of_result.numpy(),
-        stretch,
         torch.get_num_threads(),
         d_x.numpy(),
         d_map.numpy(),
@@ -154,14 +154,6 @@ def _map_and_keep_backward(
     )
     lead = kept.shape[:-1]
     return activations(d_x, lead), activations(d_map, lead), d_mask.sum(1)
-
-
-def _stretches(n: int, mask: Tensor | None) -> tuple[int, int, int]:
-    """The trials that n tokens are of, and their stretches: tokens of one, and how many a trial has."""
-    trials = 1 if mask is None else len(mask)
-    shares = -(-torch.get_num_threads() // trials)  # so that every thread has some
-    stretch = min(site_back_kernels.TOGETHER, max(site_back_kernels.UNSHARED, -(-n // trials // shares)))
-    return trials, stretch, -(-n // trials // stretch)
 
 
 @_map_and_keep.register_fake

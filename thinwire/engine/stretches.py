@@ -6,12 +6,28 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from thinwire.engine.vectors import ALIGNED, NUMBERS, PLACE, SIZE, WORD, WORDS, address, instruction, piece, spread
+from thinwire.engine.vectors import (
+    ALIGNED,
+    BYTE,
+    NUMBERS,
+    PLACE,
+    SIZE,
+    WORD,
+    WORDS,
+    address,
+    instruction,
+    part,
+    piece,
+    spread,
+)
 
 LINE = 64
 """Bytes of a line of the cache."""
 MAGNITUDE = 0x7FFFFFFF
 """All bits of a float but its sign."""
+
+
+FLAGS = ir.VectorType(BYTE, SIZE)
 
 
 def _place(context: Any, builder: Any, kind: Any, row: Any, t: Any) -> Any:
@@ -66,15 +82,26 @@ store_stretch, store_past = _storing(ALIGNED, past=False), _storing(LINE, past=T
 
 
 @instruction
+def flags_of(context: Any, row: Any, t: Any) -> Any:
+    """row[t:t + SIZE], int8, as numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, given[0])
+        place = address(builder, array, [given[1]], FLAGS)
+        return builder.sitofp(builder.load(place, align=1), NUMBERS)
+
+    return piece(row, types.intp), generate
+
+
+@instruction
 def store_flags(context: Any, row: Any, t: Any, x: Any) -> Any:
     """row[t:t + SIZE], int8, = where x is not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         row, t, x = given
-        flags = ir.VectorType(ir.IntType(8), SIZE)
         array = context.make_array(signature.args[0])(context, builder, row)
-        flag = builder.zext(builder.fcmp_unordered("!=", x, NUMBERS(None)), flags)
-        builder.store(flag, address(builder, array, [t], flags), align=1)
+        flags = builder.zext(_nonzero(builder, x), FLAGS)
+        builder.store(flags, address(builder, array, [t], FLAGS), align=1)
         return context.get_dummy_value()
 
     return types.void(row, types.intp, piece), generate
@@ -89,6 +116,48 @@ def fence(context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+def _nonzero(builder: Any, x: Any) -> Any:
+    return builder.fcmp_unordered("!=", x, NUMBERS(None))
+
+
+def _lanes(builder: Any, chosen: Any) -> Any:
+    """One bit for each number of a stretch, as a whole number."""
+    lanes = builder.bitcast(chosen, ir.IntType(SIZE))
+    return builder.zext(lanes, PLACE) if lanes.type != PLACE else lanes
+
+
+@instruction
+def nonzero(context: Any, x: Any) -> Any:
+    """Which numbers are not zero: one bit for each."""
+    return types.uint64(piece), lambda context, builder, signature, given: _lanes(builder, _nonzero(builder, given[0]))
+
+
+@instruction
+def where(context: Any, x: Any, either: Any, other: Any) -> Any:
+    """x where either of two others is not zero, otherwise zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, *others = given
+        chosen = builder.or_(*[_nonzero(builder, other) for other in others])
+        return builder.select(chosen, x, NUMBERS(None))
+
+    return piece(piece, piece, piece), generate
+
+
+@instruction
+def total(context: Any, x: Any) -> Any:
+    """The sum of all numbers of a piece."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, n = given[0], SIZE
+        while n > 1:
+            n //= 2
+            x = builder.fadd(part(builder, x, 0, n), part(builder, x, n, n))
+        return builder.extract_element(x, WORD(0))
+
+    return types.float32(piece), generate
 
 
 def _reaches(builder: Any, x: Any, least: Any) -> Any:
@@ -130,8 +199,7 @@ def within(context: Any, x: Any, least: Any, width: Any) -> Any:
         x, least, width = given
         above = builder.sub(_magnitude(builder, x), builder.bitcast(least, WORDS))
         chosen = builder.icmp_unsigned("<", above, builder.bitcast(width, WORDS))
-        lanes = builder.bitcast(chosen, ir.IntType(SIZE))
-        return builder.zext(lanes, PLACE) if lanes.type != PLACE else lanes
+        return _lanes(builder, chosen)
 
     return types.uint64(piece, piece, piece), generate
 
