@@ -5,22 +5,9 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers
 from numba import njit
 
-from thinwire.engine.block_kernels import ROWS, add_product, set_product
+from thinwire.engine.block_kernels import ROWS, add_product
 from thinwire.engine.exponential_kernels import power_of_two
-from thinwire.engine.vectors import (
-    TOGETHER,
-    VECTOR,
-    across,
-    along,
-    each,
-    everywhere,
-    larger,
-    load,
-    maxima,
-    store,
-    totals,
-    until,
-)
+from thinwire.engine.vectors import TOGETHER, VECTOR, across, along, larger, load, smaller, store
 
 
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:
@@ -30,7 +17,7 @@ def numbers(*shape: int, seed: int = 0) -> np.ndarray:
 @njit
 def _arithmetic(a, b, out):
     x, y = load(a, 1, 2), load(b, 1, 2)
-    store(out, 0, 0, x * y + np.float32(2) - y * across(a, 3, 1) + along(b, 0, 5))
+    store(out, 0, 0, x * y + np.float32(2) - y / across(a, 3, 1) + along(b, 0, 5))
 
 
 def test_arithmetic() -> None:
@@ -38,29 +25,22 @@ def test_arithmetic() -> None:
     _arithmetic(a, b, out)
     rows, columns = slice(1, 1 + TOGETHER), slice(2, 2 + VECTOR)
     x, y = a[rows, columns], b[rows, columns]
-    expected = x * y + 2 - y * a[3, 1 : 1 + VECTOR] + b[:TOGETHER, 5:6]
+    expected = x * y + 2 - y / a[3, 1 : 1 + VECTOR] + b[:TOGETHER, 5:6]
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
 @njit
-def _reductions(a, ends, most, sums, ended):
-    x = load(a, 1, 3)
-    maxima(larger(x, everywhere(np.float32(0.3))), most, 1)
-    totals(until(x, ends, 1, 7, np.float32(5)), sums, 1)
-    store(ended, 0, 0, until(x, ends, 1, 7, np.float32(5)) + each(sums, 1))
+def _choices(a, out):
+    x, y = load(a, 0, 0), load(a, TOGETHER, 0)
+    store(out, 0, 0, larger(smaller(x, y), np.float32(0.25)))
 
 
-def test_what_rows_are_together_and_where_they_end() -> None:
-    a, ends = numbers(8, VECTOR + 3), np.array([0, 5, 7, 8, 9 + VECTOR, 0], np.int32)
-    most, sums = np.zeros(TOGETHER + 1, np.float32), np.zeros(TOGETHER + 1, np.float32)
-    ended = np.empty((TOGETHER, VECTOR), np.float32)
-    _reductions(a, ends, most, sums, ended)
-    x = a[1 : 1 + TOGETHER, 3 : 3 + VECTOR]
-    np.testing.assert_array_equal(most[1:], np.maximum(x, 0.3).max(1))
-    cut = np.where(7 + np.arange(VECTOR) < ends[1 : 1 + TOGETHER, None], x, np.float32(5))
-    np.testing.assert_allclose(sums[1:], cut.sum(1), rtol=1e-6)
-    np.testing.assert_allclose(ended, cut + sums[1:, None], rtol=1e-6)
-    assert most[0] == sums[0] == 0
+def test_choices() -> None:
+    """Of pieces and of a piece and a number; NaN in the first stays."""
+    a, out = numbers(2 * TOGETHER, VECTOR), np.empty((TOGETHER, VECTOR), np.float32)
+    a[0, 0] = np.nan
+    _choices(a, out)
+    np.testing.assert_array_equal(out, np.maximum(np.minimum(a[:TOGETHER], a[TOGETHER:]), 0.25))
 
 
 @settings(max_examples=50, deadline=None)
@@ -70,14 +50,13 @@ def test_products_of_blocks(n: int, vectors: int, seed: int) -> None:
     width = vectors * VECTOR
     a, b = numbers(n, ROWS, seed=seed).T, numbers(n + 1, width + 3, seed=seed + 1)
     before = numbers(ROWS + 1, width + 2, seed=seed + 2)
-    for product, start in ((set_product, 0 * before), (add_product, before)):
-        expected = start[:ROWS, :width] + a.astype(np.float64) @ b[:n, :width]
-        for laid in (a, np.ascontiguousarray(a)):
-            out = before.copy()
-            product(laid, b, n, width, out)
-            np.testing.assert_allclose(out[:ROWS, :width], expected, rtol=1e-4, atol=1e-4)
-            np.testing.assert_array_equal(out[ROWS:], before[ROWS:])
-            np.testing.assert_array_equal(out[:, width:], before[:, width:])
+    expected = before[:ROWS, :width] + a.astype(np.float64) @ b[:n, :width]
+    for laid in (a, np.ascontiguousarray(a)):
+        out = before.copy()
+        add_product(laid, b, n, width, out)
+        np.testing.assert_allclose(out[:ROWS, :width], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(out[ROWS:], before[ROWS:])
+        np.testing.assert_array_equal(out[:, width:], before[:, width:])
 
 
 @njit

@@ -1,8 +1,8 @@
 """CPU kernels of causal attention on feature-major activations, one head of one sequence at a time.
 
-Channels that are zero at all positions are left out; what is left is copied to where it lies close together and ends in
-whole vectors, and a block of queries goes through dense products. A head in which all queries are zero, or all keys the
-same, attends to everything alike: its outputs are running means.
+A stretch of queries passes through all positions that it sees, a lane for each query: what keys and values are not zero
+at is all that is multiplied. A head in which all queries are zero, or all keys the same, attends to everything alike:
+its outputs are running means.
 """
 
 import math
@@ -11,25 +11,26 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.alike_kernels import alike_backward, attend_alike, is_alike
-from thinwire.engine.block_kernels import ROWS, add_product, set_product
-from thinwire.engine.column_kernels import n_jobs
+from thinwire.engine.block_kernels import ROWS, add_product
+from thinwire.engine.column_kernels import n_jobs, part, put
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
 from thinwire.engine.head_kernels import (
+    BITS,
     clear_head,
     clear_rows,
     copy_columns,
-    copy_rows,
     is_zero,
-    name_live,
+    name_nonzeros,
     place_columns,
-    place_names,
-    place_of_queries,
-    place_rows,
-    put_rows,
+    place_head,
+    put_columns,
     round_up,
+    take_head,
 )
-from thinwire.engine.jit import inner, summing
-from thinwire.engine.vectors import TOGETHER, VECTOR, each, everywhere, larger, load, maxima, store, totals, until
+from thinwire.engine.jit import inlined, inner, summing
+from thinwire.engine.stretches import lowest, store_stretch, stretch, total, where_seen
+from thinwire.engine.tiles import TOKENS, empty_tile
+from thinwire.engine.vectors import everywhere, larger
 
 ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(-np.inf)
 
@@ -42,20 +43,11 @@ def attend(q, k, v, sink, queries, scale, threads, out, log_sums):
     `sink` [head] is added to each denominator as exp(sink), or is empty. Without any log_sums, heads that move nothing
     are left out.
     """
-    batch, heads = k.shape[2], k.shape[0] * k.shape[2]
+    batch, heads, d_head, length = k.shape[2], k.shape[0] * k.shape[2], k.shape[1], round_up(k.shape[3], TOKENS)
     jobs = n_jobs(heads, threads)
     for job in prange(jobs):
-        notes = np.empty(ROWS, np.int32), np.empty(ROWS, np.float32), np.empty(ROWS, np.float32)
-        places = (
-            place_rows(q),
-            place_rows(k),
-            place_columns(v),
-            place_names(q),
-            place_names(v),
-            place_of_queries(k),
-            place_of_queries(v),
-            notes,
-        )
+        asked, means, p, notes = empty_tile(d_head), empty_tile(d_head), empty_tile(length), empty_tile(2)
+        places = asked, means, p, notes, place_head(k), place_head(v)
         for head in range(job * heads // jobs, (job + 1) * heads // jobs):
             h, b = head // batch, head % batch
             if log_sums.size == 0 and is_zero(v, h, b):
@@ -69,48 +61,49 @@ def attend(q, k, v, sink, queries, scale, threads, out, log_sums):
 @inner
 def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
     """`attend` for one head of a sequence."""
-    asked, keys, values, asking, moving, p, means, (seen, shifts, sums) = places
-    asking, moving = asking[: name_live(q, h, b, asking)], moving[: name_live(v, h, b, moving)]
-    copy_rows(q, h, b, asking, scale, asked)
-    copy_rows(k, h, b, asking, ONE, keys)
-    copy_columns(v, h, b, moving, values)
-    clear_head(out, h, b)
-    for begin in range(0, q.shape[3], ROWS):
-        n = _see(queries, b, begin, k.shape[3], seen)
-        set_product(asked[:, begin : begin + ROWS].T, keys, len(asking), n, p)
-        _weigh(p, seen, n, sink, h, shifts, sums)
+    asked, means, p, notes, keys, values = places
+    take_head(k, h, b, keys)
+    name_nonzeros(keys)
+    take_head(v, h, b, values)
+    for begin in range(0, q.shape[3], TOKENS):
+        end = min(q.shape[3], begin + TOKENS)
+        fewest, tiles = _see(queries, b, begin, end, k.shape[3], notes[0])
+        seen = stretch(notes[0], 0)
+        for d in range(len(asked)):
+            store_stretch(asked[d], 0, part(q[h, d, b], begin, end) * scale)
+            store_stretch(means[d], 0, everywhere(ZERO))
+        top = _multiply(keys, asked, seen, fewest, tiles, p)
+        top = where_seen(larger(top, sink[h]) if sink.size else top, seen, ZERO, ZERO)
+        shares = everywhere(ZERO)
+        for tile in range(tiles):
+            for j in range(tile * TOKENS, min(k.shape[3], (tile + 1) * TOKENS)):
+                weight = _weight(p, j, top, seen, fewest)
+                shares += weight
+                store_stretch(p[j], 0, weight)
+            _add_marked(values, tile, p, means)
+        sums = shares + power_of_two((everywhere(sink[h]) - top) * LOG2_E) if sink.size else shares
+        size = everywhere(ONE) / sums
+        shares = shares * size
+        for d in range(len(means)):
+            put(stretch(means[d], 0) * size + values[1][d] * shares, begin, end, False, p[0], out[h, d, b])
         if log_sums.size:
-            _note(shifts, sums, log_sums[h, b], begin)
-        _invert(sums)
-        set_product(p, values, n, len(moving), means)
-        _write(means, sums, moving, out, h, b, begin)
+            store_stretch(notes[0], 0, sums)
+            store_stretch(notes[1], 0, top)
+            for t in range(begin, end):
+                log_sums[h, b, t] = notes[1, t - begin] + np.float32(math.log(notes[0, t - begin]))
 
 
 @summing
 def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, threads, d_q, d_k, d_v, d_sink):
     """Gradients of `attend`, from `grad` of the shape of q. d_sink is [head, batch], and given as zeros."""
-    batch, heads = k.shape[2], k.shape[0] * k.shape[2]
+    batch, heads, d_head, length = k.shape[2], k.shape[0] * k.shape[2], k.shape[1], round_up(k.shape[3], TOKENS)
     jobs = n_jobs(heads, threads)
     for job in prange(jobs):
-        of_scores = (
-            place_rows(q),
-            place_rows(k),
-            place_rows(k),
-            place_names(q),
-            place_columns(k),
-            place_names(k),
-            place_of_queries(k),
-        )
-        of_values = (
-            place_rows(grad),
-            place_rows(v),
-            place_rows(v),
-            place_names(v),
-            place_of_queries(k),
-            place_of_queries(k),
-        )
-        notes = np.empty(ROWS, np.int32), np.empty(ROWS, np.float32), np.empty(ROWS, np.float32)
-        places = of_scores, of_values, (*notes, np.full(ROWS, scale, np.float32))
+        asked, p, notes = empty_tile(d_head), empty_tile(length), empty_tile(2)
+        learning, d_p = empty_tile(d_head), empty_tile(length)
+        of_keys = place_head(k), place_columns(q), place_columns(k)
+        of_values = place_head(v), place_columns(q), place_columns(v)
+        places = asked, p, notes, learning, d_p, of_keys, of_values
         for head in range(job * heads // jobs, (job + 1) * heads // jobs):
             h, b = head // batch, head % batch
             for made in (d_q, d_k, d_v):
@@ -126,132 +119,132 @@ def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, threads, d_q,
 @inner
 def _head_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places):
     """`attend_backward` for one head of a sequence."""
-    of_scores, of_values, (seen, shifts, means, sizes) = places
-    asked, keys, d_keys, asking, by_key, known, d_asked = of_scores
-    d_means, values, d_values, learning, p, d_p = of_values
-    asking, known = asking[: name_live(q, h, b, asking)], known[: name_live(k, h, b, known)]
-    learning = learning[: name_live(grad, h, b, learning)]
-    copy_rows(q, h, b, asking, scale, asked)
-    copy_rows(k, h, b, asking, ONE, keys)
-    copy_columns(k, h, b, known, by_key)
-    copy_rows(grad, h, b, learning, ONE, d_means)
-    copy_rows(v, h, b, learning, ONE, values)
-    clear_rows(d_keys, len(asking))
-    clear_rows(d_values, len(learning))
-    for begin in range(0, q.shape[3], ROWS):
-        n = _see(queries, b, begin, k.shape[3], seen)
-        set_product(asked[:, begin : begin + ROWS].T, keys, len(asking), n, p)
-        set_product(d_means[:, begin : begin + ROWS].T, values, len(learning), n, d_p)
-        _look_up(log_sums[h, b], begin, shifts)
-        _to_score_gradients(p, d_p, seen, n, shifts, means)
+    asked, p, notes, learning, d_p, (keys, by_query, d_keys), (values, given, d_values) = places
+    for x, taken in ((k, keys), (v, values)):
+        take_head(x, h, b, taken)
+        name_nonzeros(taken)
+    copy_columns(q, h, b, scale, by_query)
+    copy_columns(grad, h, b, ONE, given)
+    clear_rows(d_keys)
+    clear_rows(d_values)
+    for begin in range(0, q.shape[3], TOKENS):
+        end = min(q.shape[3], begin + TOKENS)
+        fewest, tiles = _see(queries, b, begin, end, k.shape[3], notes[0])
+        seen, log_sum = stretch(notes[0], 0), part(log_sums[h, b], begin, end)
+        for d in range(len(asked)):
+            store_stretch(asked[d], 0, part(q[h, d, b], begin, end) * scale)
+            store_stretch(learning[d], 0, part(grad[h, d, b], begin, end))
+        _multiply(keys, asked, seen, fewest, tiles, p)
+        _multiply(values, learning, seen, tiles * TOKENS, tiles, d_p)
+        mean, balance = _to_score_gradients(p, d_p, seen, log_sum, fewest, min(k.shape[3], tiles * TOKENS))
         if sink.size:
-            d_sink[h, b] -= _to_sink(sink[h], seen, shifts, means)
-        set_product(d_p, by_key, n, len(known), d_asked)
-        _write(d_asked, sizes, known, d_q, h, b, begin)
-        _add_outer(d_means, p, begin, len(learning), n, d_values)
-        _add_outer(asked, d_p, begin, len(asking), n, d_keys)
-    put_rows(d_keys, asking, d_k, h, b)
-    put_rows(d_values, learning, d_v, h, b)
+            share = power_of_two((everywhere(sink[h]) - log_sum) * LOG2_E)
+            d_sink[h, b] -= total(where_seen(share * mean, seen, ZERO, ZERO))
+        for d in range(len(asked)):
+            store_stretch(asked[d], 0, keys[1][d] * balance)
+        for tile in range(tiles):
+            _add_marked(keys, tile, d_p, asked)
+        for d in range(len(asked)):
+            put(stretch(asked[d], 0) * scale, begin, end, False, asked[d], d_q[h, d, b])
+        for j in range(0, tiles * TOKENS, ROWS):
+            first = _first_that_sees(j, notes[0]) if j >= fewest else 0
+            _add_sums(p, j, first, given, begin, d_values)
+            _add_sums(d_p, j, first, by_query, begin, d_keys)
+    put_columns(d_keys, d_k, h, b)
+    put_columns(d_values, d_v, h, b)
 
 
 @inner
-def _see(queries, b, begin, length, seen):
-    """How many positions each query of a block sees, none after the last query; returns the most, in whole vectors."""
-    most = 0
-    for i in range(ROWS):
-        seen[i] = min(length, queries[b, begin + i] + 1) if begin + i < queries.shape[1] else 0
-        most = max(most, seen[i])
-    return round_up(most, VECTOR)
+def _first_that_sees(j, seen):
+    """The first of a stretch of queries that sees position j; the last if none does."""
+    first = 0
+    while first < TOKENS - 1 and seen[first] <= j:
+        first += 1
+    return first
 
 
 @inner
-def _add_outer(weights, p, begin, n_channels, n, out):
-    """out [channel, pos] += Σ over a block of queries of weights [channel, query] · p [query, pos]."""
-    for first in range(0, n_channels, ROWS):
-        add_product(weights[first : first + ROWS, begin : begin + ROWS], p, ROWS, n, out[first : first + ROWS])
+def _add_sums(p, j, first, columns, begin, out):
+    """out[j:j + ROWS] += Σ over a stretch of queries from the first on of its row of columns times p[j:j + ROWS]."""
+    add_product(p[j : j + ROWS, first:], columns[begin + first :], TOKENS - first, columns.shape[1], out[j : j + ROWS])
 
 
 @inner
-def _weigh(p, seen, n, sink, h, shifts, sums):
-    """Replace the scores p of a block of queries by exp(p - shifts), zeros where not seen; sums are denominators."""
-    for i in range(0, ROWS, TOGETHER):
-        most = everywhere(LOWEST)
-        for s in range(0, n, VECTOR):
-            most = larger(most, until(load(p, i, s), seen, i, s, LOWEST))
-        maxima(most, shifts, i)
-        for t in range(i, i + TOGETHER):
-            most_of_all = max(shifts[t], sink[h]) if sink.size else shifts[t]
-            shifts[t] = most_of_all if seen[t] > 0 else ZERO
-        shift, summed = each(shifts, i), everywhere(ZERO)
-        for s in range(0, n, VECTOR):
-            x = _weights(p, seen, i, s, shift)
-            store(p, i, s, x)
-            summed += x
-        totals(summed, sums, i)
-    if sink.size:
-        for t in range(ROWS):
-            sums[t] += np.float32(math.exp(sink[h] - shifts[t]))
+def _see(queries, b, begin, end, length, seen):
+    """How many positions each query of a stretch sees, none after the last query.
 
-
-@inner
-def _weights(p, seen, i, s, shift):
-    """exp(scores - shift), zeros where not seen. No exponent of what is seen is to be much above zero."""
-    return until(power_of_two((load(p, i, s) - shift) * LOG2_E), seen, i, s, ZERO)
-
-
-@inner
-def _write(block, sizes, channels, out, h, b, begin):
-    """out[h, channels, b, begin:] = block [query, channel], each query times its size."""
-    n = min(ROWS, out.shape[3] - begin)
-    for i in range(len(channels)):
-        row = out[h, channels[i], b, begin : begin + n]
-        for t in range(n):
-            row[t] = block[t, i] * sizes[t]
-
-
-@inner
-def _note(shifts, sums, log_sums, begin):
-    """Write the logs of the denominators of a block of queries."""
-    for t in range(min(ROWS, len(log_sums) - begin)):
-        log_sums[begin + t] = shifts[t] + np.float32(math.log(sums[t]))
-
-
-@inner
-def _invert(sums):
-    for t in range(len(sums)):
-        sums[t] = ONE / sums[t]
-
-
-@inner
-def _look_up(log_sums, begin, shifts):
-    """The logs of the denominators of a block of queries; zeros after the last."""
-    for t in range(ROWS):
-        shifts[t] = log_sums[begin + t] if begin + t < len(log_sums) else ZERO
-
-
-@inner
-def _to_score_gradients(p, d_p, seen, n, shifts, means):
-    """For a block of queries: scores p become weights, and d_p, their gradients, those of scores.
-
-    `means` are those that the gradients have under the weights.
+    Returns how many all see, in whole tiles, and how many tiles those are of that any sees.
     """
-    for i in range(0, ROWS, TOGETHER):
-        shift, summed = each(shifts, i), everywhere(ZERO)
-        for s in range(0, n, VECTOR):
-            x = _weights(p, seen, i, s, shift)
-            store(p, i, s, x)
-            summed += x * load(d_p, i, s)
-        totals(summed, means, i)
-        mean = each(means, i)
-        for s in range(0, n, VECTOR):
-            store(d_p, i, s, load(p, i, s) * (load(d_p, i, s) - mean))
+    fewest, most = length, 0
+    for i in range(TOKENS):
+        n = min(length, queries[b, begin + i] + 1) if begin + i < end else 0
+        seen[i] = np.float32(n)
+        most = max(most, n)
+        fewest = min(fewest, n) if begin + i < end else fewest
+    return fewest // TOKENS * TOKENS, (most + TOKENS - 1) // TOKENS
 
 
-@inner
-def _to_sink(sink, seen, shifts, means):
-    """What a block of queries takes from the gradient of a sink."""
-    total = ZERO
-    for t in range(ROWS):
-        if seen[t] > 0:
-            total += np.float32(math.exp(sink - shifts[t])) * means[t]
-    return total
+@inlined
+def _multiply(head, rows, seen, fewest, tiles, out):
+    """out[j] = Σ over channels of position j of a head times the row, a stretch; returns the largest.
+
+    From the position `fewest` on, what is not seen is the lowest.
+    """
+    numbers, constants, _, by_position, order, _ = head
+    top, base = everywhere(LOWEST), everywhere(ZERO)
+    for d in range(len(rows)):
+        if constants[d] != 0:
+            base += constants[d] * stretch(rows[d], 0)
+    for place in range(min(len(order), tiles * TOKENS)):
+        j, made = order[place], base
+        for word in range(len(by_position)):
+            marks = np.uint64(by_position[word, j])
+            while marks != 0:
+                d = BITS * word + lowest(marks)
+                marks &= marks - np.uint64(1)
+                made += numbers[d, j] * stretch(rows[d], 0)
+        if place >= fewest:
+            made = where_seen(made, seen, np.float32(j), LOWEST)
+        store_stretch(out[j], 0, made)
+        top = larger(top, made)
+    return top
+
+
+@inlined
+def _weight(p, j, shift, seen, fewest):
+    """exp(scores of position j - shift), zeros where not seen. No exponent of what is seen is to be much above zero."""
+    weight = power_of_two((stretch(p[j], 0) - shift) * LOG2_E)
+    return where_seen(weight, seen, np.float32(j), ZERO) if j >= fewest else weight
+
+
+@inlined
+def _add_marked(head, tile, p, out):
+    """out[d] += Σ over positions of a tile where channel d is not zero of the number there times p[position]."""
+    numbers, _, by_channel, _, _, _ = head
+    for d in range(len(out)):
+        marks = by_channel[d, tile]
+        if marks != 0:
+            made = stretch(out[d], 0)
+            while marks != 0:
+                j = tile * TOKENS + lowest(marks)
+                marks &= marks - np.uint64(1)
+                made += numbers[d, j] * stretch(p[j], 0)
+            store_stretch(out[d], 0, made)
+
+
+@inlined
+def _to_score_gradients(p, d_p, seen, log_sum, fewest, n):
+    """For a stretch of queries: scores p become weights, and d_p, their gradients, those of scores.
+
+    Returns the means that the former gradients have under the weights, and what the latter add up to.
+    """
+    mean, balance = everywhere(ZERO), everywhere(ZERO)
+    for j in range(n):
+        weight = _weight(p, j, log_sum, seen, fewest)
+        store_stretch(p[j], 0, weight)
+        mean += weight * stretch(d_p[j], 0)
+    for j in range(n):
+        moved = stretch(p[j], 0) * (stretch(d_p[j], 0) - mean)
+        store_stretch(d_p[j], 0, moved)
+        balance += moved
+    return mean, balance

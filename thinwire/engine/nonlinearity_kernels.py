@@ -6,7 +6,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
-from thinwire.engine.jit import inner
+from thinwire.engine.jit import exact, inner
 from thinwire.engine.vectors import larger, smaller
 
 IDENTITY, RELU, GELU = range(3)
@@ -32,7 +32,7 @@ FLAT = np.float32(14)
 ROOT_HALF, ROOT_TWO_PI = np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2 * math.pi))
 
 
-@inner
+@exact
 def applied(nonlinearity, x):
     """What the nonlinearity makes of a number or a piece."""
     if nonlinearity == GELU:
@@ -42,13 +42,13 @@ def applied(nonlinearity, x):
     return x
 
 
-@inner
+@exact
 def _below(x):
     """How much of a normal distribution is below x."""
     return np.float32(0.5) + np.float32(0.5) * _erf(x * ROOT_HALF)
 
 
-@inner
+@exact
 def _erf(y):
     y = smaller(larger(y, -END), END)
     at = y * y * SCALED - np.float32(1)
@@ -66,7 +66,7 @@ def apply(nonlinearity, row):
             row[t] = applied(nonlinearity, row[t])
 
 
-@inner
+@exact
 def gelu_slope(x):
     """The slope of GELU at a number or a piece: the normal distribution below x, and x times its density."""
     x = smaller(larger(x, -FLAT), FLAT)

@@ -135,6 +135,19 @@ def nonzero(context: Any, x: Any) -> Any:
 
 
 @instruction
+def marked(context: Any, marks: Any, x: Any, bit: Any) -> Any:
+    """Marks, which are bits of floats, and one more bit where x is not zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        marks, x, bit = given
+        mark = spread(builder, builder.shl(WORD(1), builder.trunc(bit, WORD)), SIZE)
+        more = builder.select(_nonzero(builder, x), mark, WORDS(None))
+        return builder.bitcast(builder.or_(builder.bitcast(marks, WORDS), more), NUMBERS)
+
+    return piece(piece, piece, types.intp), generate
+
+
+@instruction
 def where(context: Any, x: Any, either: Any, other: Any) -> Any:
     """x where either of two others is not zero, otherwise zero."""
 
@@ -144,6 +157,18 @@ def where(context: Any, x: Any, either: Any, other: Any) -> Any:
         return builder.select(chosen, x, NUMBERS(None))
 
     return piece(piece, piece, piece), generate
+
+
+@instruction
+def where_seen(context: Any, x: Any, seen: Any, position: Any, other: Any) -> Any:
+    """x where a position is one of the first so many that are `seen`, both whole floats, otherwise another number."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, seen, position, other = given
+        chosen = builder.fcmp_ordered("<", spread(builder, position, SIZE), seen)
+        return builder.select(chosen, x, spread(builder, other, SIZE))
+
+    return piece(piece, piece, types.float32, types.float32), generate
 
 
 @instruction
@@ -202,6 +227,12 @@ def within(context: Any, x: Any, least: Any, width: Any) -> Any:
         return _lanes(builder, chosen)
 
     return types.uint64(piece, piece, piece), generate
+
+
+@instruction
+def bits_set(context: Any, bits: Any) -> Any:
+    """How many bits are set."""
+    return types.intp(types.uint64), lambda context, builder, signature, given: builder.ctpop(given[0])
 
 
 @instruction

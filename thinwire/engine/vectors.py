@@ -13,7 +13,6 @@ from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -146,50 +145,23 @@ def across(context: Any, array: Any, i: Any, j: Any) -> Any:
     return piece(array, types.intp, types.intp), generate
 
 
-def _along(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-    array = context.make_array(signature.args[0])(context, builder, given[0])
-    i, *rest = given[1:]
-    places = [address(builder, array, [builder.add(i, PLACE(r)), *rest], NUMBER) for r in range(TOGETHER)]
-    return _joined(builder, [spread(builder, builder.load(place), VECTOR) for place in places])
-
-
 @instruction
 def along(context: Any, array: Any, i: Any, j: Any) -> Any:
     """array[i:i + TOGETHER, j], each all along its row."""
-    return piece(array, types.intp, types.intp), _along
 
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        array, i, j = given
+        array = context.make_array(signature.args[0])(context, builder, array)
+        places = [address(builder, array, [builder.add(i, PLACE(r)), j], NUMBER) for r in range(TOGETHER)]
+        return _joined(builder, [spread(builder, builder.load(place), VECTOR) for place in places])
 
-@instruction
-def each(context: Any, array: Any, i: Any) -> Any:
-    """array[i:i + TOGETHER], the same."""
-    return piece(array, types.intp), _along
+    return piece(array, types.intp, types.intp), generate
 
 
 @instruction
 def everywhere(context: Any, number: Any) -> Any:
     """A piece of one number."""
     return piece(types.float32), lambda context, builder, signature, given: spread(builder, given[0], SIZE)
-
-
-@instruction
-def until(context: Any, x: Any, ends: Any, i: Any, j: Any, other: Any) -> Any:
-    """x, of rows from i and columns from j, with another number at the end of each row and beyond; `ends` are int32."""
-    if ends.dtype != types.int32:
-        raise TypingError(f"ends of rows are int32, not {ends.dtype}")
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        x, ends, i, j, other = given
-        ends = context.make_array(signature.args[1])(context, builder, ends)
-        last = [builder.load(address(builder, ends, [builder.add(i, PLACE(r))], WORD)) for r in range(TOGETHER)]
-        lasts = _joined(builder, [spread(builder, builder.sub(n, builder.trunc(j, WORD)), VECTOR) for n in last])
-        chosen = builder.icmp_signed("<", WORDS(list(range(VECTOR)) * TOGETHER), lasts)
-        return builder.select(chosen, x, spread(builder, other, SIZE))
-
-    return piece(piece, ends, types.intp, types.intp, types.float32), generate
-
-
-def _larger(builder: Any, x: Any, y: Any) -> Any:
-    return builder.select(builder.fcmp_ordered("<", x, y), y, x)
 
 
 def _choice(sign: str) -> Any:
@@ -222,28 +194,3 @@ def raised(context: Any, x: Any, bits: Any) -> Any:
         return builder.bitcast(builder.add(builder.bitcast(x, words), power), x.type)
 
     return x(x, x), generate
-
-
-def _reduction(join: Callable[[Any, Any, Any], Any]) -> Any:
-    """A function of numba's, `reduce(x, out, i)`: out[i:i + TOGETHER] = what each row is, taken together."""
-
-    @instruction
-    def reduce(context: Any, x: Any, out: Any, i: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            x, out, i = given
-            out = context.make_array(signature.args[1])(context, builder, out)
-            rows, n = [part(builder, x, r * VECTOR, VECTOR) for r in range(TOGETHER)], VECTOR
-            while n > 1:
-                n //= 2
-                rows = [join(builder, part(builder, row, 0, n), part(builder, row, n, n)) for row in rows]
-            for r, row in enumerate(rows):
-                place = address(builder, out, [builder.add(i, PLACE(r))], NUMBER)
-                builder.store(builder.extract_element(row, WORD(0)), place)
-            return context.get_dummy_value()
-
-        return types.void(piece, out, types.intp), generate
-
-    return reduce
-
-
-totals, maxima = _reduction(lambda builder, x, y: builder.fadd(x, y)), _reduction(_larger)
