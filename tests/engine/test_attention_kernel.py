@@ -103,7 +103,7 @@ def test_nan_in_a_query_goes_on_to_its_output_alone() -> None:
     assert lost.sum() == 4
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data())
 def test_any_heads_and_queries(draw) -> None:
     """Queries in any order, some at one place; channels that are zero, or the same everywhere; lengths about a loop."""
@@ -112,7 +112,7 @@ def test_any_heads_and_queries(draw) -> None:
         return draw.draw(sampled_from(choices))
 
     n_heads, d_head, batch = pick(1, 3), pick(1, 2, 3, 8, 9, 20), pick(1, 2)
-    length, n_queries = pick(1, 2, 15, 16, 17, 33, 65), pick(1, 3, 7, 8, 9, 16, 17)
+    length, n_queries = pick(1, 2, 15, 16, 17, 33, 65), pick(1, 3, 8, 17, 33, 64, 65, 100)
     generator = torch.Generator().manual_seed(draw.draw(integers(0, 2**32)))
     shapes = (n_queries, length, length)
     leaves = []

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers
 from numba import njit
 
-from thinwire.engine.column_kernels import is_past
 from thinwire.engine.nonlinearity_kernels import GELU, IDENTITY, RELU, applied, apply, gelu_slope
 from thinwire.engine.stretches import (
+    LINE,
     MAGNITUDE,
     bits_set,
     counted,
@@ -29,7 +29,7 @@ from thinwire.engine.stretches import (
     where_seen,
     within,
 )
-from thinwire.engine.tiles import LINE, TOKENS, empty_tile
+from thinwire.engine.tiles import LARGE, TOKENS, empty_tile, is_past
 
 SPECIAL = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3e38], np.float32)
 
@@ -147,9 +147,10 @@ def test_nonlinearities_of_stretches_and_rows(kind: int) -> None:
 
 def test_what_is_written_past_the_caches() -> None:
     """Large results of whole lines, which begin with one."""
-    rows = empty_tile(1 << 15).reshape(-1, 2 * TOKENS)
+    width = 2 * TOKENS
+    rows = empty_tile(2 * LARGE // TOKENS).reshape(-1, width)
     assert is_past(rows)
     assert not is_past(rows[:100])
-    assert not is_past(rows.ravel()[1 : 1 - 2 * TOKENS].reshape(-1, 2 * TOKENS))
-    assert not is_past(np.empty((1 << 15, TOKENS + 1), np.float32))
+    assert not is_past(rows.ravel()[1 : 1 - width].reshape(-1, width))
+    assert not is_past(np.empty((len(rows), width + 1), np.float32))
     assert empty_tile(3).ctypes.data % LINE == 0

@@ -12,12 +12,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from thinwire.engine.jit import inlined
+from thinwire.engine.stretches import LINE
 
-LINE = 16
+EVERY = LINE // 4
 """Numbers in a line of the cache."""
 AHEAD = 4
 """Rows ahead of the one in use."""
-FEW = 8
+INPUTS = 8
 """Nonzeros of a row of a matrix whose inputs are asked for."""
 READ, WRITE = 0, 1
 
@@ -50,7 +51,7 @@ def read_ahead(x, i, begin, end):
     """Ask for x[i, begin:end], to be read; nothing for rows after the last."""
     if i < len(x):
         row = x[i]
-        for t in range(begin, end, LINE):
+        for t in range(begin, end, EVERY):
             _ask_to_read(row, t)
 
 
@@ -59,12 +60,12 @@ def write_ahead(x, i, begin, end):
     """The same for what is to be written."""
     if i < len(x):
         row = x[i]
-        for t in range(begin, end, LINE):
+        for t in range(begin, end, EVERY):
             _ask_to_write(row, t)
 
 
 @inlined
 def read_inputs_ahead(columns, starts, o, x, begin, end):
     """Ask for what row o of a matrix reads of x[:, begin:end], or the first few of that."""
-    for i in range(starts[o], min(starts[o] + FEW, starts[o + 1])):
+    for i in range(starts[o], min(starts[o] + INPUTS, starts[o + 1])):
         read_ahead(x, columns[i], begin, end)

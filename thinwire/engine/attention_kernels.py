@@ -12,7 +12,6 @@ from numba import prange
 
 from thinwire.engine.alike_kernels import alike_backward, attend_alike, is_alike
 from thinwire.engine.block_kernels import ROWS, add_product
-from thinwire.engine.column_kernels import n_jobs, part, put
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
 from thinwire.engine.head_kernels import (
     BITS,
@@ -29,7 +28,7 @@ from thinwire.engine.head_kernels import (
 )
 from thinwire.engine.jit import inlined, inner, summing
 from thinwire.engine.stretches import lowest, store_stretch, stretch, total, where_seen
-from thinwire.engine.tiles import TOKENS, empty_tile
+from thinwire.engine.tiles import TOKENS, empty_tile, n_jobs, part, put
 from thinwire.engine.vectors import everywhere, larger
 
 ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(-np.inf)
@@ -146,7 +145,7 @@ def _head_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v,
             _add_marked(keys, tile, d_p, asked)
         for d in range(len(asked)):
             put(stretch(asked[d], 0) * scale, begin, end, False, asked[d], d_q[h, d, b])
-        for j in range(0, tiles * TOKENS, ROWS):
+        for j in range(0, min(k.shape[3], tiles * TOKENS), ROWS):  # rows after the last go where nothing is read
             first = _first_that_sees(j, notes[0]) if j >= fewest else 0
             _add_sums(p, j, first, given, begin, d_values)
             _add_sums(d_p, j, first, by_query, begin, d_keys)

@@ -4,23 +4,27 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, write_ahead
-from thinwire.engine.jit import inlined, inner, kernel, making
+from thinwire.engine.jit import inlined, inner, kernel
 from thinwire.engine.stretches import (
-    LINE,
     fence,
     reaching,
     store_flags,
-    store_past,
     store_stretch,
     stretch,
-    stretch_until,
 )
 from thinwire.engine.threshold_search import COUNT, THRESHOLD, find, search_scratch
-from thinwire.engine.tiles import NUMBER, TOKENS, count_nonzeros, drop_ties, empty_tile
+from thinwire.engine.tiles import (
+    TOKENS,
+    count_nonzeros,
+    drop_ties,
+    empty_tile,
+    is_past,
+    n_jobs,
+    n_tiles,
+    part,
+    put,
+)
 from thinwire.engine.vectors import everywhere
-
-LARGE = 1 << 20
-"""Numbers of a result that is written past the caches, since they would not hold it until it is read."""
 
 
 @kernel
@@ -49,55 +53,48 @@ def _lay_out(x, begin, end, tile):
         store_stretch(tile[i], 0, part(x[i], begin, end))
 
 
-@inlined
-def part(row, begin, end):
-    """row[begin:end], zeros after it if that is less than a stretch."""
-    return stretch(row, begin) if end - begin == TOKENS else stretch_until(row, begin, end)
-
-
-@inner
-def n_tiles(n):
-    """How many tiles n tokens make."""
-    return (n + TOKENS - 1) // TOKENS
-
-
-@inner
-def n_jobs(groups, threads):
-    """In how many parts threads share groups of work: a few each, since every part makes its own scratch."""
-    return min(groups, 2 * threads)
-
-
-@making
-def is_past(out):
-    """Whether a result is to be written past the caches: a large one, of whole lines."""
-    return out.size >= LARGE and (out.ctypes.data | (out.shape[1] * NUMBER)) % LINE == 0
-
-
 @inner
 def keep_tile(tile, rows, k, held, begin, end, past, scratch, out, short):
     """out[rows, begin:end] = what AbsTopK keeps of a tile, then held; other rows of out stay, and the tile does not.
 
-    `held` are as in `trials_of`, `past` as in `put`, and scratch is that of the search. short[begin:end] says of
-    which tokens fewer than k numbers are not zero: all are kept, and a gradient passes everywhere.
+    `held` are as in `trials_of`, `past` as in `put`, and the rest as in `_settle`.
     """
-    state = scratch[0]
-    thresholds, counts = state[THRESHOLD], state[COUNT]
-    if k < len(tile):
-        find(tile, k, end - begin, scratch)
-    else:
-        count_nonzeros(tile, counts)
-        thresholds[:] = 0
-    for lane in range(end - begin):
-        missing = k - counts[lane]
-        short[begin + lane] = missing > 0 and thresholds[lane] <= 1
-        if missing > 0 and thresholds[lane] > 1:  # zeros need not be written
-            thresholds[lane] -= 1
-            drop_ties(tile, lane, thresholds[lane], missing)
-    least, trials = stretch(thresholds.view(np.float32), 0), trials_of(held, begin, end)
+    least, trials = _settle(tile, k, end - begin, scratch, short[begin:end]), trials_of(held, begin, end)
     for i in range(len(rows)):
         if not past:
             write_ahead(out, rows[min(i + AHEAD, len(rows) - 1)], begin, end)
         put_row(reaching(stretch(tile[i], 0), least), rows[i], held, trials, begin, end, past, tile[i], out)
+
+
+@inner
+def keep_in_place(tile, k, used, scratch, short):
+    """Zero what AbsTopK does not keep of a tile, of which so many lanes are used; the rest is as in `_settle`."""
+    least = _settle(tile, k, used, scratch, short)
+    for i in range(len(tile)):
+        store_stretch(tile[i], 0, reaching(stretch(tile[i], 0), least))
+
+
+@inlined
+def _settle(tile, k, used, scratch, short):
+    """The magnitudes, a stretch, that what AbsTopK keeps of a tile reaches; ties that it does not keep become zeros.
+
+    `short` says of which tokens fewer than k numbers are not zero: all are kept, and a gradient passes everywhere.
+    Scratch is that of the search.
+    """
+    state = scratch[0]
+    thresholds, counts = state[THRESHOLD], state[COUNT]
+    if k < len(tile):
+        find(tile, k, used, scratch)
+    else:
+        count_nonzeros(tile, counts)
+        thresholds[:] = 0
+    for lane in range(used):
+        missing = k - counts[lane]
+        short[lane] = missing > 0 and thresholds[lane] <= 1
+        if missing > 0 and thresholds[lane] > 1:  # zeros need not be written
+            thresholds[lane] -= 1
+            drop_ties(tile, lane, thresholds[lane], missing)
+    return stretch(thresholds.view(np.float32), 0)
 
 
 @inner
@@ -129,19 +126,6 @@ def put_row(x, o, held, trials, begin, end, past, scratch, out):
         _hold_row(scratch, o, held, trials, begin, end)
         x = stretch(scratch, 0)
     put(x, begin, end, past, scratch, out[o])
-
-
-@inlined
-def put(x, begin, end, past, scratch, row):
-    """row[begin:end] = x, a stretch, `past` the caches or not; scratch [TOKENS] is for it."""
-    if end - begin < TOKENS:
-        store_stretch(scratch, 0, x)
-        for t in range(begin, end):
-            row[t] = scratch[t - begin]
-    elif past:
-        store_past(row, begin, x)
-    else:
-        store_stretch(row, begin, x)
 
 
 @inner

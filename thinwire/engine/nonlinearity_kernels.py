@@ -1,6 +1,7 @@
 """Parts of CPU kernels: nonlinearities of numbers, of pieces or along a row, and the slope of one."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -18,7 +19,7 @@ END, DEGREE = np.float32(3.87), 16
 def _coefficients() -> tuple[np.float32, ...]:
     """Of the polynomial that interpolates erf(y) / y at Chebyshev points of y² scaled to [-1, 1]."""
 
-    def quotient(at: np.ndarray) -> np.ndarray:
+    def quotient(at: Any) -> Any:
         roots = np.sqrt((at + 1) / 2) * float(END)
         return np.array([math.erf(y) / y for y in roots])
 

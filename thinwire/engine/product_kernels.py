@@ -74,7 +74,9 @@ def has_nonzero(row):
 
 @inner
 def is_constant(row):
-    """Whether all numbers of a row, one or more, are the same; looks at a stretch at a time."""
+    """Whether all numbers of a row are the same; looks at a stretch at a time."""
+    if len(row) == 0:
+        return True
     first = row[0]
     for begin in range(0, len(row), STRETCH):
         part, others = row[begin : min(len(row), begin + STRETCH)], 0

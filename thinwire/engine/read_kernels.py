@@ -4,13 +4,13 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead
-from thinwire.engine.column_kernels import is_past, keep_tile, n_jobs, n_tiles, part
+from thinwire.engine.column_kernels import keep_tile
 from thinwire.engine.jit import inner, kernel, summing
 from thinwire.engine.pointwise_kernels import scale_of_squares
 from thinwire.engine.product_kernels import clear
 from thinwire.engine.stretches import fence, store_stretch, stretch
 from thinwire.engine.threshold_search import search_scratch
-from thinwire.engine.tiles import TOKENS, empty_tile
+from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part
 from thinwire.engine.vectors import everywhere
 
 

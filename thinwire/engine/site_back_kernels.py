@@ -8,13 +8,12 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead, write_ahead
-from thinwire.engine.column_kernels import is_past, n_jobs, part, put
 from thinwire.engine.jit import inlined, inner, kernel
 from thinwire.engine.nonlinearity_kernels import GELU, RELU, applied, gelu_slope
 from thinwire.engine.site_kernels import mapped
-from thinwire.engine.stretches import fence, flags_of, nonzero, store_stretch, stretch, total, where
-from thinwire.engine.tiles import TOKENS, empty_tile
-from thinwire.engine.vectors import VECTOR, everywhere
+from thinwire.engine.stretches import LINE, fence, flags_of, nonzero, store_stretch, stretch, total, where
+from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, is_past, n_jobs, part, put
+from thinwire.engine.vectors import everywhere
 
 
 @kernel
@@ -30,7 +29,7 @@ def pass_back(matrix, transposed, x, nonlinearity, kept, held, short, grad, thre
     rows, n = len(kept), kept.shape[1] // trials
     groups = trials * stretches
     jobs, gathers = n_jobs(groups, threads), len(d_x) > rows
-    past = is_past(d_x) and n % VECTOR == 0
+    past = is_past(d_x) and n * NUMBER % LINE == 0  # where a trial begins as well
     for job in prange(jobs):
         tile, spare, passed = empty_tile(rows if gathers else len(d_x)), empty_tile(1), np.empty(rows, np.bool_)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
@@ -51,7 +50,8 @@ def pass_back(matrix, transposed, x, nonlinearity, kept, held, short, grad, thre
 def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, passed, tile, d_map, sums):
     """`pass_back` for a stretch; the tile is d_map where `gathers`, otherwise d_x.
 
-    `of_site` are what was kept, mean, mask of the trial, flags, `short` and the gradient.
+    `of_site` are what was kept, mean, mask of the trial, flags, `short` and the gradient; `passed` is for which rows
+    have one, and `spare`, a row, for what has to lie in memory.
     """
     values, columns, starts, bias = matrix
     kept, mean, mask, flags, short, grad = of_site
@@ -71,12 +71,13 @@ def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, 
             if by != 1 or nonlinearity == GELU:
                 mapping = mapped(o, values, columns, starts, bias[o], x, begin, end)
             if by == 1:
-                row = part(kept[o], begin, end)
+                row = is_kept = part(kept[o], begin, end)
             else:  # what was kept before it was held
-                row = where(applied(nonlinearity, mapping), _numbers(flags[o], begin, end, spare), nothing)
+                is_kept = _numbers(flags[o], begin, end, spare)
+                row = where(applied(nonlinearity, mapping), is_kept, nothing)
             if learns:
                 sums[o] = total(given * (row - mean[o]))
-            made = where(by * given, row, every)
+            made = where(by * given, is_kept, every)
             if nonlinearity == GELU:
                 made = made * gelu_slope(mapping)
             if by != 0 and not gathers and len(tile) > 0:

@@ -8,13 +8,13 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead
-from thinwire.engine.column_kernels import is_past, keep_tile, n_jobs, n_tiles, part, put_row, trials_of
-from thinwire.engine.jit import inlined, inner, kernel, making
-from thinwire.engine.nonlinearity_kernels import applied, apply
-from thinwire.engine.product_kernels import STRETCH, add_row, is_constant
+from thinwire.engine.column_kernels import keep_in_place, keep_tile, put_row, trials_of
+from thinwire.engine.jit import exact, inlined, inner, kernel, making
+from thinwire.engine.nonlinearity_kernels import IDENTITY, applied, apply
+from thinwire.engine.product_kernels import STRETCH, is_constant
 from thinwire.engine.stretches import MAGNITUDE, fence, store_stretch
 from thinwire.engine.threshold_search import search_scratch
-from thinwire.engine.tiles import TOKENS, empty_tile
+from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part
 from thinwire.engine.vectors import everywhere
 
 
@@ -51,7 +51,7 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, mean, mask, 
         for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
             begin = place * TOKENS
             end = min(n, begin + TOKENS)
-            _put_constants(varies, fixed_kept, held, begin, end, past, constant, out)
+            _put_constants(competes, fixed_kept, held, begin, end, past, constant, out)
             _lay_mapped(competing, varies, fixed, values, columns, starts, bias, x, nonlinearity, begin, end, tile)
             keep_tile(tile, competing, k - sure, held, begin, end, past, scratch, out, short)
         fence()
@@ -60,12 +60,35 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, mean, mask, 
             short[t] = True
 
 
+@kernel
+def map_and_keep_twice(first, nonlinearity, k_first, second, x, k, threads, out):
+    """out [rows, n] = AbsTopK of the second map of what AbsTopK keeps of the nonlinearity of the first of x [in, n].
+
+    Maps are values, columns, starts and bias. What is between them lies in a tile and is written nowhere else.
+    """
+    width, (rows, n) = len(first[3]), out.shape
+    held, past = (np.empty(0, np.float32), np.empty((1, 0), np.float32), np.empty((0, n), np.int8)), is_past(out)
+    tiles = n_tiles(n)
+    jobs = n_jobs(tiles, threads)
+    every, vary, fixed = np.arange(max(width, rows)), np.ones(max(width, rows), np.bool_), np.empty(0, np.float32)
+    for job in prange(jobs):
+        between, tile, scratch, short = empty_tile(width), empty_tile(rows), search_scratch(), np.empty(n, np.bool_)
+        for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
+            begin = place * TOKENS
+            end = min(n, begin + TOKENS)
+            _lay_mapped(every[:width], vary, fixed, *first, x, nonlinearity, begin, end, between)
+            keep_in_place(between, k_first, end - begin, scratch, short)
+            _lay_mapped(every[:rows], vary, fixed, *second, between, IDENTITY, 0, TOKENS, tile)
+            keep_tile(tile, every[:rows], k, held, begin, end, past, scratch, out, short)
+        fence()
+
+
 @inner
-def _put_constants(varies, fixed_kept, held, begin, end, past, scratch, out):
-    """Write the rows of a stretch that do not vary; those that compete are written again."""
+def _put_constants(competes, fixed_kept, held, begin, end, past, scratch, out):
+    """Write the rows of a stretch that neither vary nor compete."""
     trials = trials_of(held, begin, end)
-    for o in range(len(varies)):
-        if not varies[o]:
+    for o in range(len(competes)):
+        if not competes[o]:
             put_row(everywhere(fixed_kept[o]), o, held, trials, begin, end, past, scratch[0], out)
 
 
@@ -75,9 +98,10 @@ def _lay_mapped(rows, varies, fixed, values, columns, starts, bias, x, nonlinear
     for i in range(len(rows)):
         o = rows[i]
         read_inputs_ahead(columns, starts, rows[min(i + AHEAD, len(rows) - 1)], x, begin, end)
-        made = everywhere(fixed[o])
         if varies[o]:
             made = applied(nonlinearity, mapped(o, values, columns, starts, bias[o], x, begin, end))
+        else:
+            made = everywhere(fixed[o])
         store_stretch(tile[i], 0, made)
 
 
@@ -113,9 +137,17 @@ def _constants(values, columns, starts, bias, x, nonlinearity, varies):
     fixed = np.zeros(len(bias), np.float32)
     for o in range(len(bias)):
         if not varies[o]:
-            add_row(values, columns, starts[o], starts[o + 1], bias[o], x, fixed[o : o + 1], 0)
+            fixed[o] = _mapped_once(o, values, columns, starts, bias[o], x)
     apply(nonlinearity, fixed)
     return fixed
+
+
+@exact
+def _mapped_once(o, values, columns, starts, constant, x):
+    """`mapped` for the first token, in the same order, so that a row is the same whether or not it varies elsewhere."""
+    for place in range(starts[o], starts[o + 1]):
+        constant += values[place] * x[columns[place], 0]
+    return constant
 
 
 @making

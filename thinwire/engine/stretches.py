@@ -16,7 +16,7 @@ from thinwire.engine.vectors import (
     WORDS,
     address,
     instruction,
-    part,
+    lanes_of,
     piece,
     spread,
 )
@@ -28,6 +28,7 @@ MAGNITUDE = 0x7FFFFFFF
 
 
 FLAGS = ir.VectorType(BYTE, SIZE)
+"""What the flags of a stretch are in memory."""
 
 
 def _place(context: Any, builder: Any, kind: Any, row: Any, t: Any) -> Any:
@@ -179,7 +180,7 @@ def total(context: Any, x: Any) -> Any:
         x, n = given[0], SIZE
         while n > 1:
             n //= 2
-            x = builder.fadd(part(builder, x, 0, n), part(builder, x, n, n))
+            x = builder.fadd(lanes_of(builder, x, 0, n), lanes_of(builder, x, n, n))
         return builder.extract_element(x, WORD(0))
 
     return types.float32(piece), generate

@@ -23,6 +23,8 @@ FAR, BENT, NEAR = np.float32(2), np.float32(0.02), np.float32(1)
 not spread evenly; standard deviations once few numbers are left."""
 STEP, GROWTH = np.float32(1 << 20), np.float32(32)
 """How far a guess goes beyond an open end of the bracket, and how many times as far the other one does."""
+HALF_WAY = np.float32(1 << 30)
+"""No guess is further from the lower end of the bracket: widths above are rounded, up to what int32 does not hold."""
 LOW, HIGH, N_LOW, N_HIGH, FIRST, SECOND, N_FIRST, N_SECOND, ELSEWHERE, SLOW, ONE = range(11)
 """What is known of each lane: its threshold is from LOW, one above what N_LOW numbers reach, to HIGH, which N_HIGH do;
 two guesses, and how many reach them, of which so many are not in the tile; whether the last guesses left more than half
@@ -44,6 +46,7 @@ def find(tile, k, used, scratch):
     """Bring state to THRESHOLD and COUNT, of lanes before `used`; returns how many passes over the tile it took.
 
     The threshold is the smallest that at most k numbers of a lane reach, or one that k do; the count is how many do.
+    Of NaN whose bits are all ones too many are kept.
     """
     state, few, sample = scratch
     _begin(tile, k, used, sample, state)
@@ -169,9 +172,9 @@ def _guessed(k, low, high, n_low, n_high, margin, bent, was):
     upwards, downwards = high == MAGNITUDE, low == 1
     near = STEP if upwards else (np.float32(0) if downwards else at - off)
     far = STEP * GROWTH if upwards else (wide - STEP if downwards else at + off)
-    last = max(high - np.int32(1), low)
-    near, far = max(min(near, wide), np.float32(0)), max(min(far, wide), np.float32(0))
-    first, second = min(np.int32(low + np.int32(near)), last), min(np.int32(low + np.int32(far)), last)
+    last, most = max(high - np.int32(1), low), min(wide, HALF_WAY)
+    near, far = max(min(near, most), np.float32(0)), max(min(far, most), np.float32(0))
+    first, second = np.int32(min(low + np.int32(near), last)), np.int32(min(low + np.int32(far), last))
     return first, second, np.int32((low < high) & (wide + wide > was))
 
 

@@ -1,15 +1,20 @@
-"""Tiles of activations: a stretch of tokens, all rows of it, one behind the other. Parts of CPU kernels."""
+"""Tiles of activations: a stretch of tokens, all rows of it, one behind the other; how tokens are shared out in them.
+
+Parts of CPU kernels.
+"""
 
 import numpy as np
 
-from thinwire.engine.jit import inner, making
-from thinwire.engine.stretches import LINE, MAGNITUDE
+from thinwire.engine.jit import inlined, inner, making
+from thinwire.engine.stretches import LINE, MAGNITUDE, store_past, store_stretch, stretch, stretch_until
 from thinwire.engine.vectors import SIZE
 
 TOKENS = SIZE
 """Tokens of a tile, float32 [width, TOKENS], which are the lanes of its rows."""
 NUMBER = 4
 """Bytes of a float."""
+LARGE = 1 << 20
+"""Numbers of a result that is written past the caches, since they would not hold it until it is read."""
 
 
 @making
@@ -40,3 +45,40 @@ def drop_ties(tile, lane, tied, kept):
             if kept <= 0:
                 bits[i, lane] = 0
             kept -= 1
+
+
+@inlined
+def part(row, begin, end):
+    """row[begin:end], zeros after it if that is less than a stretch."""
+    return stretch(row, begin) if end - begin == TOKENS else stretch_until(row, begin, end)
+
+
+@inlined
+def put(x, begin, end, past, scratch, row):
+    """row[begin:end] = x, a stretch, `past` the caches or not; scratch [TOKENS] is for it."""
+    if end - begin < TOKENS:
+        store_stretch(scratch, 0, x)
+        for t in range(begin, end):
+            row[t] = scratch[t - begin]
+    elif past:
+        store_past(row, begin, x)
+    else:
+        store_stretch(row, begin, x)
+
+
+@making
+def is_past(out):
+    """Whether a result is to be written past the caches: a large one, of whole lines."""
+    return out.size >= LARGE and (out.ctypes.data | (out.shape[1] * NUMBER)) % LINE == 0
+
+
+@inner
+def n_tiles(n):
+    """How many tiles n tokens make."""
+    return (n + TOKENS - 1) // TOKENS
+
+
+@inner
+def n_jobs(groups, threads):
+    """In how many parts threads share groups of work: a few each, since every part makes its own scratch."""
+    return min(groups, 2 * threads)

@@ -81,7 +81,7 @@ def spread(builder: Any, number: Any, size: int) -> Any:
     return builder.shuffle_vector(builder.insert_element(empty, number, WORD(0)), empty, lanes)
 
 
-def part(builder: Any, x: Any, first: int, size: int) -> Any:
+def lanes_of(builder: Any, x: Any, first: int, size: int) -> Any:
     """Numbers of a vector from the first on."""
     return builder.shuffle_vector(x, x, ir.VectorType(WORD, size)(list(range(first, first + size))))
 
@@ -128,7 +128,7 @@ def store(context: Any, array: Any, i: Any, j: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         *place, x = given
         for r, row in enumerate(_rows_of(context, builder, signature.args[0], *place)):
-            builder.store(part(builder, x, r * VECTOR, VECTOR), row, align=ALIGNED)
+            builder.store(lanes_of(builder, x, r * VECTOR, VECTOR), row, align=ALIGNED)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, piece), generate
