@@ -18,8 +18,8 @@ from thinwire.engine.tiles import empty_tile
 from thinwire.model.abstopk import abstopk
 
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, math.inf, -math.inf, 1e-45, -1e-45, 1e-40, 3.4e38, -3.4e38, 1.17e-38)
-TOKENS = (0, 1, 2, 31, 32, 33, 63, 64, 65, 257)
-"""Around the tokens of a tile, 32 or 64."""
+TOKENS = (0, 1, 2, 33, 63, 64, 65, 257)
+"""Around the tokens of a tile, 64."""
 WIDE = 2048
 KINDS = ("normal", "ties", "zeros", "few", "denormal", "huge", "infinite", "equal", "scales", "signs", "special")
 

@@ -125,8 +125,7 @@ def _nonzero(builder: Any, x: Any) -> Any:
 
 def _lanes(builder: Any, chosen: Any) -> Any:
     """One bit for each number of a stretch, as a whole number."""
-    lanes = builder.bitcast(chosen, ir.IntType(SIZE))
-    return builder.zext(lanes, PLACE) if lanes.type != PLACE else lanes
+    return builder.bitcast(chosen, PLACE)
 
 
 @instruction

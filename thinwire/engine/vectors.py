@@ -18,10 +18,10 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 VECTOR = 16 if get_host_cpu_features().get("avx512f") else 8
 """Numbers in a vector."""
-TOGETHER = 4
-"""Rows of a piece: so many vectors are on their way at once."""
-SIZE = TOGETHER * VECTOR
-"""Numbers of a piece."""
+SIZE = 64
+"""Numbers of a piece: enough vectors that they do not wait for each other, and of a row four lines of the cache."""
+TOGETHER = SIZE // VECTOR
+"""Rows of a piece."""
 ALIGNED = 4
 """Bytes that numbers in memory are aligned to."""
 MANTISSA = 23
