@@ -16,7 +16,7 @@ from thinwire.engine.stretches import LINE
 
 EVERY = LINE // 4
 """Numbers in a line of the cache."""
-AHEAD = 4
+AHEAD = 8
 """Rows ahead of the one in use."""
 INPUTS = 8
 """Nonzeros of a row of a matrix whose inputs are asked for."""

@@ -5,12 +5,11 @@ from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead
 from thinwire.engine.column_kernels import keep_tile
-from thinwire.engine.jit import inner, kernel, summing
+from thinwire.engine.jit import inner, kernel
 from thinwire.engine.pointwise_kernels import scale_of_squares
-from thinwire.engine.product_kernels import clear
-from thinwire.engine.stretches import fence, store_stretch, stretch
+from thinwire.engine.stretches import LINE, fence, store_stretch, stretch, total, where
 from thinwire.engine.threshold_search import search_scratch
-from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part
+from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, flags_part, is_past, n_jobs, n_tiles, part, put
 from thinwire.engine.vectors import everywhere
 
 
@@ -58,94 +57,55 @@ def _norm(tile, gain, scale):
         store_stretch(tile[i], 0, stretch(tile[i], 0) * scale * gain[i])
 
 
-@summing
+@kernel
 def norm_and_keep_backward(x, gain, scales, kept, mean, mask, flags, short, grad, threads, d_x, d_mask):
-    """Gradients of `norm_and_keep` with respect to the input [width or none, n] and the mask [trials, width or none].
+    """Gradients of `norm_and_keep`, from `grad` of its result `kept`, both [width, n].
 
-    They are from `grad` of its result `kept`. Threads take whole rows, which lie in memory one behind the other:
-    first to add up how far the gradient goes along x, then to write what is left.
+    d_x [width or none, n] is that of the input, d_mask [trials, stretches, width or none] that of the mask from each
+    stretch of TOKENS of a trial.
     """
-    width, n = kept.shape
-    chunks = min(width, threads)
-    along = np.zeros((chunks, n), np.float32)
-    for chunk in prange(chunks):
-        passed = np.empty(n, np.float32)
-        for i in range(chunk * width // chunks, (chunk + 1) * width // chunks):
-            if len(d_x) > 0:
-                _pass_kept(kept, mask, flags, short, grad, i, passed)
-                _add_products(x, passed, gain[i], i, along[chunk])
-            if d_mask.shape[1] > 0:
-                _to_mask(x, gain, scales, kept, mean, mask, flags, grad, i, d_mask)
-    _add_up(along, scales, np.float32(width))
-    for chunk in prange(chunks):
-        passed = np.empty(n, np.float32)
-        for i in range(chunk * len(d_x) // chunks, (chunk + 1) * len(d_x) // chunks):
-            _pass_kept(kept, mask, flags, short, grad, i, passed)
-            _pass_norm(x, gain[i], scales, along[0], passed, i, d_x)
+    trials, stretches = d_mask.shape[:2]
+    width, n = len(kept), kept.shape[1] // trials
+    groups = trials * stretches
+    jobs = n_jobs(groups, threads)
+    past = is_past(d_x) and n * NUMBER % LINE == 0  # where a trial begins as well
+    for job in prange(jobs):
+        passed, given, spare = empty_tile(width), empty_tile(width), empty_tile(1)
+        for group in range(job * groups // jobs, (job + 1) * groups // jobs):
+            trial = group // stretches
+            begin = trial * n + group % stretches * TOKENS
+            end = min((trial + 1) * n, begin + TOKENS)
+            of_read = kept, mean, mask[trial], flags, short, grad
+            sums = d_mask[trial, group % stretches]
+            _pass_stretch(x, gain, scales, of_read, begin, end, past, passed, given, spare, d_x, sums)
+        fence()
 
 
 @inner
-def _pass_kept(kept, mask, flags, short, grad, i, out):
-    """The gradient of row i before it was held: where it was not zero, and where all passes."""
-    trials, free = mask.shape[0], mask.shape[1] == 0
-    n = kept.shape[1] // trials
-    for trial in range(trials):
-        begin, end = trial * n, (trial + 1) * n
-        given, every, made = grad[i, begin:end], short[begin:end], out[begin:end]
-        by = np.float32(1) if free else mask[trial, i]
+def _pass_stretch(x, gain, scales, of_read, begin, end, past, passed, given, spare, d_x, sums):
+    """`norm_and_keep_backward` for a stretch; two tiles are for what AbsTopK passes, times the gain, and for x.
+
+    `of_read` are what was kept, mean, mask of the trial, flags, `short` and the gradient; `spare`, a row, is for what
+    has to lie in memory.
+    """
+    kept, mean, mask, flags, short, grad = of_read
+    nothing, scale, every = everywhere(np.float32(0)), part(scales, begin, end), flags_part(short, begin, end, spare)
+    along = nothing
+    for i in range(len(kept)):
+        for rows in (x, kept, grad):
+            read_ahead(rows, i + AHEAD, begin, end)
+        by, moved, row = mask[i] if len(mask) > 0 else np.float32(1), part(grad[i], begin, end), part(x[i], begin, end)
         if by == 1:
-            row = kept[i, begin:end]
-            for t in range(n):
-                made[t] = given[t] if row[t] != 0 or every[t] else np.float32(0)
-        elif by == 0:
-            clear(made)
-        else:
-            flag = flags[i, begin:end]
-            for t in range(n):
-                made[t] = by * given[t] if flag[t] != 0 or every[t] else np.float32(0)
-
-
-@inner
-def _add_products(x, passed, by, i, along):
-    """along += row i of x times the gradient of what is normed."""
-    row = x[i]
-    for t in range(len(along)):
-        along[t] += row[t] * (passed[t] * by)
-
-
-@inner
-def _to_mask(x, gain, scales, kept, mean, mask, flags, grad, i, d_mask):
-    """The gradient of the mask of row i: that of what is held times what holding takes away."""
-    n, constant, by = kept.shape[1] // len(mask), mean[i], gain[i]
-    for trial in range(len(mask)):
-        begin, end = trial * n, (trial + 1) * n
-        given, total = grad[i, begin:end], np.float32(0)
-        if mask[trial, i] == 1:
-            row = kept[i, begin:end]
-            for t in range(n):
-                total += given[t] * (row[t] - constant)
-        else:
-            row, scale, flag = x[i, begin:end], scales[begin:end], flags[i, begin:end]
-            for t in range(n):
-                total += given[t] * ((row[t] * scale[t] * by if flag[t] != 0 else np.float32(0)) - constant)
-        d_mask[trial, i] = total
-
-
-@inner
-def _add_up(along, scales, width):
-    """The first row becomes the sum of all, times what the norm makes of it."""
-    total = along[0]
-    for chunk in range(1, len(along)):
-        row = along[chunk]
-        for t in range(len(total)):
-            total[t] += row[t]
-    for t in range(len(total)):
-        total[t] *= scales[t] * scales[t] / width
-
-
-@inner
-def _pass_norm(x, by, scales, along, passed, i, d_x):
-    """The gradient of row i of the input."""
-    row, made = x[i], d_x[i]
-    for t in range(len(made)):
-        made[t] = scales[t] * (passed[t] * by - row[t] * along[t])
+            value = is_kept = part(kept[i], begin, end)
+        else:  # what was kept before it was held
+            is_kept = flags_part(flags[i], begin, end, spare)
+            value = where(row * scale * gain[i], is_kept, nothing)
+        if len(sums) > 0:
+            sums[i] = total(moved * (value - mean[i]))
+        moved = where(by * gain[i] * moved, is_kept, every) if by != 0 else nothing
+        along += row * moved
+        store_stretch(passed[i], 0, moved)
+        store_stretch(given[i], 0, row)
+    along = along * scale * scale * (np.float32(1) / np.float32(len(x)))
+    for i in range(len(d_x)):
+        put(scale * (stretch(passed[i], 0) - stretch(given[i], 0) * along), begin, end, past, spare[0], d_x[i])

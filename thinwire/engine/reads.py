@@ -10,6 +10,7 @@ from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held, takes
 from thinwire.engine.sites import held_numbers
+from thinwire.engine.tiles import TOKENS
 
 
 def pays(x: Tensor, gain: Tensor) -> bool:
@@ -74,7 +75,8 @@ def _norm_and_keep_backward(
     rows = features(x)
     width, n = rows.shape
     d_x = torch.empty(width if wanted_input else 0, n)
-    d_mask = torch.empty(1 if mask is None else len(mask), width if wanted_mask else 0)
+    trials = 1 if mask is None else len(mask)
+    d_mask = torch.empty(trials, -(-n // trials // TOKENS), width if wanted_mask else 0)
     use_threads()
     read_kernels.norm_and_keep_backward(
         rows.numpy(),
@@ -83,13 +85,13 @@ def _norm_and_keep_backward(
         features(kept).numpy(),
         *held_numbers(mean, mask),
         flags.numpy(),
-        short.numpy(),
+        short.view(torch.int8).numpy(),
         features(grad.float()).numpy(),
         torch.get_num_threads(),
         d_x.numpy(),
         d_mask.numpy(),
     )
-    return activations(d_x, kept.shape[:-1]), d_mask
+    return activations(d_x, kept.shape[:-1]), d_mask.sum(1)
 
 
 @_norm_and_keep.register_fake

@@ -11,8 +11,8 @@ from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead, write_ah
 from thinwire.engine.jit import inlined, inner, kernel
 from thinwire.engine.nonlinearity_kernels import GELU, RELU, applied, gelu_slope
 from thinwire.engine.site_kernels import mapped
-from thinwire.engine.stretches import LINE, fence, flags_of, nonzero, store_stretch, stretch, total, where
-from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, is_past, n_jobs, part, put
+from thinwire.engine.stretches import LINE, fence, nonzero, store_stretch, stretch, total, where
+from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, flags_part, is_past, n_jobs, part, put
 from thinwire.engine.vectors import everywhere
 
 
@@ -56,7 +56,7 @@ def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, 
     values, columns, starts, bias = matrix
     kept, mean, mask, flags, short, grad = of_site
     learns, nothing = len(sums) > 0, everywhere(np.float32(0))
-    every = nothing if nonlinearity == RELU else _numbers(short, begin, end, spare)  # of ReLU zeros have no slope
+    every = nothing if nonlinearity == RELU else flags_part(short, begin, end, spare)  # of ReLU zeros have no slope
     for c in range(0 if gathers else len(tile)):
         store_stretch(tile[c], 0, nothing)
     for o in range(-AHEAD, len(kept)):
@@ -73,7 +73,7 @@ def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, 
             if by == 1:
                 row = is_kept = part(kept[o], begin, end)
             else:  # what was kept before it was held
-                is_kept = _numbers(flags[o], begin, end, spare)
+                is_kept = flags_part(flags[o], begin, end, spare)
                 row = where(applied(nonlinearity, mapping), is_kept, nothing)
             if learns:
                 sums[o] = total(given * (row - mean[o]))
@@ -88,16 +88,6 @@ def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, 
             store_stretch(tile[o], 0, made)
         if len(d_map) > 0:
             put(made, begin, end, False, spare[0], d_map[o])
-
-
-@inlined
-def _numbers(flags, begin, end, spare):
-    """flags[begin:end], int8, as numbers, zeros after them."""
-    if end - begin == TOKENS:
-        return flags_of(flags, begin)
-    for t in range(end - begin):
-        spare[0, t] = flags[begin + t]
-    return part(spare[0], 0, end - begin)
 
 
 @inlined

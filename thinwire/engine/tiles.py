@@ -6,7 +6,7 @@ Parts of CPU kernels.
 import numpy as np
 
 from thinwire.engine.jit import inlined, inner, making
-from thinwire.engine.stretches import LINE, MAGNITUDE, store_past, store_stretch, stretch, stretch_until
+from thinwire.engine.stretches import LINE, MAGNITUDE, flags_of, store_past, store_stretch, stretch, stretch_until
 from thinwire.engine.vectors import SIZE
 
 TOKENS = SIZE
@@ -82,3 +82,13 @@ def n_tiles(n):
 def n_jobs(groups, threads):
     """In how many parts threads share groups of work: a few each, since every part makes its own scratch."""
     return min(groups, 2 * threads)
+
+
+@inlined
+def flags_part(flags, begin, end, spare):
+    """flags[begin:end], int8, as numbers, zeros after them."""
+    if end - begin == TOKENS:
+        return flags_of(flags, begin)
+    for t in range(end - begin):
+        spare[0, t] = flags[begin + t]
+    return part(spare[0], 0, end - begin)
