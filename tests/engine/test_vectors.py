@@ -21,7 +21,11 @@ def _arithmetic(a, b, out):
 
 
 def test_arithmetic() -> None:
-    a, b, out = numbers(TOGETHER + 2, VECTOR + 5), numbers(TOGETHER + 2, VECTOR + 5, seed=1), np.empty((TOGETHER, VECTOR), np.float32)
+    a, b, out = (
+        numbers(TOGETHER + 2, VECTOR + 5),
+        numbers(TOGETHER + 2, VECTOR + 5, seed=1),
+        np.empty((TOGETHER, VECTOR), np.float32),
+    )
     _arithmetic(a, b, out)
     rows, columns = slice(1, 1 + TOGETHER), slice(2, 2 + VECTOR)
     x, y = a[rows, columns], b[rows, columns]
