@@ -8,47 +8,59 @@ import math
 
 import numpy as np
 
-from thinwire.engine.jit import inner, making
+from thinwire.engine.jit import exact, inner, making
 from thinwire.engine.product_kernels import clear, has_nonzero, is_constant
 
 
 @making
 def attend_alike(q, k, v, sink, queries, scale, out, log_sums, h, b):
     """`attend` for a head of a sequence in which all keys are the same, or all queries zero: running means."""
-    d_head = k.shape[1]
-    running, summed = np.zeros(d_head, np.float32), 0
-    for t in range(q.shape[3]):
-        n, score = queries[b, t] + 1, _score(q, k, scale, h, b, t)
-        if n < summed:
-            running[:] = 0
-            summed = 0
-        most = max(score, sink[h]) if sink.size else score
-        each = np.float32(math.exp(score - most))
-        total = np.float32(n) * each + (np.float32(math.exp(sink[h] - most)) if sink.size else np.float32(0))
-        _run_on(v, h, b, summed, n, running, each / total, out, t)
-        summed = n
+    sizes, sums = np.empty(q.shape[3], np.float32), np.empty(v.shape[3], np.float32)
+    _score(q, k, scale, h, b, sizes)
+    _share_out(sink, queries, h, b, sizes, log_sums)
+    _add_up_to(v, queries[b], h, b, sizes, sums, out)
+
+
+@inner
+def _score(q, k, scale, h, b, scores):
+    """The score of each query with every key."""
+    clear(scores)
+    for d in range(q.shape[1]):
+        row, key = q[h, d, b], scale * k[h, d, b, 0]
+        for t in range(len(scores)):
+            scores[t] += key * row[t]
+
+
+@exact
+def _share_out(sink, queries, h, b, sizes, log_sums):
+    """From scores to what each query gives every position that it sees."""
+    for t in range(len(sizes)):
+        score, n = sizes[t], np.float32(queries[b, t] + 1)
+        most, each, total = score, np.float32(1) + (score - score), n  # NaN stays
+        if sink.size:
+            most = max(score, sink[h])
+            each = np.float32(math.exp(score - most))
+            total = n * each + np.float32(math.exp(sink[h] - most))
+        sizes[t] = each / total
         if log_sums.size:
             log_sums[h, b, t] = most + np.float32(math.log(total))
 
 
 @inner
-def _score(q, k, scale, h, b, t):
-    """The score of a query with every key."""
-    score = np.float32(0)
-    for d in range(q.shape[1]):
-        score += scale * q[h, d, b, t] * k[h, d, b, 0]
-    return score
-
-
-@inner
-def _run_on(v, h, b, begin, end, running, size, out, t):
-    """Add positions begin … end - 1 to running sums; out[h, :, b, t] = size · the sums."""
-    for d in range(len(running)):
-        row, total = v[h, d, b], np.float32(0)
-        for s in range(begin, end):
-            total += row[s]
-        running[d] += total
-        out[h, d, b, t] = running[d] * size
+def _add_up_to(v, queries, h, b, sizes, sums, out):
+    """out[h, :, b, t] = the sum of what query t sees, times its size."""
+    for d in range(v.shape[1]):
+        row, made = v[h, d, b], out[h, d, b]
+        if is_constant(row):
+            for t in range(len(made)):
+                made[t] = row[0] * (np.float32(queries[t] + 1) * sizes[t])
+        else:
+            total = np.float32(0)
+            for s in range(len(row)):
+                total += row[s]
+                sums[s] = total
+            for t in range(len(made)):
+                made[t] = sums[queries[t]] * sizes[t]
 
 
 @making
@@ -70,9 +82,11 @@ def alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v,
 @inner
 def _weigh_alike(q, k, sink, queries, scale, log_sums, h, b, weights):
     """What each query gives every position that it sees."""
+    if sink.size:
+        _score(q, k, scale, h, b, weights)
     for t in range(len(weights)):
         if sink.size:
-            weights[t] = np.float32(math.exp(_score(q, k, scale, h, b, t) - log_sums[h, b, t]))
+            weights[t] = np.float32(math.exp(weights[t] - log_sums[h, b, t]))
         else:
             weights[t] = np.float32(1) / np.float32(queries[b, t] + 1)
 
