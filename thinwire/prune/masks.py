@@ -22,7 +22,7 @@ from thinwire.tasks import PairBatch, last_logits, margin, norms_on
 PART_BYTES = 2**25
 """A batch is computed in parts, each of pairs of like length, whose widest activations take about so much memory.
 
-That is little padding; smaller parts would be all overhead, and larger ones are no faster.
+That is little padding; smaller parts would be all overhead, and larger ones take memory for little.
 """
 
 
