@@ -143,7 +143,7 @@ def test_any_heads_and_queries(draw) -> None:
     torch.testing.assert_close(ours.double(), twin, **CLOSE)
     found = torch.autograd.grad(ours, leaves, towards)
     for mine, theirs in zip(found, torch.autograd.grad(twin, precise, towards.double()), strict=True):
-        torch.testing.assert_close(mine.double(), theirs, **CLOSE)
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=3e-4)  # sums over up to 100 queries
 
 
 def test_queries_in_any_order() -> None:
