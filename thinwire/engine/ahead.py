@@ -13,8 +13,9 @@ from numba.extending import intrinsic
 
 from thinwire.engine.jit import inlined
 from thinwire.engine.stretches import LINE
+from thinwire.engine.tiles import NUMBER
 
-EVERY = LINE // 4
+EVERY = LINE // NUMBER
 """Numbers in a line of the cache."""
 AHEAD = 8
 """Rows ahead of the one in use."""

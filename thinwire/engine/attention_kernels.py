@@ -28,7 +28,7 @@ from thinwire.engine.head_kernels import (
 )
 from thinwire.engine.jit import inlined, inner, summing
 from thinwire.engine.stretches import lowest, store_stretch, stretch, total, where_seen
-from thinwire.engine.tiles import TOKENS, empty_tile, n_jobs, part, put
+from thinwire.engine.tiles import TOKENS, empty_tile, n_jobs, n_tiles, part, put
 from thinwire.engine.vectors import everywhere, larger
 
 ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(-np.inf)
@@ -180,7 +180,7 @@ def _see(queries, b, begin, end, length, seen):
         seen[i] = np.float32(n)
         most = max(most, n)
         fewest = min(fewest, n) if begin + i < end else fewest
-    return fewest // TOKENS * TOKENS, (most + TOKENS - 1) // TOKENS
+    return fewest // TOKENS * TOKENS, n_tiles(most)
 
 
 @inlined

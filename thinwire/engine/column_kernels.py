@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, write_ahead
-from thinwire.engine.jit import inlined, inner, kernel
+from thinwire.engine.jit import inlined, inner, kernel, making
 from thinwire.engine.stretches import (
     fence,
     reaching,
@@ -31,7 +31,7 @@ from thinwire.engine.vectors import everywhere
 def keep_columns(x, k, threads, out):
     """Zero all but the k largest magnitudes of each column of x into out."""
     width, n = x.shape
-    held = np.empty(0, np.float32), np.empty((1, 0), np.float32), np.empty((0, n), np.int8)
+    held = nothing_held(n)
     tiles = n_tiles(n)
     jobs = n_jobs(tiles, threads)
     short, every, past = np.empty(n, np.bool_), np.arange(width), is_past(out)
@@ -110,6 +110,12 @@ def trials_of(held, begin, end):
     return (begin // n, (end - 1) // n + 1) if mask.shape[1] > 0 else (0, 0)
 
 
+@making
+def nothing_held(n):
+    """What `trials_of` takes where no row of n tokens is held."""
+    return np.empty(0, np.float32), np.empty((1, 0), np.float32), np.empty((0, n), np.int8)
+
+
 @inlined
 def put_row(x, o, held, trials, begin, end, past, scratch, out):
     """out[o, begin:end] = x, a stretch, held; the rest is as in `put`."""
@@ -155,7 +161,7 @@ def _hold_row(row, o, held, trials, begin, end):
 def pass_columns(kept, grad, out, k):
     """Gradient of keep_columns; a column with fewer than k nonzeros passes everything."""
     n = kept.shape[1]
-    for place in prange((n + TOKENS - 1) // TOKENS):
+    for place in prange(n_tiles(n)):
         nonzero = np.zeros(TOKENS, np.int32)
         _pass_tile(kept, grad, k, place * TOKENS, min(n, (place + 1) * TOKENS), nonzero, out)
 

@@ -5,7 +5,7 @@ import numpy as np
 from thinwire.engine.jit import inner, making
 from thinwire.engine.product_kernels import clear, has_nonzero, is_constant
 from thinwire.engine.stretches import bits_set, marked, nonzero, store_stretch, stretch
-from thinwire.engine.tiles import TOKENS
+from thinwire.engine.tiles import TOKENS, n_tiles
 from thinwire.engine.vectors import VECTOR, everywhere
 
 BITS = 32
@@ -38,7 +38,7 @@ def round_up(n, size):
 def place_head(x):
     """Place for a head of a sequence, as `take_head` and `name_nonzeros` leave it."""
     d_head, length = x.shape[1], x.shape[3]
-    tiles, words = round_up(length, TOKENS) // TOKENS, round_up(d_head, BITS) // BITS
+    tiles, words = n_tiles(length), round_up(d_head, BITS) // BITS
     rows = np.zeros((d_head, tiles * TOKENS + VECTOR), np.float32)  # not at a distance of a power of two
     by_channel, by_position = np.empty((d_head, tiles), np.uint64), np.empty((words, tiles * TOKENS), np.uint32)
     order, ends = np.empty(length, np.int32), np.empty(d_head + 2, np.int32)

@@ -9,8 +9,7 @@ from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held, takes
-from thinwire.engine.sites import held_numbers
-from thinwire.engine.tiles import TOKENS
+from thinwire.engine.sites import held_numbers, parts_of_mask_gradient
 
 
 def pays(x: Tensor, gain: Tensor) -> bool:
@@ -75,8 +74,7 @@ def _norm_and_keep_backward(
     rows = features(x)
     width, n = rows.shape
     d_x = torch.empty(width if wanted_input else 0, n)
-    trials = 1 if mask is None else len(mask)
-    d_mask = torch.empty(trials, -(-n // trials // TOKENS), width if wanted_mask else 0)
+    d_mask = parts_of_mask_gradient(n, mask, width if wanted_mask else 0)
     use_threads()
     read_kernels.norm_and_keep_backward(
         rows.numpy(),

@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead
-from thinwire.engine.column_kernels import keep_in_place, keep_tile, put_row, trials_of
+from thinwire.engine.column_kernels import keep_in_place, keep_tile, nothing_held, put_row, trials_of
 from thinwire.engine.jit import exact, inlined, inner, kernel, making
 from thinwire.engine.nonlinearity_kernels import IDENTITY, applied, apply
 from thinwire.engine.product_kernels import STRETCH, is_constant
@@ -67,7 +67,7 @@ def map_and_keep_twice(first, nonlinearity, k_first, second, x, k, threads, out)
     Maps are values, columns, starts and bias. What is between them lies in a tile and is written nowhere else.
     """
     width, (rows, n) = len(first[3]), out.shape
-    held, past = (np.empty(0, np.float32), np.empty((1, 0), np.float32), np.empty((0, n), np.int8)), is_past(out)
+    held, past = nothing_held(n), is_past(out)
     tiles = n_tiles(n)
     jobs = n_jobs(tiles, threads)
     every, vary, fixed = np.arange(max(width, rows)), np.ones(max(width, rows), np.bool_), np.empty(0, np.float32)

@@ -156,6 +156,12 @@ def held_numbers(mean: Tensor | None, mask: Tensor | None) -> tuple[np.ndarray, 
     return mean.float().numpy(), mask.detach().float().contiguous().numpy()
 
 
+def parts_of_mask_gradient(n: int, mask: Tensor | None, width: int) -> Tensor:
+    """Place for the gradient of a mask from each tile of a trial's tokens, of n in all: [trials, tiles, width]."""
+    trials = 1 if mask is None else len(mask)
+    return torch.empty(trials, -(-n // trials // TOKENS), width)
+
+
 @operator("map_and_keep_backward")
 def _map_and_keep_backward(
     grad: Tensor,
@@ -185,8 +191,7 @@ def _map_and_keep_backward(
     n_rows, n = given.shape
     n_columns = len(column_starts) - 1
     d_x, d_map = torch.empty(n_columns if wanted_input else 0, n), torch.empty(n_rows if wanted_map else 0, n)
-    trials = 1 if mask is None else len(mask)
-    d_mask = torch.empty(trials, -(-n // trials // TOKENS), n_rows if wanted_mask else 0)
+    d_mask = parts_of_mask_gradient(n, mask, n_rows if wanted_mask else 0)
     matrix = values.detach().float()
     by_column = matrix[order] if wanted_input and n_columns > n_rows else matrix  # not read otherwise
     use_threads()
