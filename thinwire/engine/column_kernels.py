@@ -40,13 +40,13 @@ def keep_columns(x, k, threads, out):
         for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
             begin = place * TOKENS
             end = min(n, begin + TOKENS)
-            _lay_out(x, begin, end, tile)
+            lay_out(x, begin, end, tile)
             keep_tile(tile, every, k, held, begin, end, past, scratch, out, short)
         fence()
 
 
 @inner
-def _lay_out(x, begin, end, tile):
+def lay_out(x, begin, end, tile):
     """Make a tile of a stretch of all rows."""
     for i in range(len(x)):
         read_ahead(x, i + AHEAD, begin, end)
@@ -57,9 +57,9 @@ def _lay_out(x, begin, end, tile):
 def keep_tile(tile, rows, k, held, begin, end, past, scratch, out, short):
     """out[rows, begin:end] = what AbsTopK keeps of a tile, then held; other rows of out stay, and the tile does not.
 
-    `held` are as in `trials_of`, `past` as in `put`, and the rest as in `_settle`.
+    `held` are as in `trials_of`, `past` as in `put`, and the rest as in `settled`.
     """
-    least, trials = _settle(tile, k, end - begin, scratch, short[begin:end]), trials_of(held, begin, end)
+    least, trials = settled(tile, k, end - begin, scratch, short[begin:end]), trials_of(held, begin, end)
     for i in range(len(rows)):
         if not past:
             write_ahead(out, rows[min(i + AHEAD, len(rows) - 1)], begin, end)
@@ -68,14 +68,14 @@ def keep_tile(tile, rows, k, held, begin, end, past, scratch, out, short):
 
 @inner
 def keep_in_place(tile, k, used, scratch, short):
-    """Zero what AbsTopK does not keep of a tile, of which so many lanes are used; the rest is as in `_settle`."""
-    least = _settle(tile, k, used, scratch, short)
+    """Zero what AbsTopK does not keep of a tile, of which so many lanes are used; the rest is as in `settled`."""
+    least = settled(tile, k, used, scratch, short)
     for i in range(len(tile)):
         store_stretch(tile[i], 0, reaching(stretch(tile[i], 0), least))
 
 
 @inlined
-def _settle(tile, k, used, scratch, short):
+def settled(tile, k, used, scratch, short):
     """The magnitudes, a stretch, that what AbsTopK keeps of a tile reaches; ties that it does not keep become zeros.
 
     `short` says of which tokens fewer than k numbers are not zero: all are kept, and a gradient passes everywhere.

@@ -8,9 +8,9 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead, read_inputs_ahead
-from thinwire.engine.column_kernels import keep_in_place, keep_tile, nothing_held, put_row, trials_of
+from thinwire.engine.column_kernels import keep_tile, put_row, trials_of
 from thinwire.engine.jit import exact, inlined, inner, kernel, making
-from thinwire.engine.nonlinearity_kernels import IDENTITY, applied, apply
+from thinwire.engine.nonlinearity_kernels import applied, apply
 from thinwire.engine.product_kernels import STRETCH, is_constant
 from thinwire.engine.stretches import MAGNITUDE, fence, store_stretch
 from thinwire.engine.threshold_search import search_scratch
@@ -58,29 +58,6 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, mean, mask, 
     if k == rows:
         for t in range(n):
             short[t] = True
-
-
-@kernel
-def map_and_keep_twice(first, nonlinearity, k_first, second, x, k, threads, out):
-    """out [rows, n] = AbsTopK of the second map of what AbsTopK keeps of the nonlinearity of the first of x [in, n].
-
-    Maps are values, columns, starts and bias. What is between them lies in a tile and is written nowhere else.
-    """
-    width, (rows, n) = len(first[3]), out.shape
-    held, past = nothing_held(n), is_past(out)
-    tiles = n_tiles(n)
-    jobs = n_jobs(tiles, threads)
-    every, vary, fixed = np.arange(max(width, rows)), np.ones(max(width, rows), np.bool_), np.empty(0, np.float32)
-    for job in prange(jobs):
-        between, tile, scratch, short = empty_tile(width), empty_tile(rows), search_scratch(), np.empty(n, np.bool_)
-        for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
-            begin = place * TOKENS
-            end = min(n, begin + TOKENS)
-            _lay_mapped(every[:width], vary, fixed, *first, x, nonlinearity, begin, end, between)
-            keep_in_place(between, k_first, end - begin, scratch, short)
-            _lay_mapped(every[:rows], vary, fixed, *second, between, IDENTITY, 0, TOKENS, tile)
-            keep_tile(tile, every[:rows], k, held, begin, end, past, scratch, out, short)
-        fence()
 
 
 @inner

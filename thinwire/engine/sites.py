@@ -54,58 +54,6 @@ def map_and_keep(
     return _map_and_keep(x, values, bias, *places, mean, mask, CODES[nonlinearity], k, wanted)[0]
 
 
-def map_and_keep_twice(
-    x: Tensor,
-    first: tuple[SparsePattern, Tensor, Tensor],
-    nonlinearity: Nonlinearity,
-    k_first: int,
-    second: tuple[SparsePattern, Tensor, Tensor],
-    k: int,
-) -> Tensor:
-    """`map_and_keep` through one map, with a nonlinearity, and then another, each a pattern, values and bias.
-
-    What is between is stored nowhere; there is no gradient.
-    """
-    (one, *numbers), (other, *others) = first, second
-    maps = *numbers, one.columns, one.starts, *others, other.columns, other.starts
-    return _map_and_keep_twice(x, *maps, CODES[nonlinearity], k_first, k)
-
-
-@operator("map_and_keep_twice")
-def _map_and_keep_twice(
-    x: Tensor,
-    values: Tensor,
-    bias: Tensor,
-    columns: Tensor,
-    starts: Tensor,
-    next_values: Tensor,
-    next_bias: Tensor,
-    next_columns: Tensor,
-    next_starts: Tensor,
-    nonlinearity: int,
-    k_first: int,
-    k: int,
-) -> Tensor:
-    given = features(x.detach().float())
-    out = torch.empty(len(next_starts) - 1, given.shape[1])
-    first, second = (
-        (values.detach().float().numpy(), columns.numpy(), starts.numpy(), bias.detach().float().numpy())
-        for values, bias, columns, starts in (
-            (values, bias, columns, starts),
-            (next_values, next_bias, next_columns, next_starts),
-        )
-    )
-    use_threads()
-    threads = torch.get_num_threads()
-    site_kernels.map_and_keep_twice(first, nonlinearity, k_first, second, given.numpy(), k, threads, out.numpy())
-    return activations(out, x.shape[:-1])
-
-
-@_map_and_keep_twice.register_fake
-def _(x, values, bias, columns, starts, next_values, next_bias, next_columns, next_starts, nonlinearity, k_first, k):
-    return empty_activations(x, len(next_starts) - 1, torch.float32)
-
-
 @operator("map_and_keep")
 def _map_and_keep(
     x: Tensor,

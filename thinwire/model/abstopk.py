@@ -1,8 +1,6 @@
 """AbsTopK: keep the k largest magnitudes of a token's channels and zero the rest (Gao et al. 2025, A.1)."""
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules import module
 
 from thinwire.engine import reads, select, sites
 from thinwire.engine.layout import activations, empty_activations, features, is_feature_major
@@ -58,16 +56,6 @@ def _backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
 abstopk.register_autograd(_backward, setup_context=_setup)
 
 
-def goes_unseen(x: Tensor, site: nn.Module, *maps: nn.Module) -> bool:
-    """Whether x [..., width] may pass a site between two maps within one operator: no gradient, and no hook on it."""
-    hooks = site._forward_hooks or site._forward_pre_hooks or module._global_forward_hooks
-    return (
-        not (torch.is_grad_enabled() or hooks)
-        and all(isinstance(each, SparseLinear) for each in maps)
-        and sites.pays(x)
-    )
-
-
 class AbsTopK(nn.Module):
     """The named module at a site. With k equal to the width it is the identity."""
 
@@ -82,18 +70,10 @@ class AbsTopK(nn.Module):
         by: nn.Module | None = None,
         nonlinearity: sites.Nonlinearity = "identity",
         held: Held | None = None,
-        first: tuple[SparseLinear, sites.Nonlinearity, int] | None = None,
     ) -> Tensor:  # [..., width]
         """What is kept of x [..., width], or of the nonlinearity of what the map or norm `by` makes of x; some nodes
         `held`.
-
-        Where a site `goes_unseen`, x passes it `first`: a map, a nonlinearity and how many are kept there.
         """
-        if first is not None:
-            assert isinstance(by, SparseLinear)
-            before, between, k = first
-            maps = ((each.pattern, each.values, each.bias) for each in (before, by))
-            return sites.map_and_keep_twice(x, next(maps), between, k, next(maps), self.k)
         if isinstance(by, SparseLinear) and sites.pays(x):
             return sites.map_and_keep(x, by.pattern, by.values, by.bias, nonlinearity, self.k, held)
         selects = self.k < self.width or held is not None

@@ -41,15 +41,16 @@ class Attention(Sublayer):
         x = self.read(resid, positions, tap, norms)
         asking = x if last is None else at_last(x, last)
         q = self.at("q", asking, tap, self.w_q)
-        k = self._heads(self.at("k", x, tap, self.w_k))
-        v = self._heads(self.at("v", x, tap, self.w_v))
+        k = self.at("k", x, tap, self.w_k)
+        v = self.at("v", x, tap, self.w_v)
+        return self.at("resid_delta", self.heads(q, k, v, last, cache), tap, self.w_o)
+
+    def heads(self, q: Tensor, k: Tensor, v: Tensor, last: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """What all heads return, side by side: [batch, n_queries, d_heads] of q, of that shape, k and v."""
+        q, k, v = (x.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2) for x in (q, k, v))
         if cache is not None:
             k, v = cache.extend(self.point, k, v)
-        y = attend(self._heads(q), k, v, self.sink, last)  # [batch, head, pos, d_head]
-        return self.at("resid_delta", y.transpose(1, 2).flatten(2), tap, self.w_o)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2)
+        return attend(q, k, v, self.sink, last).transpose(1, 2).flatten(2)
 
 
 def at_last(x: Tensor, last: Tensor) -> Tensor:

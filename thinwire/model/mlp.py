@@ -3,11 +3,10 @@
 from torch import Tensor, nn
 
 from thinwire.engine.sites import Nonlinearity
-from thinwire.model.abstopk import AbsTopK, goes_unseen
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, own_scales
 from thinwire.model.sublayer import Sublayer
-from thinwire.model.taps import Tap, identity
+from thinwire.model.taps import Tap
 
 
 class MLP(Sublayer):
@@ -23,9 +22,5 @@ class MLP(Sublayer):
         self, resid: Tensor, positions: Tensor | None, tap: Tap, norms: Norms = own_scales
     ) -> Tensor:  # [batch, pos, d_model]
         x = self.read(resid, positions, tap, norms)
-        between = self.get_submodule("post_act")
-        if tap is identity and isinstance(between, AbsTopK) and goes_unseen(x, between, self.w_in, self.w_out):
-            first = self.w_in, self.nonlinearity, between.k
-            return self.get_submodule("resid_delta")(x, self.w_out, first=first)
         x = self.at("post_act", x, tap, self.w_in, self.nonlinearity)  # [batch, pos, d_mlp]
         return self.at("resid_delta", x, tap, self.w_out)

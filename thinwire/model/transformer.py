@@ -16,6 +16,7 @@ from thinwire.model.config import ModelConfig
 from thinwire.model.mlp import MLP
 from thinwire.model.norms import Norms, RMSNorm, own_scales
 from thinwire.model.taps import Tap, identity
+from thinwire.model.unseen import goes_unseen, run_unseen
 
 
 class Block(nn.Module):
@@ -110,7 +111,10 @@ class Transformer(nn.Module):
             earlier = _earlier(cache)
             positions = self.positions[earlier : earlier + resid.shape[1]]
         sublayers = self.sublayers[start:stop]
-        for sublayer in sublayers:
+        unseen = tap is identity and norms is own_scales and goes_unseen(resid, sublayers, self.resid)
+        if unseen:
+            resid = run_unseen(resid, sublayers, self.resid, positions, cache)
+        for sublayer in [] if unseen else sublayers:
             if recompute and torch.is_grad_enabled():
                 delta = checkpoint(sublayer, resid, positions, tap, norms, use_reentrant=False)
             elif cache is not None and isinstance(sublayer, Attention):

@@ -1,0 +1,117 @@
+"""CPU kernel of all that a layer does token by token, from what one attention returns to what the next one asks.
+
+A tile of tokens passes through it while it lies in the caches; nothing between is written. For activations that nobody
+looks at and no gradient needs: see `thinwire.engine.site_kernels` for the others.
+"""
+
+import numpy as np
+from numba import prange
+
+from thinwire.engine.ahead import AHEAD, read_inputs_ahead, write_ahead
+from thinwire.engine.column_kernels import keep_in_place, lay_out, settled
+from thinwire.engine.jit import inner, kernel
+from thinwire.engine.nonlinearity_kernels import IDENTITY, applied
+from thinwire.engine.pointwise_kernels import scale_of_squares
+from thinwire.engine.site_kernels import mapped
+from thinwire.engine.stretches import fence, reaching, store_stretch, stretch
+from thinwire.engine.threshold_search import search_scratch
+from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
+from thinwire.engine.vectors import everywhere
+
+
+@kernel
+def between_attentions(
+    stream, heads, reads, w_o, w_in, w_out, nonlinearity, next_reads, w_q, w_k, w_v, ks, epsilon, threads, out, q, k, v
+):
+    """out [width, n] = the residual stream behind an MLP, and q, k and v, each [d_heads, n], that are asked of it.
+
+    It begins with `stream` [width, n], to which the heads [d_heads, n] of an attention are added, and then the MLP;
+    neither if there are no heads. There may be no q, k and v. The MLP `reads` with a gain [width] and rows of position
+    channels [d_pos, n], and so does the next attention. Matrices are values, columns, starts and bias. `ks` is how many
+    AbsTopK keeps: of the stream, of both reads, and of what each matrix makes.
+    """
+    width, n = stream.shape
+    k_stream, k_in, k_asked, k_written, k_between, k_delta, k_q, k_k, k_v = ks
+    tiles = n_tiles(n)
+    jobs = n_jobs(tiles, threads)
+    d_in, d_made = width + max(len(reads[1]), len(next_reads[1])), max(width, len(q))
+    of_stream, of_heads = is_past(out), is_past(q)
+    for job in prange(jobs):
+        resid, given, between, made = empty_tile(width), empty_tile(d_in), empty_tile(len(w_in[3])), empty_tile(d_made)
+        spare = empty_tile(2), search_scratch(), np.empty(TOKENS, np.bool_)
+        for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
+            begin = place * TOKENS
+            end = min(n, begin + TOKENS)
+            used = end - begin
+            lay_out(stream, begin, end, resid)
+            if len(heads) > 0:
+                _add_kept(heads, begin, end, used, w_o, k_written, k_stream, spare, made, resid)
+                _read(resid, reads, k_in, epsilon, begin, end, spare, given)
+                _lay_mapped(w_in, given, nonlinearity, 0, TOKENS, between)
+                keep_in_place(between, k_between, used, spare[1], spare[2])
+                _add_kept(between, 0, TOKENS, used, w_out, k_delta, k_stream, spare, made, resid)
+            if len(q) > 0:
+                _read(resid, next_reads, k_asked, epsilon, begin, end, spare, given)
+                _write_kept(given, w_q, k_q, begin, end, of_heads, spare, made, q)
+                _write_kept(given, w_k, k_k, begin, end, of_heads, spare, made, k)
+                _write_kept(given, w_v, k_v, begin, end, of_heads, spare, made, v)
+            for i in range(width):
+                put(stretch(resid[i], 0), begin, end, of_stream, spare[0][0], out[i])
+        fence()
+
+
+@inner
+def _lay_mapped(matrix, x, nonlinearity, begin, end, tile):
+    """The first rows of a tile = the nonlinearity of a matrix times x[:, begin:end]."""
+    values, columns, starts, bias = matrix
+    last = len(bias) - 1
+    for o in range(len(bias)):
+        read_inputs_ahead(columns, starts, min(o + AHEAD, last), x, begin, end)
+        made = applied(nonlinearity, mapped(o, values, columns, starts, bias[o], x, begin, end))
+        store_stretch(tile[o], 0, made)
+
+
+@inner
+def _add_kept(x, begin, end, used, matrix, k, k_stream, spare, made, resid):
+    """Add what AbsTopK keeps of a matrix times x[:, begin:end] to a tile of the residual stream."""
+    _, scratch, short = spare
+    made = made[: len(resid)]
+    _lay_mapped(matrix, x, IDENTITY, begin, end, made)
+    least = settled(made, k, used, scratch, short)
+    for i in range(len(resid)):
+        store_stretch(resid[i], 0, stretch(resid[i], 0) + reaching(stretch(made[i], 0), least))
+    if k_stream < len(resid):
+        keep_in_place(resid, k_stream, used, scratch, short)
+
+
+@inner
+def _read(resid, by, k, epsilon, begin, end, spare, given):
+    """Make a tile of what AbsTopK keeps of the norm of the residual stream, and of position channels, at a stretch."""
+    gain, positions = by
+    sums, scratch, short = spare
+    width = len(resid)
+    total = everywhere(np.float32(0))
+    for i in range(width):
+        x = stretch(resid[i], 0)
+        total += x * x
+    store_stretch(sums[0], 0, total)
+    scale_of_squares(sums[0], width, epsilon, sums[1])
+    scale = stretch(sums[1], 0)
+    for i in range(width):
+        store_stretch(given[i], 0, stretch(resid[i], 0) * scale * gain[i])
+    for i in range(len(positions)):
+        store_stretch(given[width + i], 0, part(positions[i], begin, end))
+    keep_in_place(given[: width + len(positions)], k, end - begin, scratch, short)
+
+
+@inner
+def _write_kept(given, matrix, k, begin, end, past, spare, made, out):
+    """out[:, begin:end] = what AbsTopK keeps of a matrix times a tile."""
+    sums, scratch, short = spare
+    made = made[: len(out)]
+    _lay_mapped(matrix, given, IDENTITY, 0, TOKENS, made)
+    least = settled(made, k, end - begin, scratch, short)
+    for i in range(len(out)):
+        if not past:
+            write_ahead(out, min(i + AHEAD, len(out) - 1), begin, end)
+        put(reaching(stretch(made[i], 0), least), begin, end, past, sums[0], out[i])

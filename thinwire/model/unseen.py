@@ -1,0 +1,82 @@
+"""Layers that nobody looks into: whatever lies between two attentions is one operator.
+
+Taps, hooks on a module, gradients, other norms and matrices that are not sparse all make the forward pass go site by
+site, as `thinwire.model.transformer` has it; the results are the same.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as modules
+
+from thinwire.engine import sites
+from thinwire.engine.layers import Begin, End, Map, Read, between_attentions
+from thinwire.engine.pointwise import takes
+from thinwire.model.abstopk import AbsTopK
+from thinwire.model.attention import Attention
+from thinwire.model.cache import Cache
+from thinwire.model.mlp import MLP
+from thinwire.model.sparse import SparseLinear
+from thinwire.model.sublayer import Sublayer
+
+
+def goes_unseen(resid: Tensor, sublayers: Sequence[Sublayer], keep: nn.Module) -> bool:
+    """Whether residual points [batch, pos, d_model], sparsified by `keep`, may pass whole layers in few operators."""
+    hooks = modules._global_forward_hooks or modules._global_forward_pre_hooks
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or hooks or not (takes(resid) and sites.pays(resid)):
+        return False
+    kinds = [type(sublayer) for sublayer in sublayers]
+    return len(kinds) > 0 and kinds == [Attention, MLP] * (len(kinds) // 2) and all(map(_plain, (*sublayers, keep)))
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether a module has no hooks, sparse maps alone, and neither has what is in it."""
+    if module._forward_hooks or module._forward_pre_hooks or isinstance(module, nn.Linear):
+        return False
+    return all(map(_plain, module.children()))
+
+
+def run_unseen(
+    resid: Tensor, sublayers: Sequence[Sublayer], keep: AbsTopK, positions: Tensor | None, cache: Cache | None
+) -> Tensor:
+    """Take a residual point [batch, pos, d_model] through whole layers, as `Transformer.run` does."""
+    epsilon = sublayers[0].norm.epsilon(resid.dtype)
+    end = None
+    for attention, mlp in zip(sublayers[::2], sublayers[1::2], strict=True):
+        assert isinstance(attention, Attention)
+        assert isinstance(mlp, MLP)
+        begin = Begin(
+            _read(attention, resid, positions),
+            _map(attention, "q", attention.w_q),
+            _map(attention, "k", attention.w_k),
+            _map(attention, "v", attention.w_v),
+        )
+        resid, *asked = between_attentions(resid, keep.k, epsilon, end, begin)
+        end = End(
+            attention.heads(*asked, cache=cache),
+            _map(attention, "resid_delta", attention.w_o),
+            _read(mlp, resid, positions),
+            _map(mlp, "post_act", mlp.w_in),
+            mlp.nonlinearity,
+            _map(mlp, "resid_delta", mlp.w_out),
+        )
+    return between_attentions(resid, keep.k, epsilon, end, None)[0]
+
+
+def _map(sublayer: Sublayer, site: str, by: nn.Module) -> Map:
+    assert isinstance(by, SparseLinear)
+    return Map(by.pattern, by.values, by.bias, _kept(sublayer, site))
+
+
+def _read(sublayer: Sublayer, resid: Tensor, positions: Tensor | None) -> Read:
+    if positions is not None:
+        assert sublayer.norm_pos is not None
+        positions = sublayer.norm_pos(positions).expand(*resid.shape[:-1], -1)
+    return Read(sublayer.norm.weight, positions, _kept(sublayer, "act_in"))
+
+
+def _kept(sublayer: Sublayer, site: str) -> int:
+    keep = sublayer.get_submodule(site)
+    assert isinstance(keep, AbsTopK)
+    return keep.k
