@@ -12,7 +12,7 @@ from thinwire.engine.stretches import (
     store_stretch,
     stretch,
 )
-from thinwire.engine.threshold_search import COUNT, THRESHOLD, find, search_scratch
+from thinwire.engine.threshold_search import COUNT, THRESHOLD, find, lay, search_scratch
 from thinwire.engine.tiles import (
     TOKENS,
     count_nonzeros,
@@ -36,21 +36,21 @@ def keep_columns(x, k, threads, out):
     jobs = n_jobs(tiles, threads)
     short, every, past = np.empty(n, np.bool_), np.arange(width), is_past(out)
     for job in prange(jobs):
-        tile, scratch = empty_tile(width), search_scratch()
+        tile, scratch = empty_tile(width), search_scratch(width)
         for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
             begin = place * TOKENS
             end = min(n, begin + TOKENS)
-            lay_out(x, begin, end, tile)
+            lay_out(x, begin, end, tile, scratch)
             keep_tile(tile, every, k, held, begin, end, past, scratch, out, short)
         fence()
 
 
 @inner
-def lay_out(x, begin, end, tile):
-    """Make a tile of a stretch of all rows."""
+def lay_out(x, begin, end, tile, scratch):
+    """Make a tile of a stretch of all rows, laid with the scratch of a search."""
     for i in range(len(x)):
         read_ahead(x, i + AHEAD, begin, end)
-        store_stretch(tile[i], 0, part(x[i], begin, end))
+        lay(tile, i, part(x[i], begin, end), scratch)
 
 
 @inner

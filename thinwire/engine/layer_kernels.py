@@ -7,14 +7,13 @@ looks at and no gradient needs: see `thinwire.engine.site_kernels` for the other
 import numpy as np
 from numba import prange
 
-from thinwire.engine.ahead import AHEAD, read_inputs_ahead, write_ahead
-from thinwire.engine.column_kernels import keep_in_place, lay_out, settled
+from thinwire.engine.ahead import AHEAD, write_ahead
+from thinwire.engine.column_kernels import keep_in_place, settled
 from thinwire.engine.jit import inner, kernel
 from thinwire.engine.nonlinearity_kernels import IDENTITY, applied
 from thinwire.engine.pointwise_kernels import scale_of_squares
-from thinwire.engine.site_kernels import mapped
 from thinwire.engine.stretches import fence, reaching, store_stretch, stretch
-from thinwire.engine.threshold_search import search_scratch
+from thinwire.engine.threshold_search import lay, search_scratch
 from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
 from thinwire.engine.vectors import everywhere
 
@@ -38,18 +37,19 @@ def between_attentions(
     of_stream, of_heads = is_past(out), is_past(q)
     for job in prange(jobs):
         resid, given, between, made = empty_tile(width), empty_tile(d_in), empty_tile(len(w_in[3])), empty_tile(d_made)
-        spare = empty_tile(2), search_scratch(), np.empty(TOKENS, np.bool_)
+        spare = empty_tile(2), search_scratch(max(d_in, d_made, len(w_in[3]))), np.empty(TOKENS, np.bool_)
         for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
             begin = place * TOKENS
             end = min(n, begin + TOKENS)
             used = end - begin
-            lay_out(stream, begin, end, resid)
+            for i in range(width):
+                store_stretch(resid[i], 0, part(stream[i], begin, end))
             if len(heads) > 0:
-                _add_kept(heads, begin, end, used, w_o, k_written, k_stream, spare, made, resid)
+                _add_kept(heads, begin, end, None, used, w_o, k_written, k_stream, spare, made, resid)
                 _read(resid, reads, k_in, epsilon, begin, end, spare, given)
-                _lay_mapped(w_in, given, nonlinearity, 0, TOKENS, between)
-                keep_in_place(between, k_between, used, spare[1], spare[2])
-                _add_kept(between, 0, TOKENS, used, w_out, k_delta, k_stream, spare, made, resid)
+                _lay_mapped(w_in, given, 0, TOKENS, None, nonlinearity, spare[1], between)
+                least = settled(between, k_between, used, spare[1], spare[2])
+                _add_kept(between, 0, TOKENS, least, used, w_out, k_delta, k_stream, spare, made, resid)
             if len(q) > 0:
                 _read(resid, next_reads, k_asked, epsilon, begin, end, spare, given)
                 _write_kept(given, w_q, k_q, begin, end, of_heads, spare, made, q)
@@ -61,26 +61,29 @@ def between_attentions(
 
 
 @inner
-def _lay_mapped(matrix, x, nonlinearity, begin, end, tile):
-    """The first rows of a tile = the nonlinearity of a matrix times x[:, begin:end]."""
+def _lay_mapped(matrix, x, begin, end, least, nonlinearity, scratch, tile):
+    """The first rows of a tile = the nonlinearity of a matrix times x[:, begin:end], as far as that is not `least`."""
     values, columns, starts, bias = matrix
-    last = len(bias) - 1
     for o in range(len(bias)):
-        read_inputs_ahead(columns, starts, min(o + AHEAD, last), x, begin, end)
-        made = applied(nonlinearity, mapped(o, values, columns, starts, bias[o], x, begin, end))
-        store_stretch(tile[o], 0, made)
+        made = everywhere(bias[o])
+        for place in range(starts[o], starts[o + 1]):
+            given = part(x[columns[place]], begin, end)
+            made += values[place] * (given if least is None else reaching(given, least))
+        lay(tile, o, applied(nonlinearity, made), scratch)
 
 
 @inner
-def _add_kept(x, begin, end, used, matrix, k, k_stream, spare, made, resid):
+def _add_kept(x, begin, end, least, used, matrix, k, k_stream, spare, made, resid):
     """Add what AbsTopK keeps of a matrix times x[:, begin:end] to a tile of the residual stream."""
     _, scratch, short = spare
     made = made[: len(resid)]
-    _lay_mapped(matrix, x, IDENTITY, begin, end, made)
-    least = settled(made, k, used, scratch, short)
+    _lay_mapped(matrix, x, begin, end, least, IDENTITY, scratch, made)
+    kept = settled(made, k, used, scratch, short)
     for i in range(len(resid)):
-        store_stretch(resid[i], 0, stretch(resid[i], 0) + reaching(stretch(made[i], 0), least))
+        store_stretch(resid[i], 0, stretch(resid[i], 0) + reaching(stretch(made[i], 0), kept))
     if k_stream < len(resid):
+        for i in range(len(resid)):
+            lay(resid, i, stretch(resid[i], 0), scratch)
         keep_in_place(resid, k_stream, used, scratch, short)
 
 
@@ -98,9 +101,9 @@ def _read(resid, by, k, epsilon, begin, end, spare, given):
     scale_of_squares(sums[0], width, epsilon, sums[1])
     scale = stretch(sums[1], 0)
     for i in range(width):
-        store_stretch(given[i], 0, stretch(resid[i], 0) * scale * gain[i])
+        lay(given, i, stretch(resid[i], 0) * scale * gain[i], scratch)
     for i in range(len(positions)):
-        store_stretch(given[width + i], 0, part(positions[i], begin, end))
+        lay(given, width + i, part(positions[i], begin, end), scratch)
     keep_in_place(given[: width + len(positions)], k, end - begin, scratch, short)
 
 
@@ -109,7 +112,7 @@ def _write_kept(given, matrix, k, begin, end, past, spare, made, out):
     """out[:, begin:end] = what AbsTopK keeps of a matrix times a tile."""
     sums, scratch, short = spare
     made = made[: len(out)]
-    _lay_mapped(matrix, given, IDENTITY, 0, TOKENS, made)
+    _lay_mapped(matrix, given, 0, TOKENS, None, IDENTITY, scratch, made)
     least = settled(made, k, end - begin, scratch, short)
     for i in range(len(out)):
         if not past:

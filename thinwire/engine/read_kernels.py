@@ -8,7 +8,7 @@ from thinwire.engine.column_kernels import keep_tile
 from thinwire.engine.jit import inner, kernel
 from thinwire.engine.pointwise_kernels import scale_of_squares
 from thinwire.engine.stretches import LINE, fence, store_stretch, stretch, total, where
-from thinwire.engine.threshold_search import search_scratch
+from thinwire.engine.threshold_search import lay, search_scratch
 from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, flags_part, is_past, n_jobs, n_tiles, part, put
 from thinwire.engine.vectors import everywhere
 
@@ -24,13 +24,13 @@ def norm_and_keep(x, gain, epsilon, k, mean, mask, threads, out, flags, short, s
     tiles = n_tiles(n)
     jobs = n_jobs(tiles, threads)
     for job in prange(jobs):
-        tile, squares, scratch = empty_tile(width), empty_tile(1)[0], search_scratch()
+        tile, squares, scratch = empty_tile(width), empty_tile(1)[0], search_scratch(width)
         for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
             begin = place * TOKENS
             end = min(n, begin + TOKENS)
             _lay_out(x, begin, end, squares, tile)
             scale_of_squares(squares, width, epsilon, scales[begin:end])
-            _norm(tile, gain, part(scales, begin, end))
+            _norm(tile, gain, part(scales, begin, end), scratch)
             keep_tile(tile, every, k, held, begin, end, past, scratch, out, short)
         fence()
     if k == width:
@@ -51,10 +51,10 @@ def _lay_out(x, begin, end, squares, tile):
 
 
 @inner
-def _norm(tile, gain, scale):
-    """What the norm makes of a tile, in its place."""
+def _norm(tile, gain, scale, scratch):
+    """What the norm makes of a tile, laid in its place."""
     for i in range(len(tile)):
-        store_stretch(tile[i], 0, stretch(tile[i], 0) * scale * gain[i])
+        lay(tile, i, stretch(tile[i], 0) * scale * gain[i], scratch)
 
 
 @kernel

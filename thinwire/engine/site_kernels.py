@@ -12,8 +12,8 @@ from thinwire.engine.column_kernels import keep_tile, put_row, trials_of
 from thinwire.engine.jit import exact, inlined, inner, kernel, making
 from thinwire.engine.nonlinearity_kernels import applied, apply
 from thinwire.engine.product_kernels import STRETCH, is_constant
-from thinwire.engine.stretches import MAGNITUDE, fence, store_stretch
-from thinwire.engine.threshold_search import search_scratch
+from thinwire.engine.stretches import MAGNITUDE, fence
+from thinwire.engine.threshold_search import lay, search_scratch
 from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part
 from thinwire.engine.vectors import everywhere
 
@@ -47,12 +47,14 @@ def map_and_keep(values, columns, starts, bias, x, nonlinearity, k, mean, mask, 
     tiles = n_tiles(n)
     jobs = n_jobs(tiles, threads)
     for job in prange(jobs):
-        tile, constant, scratch = empty_tile(len(competing)), empty_tile(1), search_scratch()
+        tile, constant, scratch = empty_tile(len(competing)), empty_tile(1), search_scratch(len(competing))
         for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
             begin = place * TOKENS
             end = min(n, begin + TOKENS)
             _put_constants(competes, fixed_kept, held, begin, end, past, constant, out)
-            _lay_mapped(competing, varies, fixed, values, columns, starts, bias, x, nonlinearity, begin, end, tile)
+            _lay_mapped(
+                competing, varies, fixed, values, columns, starts, bias, x, nonlinearity, begin, end, tile, scratch
+            )
             keep_tile(tile, competing, k - sure, held, begin, end, past, scratch, out, short)
         fence()
     if k == rows:
@@ -70,8 +72,8 @@ def _put_constants(competes, fixed_kept, held, begin, end, past, scratch, out):
 
 
 @inner
-def _lay_mapped(rows, varies, fixed, values, columns, starts, bias, x, nonlinearity, begin, end, tile):
-    """Make a tile of what the nonlinearity makes of some rows, which are `fixed` where they do not vary."""
+def _lay_mapped(rows, varies, fixed, values, columns, starts, bias, x, nonlinearity, begin, end, tile, scratch):
+    """Lay a tile of what the nonlinearity makes of some rows, which are `fixed` where they do not vary."""
     for i in range(len(rows)):
         o = rows[i]
         read_inputs_ahead(columns, starts, rows[min(i + AHEAD, len(rows) - 1)], x, begin, end)
@@ -79,7 +81,7 @@ def _lay_mapped(rows, varies, fixed, values, columns, starts, bias, x, nonlinear
             made = applied(nonlinearity, mapped(o, values, columns, starts, bias[o], x, begin, end))
         else:
             made = everywhere(fixed[o])
-        store_stretch(tile[i], 0, made)
+        lay(tile, i, made, scratch)
 
 
 @inlined

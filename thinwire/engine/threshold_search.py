@@ -2,23 +2,25 @@
 
 It is first guessed to lie between two magnitudes that a sample of the tile gives. The numbers that reach either are
 counted, for all lanes together; the next two are as far from where interpolation puts the threshold as chance may put
-it. Once few numbers of each lane lie in its bracket, they make a tile of their own, and that is searched.
+it. As long as whole keys lie in a bracket, guesses are keys, and these are counted. Once few numbers of each lane lie
+in its bracket, they make a tile of their own, and that is searched.
 """
 
 import math
 
 import numpy as np
 
-from thinwire.engine.jit import inner, making
-from thinwire.engine.stretches import MAGNITUDE, counted, lowest, store_stretch, stretch, within
+from thinwire.engine.jit import inlined, inner, making
+from thinwire.engine.keys import COUNTS, GUESSES, HALF, MOST, ONES, count_keys, keys_within, store_keys
+from thinwire.engine.stretches import LINE, MAGNITUDE, counted, lowest, store_stretch, stretch
 from thinwire.engine.tiles import TOKENS, empty_tile
 from thinwire.engine.vectors import everywhere
 
-SAMPLE, HALF = 32, 16
-"""Rows that the first guesses are from, and the bits of a number that these leave out."""
+SAMPLE = 32
+"""Rows that the first guesses are from."""
 FEW = 128
 """Numbers in brackets that are searched by themselves."""
-FAR, BENT, NEAR = np.float32(2), np.float32(0.02), np.float32(1)
+FAR, BENT, NEAR = np.float32(3), np.float32(0.02), np.float32(1)
 """Standard deviations that guesses keep from the interpolated threshold, and part of the bracket, since magnitudes are
 not spread evenly; standard deviations once few numbers are left."""
 STEP, GROWTH = np.float32(1 << 20), np.float32(32)
@@ -36,27 +38,44 @@ THRESHOLD, COUNT = LOW, N_HIGH
 
 
 @making
-def search_scratch():
-    """What `find` needs: state, the numbers in brackets and a sample."""
-    return np.empty((KNOWN, TOKENS), np.int32), empty_tile(FEW), np.empty(SAMPLE * TOKENS, np.int16)
+def search_scratch(width):
+    """What `find` needs for tiles of so many rows or fewer.
+
+    State, the numbers in brackets, a sample, guesses that are keys, and the keys of the tile, which `lay` writes.
+    """
+    keys = np.empty((width + 1) * TOKENS, np.int16)
+    first = -keys.ctypes.data % LINE // keys.itemsize
+    keys = keys[first : first + width * TOKENS].reshape((width, TOKENS))
+    guesses = np.empty((ONES + 1, TOKENS), np.int16)
+    return np.empty((KNOWN, TOKENS), np.int32), empty_tile(FEW), np.empty(SAMPLE * TOKENS, np.int16), guesses, keys
+
+
+@inlined
+def lay(tile, i, x, scratch):
+    """Row i of a tile = x, a stretch."""
+    store_stretch(tile[i], 0, x)
+    store_keys(scratch[4], i, x)
 
 
 @inner
 def find(tile, k, used, scratch):
     """Bring state to THRESHOLD and COUNT, of lanes before `used`; returns how many passes over the tile it took.
 
-    The threshold is the smallest that at most k numbers of a lane reach, or one that k do; the count is how many do.
-    Of NaN whose bits are all ones too many are kept.
+    All rows of the tile are to be laid with the scratch. The threshold is the smallest that at most k numbers of a lane
+    reach, or one that k do; the count is how many do. Of NaN whose bits are all ones too many are kept.
     """
-    state, few, sample = scratch
-    _begin(tile, k, used, sample, state)
+    state, few, sample, guesses, keys = scratch
+    _begin(keys[: len(tile)], k, used, sample, state)
     n_open, inside, tries = 1, len(tile), 0
     while n_open > 0 and inside > FEW:
-        _count(tile, len(tile), state)
+        if _are_keys(state, guesses):
+            _count_keys(keys[: len(tile)], guesses, state)
+        else:
+            _count(tile, len(tile), state)
         tries += 1
         n_open, inside = _narrow(k, tries, FAR, BENT, state)
     if n_open > 0 and tries > 0:
-        tile, inside = few, _collect(tile, state, few)
+        tile, inside = few, _collect(tile, keys, guesses, state, few)
     passes = tries
     while n_open > 0:
         _count(tile, inside, state)
@@ -66,18 +85,56 @@ def find(tile, k, used, scratch):
 
 
 @inner
-def _begin(tile, k, used, sample, state):
+def _are_keys(state, guesses):
+    """Take for guesses the keys next to them, away from each other, unless no bracket of many has one within."""
+    n = np.int32(0)
+    for lane in range(TOKENS):
+        low, high = state[LOW, lane], state[HIGH, lane]
+        many = (low < high) & (state[N_LOW, lane] - state[N_HIGH, lane] > FEW)
+        n += np.int32(many & (_key_above(low) <= (high - np.int32(1)) >> np.int32(HALF)))
+    if n == 0:
+        return False
+    for lane in range(TOKENS):
+        least, most = _key_above(state[LOW, lane]), (state[HIGH, lane] - np.int32(1)) >> np.int32(HALF)
+        first = max(min(state[FIRST, lane] >> np.int32(HALF), most), least)
+        second = max(min(_key_above(state[SECOND, lane]), most), least)
+        guesses[GUESSES[0], lane], guesses[GUESSES[1], lane] = np.int16(first), np.int16(second)
+        state[FIRST, lane], state[SECOND, lane] = first << np.int32(HALF), second << np.int32(HALF)
+    return True
+
+
+@inlined
+def _key_above(magnitude):
+    """The key of the first number from a magnitude on, which is not zero, whose lower bits are zero."""
+    return ((magnitude - np.int32(1)) >> np.int32(HALF)) + np.int32(1)
+
+
+@inner
+def _count_keys(keys, guesses, state):
+    """How many keys of each lane reach its guesses."""
+    for lane in range(TOKENS):
+        guesses[ONES, lane] = np.int16(state[ONE, lane])
+        state[N_FIRST, lane], state[N_SECOND, lane] = 0, 0
+    for begin in range(0, len(keys), MOST):
+        count_keys(keys, begin, min(begin + MOST, len(keys)), guesses)
+        for lane in range(TOKENS):
+            state[N_FIRST, lane] += np.int32(guesses[COUNTS[0], lane])
+            state[N_SECOND, lane] += np.int32(guesses[COUNTS[1], lane])
+
+
+@inner
+def _begin(keys, k, used, sample, state):
     """Nothing is known, and the first guesses are those that would do for the sample, all lanes together, and more."""
-    n = min(SAMPLE, len(tile))
+    n = min(SAMPLE, len(keys))
     for i in range(n):
-        row = tile[i * len(tile) // n].view(np.int32)
+        row = keys[i * len(keys) // n]
         for lane in range(used):
-            sample[i * used + lane] = np.int16((row[lane] & np.int32(MAGNITUDE)) >> np.int32(HALF))
-    share, some = k * used * n / len(tile), sample[: used * n]
-    margin = 1 + FAR * math.sqrt(share * (1 - k / len(tile)))
+            sample[i * used + lane] = row[lane]
+    share, some = k * used * n / len(keys), sample[: used * n]
+    margin = 1 + FAR * math.sqrt(share * (1 - k / len(keys)))
     first, second = _reached_by(some, share + margin), _reached_by(some, share - margin)
     for lane in range(TOKENS):
-        state[LOW, lane], state[N_LOW, lane] = 1, len(tile)
+        state[LOW, lane], state[N_LOW, lane] = 1, len(keys)
         state[HIGH, lane], state[N_HIGH, lane] = (MAGNITUDE, 0) if lane < used else (1, k)
         state[FIRST, lane], state[SECOND, lane] = first << np.int32(HALF), second << np.int32(HALF)
         state[ELSEWHERE, lane], state[ONE, lane] = 0, 1
@@ -86,7 +143,7 @@ def _begin(tile, k, used, sample, state):
 @inner
 def _reached_by(halves, n):
     """The smallest half above zero that at most n of some reach."""
-    low, high = np.int32(1), np.int32(MAGNITUDE >> HALF)
+    low, high = np.int32(1), np.int32(MOST)
     while low < high:
         middle, count = (low + high) >> np.int32(1), np.int16(0)
         for i in range(len(halves)):
@@ -109,23 +166,26 @@ def _count(tile, n, state):
 
 
 @inner
-def _collect(tile, state, few):
+def _collect(tile, keys, ends, state, few):
     """Gather the numbers in brackets, each lane from the first row on, zeros after them; returns how many at most."""
-    floats, bits, gathered = state.view(np.float32), tile.view(np.int32), few.view(np.int32)
-    width, place = state[N_FIRST], state[N_SECOND]
+    bits, gathered, place, most = tile.view(np.int32), few.view(np.int32), state[N_SECOND], np.int32(0)
     for lane in range(TOKENS):
-        width[lane], place[lane] = state[HIGH, lane] - state[LOW, lane], 0
-        state[ELSEWHERE, lane] = state[N_HIGH, lane]
+        low, high = state[LOW, lane], state[HIGH, lane]
+        ends[0, lane] = np.int16(low >> np.int32(HALF))
+        ends[1, lane] = np.int16((high - np.int32(1)) >> np.int32(HALF) if low < high else np.int32(-1))
+        place[lane], state[ELSEWHERE, lane] = 0, state[N_HIGH, lane]
     for i in range(len(few)):
         store_stretch(few[i], 0, everywhere(np.float32(0)))
-    low, wide, most = stretch(floats[LOW], 0), stretch(floats[N_FIRST], 0), np.int32(0)
     for i in range(len(tile)):
-        lanes = within(stretch(tile[i], 0), low, wide)
+        lanes = keys_within(keys, i, ends)
         while lanes != 0:
             lane = lowest(lanes)
             lanes &= lanes - np.uint64(1)
-            gathered[place[lane], lane] = bits[i, lane]
-            place[lane] += 1
+            number = bits[i, lane]
+            magnitude = number & np.int32(MAGNITUDE)
+            if (state[LOW, lane] <= magnitude) & (magnitude < state[HIGH, lane]):
+                gathered[place[lane], lane] = number
+                place[lane] += 1
     for lane in range(TOKENS):
         most = max(most, place[lane])
     return most
