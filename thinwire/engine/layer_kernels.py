@@ -12,6 +12,7 @@ from thinwire.engine.column_kernels import keep_in_place, settled
 from thinwire.engine.jit import inner, kernel
 from thinwire.engine.nonlinearity_kernels import IDENTITY, applied
 from thinwire.engine.pointwise_kernels import scale_of_squares
+from thinwire.engine.site_kernels import mapped
 from thinwire.engine.stretches import fence, reaching, store_stretch, stretch
 from thinwire.engine.threshold_search import lay, search_scratch
 from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
@@ -45,11 +46,11 @@ def between_attentions(
             for i in range(width):
                 store_stretch(resid[i], 0, part(stream[i], begin, end))
             if len(heads) > 0:
-                _add_kept(heads, begin, end, None, used, w_o, k_written, k_stream, spare, made, resid)
+                _add_kept(heads, begin, end, used, w_o, k_written, k_stream, spare, made, resid)
                 _read(resid, reads, k_in, epsilon, begin, end, spare, given)
-                _lay_mapped(w_in, given, 0, TOKENS, None, nonlinearity, spare[1], between)
-                least = settled(between, k_between, used, spare[1], spare[2])
-                _add_kept(between, 0, TOKENS, least, used, w_out, k_delta, k_stream, spare, made, resid)
+                _lay_mapped(w_in, given, 0, TOKENS, nonlinearity, spare[1], between)
+                keep_in_place(between, k_between, used, spare[1], spare[2])
+                _add_kept(between, 0, TOKENS, used, w_out, k_delta, k_stream, spare, made, resid)
             if len(q) > 0:
                 _read(resid, next_reads, k_asked, epsilon, begin, end, spare, given)
                 _write_kept(given, w_q, k_q, begin, end, of_heads, spare, made, q)
@@ -61,26 +62,22 @@ def between_attentions(
 
 
 @inner
-def _lay_mapped(matrix, x, begin, end, least, nonlinearity, scratch, tile):
-    """The first rows of a tile = the nonlinearity of a matrix times x[:, begin:end], as far as that is not `least`."""
+def _lay_mapped(matrix, x, begin, end, nonlinearity, scratch, tile):
+    """The first rows of a tile = the nonlinearity of a matrix times x[:, begin:end]."""
     values, columns, starts, bias = matrix
     for o in range(len(bias)):
-        made = everywhere(bias[o])
-        for place in range(starts[o], starts[o + 1]):
-            given = part(x[columns[place]], begin, end)
-            made += values[place] * (given if least is None else reaching(given, least))
-        lay(tile, o, applied(nonlinearity, made), scratch)
+        lay(tile, o, applied(nonlinearity, mapped(o, values, columns, starts, bias[o], x, begin, end)), scratch)
 
 
 @inner
-def _add_kept(x, begin, end, least, used, matrix, k, k_stream, spare, made, resid):
+def _add_kept(x, begin, end, used, matrix, k, k_stream, spare, made, resid):
     """Add what AbsTopK keeps of a matrix times x[:, begin:end] to a tile of the residual stream."""
     _, scratch, short = spare
     made = made[: len(resid)]
-    _lay_mapped(matrix, x, begin, end, least, IDENTITY, scratch, made)
-    kept = settled(made, k, used, scratch, short)
+    _lay_mapped(matrix, x, begin, end, IDENTITY, scratch, made)
+    least = settled(made, k, used, scratch, short)
     for i in range(len(resid)):
-        store_stretch(resid[i], 0, stretch(resid[i], 0) + reaching(stretch(made[i], 0), kept))
+        store_stretch(resid[i], 0, stretch(resid[i], 0) + reaching(stretch(made[i], 0), least))
     if k_stream < len(resid):
         for i in range(len(resid)):
             lay(resid, i, stretch(resid[i], 0), scratch)
@@ -112,7 +109,7 @@ def _write_kept(given, matrix, k, begin, end, past, spare, made, out):
     """out[:, begin:end] = what AbsTopK keeps of a matrix times a tile."""
     sums, scratch, short = spare
     made = made[: len(out)]
-    _lay_mapped(matrix, given, 0, TOKENS, None, IDENTITY, scratch, made)
+    _lay_mapped(matrix, given, 0, TOKENS, IDENTITY, scratch, made)
     least = settled(made, k, end - begin, scratch, short)
     for i in range(len(out)):
         if not past:

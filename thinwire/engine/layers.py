@@ -11,9 +11,10 @@ from thinwire.engine import layer_kernels
 from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
-from thinwire.engine.products import SparsePattern
 from thinwire.engine.sites import CODES, Nonlinearity
 
+KINDS = torch.float32, torch.int32
+"""What the kernel takes; other numbers become the first."""
 NOTHING, NO_PLACE = torch.empty(0), torch.empty(0, dtype=torch.int32)
 NO_MAP = NOTHING, NO_PLACE, NO_PLACE, NOTHING
 """What stands for what there is not: values, columns, starts and bias."""
@@ -22,8 +23,10 @@ NO_MAP = NOTHING, NO_PLACE, NO_PLACE, NOTHING
 class Map(NamedTuple):
     """A sparse map and how many AbsTopK keeps of what it makes."""
 
-    pattern: SparsePattern
     values: Tensor
+    columns: Tensor
+    starts: Tensor
+    """With the columns, where the nonzeros are: see `SparsePattern`."""
     bias: Tensor
     k: int
 
@@ -76,7 +79,7 @@ def between_attentions(
         gain, positions, _ = read or (NOTHING, None, 0)
         tensors += [gain, NOTHING if positions is None else positions]
     for each in (*ends, *begins):
-        tensors += NO_MAP if each is None else (each.values, each.pattern.columns, each.pattern.starts, each.bias)
+        tensors += NO_MAP if each is None else each[:4]
     ks = [0 if each is None else each.k for each in (*reads, *ends, *begins)]
     nonlinearity = CODES["identity" if end is None else end.nonlinearity]
     return _between_attentions(stream, tensors, [k_stream, nonlinearity, *ks], epsilon)
@@ -115,7 +118,7 @@ def _between_attentions(
 
 def _array(x: Tensor) -> np.ndarray:
     x = x.detach()
-    return (x.float() if x.is_floating_point() else x).numpy()
+    return (x if x.dtype in KINDS else x.float()).numpy()
 
 
 def _rows(x: Tensor, n: int) -> np.ndarray:

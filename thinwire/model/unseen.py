@@ -34,7 +34,7 @@ def _plain(module: nn.Module) -> bool:
     """Whether a module has no hooks, sparse maps alone, and neither has what is in it."""
     if module._forward_hooks or module._forward_pre_hooks or isinstance(module, nn.Linear):
         return False
-    return all(map(_plain, module.children()))
+    return all(map(_plain, module._modules.values()))  # pyright: ignore
 
 
 def run_unseen(
@@ -66,7 +66,7 @@ def run_unseen(
 
 def _map(sublayer: Sublayer, site: str, by: nn.Module) -> Map:
     assert isinstance(by, SparseLinear)
-    return Map(by.pattern, by.values, by.bias, _kept(sublayer, site))
+    return Map(by.values, by.columns, by.starts, by.bias, _kept(sublayer, site))  # pyright: ignore
 
 
 def _read(sublayer: Sublayer, resid: Tensor, positions: Tensor | None) -> Read:
