@@ -24,6 +24,8 @@ GUTTER, BEND = 158.0, 0.45
 PIXELS_PER_INCH = 96.0
 LABELLED = 60
 """Most wires with their weights written beside them."""
+SPOTS = 0.5, 0.43, 0.57, 0.36, 0.64, 0.27, 0.73, 0.2, 0.8, 0.14, 0.86
+"""Where along a wire its weight may stand, the best first."""
 FORMATS = (".svg", ".png", ".pdf")
 
 
@@ -88,12 +90,17 @@ def _wires(axes: Axes, drawing: Drawing) -> None:
 
 
 def _weights(axes: Axes, drawing: Drawing) -> None:
-    """Weights beside their wires, moved along the wire until they cover no other."""
+    """Weights beside their wires, moved along the wire until they cover no other.
+
+    The strongest come first; those that find no place are left out.
+    """
     taken: list[tuple[float, float]] = []
-    for link in drawing.links:
-        spots = [_along(*_ends(drawing, link), t) for t in (0.5, 0.36, 0.64, 0.27, 0.73, 0.2, 0.8)]
+    for link in sorted(drawing.links, key=lambda link: -abs(link.weight)):
+        spots = [_along(*_ends(drawing, link), t) for t in SPOTS]
         free = [spot for spot in spots if all(abs(spot[0] - x) > 40 or abs(spot[1] - y) > 11 for x, y in taken)]
-        x, y = (free or spots)[0]
+        if not free:
+            continue
+        x, y = free[0]
         taken.append((x, y))
         words = f"{link.weight:+.3g}".replace("-", "−")
         colour = NEGATIVE if link.weight < 0 else POSITIVE

@@ -4,6 +4,9 @@ import { signed } from "./format.js";
 
 /** With at most so many wires, every weight is written beside its wire. */
 const ALWAYS_LABELLED = 40;
+/** Where along a wire its weight may stand, the best first, and how far apart in height two weights are at least. */
+const SPOTS = [0.5, 0.43, 0.57, 0.36, 0.64, 0.27, 0.73, 0.2, 0.8, 0.14, 0.86];
+const LABEL_PITCH = 12;
 
 /** @typedef {{pos: string, neg: string, bus: string, ground: string}} Colours */
 
@@ -89,7 +92,8 @@ function drawLink(pen, drawing, link, ink, size) {
 }
 
 /**
- * Weights beside their wires, moved along the wire until they cover no other label.
+ * Weights beside their wires, moved along the wire until they cover no other label; the strongest first, and those
+ * that find no place are left out.
  * @param {CanvasRenderingContext2D} pen
  * @param {import("./data.js").Drawing} drawing
  * @param {import("./data.js").Link[]} links
@@ -102,11 +106,13 @@ function drawLabels(pen, drawing, links, ink) {
   pen.textBaseline = "middle";
   /** @type {[number, number, number][]} */
   const taken = [];
-  for (const link of links) {
+  for (const link of [...links].sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight))) {
     const text = signed(link.weight);
     const half = pen.measureText(text).width / 2 + 4;
-    const spots = [0.5, 0.36, 0.64, 0.27, 0.73, 0.2, 0.8].map((t) => along(ends(drawing, link), t));
-    const [x, y] = spots.find(([sx, sy]) => taken.every(([tx, ty, th]) => Math.abs(sx - tx) > half + th || Math.abs(sy - ty) > 13)) ?? spots[0];
+    const free = SPOTS.map((t) => along(ends(drawing, link), t))
+      .find(([sx, sy]) => taken.every(([tx, ty, th]) => Math.abs(sx - tx) > half + th || Math.abs(sy - ty) > LABEL_PITCH));
+    if (!free) continue;
+    const [x, y] = free;
     taken.push([x, y, half]);
     pen.fillStyle = ink.ground;
     pen.globalAlpha = 0.88;
