@@ -27,7 +27,6 @@ from thinwire.engine.stretches import (
     total,
     where,
     where_seen,
-    within,
 )
 from thinwire.engine.tiles import LARGE, TOKENS, empty_tile, is_past
 
@@ -66,9 +65,9 @@ def test_reading_and_writing(begin: int, n: int) -> None:
 
 
 @njit
-def _compared(x, least, wide, one, found, flags, out):
+def _compared(x, least, one, found, flags, out):
     given, floor = stretch(x[0], 0), stretch(least, 0)
-    found[0], found[1] = nonzero(given), within(given, floor, stretch(wide, 0))
+    found[0] = nonzero(given)
     store_flags(flags, 0, given)
     store_stretch(out[0], 0, reaching(given, floor))
     store_stretch(out[1], 0, counted(stretch(one, 0), given, floor, stretch(one, 0)))
@@ -80,16 +79,14 @@ def _compared(x, least, wide, one, found, flags, out):
 def test_comparing() -> None:
     """Magnitudes are those of the bits: NaN is above infinity, and zeros of either sign are alike."""
     x = numbers()
-    least, wide = (np.resize(np.array(bits, np.int32), TOKENS) for bits in ((1, 0x3F000000, 0x7F800000), (1 << 30, 77)))
-    one, found, flags = np.ones(TOKENS, np.int32), np.empty(2, np.uint64), np.empty(TOKENS, np.int8)
+    least = np.resize(np.array((1, 0x3F000000, 0x7F800000), np.int32), TOKENS)
+    one, found, flags = np.ones(TOKENS, np.int32), np.empty(1, np.uint64), np.empty(TOKENS, np.int8)
     out = np.empty((5, TOKENS), np.float32)
-    _compared(x, least.view(np.float32), wide.view(np.float32), one.view(np.float32), found, flags, out)
+    _compared(x, least.view(np.float32), one.view(np.float32), found, flags, out)
     given, other, third, before = (x[i, :TOKENS] for i in range(4))
     bits = given.view(np.int32) & MAGNITUDE
     is_nonzero = (given != 0) | np.isnan(given)
     np.testing.assert_array_equal(lanes(int(found[0])), is_nonzero)
-    above = bits.astype(np.int64) - least
-    np.testing.assert_array_equal(lanes(int(found[1])), (above >= 0) & (above < wide))
     np.testing.assert_array_equal(flags, is_nonzero)
     np.testing.assert_array_equal(out[0], np.where(bits >= least, given, 0))
     np.testing.assert_array_equal(out[1].view(np.int32), 1 + (bits >= least))

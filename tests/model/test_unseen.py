@@ -4,14 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from thinwire.engine import layers
 from thinwire.engine.layout import is_feature_major
-from thinwire.model import Cache, ModelConfig, Transformer, unseen
+from thinwire.model import AbsTopK, Cache, ModelConfig, Transformer, unseen
 from thinwire.model.norms import frozen
 from thinwire.model.sparse import compile_sparse
 from thinwire.model.taps import record
 from thinwire.sites import Site
+from thinwire.train.whole_gradient import with_whole_gradients
 
 LAYERS = 3
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -121,6 +123,106 @@ def test_goes_site_by_site_where_somebody_looks(model: Transformer, calls: list[
     torch.testing.assert_close(model(tokens), logits)
     assert not calls
     assert seen.values[Site.of(0, "mlp.post_act")].count_nonzero(-1).max() <= 32
+
+
+class Doubled(AbsTopK):
+    """Twice of what is kept."""
+
+    def forward(self, *args: Any) -> torch.Tensor:  # pyright: ignore
+        return 2 * super().forward(*args)
+
+
+def altered(model: Transformer, kind: str) -> Transformer:
+    """The model with something in it that the operator does not know."""
+    if kind == "other maps":
+        return with_whole_gradients(made(), model, "fp32")
+    mlp: Any = model.sublayers[1]
+    if kind == "other site":
+        mlp.post_act = Doubled(mlp.post_act.k, mlp.post_act.width)
+    elif kind == "other forward":
+        mlp.forward = lambda resid, *others: 0.5 * resid
+    return model
+
+
+@pytest.mark.parametrize("kind", ["other maps", "other site", "other forward"])
+@torch.no_grad()
+def test_goes_site_by_site_where_modules_are_others(model: Transformer, calls: list[Any], kind: str) -> None:
+    tokens, before = torch.randint(20, (2, 70)), model(torch.arange(20)[None])
+    assert calls
+    calls.clear()
+    other = altered(model, kind)
+    assert other(tokens).equal(other(tokens, tap=record()))
+    assert not calls
+    assert kind == "other maps" or not other(torch.arange(20)[None]).equal(before)
+
+
+@torch.no_grad()
+def test_a_stream_of_another_width_is_refused(model: Transformer) -> None:
+    """Never read beyond its end, whatever reads it first."""
+    for width in (31, 33):
+        resid = torch.zeros(width, 2, 70).permute(1, 2, 0)
+        for run in (model.run, model.norm, model.sublayers[0].w_q):  # pyright: ignore
+            with pytest.raises((ValueError, RuntimeError), match=r"3[13]"):
+                run(resid)
+        with pytest.raises(ValueError, match=r"takes 32 channels, not 3[13]\."):
+            model.sublayers[0].get_submodule("q")(resid, model.sublayers[0].w_q)
+
+
+@torch.no_grad()
+def test_every_norm_has_its_own_epsilon(model: Transformer, calls: list[Any]) -> None:
+    tokens = torch.randint(20, (2, 70))
+    model.get_submodule("blocks.1.mlp.norm").eps = 0.5  # pyright: ignore
+    model.get_submodule("blocks.2.attn.norm").eps = 0.1  # pyright: ignore
+    torch.testing.assert_close(model(tokens), model(tokens, tap=record()), rtol=1e-5, atol=1e-6)
+    assert calls
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@torch.no_grad()
+def test_weights_of_other_types(dtype: torch.dtype, calls: list[Any]) -> None:
+    """Embeddings stay float32, as the stream is then."""
+    model, tokens = compile_sparse(made(bigram=False), below=1.0), torch.randint(20, (2, 70))
+    model.blocks.to(dtype)
+    torch.testing.assert_close(model(tokens), model(tokens, tap=record()), rtol=1e-5, atol=1e-6)
+    assert calls
+
+
+@torch.no_grad()
+def test_what_is_not_a_number_stays_with_its_sequence(model: Transformer, calls: list[Any]) -> None:
+    tokens = torch.randint(20, (3, 70))
+    logits = model(tokens)
+    resid = model.embed(tokens)
+    resid[1, 40, 3], resid[2, 5, 7] = torch.nan, torch.inf
+    spoilt = model.unembed(model.run(resid), tokens)
+    assert len(calls) == 2 * (LAYERS + 1)
+    assert spoilt[0].equal(logits[0])
+    assert spoilt[1, 40].isnan().any()
+    one_by_one = model.unembed(model.run(resid, tap=record()), tokens)
+    torch.testing.assert_close(spoilt, one_by_one, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_parameters_that_could_learn_and_threads(model: Transformer, calls: list[Any]) -> None:
+    tokens, threads = torch.randint(20, (3, 200)), torch.get_num_threads()
+    with torch.no_grad():
+        logits = model(tokens)
+        model.requires_grad_(True)
+        try:
+            for n in (1, 2, 5):
+                torch.set_num_threads(n)
+                assert model(tokens).equal(logits)
+        finally:
+            torch.set_num_threads(threads)
+        assert len(calls) == 4 * (LAYERS + 1)
+    assert model(tokens).requires_grad
+    assert len(calls) == 4 * (LAYERS + 1)
+
+
+@torch.no_grad()
+def test_tensors_without_numbers(model: Transformer) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        logits = model(torch.zeros(2, 70, dtype=torch.int64))
+    assert logits.shape == (2, 70, 20)
+    assert is_feature_major(logits)
 
 
 @torch.no_grad()

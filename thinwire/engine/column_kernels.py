@@ -81,8 +81,7 @@ def settled(tile, k, used, scratch, short):
     `short` says of which tokens fewer than k numbers are not zero: all are kept, and a gradient passes everywhere.
     Scratch is that of the search.
     """
-    state = scratch[0]
-    thresholds, counts = state[THRESHOLD], state[COUNT]
+    thresholds, counts = scratch.state[THRESHOLD], scratch.state[COUNT]
     if k < len(tile):
         find(tile, k, used, scratch)
     else:

@@ -56,9 +56,15 @@ class SparsePattern:
     def multiply(self, x: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """x [..., n_columns] times the transposed matrix, plus bias [n_rows]: feature-major [..., n_rows].
 
-        The result is float32; bfloat16 from bfloat16 on a GPU.
+        The result is float32; bfloat16 from bfloat16 on a GPU. Raises ValueError where x has another width.
         """
+        self.check(x)
         return sparse_linear(x, values, bias, self.columns, self.starts, self.rows, self.column_starts, self.order)
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError unless x is [..., n_columns]: kernels would read beyond it."""
+        if x.shape[-1] != self.n_columns:
+            raise ValueError(f"The map takes {self.n_columns} channels, not {x.shape[-1]}.")
 
     def gather(self, tokens: Tensor, values: Tensor) -> Tensor:
         """Rows of the matrix by index [...]: feature-major float32 [..., n_columns]."""

@@ -28,9 +28,9 @@ def norm_and_keep(x, gain, epsilon, k, mean, mask, threads, out, flags, short, s
         for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
             begin = place * TOKENS
             end = min(n, begin + TOKENS)
-            _lay_out(x, begin, end, squares, tile)
+            _copy(x, begin, end, squares, tile)
             scale_of_squares(squares, width, epsilon, scales[begin:end])
-            _norm(tile, gain, part(scales, begin, end), scratch)
+            norm(tile, gain, part(scales, begin, end), scratch, tile)
             keep_tile(tile, every, k, held, begin, end, past, scratch, out, short)
         fence()
     if k == width:
@@ -39,8 +39,8 @@ def norm_and_keep(x, gain, epsilon, k, mean, mask, threads, out, flags, short, s
 
 
 @inner
-def _lay_out(x, begin, end, squares, tile):
-    """Make a tile of a stretch of all rows, and add up its squares, lane by lane."""
+def _copy(x, begin, end, squares, tile):
+    """Make a tile of a stretch of all rows, and add up its squares, lane by lane; it is not laid yet."""
     total = everywhere(np.float32(0))
     for i in range(len(x)):
         read_ahead(x, i + AHEAD, begin, end)
@@ -51,10 +51,10 @@ def _lay_out(x, begin, end, squares, tile):
 
 
 @inner
-def _norm(tile, gain, scale, scratch):
-    """What the norm makes of a tile, laid in its place."""
+def norm(tile, gain, scale, scratch, made):
+    """Lay what the norm makes of a tile in another, or in its place; the former may have more rows, which stay."""
     for i in range(len(tile)):
-        lay(tile, i, stretch(tile[i], 0) * scale * gain[i], scratch)
+        lay(made, i, stretch(tile[i], 0) * scale * gain[i], scratch)
 
 
 @kernel

@@ -14,7 +14,7 @@ from thinwire.engine.sites import held_numbers, parts_of_mask_gradient
 
 def pays(x: Tensor, gain: Tensor) -> bool:
     """Whether the operator is for x [..., width] and a gain."""
-    return takes(x) and not gain.requires_grad
+    return takes(x) and x.shape[-1:] == gain.shape and not gain.requires_grad
 
 
 def norm_and_keep(x: Tensor, gain: Tensor, epsilon: float, k: int, held: Held | None = None) -> Tensor:

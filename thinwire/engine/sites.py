@@ -43,8 +43,9 @@ def map_and_keep(
 ) -> Tensor:
     """AbsTopK of the nonlinearity of x [..., n_columns] through a sparse map: feature-major float32 [..., n_rows].
 
-    Some nodes are `held` after that; raises ValueError where that does not fit.
+    Some nodes are `held` after that; raises ValueError where that, or the width of x, does not fit.
     """
+    pattern.check(x)
     if held is not None:
         held.check(pattern.n_rows, x[..., 0].numel())
     mean, mask = held if held is not None else (None, None)

@@ -123,15 +123,14 @@ def _nonzero(builder: Any, x: Any) -> Any:
     return builder.fcmp_unordered("!=", x, NUMBERS(None))
 
 
-def _lanes(builder: Any, chosen: Any) -> Any:
-    """One bit for each number of a stretch, as a whole number."""
-    return builder.bitcast(chosen, PLACE)
-
-
 @instruction
 def nonzero(context: Any, x: Any) -> Any:
     """Which numbers are not zero: one bit for each."""
-    return types.uint64(piece), lambda context, builder, signature, given: _lanes(builder, _nonzero(builder, given[0]))
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.bitcast(_nonzero(builder, given[0]), PLACE)
+
+    return types.uint64(piece), generate
 
 
 @instruction
@@ -186,11 +185,8 @@ def total(context: Any, x: Any) -> Any:
 
 
 def _reaches(builder: Any, x: Any, least: Any) -> Any:
-    return builder.icmp_signed(">=", _magnitude(builder, x), builder.bitcast(least, WORDS))
-
-
-def _magnitude(builder: Any, x: Any) -> Any:
-    return builder.and_(builder.bitcast(x, WORDS), WORDS([MAGNITUDE] * SIZE))
+    magnitude = builder.and_(builder.bitcast(x, WORDS), WORDS([MAGNITUDE] * SIZE))
+    return builder.icmp_signed(">=", magnitude, builder.bitcast(least, WORDS))
 
 
 @instruction
@@ -214,19 +210,6 @@ def reaching(context: Any, x: Any, least: Any) -> Any:
         return builder.select(_reaches(builder, x, least), x, NUMBERS(None))
 
     return piece(piece, piece), generate
-
-
-@instruction
-def within(context: Any, x: Any, least: Any, width: Any) -> Any:
-    """Whose magnitudes are from `least` on, fewer than `width` steps, both bits of floats: one bit for each."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        x, least, width = given
-        above = builder.sub(_magnitude(builder, x), builder.bitcast(least, WORDS))
-        chosen = builder.icmp_unsigned("<", above, builder.bitcast(width, WORDS))
-        return _lanes(builder, chosen)
-
-    return types.uint64(piece, piece, piece), generate
 
 
 @instruction

@@ -7,6 +7,7 @@ in its bracket, they make a tile of their own, and that is searched.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,24 +38,38 @@ THRESHOLD, COUNT = LOW, N_HIGH
 """What is known in the end."""
 
 
+class Scratch(NamedTuple):
+    """What a search needs."""
+
+    state: np.ndarray
+    """int32 [KNOWN, TOKENS]"""
+    few: np.ndarray
+    """The numbers in brackets, a tile of FEW rows."""
+    sample: np.ndarray
+    """int16 [SAMPLE · TOKENS]"""
+    guesses: np.ndarray
+    """As `count_keys` takes them."""
+    keys: np.ndarray
+    """Of the tile, as `lay` leaves them. int16 [width, TOKENS]"""
+
+
 @making
 def search_scratch(width):
-    """What `find` needs for tiles of so many rows or fewer.
-
-    State, the numbers in brackets, a sample, guesses that are keys, and the keys of the tile, which `lay` writes.
-    """
+    """What `find` needs for tiles of so many rows or fewer."""
     keys = np.empty((width + 1) * TOKENS, np.int16)
     first = -keys.ctypes.data % LINE // keys.itemsize
     keys = keys[first : first + width * TOKENS].reshape((width, TOKENS))
     guesses = np.empty((ONES + 1, TOKENS), np.int16)
-    return np.empty((KNOWN, TOKENS), np.int32), empty_tile(FEW), np.empty(SAMPLE * TOKENS, np.int16), guesses, keys
+    return Scratch(
+        np.empty((KNOWN, TOKENS), np.int32), empty_tile(FEW), np.empty(SAMPLE * TOKENS, np.int16), guesses, keys
+    )
 
 
 @inlined
 def lay(tile, i, x, scratch):
     """Row i of a tile = x, a stretch."""
     store_stretch(tile[i], 0, x)
-    store_keys(scratch[4], i, x)
+    store_keys(scratch.keys, i, x)
 
 
 @inner
@@ -64,8 +79,8 @@ def find(tile, k, used, scratch):
     All rows of the tile are to be laid with the scratch. The threshold is the smallest that at most k numbers of a lane
     reach, or one that k do; the count is how many do. Of NaN whose bits are all ones too many are kept.
     """
-    state, few, sample, guesses, keys = scratch
-    _begin(keys[: len(tile)], k, used, sample, state)
+    state, few, guesses, keys = scratch.state, scratch.few, scratch.guesses, scratch.keys
+    _begin(keys[: len(tile)], k, used, scratch.sample, state)
     n_open, inside, tries = 1, len(tile), 0
     while n_open > 0 and inside > FEW:
         if _are_keys(state, guesses):
@@ -141,13 +156,13 @@ def _begin(keys, k, used, sample, state):
 
 
 @inner
-def _reached_by(halves, n):
-    """The smallest half above zero that at most n of some reach."""
+def _reached_by(some, n):
+    """The smallest key above zero that at most n of some reach."""
     low, high = np.int32(1), np.int32(MOST)
     while low < high:
         middle, count = (low + high) >> np.int32(1), np.int16(0)
-        for i in range(len(halves)):
-            count = np.int16(count + np.int16(halves[i] >= np.int16(middle)))
+        for i in range(len(some)):
+            count = np.int16(count + np.int16(some[i] >= np.int16(middle)))
         low, high = (middle + np.int32(1), high) if count > n else (low, middle)
     return low
 
@@ -167,7 +182,10 @@ def _count(tile, n, state):
 
 @inner
 def _collect(tile, keys, ends, state, few):
-    """Gather the numbers in brackets, each lane from the first row on, zeros after them; returns how many at most."""
+    """Gather the numbers in brackets, each lane from the first row on, zeros after them; returns how many at most.
+
+    `ends`, int16 [2 or more, TOKENS], is for the first and last key of each bracket.
+    """
     bits, gathered, place, most = tile.view(np.int32), few.view(np.int32), state[N_SECOND], np.int32(0)
     for lane in range(TOKENS):
         low, high = state[LOW, lane], state[HIGH, lane]

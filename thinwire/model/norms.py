@@ -18,7 +18,7 @@ class RMSNorm(nn.RMSNorm):
     """`torch.nn.RMSNorm`, which takes feature-major activations as they lie."""
 
     def forward(self, x: Tensor) -> Tensor:  # [..., width]
-        if pointwise.takes(x):
+        if pointwise.takes(x) and x.shape[-1:] == self.weight.shape:
             return pointwise.rms_norm(x, self.weight, self.epsilon(x.dtype))[0]
         if not is_feature_major(x):
             return super().forward(x)

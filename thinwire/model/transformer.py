@@ -1,4 +1,4 @@
-"""The forward pass, written once: embed, run a range of sublayers with a tap, unembed."""
+"""The forward pass, site by site: embed, run a range of sublayers with a tap, unembed."""
 
 from typing import Literal
 
@@ -111,17 +111,17 @@ class Transformer(nn.Module):
             earlier = _earlier(cache)
             positions = self.positions[earlier : earlier + resid.shape[1]]
         sublayers = self.sublayers[start:stop]
-        unseen = tap is identity and norms is own_scales and goes_unseen(resid, sublayers, self.resid)
-        if unseen:
+        if tap is identity and norms is own_scales and goes_unseen(resid, sublayers, self.resid):
             resid = run_unseen(resid, sublayers, self.resid, positions, cache)
-        for sublayer in [] if unseen else sublayers:
-            if recompute and torch.is_grad_enabled():
-                delta = checkpoint(sublayer, resid, positions, tap, norms, use_reentrant=False)
-            elif cache is not None and isinstance(sublayer, Attention):
-                delta = sublayer(resid, positions, tap, norms, cache=cache)
-            else:
-                delta = sublayer(resid, positions, tap, norms)
-            resid = self.resid(resid + delta)
+        else:
+            for sublayer in sublayers:
+                if recompute and torch.is_grad_enabled():
+                    delta = checkpoint(sublayer, resid, positions, tap, norms, use_reentrant=False)
+                elif cache is not None and isinstance(sublayer, Attention):
+                    delta = sublayer(resid, positions, tap, norms, cache=cache)
+                else:
+                    delta = sublayer(resid, positions, tap, norms)
+                resid = self.resid(resid + delta)
         if cache is not None and sublayers[-1:] == self.sublayers[-1:]:
             cache.length += resid.shape[1]
         return resid

@@ -1,7 +1,7 @@
 """Layers that nobody looks into: whatever lies between two attentions is one operator.
 
-Taps, hooks on a module, gradients, other norms and matrices that are not sparse all make the forward pass go site by
-site, as `thinwire.model.transformer` has it; the results are the same.
+Taps, hooks on a module, gradients, other norms, matrices that are not sparse and modules that are not the package's own
+all make the forward pass go site by site, as `thinwire.model.transformer` has it; results are the same up to rounding.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention
 from thinwire.model.cache import Cache
 from thinwire.model.mlp import MLP
+from thinwire.model.norms import RMSNorm
 from thinwire.model.sparse import SparseLinear
 from thinwire.model.sublayer import Sublayer
 
@@ -26,22 +27,25 @@ def goes_unseen(resid: Tensor, sublayers: Sequence[Sublayer], keep: nn.Module) -
     hooks = modules._global_forward_hooks or modules._global_forward_pre_hooks
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or hooks or not (takes(resid) and sites.pays(resid)):
         return False
-    kinds = [type(sublayer) for sublayer in sublayers]
+    kinds, width = [type(sublayer) for sublayer in sublayers], resid.shape[-1]
+    if not all(len(sublayer.norm.weight) == width for sublayer in sublayers):
+        return False  # and an error there
     return len(kinds) > 0 and kinds == [Attention, MLP] * (len(kinds) // 2) and all(map(_plain, (*sublayers, keep)))
 
 
 def _plain(module: nn.Module) -> bool:
-    """Whether a module has no hooks, sparse maps alone, and neither has what is in it."""
-    if module._forward_hooks or module._forward_pre_hooks or isinstance(module, nn.Linear):
+    """Whether nobody has put a hook, or a forward pass, on a module or what is in it, and its maps are sparse."""
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
         return False
-    return all(map(_plain, module._modules.values()))  # pyright: ignore
+    if not module._modules:
+        return type(module) in (SparseLinear, RMSNorm, AbsTopK)
+    return all(map(_plain, module.children()))
 
 
 def run_unseen(
     resid: Tensor, sublayers: Sequence[Sublayer], keep: AbsTopK, positions: Tensor | None, cache: Cache | None
 ) -> Tensor:
     """Take a residual point [batch, pos, d_model] through whole layers, as `Transformer.run` does."""
-    epsilon = sublayers[0].norm.epsilon(resid.dtype)
     end = None
     for attention, mlp in zip(sublayers[::2], sublayers[1::2], strict=True):
         assert isinstance(attention, Attention)
@@ -52,7 +56,7 @@ def run_unseen(
             _map(attention, "k", attention.w_k),
             _map(attention, "v", attention.w_v),
         )
-        resid, *asked = between_attentions(resid, keep.k, epsilon, end, begin)
+        resid, *asked = between_attentions(resid, keep.k, end, begin)
         end = End(
             attention.heads(*asked, cache=cache),
             _map(attention, "resid_delta", attention.w_o),
@@ -61,7 +65,7 @@ def run_unseen(
             mlp.nonlinearity,
             _map(mlp, "resid_delta", mlp.w_out),
         )
-    return between_attentions(resid, keep.k, epsilon, end, None)[0]
+    return between_attentions(resid, keep.k, end, None)[0]
 
 
 def _map(sublayer: Sublayer, site: str, by: nn.Module) -> Map:
@@ -73,7 +77,7 @@ def _read(sublayer: Sublayer, resid: Tensor, positions: Tensor | None) -> Read:
     if positions is not None:
         assert sublayer.norm_pos is not None
         positions = sublayer.norm_pos(positions).expand(*resid.shape[:-1], -1)
-    return Read(sublayer.norm.weight, positions, _kept(sublayer, "act_in"))
+    return Read(sublayer.norm.weight, sublayer.norm.epsilon(resid.dtype), positions, _kept(sublayer, "act_in"))
 
 
 def _kept(sublayer: Sublayer, site: str) -> int:

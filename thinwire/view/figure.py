@@ -26,6 +26,8 @@ LABELLED = 60
 """Most wires with their weights written beside them."""
 SPOTS = 0.5, 0.43, 0.57, 0.36, 0.64, 0.27, 0.73, 0.2, 0.8, 0.14, 0.86
 """Where along a wire its weight may stand, the best first."""
+APART = 40, 11
+"""How far apart two weights are at least: sideways, or else in height."""
 FORMATS = (".svg", ".png", ".pdf")
 
 
@@ -97,7 +99,9 @@ def _weights(axes: Axes, drawing: Drawing) -> None:
     taken: list[tuple[float, float]] = []
     for link in sorted(drawing.links, key=lambda link: -abs(link.weight)):
         spots = [_along(*_ends(drawing, link), t) for t in SPOTS]
-        free = [spot for spot in spots if all(abs(spot[0] - x) > 40 or abs(spot[1] - y) > 11 for x, y in taken)]
+        free = [
+            spot for spot in spots if all(abs(spot[0] - x) > APART[0] or abs(spot[1] - y) > APART[1] for x, y in taken)
+        ]
         if not free:
             continue
         x, y = free[0]

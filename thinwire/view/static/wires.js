@@ -4,8 +4,9 @@ import { signed } from "./format.js";
 
 /** With at most so many wires, every weight is written beside its wire. */
 const ALWAYS_LABELLED = 40;
-/** Where along a wire its weight may stand, the best first, and how far apart in height two weights are at least. */
+/** Where along a wire its weight may stand, the best first. */
 const SPOTS = [0.5, 0.43, 0.57, 0.36, 0.64, 0.27, 0.73, 0.2, 0.8, 0.14, 0.86];
+/** How far apart in height two weights are at least, if they are not side by side. */
 const LABEL_PITCH = 12;
 
 /** @typedef {{pos: string, neg: string, bus: string, ground: string}} Colours */
