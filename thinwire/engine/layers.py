@@ -64,8 +64,7 @@ def between_attentions(
     """Take the residual stream [..., width] through the end of a layer, the begin of the next, or both.
 
     Returns the stream behind the MLP, of which `k_stream` channels are kept after each addition, and q, k and v
-    [..., d_heads] of the next attention, which are empty without a `begin`; all are feature-major float32, as `stream`
-    is.
+    [..., d_heads] of the next attention, which are empty without a `begin`; all are feature-major float32.
     """
     nothing, no_place = stream.new_empty(0, dtype=torch.float32), stream.new_empty(0, dtype=torch.int32)
     reads = [None if end is None else end.read, None if begin is None else begin.read]

@@ -12,7 +12,6 @@ from torch.nn.modules import module as modules
 
 from thinwire.engine import sites
 from thinwire.engine.layers import Begin, End, Map, Read, between_attentions
-from thinwire.engine.pointwise import takes
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention
 from thinwire.model.cache import Cache
@@ -25,7 +24,12 @@ from thinwire.model.sublayer import Sublayer
 def goes_unseen(resid: Tensor, sublayers: Sequence[Sublayer], keep: nn.Module) -> bool:
     """Whether residual points [batch, pos, d_model], sparsified by `keep`, may pass whole layers in few operators."""
     hooks = modules._global_forward_hooks or modules._global_forward_pre_hooks
-    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or hooks or not (takes(resid) and sites.pays(resid)):
+    if (
+        torch.is_grad_enabled()
+        or torch.is_autocast_enabled("cpu")
+        or hooks
+        or not (resid.dtype == torch.float32 and sites.pays(resid))
+    ):
         return False
     kinds, width = [type(sublayer) for sublayer in sublayers], resid.shape[-1]
     if not all(len(sublayer.norm.weight) == width for sublayer in sublayers):
