@@ -22,11 +22,9 @@ AHEAD = 8
 INPUTS = 8
 """Nonzeros of a row of a matrix whose inputs are asked for."""
 READ, WRITE = 0, 1
-FIRST, SECOND = 3, 2
-"""Levels of the cache that memory is brought to."""
 
 
-def _prefetch(purpose: int, level: int = FIRST) -> Any:
+def _prefetch(purpose: int) -> Any:
     """A function of numba's, `ask(row, place)`, that asks for the line with row[place]."""
 
     @intrinsic
@@ -37,8 +35,8 @@ def _prefetch(purpose: int, level: int = FIRST) -> Any:
             number = ir.IntType(32)
             kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
             function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-            data = 1
-            builder.call(function, [pointer, number(purpose), number(level), number(data)])
+            near, data = 3, 1
+            builder.call(function, [pointer, number(purpose), number(near), number(data)])
             return context.get_dummy_value()
 
         return types.void(row, types.intp), generate
@@ -46,7 +44,7 @@ def _prefetch(purpose: int, level: int = FIRST) -> Any:
     return ask
 
 
-_ask_to_read, _ask_to_write, _ask_for_later = _prefetch(READ), _prefetch(WRITE), _prefetch(READ, SECOND)
+_ask_to_read, _ask_to_write = _prefetch(READ), _prefetch(WRITE)
 
 
 @inlined
@@ -56,13 +54,6 @@ def read_ahead(x, i, begin, end):
         row = x[i]
         for t in range(begin, end, EVERY):
             _ask_to_read(row, t)
-
-
-@inlined
-def read_later(row, begin, end):
-    """Ask for row[begin:end], to be read much later: for the second-level cache alone."""
-    for t in range(begin, min(end, len(row)), EVERY):
-        _ask_for_later(row, t)
 
 
 @inlined

@@ -10,7 +10,6 @@ import math
 import numpy as np
 from numba import prange
 
-from thinwire.engine.ahead import read_later
 from thinwire.engine.alike_kernels import alike_backward, attend_alike, is_alike
 from thinwire.engine.block_kernels import ROWS, add_product
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
@@ -55,13 +54,12 @@ def attend(q, k, v, sink, queries, scale, threads, out, log_sums):
             elif is_alike(k, h, b) or is_zero(q, h, b):
                 attend_alike(q, k, v, sink, queries, scale, out, log_sums, h, b)
             else:
-                after = min(head + 1, heads - 1)
-                _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, after, places)
+                _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places)
 
 
 @inner
-def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, after, places):
-    """`attend` for one head of a sequence; what the one after it reads is asked for meanwhile."""
+def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
+    """`attend` for one head of a sequence."""
     asked, means, p, notes, keys, values = places
     take_head(k, h, b, keys)
     name_nonzeros(keys)
@@ -71,8 +69,6 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, after, plac
         fewest, tiles = _see(queries, b, begin, end, k.shape[3], notes[0])
         seen = stretch(notes[0], 0)
         for d in range(len(asked)):
-            for x in (q, k, v):
-                read_later(x[after // k.shape[2], d, after % k.shape[2]], begin, end)
             store_stretch(asked[d], 0, part(q[h, d, b], begin, end) * scale)
             store_stretch(means[d], 0, everywhere(ZERO))
         top = _multiply(keys, asked, seen, fewest, tiles, p)
@@ -83,7 +79,7 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, after, plac
                 weight = _weight(p, j, top, seen, fewest)
                 shares += weight
                 store_stretch(p[j], 0, weight)
-            _add_marked(values, tile, p[tile * TOKENS :], means)
+            _add_marked(values, tile, p, means)
         sums = shares + power_of_two((everywhere(sink[h]) - top) * LOG2_E) if sink.size else shares
         size = everywhere(ONE) / sums
         shares = shares * size
@@ -97,16 +93,16 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, after, plac
 
 
 @summing
-def attend_backward(q, k, v, sink, queries, scale, out, log_sums, grad, threads, d_q, d_k, d_v, d_sink):
-    """Gradients of `attend`, from `grad` of its result `out`. d_sink is [head, batch], and given as zeros."""
-    batch, heads, d_head = k.shape[2], k.shape[0] * k.shape[2], k.shape[1]
+def attend_backward(q, k, v, sink, queries, scale, log_sums, grad, threads, d_q, d_k, d_v, d_sink):
+    """Gradients of `attend`, from `grad` of the shape of q. d_sink is [head, batch], and given as zeros."""
+    batch, heads, d_head, length = k.shape[2], k.shape[0] * k.shape[2], k.shape[1], round_up(k.shape[3], TOKENS)
     jobs = n_jobs(heads, threads)
     for job in prange(jobs):
-        asked, learning, moved = empty_tile(d_head), empty_tile(d_head), empty_tile(d_head)
-        p, d_p, notes = empty_tile(TOKENS), empty_tile(TOKENS), empty_tile(1)
+        asked, p, notes = empty_tile(d_head), empty_tile(length), empty_tile(2)
+        learning, d_p = empty_tile(d_head), empty_tile(length)
         of_keys = place_head(k), place_columns(q), place_columns(k)
         of_values = place_head(v), place_columns(q), place_columns(v)
-        places = asked, learning, moved, p, d_p, notes, of_keys, of_values
+        places = asked, p, notes, learning, d_p, of_keys, of_values
         for head in range(job * heads // jobs, (job + 1) * heads // jobs):
             h, b = head // batch, head % batch
             for made in (d_q, d_k, d_v):
@@ -116,19 +112,13 @@ def attend_backward(q, k, v, sink, queries, scale, out, log_sums, grad, threads,
             if is_alike(k, h, b):
                 alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b)
             else:
-                made = d_q, d_k, d_v, d_sink
-                after = min(head + 1, heads - 1)
-                _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, made, h, b, after, places)
+                _head_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places)
 
 
 @inner
-def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, made, h, b, after, places):
-    """`attend_backward` for one head of a sequence; what the one after it reads is asked for meanwhile.
-
-    What a stretch of queries pays to a tile of positions is made and used up in the first-level cache.
-    """
-    asked, learning, moved, p, d_p, notes, (keys, by_query, d_keys), (values, given, d_values) = places
-    d_q, d_k, d_v, d_sink = made
+def _head_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places):
+    """`attend_backward` for one head of a sequence."""
+    asked, p, notes, learning, d_p, (keys, by_query, d_keys), (values, given, d_values) = places
     for x, taken in ((k, keys), (v, values)):
         take_head(x, h, b, taken)
         name_nonzeros(taken)
@@ -140,36 +130,25 @@ def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, made, h, 
         end = min(q.shape[3], begin + TOKENS)
         fewest, tiles = _see(queries, b, begin, end, k.shape[3], notes[0])
         seen, log_sum = stretch(notes[0], 0), part(log_sums[h, b], begin, end)
-        mean, balance = everywhere(ZERO), everywhere(ZERO)
         for d in range(len(asked)):
-            for x in (q, k, v, grad, out):
-                read_later(x[after // k.shape[2], d, after % k.shape[2]], begin, end)
-            learns = part(grad[h, d, b], begin, end)
-            mean += learns * part(out[h, d, b], begin, end)
             store_stretch(asked[d], 0, part(q[h, d, b], begin, end) * scale)
-            store_stretch(learning[d], 0, learns)
-            store_stretch(moved[d], 0, everywhere(ZERO))
+            store_stretch(learning[d], 0, part(grad[h, d, b], begin, end))
+        _multiply(keys, asked, seen, fewest, tiles, p)
+        _multiply(values, learning, seen, tiles * TOKENS, tiles, d_p)
+        mean, balance = _to_score_gradients(p, d_p, seen, log_sum, fewest, min(k.shape[3], tiles * TOKENS))
         if sink.size:
             share = power_of_two((everywhere(sink[h]) - log_sum) * LOG2_E)
             d_sink[h, b] -= total(where_seen(share * mean, seen, ZERO, ZERO))
-        of_keys, of_values = _constant(keys, asked), _constant(values, learning) - mean
+        for d in range(len(asked)):
+            store_stretch(asked[d], 0, keys[1][d] * balance)
         for tile in range(tiles):
-            first, last = tile * TOKENS, min(k.shape[3], (tile + 1) * TOKENS)
-            for j in keys[4][first:last]:
-                weight = power_of_two((_product(keys, asked, j, of_keys) - log_sum) * LOG2_E)
-                store_stretch(p[j - first], 0, where_seen(weight, seen, np.float32(j), ZERO) if j >= fewest else weight)
-            for j in values[4][first:last]:
-                change = stretch(p[j - first], 0) * _product(values, learning, j, of_values)
-                store_stretch(d_p[j - first], 0, change)
-                balance += change
-            _add_marked(keys, tile, d_p, moved)
-            for j in range(first, last, ROWS):  # rows after the last go where nothing is read
-                query = _first_that_sees(j, notes[0]) if j >= fewest else 0
-                _add_sums(p, j - first, query, given, begin, d_values[j : j + ROWS])
-                _add_sums(d_p, j - first, query, by_query, begin, d_keys[j : j + ROWS])
-        for d in range(len(moved)):
-            change = (stretch(moved[d], 0) + keys[1][d] * balance) * scale
-            put(change, begin, end, False, moved[d], d_q[h, d, b])
+            _add_marked(keys, tile, d_p, asked)
+        for d in range(len(asked)):
+            put(stretch(asked[d], 0) * scale, begin, end, False, asked[d], d_q[h, d, b])
+        for j in range(0, min(k.shape[3], tiles * TOKENS), ROWS):  # rows after the last go where nothing is read
+            first = _first_that_sees(j, notes[0]) if j >= fewest else 0
+            _add_sums(p, j, first, given, begin, d_values)
+            _add_sums(d_p, j, first, by_query, begin, d_keys)
     put_columns(d_keys, d_k, h, b)
     put_columns(d_values, d_v, h, b)
 
@@ -184,9 +163,9 @@ def _first_that_sees(j, seen):
 
 
 @inner
-def _add_sums(p, i, first, columns, begin, out):
-    """out += Σ over a stretch of queries from the first on of its row of columns times p[i:i + ROWS]."""
-    add_product(p[i : i + ROWS, first:], columns[begin + first :], TOKENS - first, columns.shape[1], out)
+def _add_sums(p, j, first, columns, begin, out):
+    """out[j:j + ROWS] += Σ over a stretch of queries from the first on of its row of columns times p[j:j + ROWS]."""
+    add_product(p[j : j + ROWS, first:], columns[begin + first :], TOKENS - first, columns.shape[1], out[j : j + ROWS])
 
 
 @inner
@@ -210,38 +189,24 @@ def _multiply(head, rows, seen, fewest, tiles, out):
 
     From the position `fewest` on, what is not seen is the lowest.
     """
-    top, base, order = everywhere(LOWEST), _constant(head, rows), head[4]
+    numbers, constants, _, by_position, order, _ = head
+    top, base = everywhere(LOWEST), everywhere(ZERO)
+    for d in range(len(rows)):
+        if constants[d] != 0:
+            base += constants[d] * stretch(rows[d], 0)
     for place in range(min(len(order), tiles * TOKENS)):
-        j = order[place]
-        made = _product(head, rows, j, base)
+        j, made = order[place], base
+        for word in range(len(by_position)):
+            marks = np.uint64(by_position[word, j])
+            while marks != 0:
+                d = BITS * word + lowest(marks)
+                marks &= marks - np.uint64(1)
+                made += numbers[d, j] * stretch(rows[d], 0)
         if place >= fewest:
             made = where_seen(made, seen, np.float32(j), LOWEST)
         store_stretch(out[j], 0, made)
         top = larger(top, made)
     return top
-
-
-@inlined
-def _constant(head, rows):
-    """Σ over channels that are the same at all positions of a head of the number there times the row, a stretch."""
-    base = everywhere(ZERO)
-    for d in range(len(rows)):
-        if head[1][d] != 0:
-            base += head[1][d] * stretch(rows[d], 0)
-    return base
-
-
-@inlined
-def _product(head, rows, j, base):
-    """The base, and Σ over the other channels that are not zero at position j of a head, as in `_constant`."""
-    numbers, by_position = head[0], head[3]
-    for word in range(len(by_position)):
-        marks = np.uint64(by_position[word, j])
-        while marks != 0:
-            d = BITS * word + lowest(marks)
-            marks &= marks - np.uint64(1)
-            base += numbers[d, j] * stretch(rows[d], 0)
-    return base
 
 
 @inlined
@@ -253,14 +218,32 @@ def _weight(p, j, shift, seen, fewest):
 
 @inlined
 def _add_marked(head, tile, p, out):
-    """out[d] += Σ over positions of a tile where channel d is not zero of the number there times their row of p."""
+    """out[d] += Σ over positions of a tile where channel d is not zero of the number there times p[position]."""
     numbers, _, by_channel, _, _, _ = head
     for d in range(len(out)):
         marks = by_channel[d, tile]
         if marks != 0:
-            made, row = stretch(out[d], 0), numbers[d, tile * TOKENS :]
+            made = stretch(out[d], 0)
             while marks != 0:
-                i = lowest(marks)
+                j = tile * TOKENS + lowest(marks)
                 marks &= marks - np.uint64(1)
-                made += row[i] * stretch(p[i], 0)
+                made += numbers[d, j] * stretch(p[j], 0)
             store_stretch(out[d], 0, made)
+
+
+@inlined
+def _to_score_gradients(p, d_p, seen, log_sum, fewest, n):
+    """For a stretch of queries: scores p become weights, and d_p, their gradients, those of scores.
+
+    Returns the means that the former gradients have under the weights, and what the latter add up to.
+    """
+    mean, balance = everywhere(ZERO), everywhere(ZERO)
+    for j in range(n):
+        weight = _weight(p, j, log_sum, seen, fewest)
+        store_stretch(p[j], 0, weight)
+        mean += weight * stretch(d_p[j], 0)
+    for j in range(n):
+        moved = stretch(p[j], 0) * (stretch(d_p[j], 0) - mean)
+        store_stretch(d_p[j], 0, moved)
+        balance += moved
+    return mean, balance

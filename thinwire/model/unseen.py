@@ -23,18 +23,14 @@ from thinwire.model.sublayer import Sublayer
 
 def goes_unseen(resid: Tensor, sublayers: Sequence[Sublayer], keep: nn.Module) -> bool:
     """Whether residual points [batch, pos, d_model], sparsified by `keep`, may pass whole layers in few operators."""
-    hooks = modules._global_forward_hooks or modules._global_forward_pre_hooks
-    if (
-        torch.is_grad_enabled()
-        or torch.is_autocast_enabled("cpu")
-        or hooks
-        or not (resid.dtype == torch.float32 and sites.pays(resid))
-    ):
+    seen = torch.is_grad_enabled() or modules._global_forward_hooks or modules._global_forward_pre_hooks
+    if seen or torch.is_autocast_enabled("cpu") or resid.dtype != torch.float32 or not sites.pays(resid):
         return False
-    kinds, width = [type(sublayer) for sublayer in sublayers], resid.shape[-1]
-    if not all(len(sublayer.norm.weight) == width for sublayer in sublayers):
-        return False  # and an error there
-    return len(kinds) > 0 and kinds == [Attention, MLP] * (len(kinds) // 2) and all(map(_plain, (*sublayers, keep)))
+    kinds = [type(sublayer) for sublayer in sublayers]
+    if not kinds or kinds != [Attention, MLP] * (len(kinds) // 2):
+        return False
+    fits = all(len(sublayer.norm.weight) == resid.shape[-1] for sublayer in sublayers)  # others are refused at a site
+    return fits and all(map(_plain, (*sublayers, keep)))
 
 
 def _plain(module: nn.Module) -> bool:
