@@ -127,6 +127,6 @@ def _rows(x: Tensor, n: int) -> np.ndarray:
 
 @_between_attentions.register_fake
 def _(stream, tensors, numbers, epsilons):
-    widths = stream.shape[-1], *(len(bias) for bias in tensors[20::4])
+    widths = stream.shape[-1], *(len(bias) for bias in tensors[20::4])  # those of q, k and v
     stream, q, k, v = (empty_activations(stream, width, torch.float32) for width in widths)
     return stream, q, k, v
