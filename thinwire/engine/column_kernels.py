@@ -74,7 +74,7 @@ def keep_in_place(tile, k, used, scratch, short):
         store_stretch(tile[i], 0, reaching(stretch(tile[i], 0), least))
 
 
-@inlined
+@inner
 def settled(tile, k, used, scratch, short):
     """The magnitudes, a stretch, that what AbsTopK keeps of a tile reaches; ties that it does not keep become zeros.
 
