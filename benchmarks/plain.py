@@ -46,8 +46,7 @@ class PlainAttention(nn.Module):
         """What attention adds to resid [batch, pos, d_model]."""
         ours = self.ours
         x = ours.read(resid, positions, tap, norms)
-        asked = (ours.at(name, by(x), tap) for name, by in (("q", ours.w_q), ("k", ours.w_k), ("v", ours.w_v)))
-        q, k, v = (each.unflatten(-1, (ours.n_heads, ours.d_head)).transpose(1, 2) for each in asked)
+        q, k, v = (ours.by_head(ours.at(n, w(x), tap)) for n, w in (("q", ours.w_q), ("k", ours.w_k), ("v", ours.w_v)))
         if ours.sink is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:

@@ -11,7 +11,7 @@ from thinwire.engine import layer_kernels
 from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
-from thinwire.engine.sites import CODES, Nonlinearity
+from thinwire.engine.sites import CODES, Nonlinearity, matrix_numbers
 
 
 class Map(NamedTuple):
@@ -91,18 +91,18 @@ def _between_attentions(
     width, n = rows.shape
     heads, gain, positions, next_gain, next_positions, *maps = tensors
     k_stream, nonlinearity, *ks = numbers
-    w_o, w_in, w_out, *asking = (_matrix(*maps[i : i + 4]) for i in range(0, len(maps), 4))
+    w_o, w_in, w_out, *asking = (matrix_numbers(*maps[i : i + 4]) for i in range(0, len(maps), 4))
     made = [torch.empty(d, n) for d in (width, *(len(each[3]) for each in asking))]
     use_threads()
     layer_kernels.between_attentions(
         rows.detach().numpy(),
         _rows(heads, n),
-        (_numbers(gain), _rows(positions, n)),
+        (gain.detach().float().numpy(), _rows(positions, n)),
         w_o,
         w_in,
         w_out,
         nonlinearity,
-        (_numbers(next_gain), _rows(next_positions, n)),
+        (next_gain.detach().float().numpy(), _rows(next_positions, n)),
         *asking,
         (k_stream, *ks),
         tuple(map(np.float32, epsilons)),
@@ -111,14 +111,6 @@ def _between_attentions(
     )
     stream, q, k, v = (activations(each, stream.shape[:-1]) for each in made)
     return stream, q, k, v
-
-
-def _numbers(x: Tensor) -> np.ndarray:
-    return x.detach().float().numpy()
-
-
-def _matrix(values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> tuple[np.ndarray, ...]:
-    return _numbers(values), columns.numpy(), starts.numpy(), _numbers(bias)
 
 
 def _rows(x: Tensor, n: int) -> np.ndarray:

@@ -52,7 +52,7 @@ def _copy(x, begin, end, squares, tile):
 
 @inner
 def norm(tile, gain, scale, scratch, made):
-    """Lay what the norm makes of a tile in another, or in its place; the former may have more rows, which stay."""
+    """Lay what the norm makes of a tile in another, or in its place; that may have more rows, which stay."""
     for i in range(len(tile)):
         lay(made, i, stretch(tile[i], 0) * scale * gain[i], scratch)
 

@@ -82,10 +82,7 @@ def _map_and_keep(
     flags = torch.empty(n_rows if wanted else 0, n, dtype=torch.int8)
     use_threads()
     site_kernels.map_and_keep(
-        values.detach().float().numpy(),
-        columns.numpy(),
-        starts.numpy(),
-        bias.detach().float().numpy(),
+        *matrix_numbers(values, columns, starts, bias),
         given.numpy(),
         nonlinearity,
         k,
@@ -96,6 +93,11 @@ def _map_and_keep(
         short.numpy(),
     )
     return activations(out, x.shape[:-1]), flags, short
+
+
+def matrix_numbers(values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> tuple[np.ndarray, ...]:
+    """A matrix with compressed rows, and a bias, as kernels take them."""
+    return values.detach().float().numpy(), columns.numpy(), starts.numpy(), bias.detach().float().numpy()
 
 
 def held_numbers(mean: Tensor | None, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +147,7 @@ def _map_and_keep_backward(
     by_column = matrix[order] if wanted_input and n_columns > n_rows else matrix  # not read otherwise
     use_threads()
     site_back_kernels.pass_back(
-        (matrix.numpy(), columns.numpy(), starts.numpy(), bias.detach().float().numpy()),
+        matrix_numbers(matrix, columns, starts, bias),
         (by_column.numpy(), rows.numpy(), column_starts.numpy()),
         np.empty((0, n), np.float32) if x is None else features(x.float()).numpy(),
         nonlinearity,

@@ -13,7 +13,7 @@ import numpy as np
 
 from thinwire.engine.jit import inlined, inner, making
 from thinwire.engine.keys import COUNTS, GUESSES, HALF, MOST, ONES, count_keys, keys_within, store_keys
-from thinwire.engine.stretches import LINE, MAGNITUDE, counted, lowest, store_stretch, stretch
+from thinwire.engine.stretches import MAGNITUDE, counted, lowest, store_stretch, stretch
 from thinwire.engine.tiles import TOKENS, empty_tile
 from thinwire.engine.vectors import everywhere
 
@@ -50,15 +50,14 @@ class Scratch(NamedTuple):
     guesses: np.ndarray
     """As `count_keys` takes them."""
     keys: np.ndarray
-    """Of the tile, as `lay` leaves them. int16 [width, TOKENS]"""
+    """Of the tile, as `lay` leaves them. int16 [width or one more, TOKENS]"""
 
 
 @making
 def search_scratch(width):
     """What `find` needs for tiles of so many rows or fewer."""
-    keys = np.empty((width + 1) * TOKENS, np.int16)
-    first = -keys.ctypes.data % LINE // keys.itemsize
-    keys = keys[first : first + width * TOKENS].reshape((width, TOKENS))
+    half = (width + 1) // 2
+    keys = empty_tile(half).view(np.int16).reshape((2 * half, TOKENS))
     guesses = np.empty((ONES + 1, TOKENS), np.int16)
     return Scratch(
         np.empty((KNOWN, TOKENS), np.int32), empty_tile(FEW), np.empty(SAMPLE * TOKENS, np.int16), guesses, keys

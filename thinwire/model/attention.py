@@ -47,10 +47,14 @@ class Attention(Sublayer):
 
     def heads(self, q: Tensor, k: Tensor, v: Tensor, last: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """What all heads return, side by side: [batch, n_queries, d_heads] of q, of that shape, k and v."""
-        q, k, v = (x.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (self.by_head(x) for x in (q, k, v))
         if cache is not None:
             k, v = cache.extend(self.point, k, v)
         return attend(q, k, v, self.sink, last).transpose(1, 2).flatten(2)
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """What lies side by side in x [batch, pos, d_heads] by itself: [batch, head, pos, d_head]."""
+        return x.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2)
 
 
 def at_last(x: Tensor, last: Tensor) -> Tensor:
