@@ -6,57 +6,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.model.layers import CONFIGS, LAYERS, hold, made
 from thinwire.engine import layers
 from thinwire.engine.layout import is_feature_major
-from thinwire.model import AbsTopK, Cache, ModelConfig, Transformer, unseen
+from thinwire.model import AbsTopK, Cache, Transformer
 from thinwire.model.norms import frozen
 from thinwire.model.sparse import compile_sparse
 from thinwire.model.taps import record
 from thinwire.sites import Site
 from thinwire.train.whole_gradient import with_whole_gradients
-
-LAYERS = 3
-CONFIGS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "sinks": {"sink": True},
-    "added": {"positions": "added"},
-    "beside": {"positions": "concatenated", "d_pos": 5},
-    "relu": {"activation": "relu", "biases": False},
-    "sparse stream": {"active_residual": True},
-    "whole": {"active_sites": ()},
-    "no bigram": {"bigram": False},
-}
-
-
-def made(**fields: Any) -> Transformer:
-    """A model whose weights, without those of norms, are mostly zero."""
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"n_layers": LAYERS, "d_model": 32, "d_head": 8, "context": 300, "vocab_size": 20}
-    dense = Transformer(ModelConfig(**sizes | fields))
-    for name, matrix in dense.named_parameters():
-        if name.endswith(("bias", "sink")) or "norm" in name:
-            matrix.data += torch.randn_like(matrix) / 4
-        elif "bigram" not in name and "positions" not in name:
-            matrix.data *= torch.rand_like(matrix) < 0.1
-    return dense.eval().requires_grad_(False)
-
-
-@pytest.fixture
-def model() -> Transformer:
-    return compile_sparse(made(), below=1.0)
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the operator was given, call by call."""
-    seen: list[Any] = []
-
-    def counted(*args: Any) -> Any:
-        seen.append(args)
-        return layers.between_attentions(*args)
-
-    monkeypatch.setattr(unseen, "between_attentions", counted)
-    return seen
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (3, 41), (2, 64), (1, 300)])
@@ -102,7 +60,7 @@ def test_with_a_cache(model: Transformer, calls: list[Any]) -> None:
 
 
 def test_goes_site_by_site_where_somebody_looks(model: Transformer, calls: list[Any]) -> None:
-    """Taps, hooks on a site or a sublayer, other norms and gradients."""
+    """Taps, hooks on a site or a sublayer, and other norms."""
     tokens, seen, hooked = torch.randint(20, (2, 70)), record(), []
     with torch.no_grad():
         logits = model(tokens)
@@ -121,8 +79,7 @@ def test_goes_site_by_site_where_somebody_looks(model: Transformer, calls: list[
         assert model(tokens).equal(logits)
         hook.remove()
         assert not model(tokens, norms=frozen(dict.fromkeys(range(2 * LAYERS + 1), torch.ones(1)))).equal(logits)
-    torch.testing.assert_close(model(tokens), logits)
-    assert not calls
+        assert not calls
     assert seen.values[Site.of(0, "mlp.post_act")].count_nonzero(-1).max() <= 32
 
 
@@ -238,7 +195,7 @@ def test_dense_maps_go_site_by_site(calls: list[Any]) -> None:
 
 def test_contract_of_torch(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    run = layers._between_attentions
+    run, resid = layers._between_attentions, model.embed(torch.randint(20, (2, 20))).requires_grad_()
 
     def noted(*args: Any) -> Any:
         given.append(args)
@@ -246,14 +203,26 @@ def test_contract_of_torch(model: Transformer, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(layers, "_between_attentions", noted)
     with torch.no_grad():
-        model(torch.randint(20, (2, 20)))
-    for args in given[:2] + given[-1:]:
-        torch.library.opcheck(run.op, args)
+        model.run(resid)
+    with_gradients = model.run(resid), model.run(resid, tap=hold(model, 2))
+    assert all(x.requires_grad for x in with_gradients)
+    assert len(given) == 3 * (LAYERS + 1)
+    for args in given:
+        leaves = [x.detach().requires_grad_(x.requires_grad and args[-1]) for x in args[:3]]
+        torch.library.opcheck(run.op, (*leaves, *args[3:]))
 
 
-@torch.no_grad()
-def test_compiles_as_one_graph(model: Transformer) -> None:
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiles_as_one_graph(model: Transformer, backend: str) -> None:
     tokens = torch.randint(20, (2, 70))
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(tokens), model(tokens))
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(tokens), model(tokens))
+    resid = model.embed(tokens)
+
+    def gradient(run: Any) -> torch.Tensor:
+        leaf = resid.detach().requires_grad_()
+        return torch.autograd.grad(run(leaf).square().sum(), leaf)[0]
+
+    torch.testing.assert_close(gradient(torch.compile(model.run, backend=backend, fullgraph=True)), gradient(model.run))

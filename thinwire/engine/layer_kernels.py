@@ -1,7 +1,12 @@
 """CPU kernel of all that a layer does token by token, from what one attention returns to what the next one asks.
 
 A tile of tokens passes through it while it lies in the caches; nothing between is written. For activations that nobody
-looks at and no gradient needs: see `thinwire.engine.site_kernels` for the others.
+looks at: see `thinwire.engine.site_kernels` for the others. Nodes of its sites may be held, and one bit for each says
+where the way back, `thinwire.engine.layer_back_kernels`, passes a gradient; that computes the rest again.
+
+Both take for their sites, one behind the other in the order they are passed, `mean` [nodes], `mask` [trials, nodes] and
+`kept`, bits [tiles, nodes], a bit for each token of a tile. The tokens lie trial by trial, and no tile has tokens of
+two. A mask without nodes holds none; bits without nodes are not written.
 """
 
 import numpy as np
@@ -9,59 +14,102 @@ from numba import prange
 
 from thinwire.engine.ahead import AHEAD, write_ahead
 from thinwire.engine.column_kernels import keep_in_place, settled
-from thinwire.engine.jit import inner, kernel
-from thinwire.engine.nonlinearity_kernels import IDENTITY, applied
+from thinwire.engine.jit import inlined, inner, kernel
+from thinwire.engine.nonlinearity_kernels import IDENTITY, RELU, applied
 from thinwire.engine.pointwise_kernels import scale_of_squares
 from thinwire.engine.read_kernels import norm
 from thinwire.engine.site_kernels import mapped
-from thinwire.engine.stretches import fence, reaching, store_stretch, stretch
+from thinwire.engine.stretches import LINE, fence, nonzero, reaching, store_stretch, stretch
 from thinwire.engine.threshold_search import lay, search_scratch
-from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
+from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
 from thinwire.engine.vectors import everywhere
 
 
 @kernel
 def between_attentions(
-    stream, heads, reads, w_o, w_in, w_out, nonlinearity, next_reads, w_q, w_k, w_v, ks, epsilons, threads, out, q, k, v
+    stream, heads, reads, w_o, w_in, w_out, nonlinearity, next_reads, w_q, w_k, w_v, held, ks, epsilons, threads, made
 ):
-    """out [width, n] = the residual stream behind an MLP, and q, k and v, each [d_heads, n], that are asked of it.
+    """What is `made`: the residual stream [width, n] behind an MLP; q, k and v, each [d_heads, n], asked of it; notes.
 
     It begins with `stream` [width, n], to which the heads [d_heads, n] of an attention are added, and then the MLP;
     neither if there are no heads. There may be no q, k and v. The MLP `reads` with a gain [width] and rows of position
     channels [d_pos, n], and so does the next attention; `epsilons` are those of their norms. Matrices are values,
-    columns, starts and bias. `ks` is how many AbsTopK keeps: of the stream, of both reads, and of what each matrix
-    makes.
+    columns, starts and bias. `held` are mean and mask. `ks` is how many AbsTopK keeps: of the stream, of both reads,
+    and of what each matrix makes. Notes, for the way back, are what both norms multiply by [2, n or none], and bits.
     """
+    out, q, k, v, scales, kept = made
+    mean, mask = held
     width, n = stream.shape
-    k_stream, k_in, k_asked, k_written, k_between, k_delta, k_q, k_k, k_v = ks
-    tiles = n_tiles(n)
-    jobs = n_jobs(tiles, threads)
+    trials, stretches = len(mask), n_tiles(n // len(mask))
+    groups = trials * stretches
+    jobs = n_jobs(groups, threads)
     d_in, d_mlp, d_made = width + max(len(reads[1]), len(next_reads[1])), len(w_in[3]), max(width, len(q))
-    of_stream, of_heads = is_past(out), is_past(q)
+    whole = n // trials * NUMBER % LINE == 0  # lines, where a trial begins as well
+    of_stream, of_heads = whole and is_past(out), whole and is_past(q)
     for job in prange(jobs):
-        resid, given, between, made = empty_tile(width), empty_tile(d_in), empty_tile(d_mlp), empty_tile(d_made)
+        resid, given, between, deltas = empty_tile(width), empty_tile(d_in), empty_tile(d_mlp), empty_tile(d_made)
         rows, scratch, short = empty_tile(2), search_scratch(max(d_in, d_made, d_mlp)), np.empty(TOKENS, np.bool_)
         spare = rows, scratch, short
-        for place in range(job * tiles // jobs, (job + 1) * tiles // jobs):
-            begin = place * TOKENS
-            end = min(n, begin + TOKENS)
-            used = end - begin
+        for group in range(job * groups // jobs, (job + 1) * groups // jobs):
+            begin, end = tokens_of(group, n, trials, stretches)
+            used, site = end - begin, (mean, mask[group // stretches], kept[group])
             for i in range(width):
                 store_stretch(resid[i], 0, part(stream[i], begin, end))
+            first = 0
             if len(heads) > 0:
-                _add_kept(heads, begin, end, used, w_o, k_written, k_stream, spare, made, resid)
-                _read(resid, reads, k_in, epsilons[0], begin, end, spare, given)
+                _add_kept(heads, begin, end, used, w_o, ks[3], ks[0], site, first, spare, deltas, resid)
+                first += width
+                _read(resid, reads, ks[1], epsilons[0], begin, end, site, first, spare, scales[0], given)
+                first += width + len(reads[1])
                 _lay_product(w_in, given, 0, TOKENS, nonlinearity, scratch, between)
-                keep_in_place(between, k_between, used, scratch, short)
-                _add_kept(between, 0, TOKENS, used, w_out, k_delta, k_stream, spare, made, resid)
+                _keep(between, ks[4], used, nonlinearity, site, first, scratch, short)
+                first += d_mlp
+                _add_kept(between, 0, TOKENS, used, w_out, ks[5], ks[0], site, first, spare, deltas, resid)
+                first += width
             if len(q) > 0:
-                _read(resid, next_reads, k_asked, epsilons[1], begin, end, spare, given)
-                _write_kept(given, w_q, k_q, begin, end, of_heads, spare, made, q)
-                _write_kept(given, w_k, k_k, begin, end, of_heads, spare, made, k)
-                _write_kept(given, w_v, k_v, begin, end, of_heads, spare, made, v)
+                _read(resid, next_reads, ks[2], epsilons[1], begin, end, site, first, spare, scales[1], given)
+                first += width + len(next_reads[1])
+                _write_kept(given, w_q, ks[6], begin, end, of_heads, site, first, spare, deltas, q)
+                _write_kept(given, w_k, ks[7], begin, end, of_heads, site, first + len(q), spare, deltas, k)
+                _write_kept(given, w_v, ks[8], begin, end, of_heads, site, first + 2 * len(q), spare, deltas, v)
             for i in range(width):
                 put(stretch(resid[i], 0), begin, end, of_stream, rows[0], out[i])
         fence()
+
+
+@inner
+def tokens_of(group, n, trials, stretches):
+    """The first token of a tile, and the one after the last."""
+    length = n // trials
+    begin = group // stretches * length + group % stretches * TOKENS
+    return begin, min((group // stretches + 1) * length, begin + TOKENS)
+
+
+@inlined
+def held(x, o, site):
+    """x, a stretch of node o, moved towards its mean where the mask is not 1, all the way where it is 0."""
+    mean, by, _ = site
+    if len(by) > 0 and by[o] != 1:
+        constant = everywhere(mean[o])
+        x = constant if by[o] == 0 else constant + by[o] * (x - constant)
+    return x
+
+
+@inlined
+def _noted(x, o, site, every):
+    """The same; it notes where x is not zero, and `every` lane through which all gradients pass."""
+    if len(site[2]) > 0:
+        site[2][o] = nonzero(x) | every
+    return held(x, o, site)
+
+
+@inner
+def _settled(tile, k, used, scratch, short):
+    """As `settled`; and, a bit for each, the lanes in which fewer than k numbers are not zero."""
+    least, every = settled(tile, k, used, scratch, short), np.uint64(0)
+    for lane in range(used):
+        every |= np.uint64(short[lane]) << np.uint64(lane)
+    return least, every
 
 
 @inner
@@ -73,14 +121,24 @@ def _lay_product(matrix, x, begin, end, nonlinearity, scratch, tile):
 
 
 @inner
-def _add_kept(x, begin, end, used, matrix, k, k_stream, spare, made, resid):
-    """Add what AbsTopK keeps of a matrix times x[:, begin:end] to a tile of the residual stream."""
+def _keep(tile, k, used, nonlinearity, site, first, scratch, short):
+    """Zero what AbsTopK does not keep of a tile that is laid, and hold it, nodes from the first on."""
+    least, every = _settled(tile, k, used, scratch, short)
+    every = np.uint64(0) if nonlinearity == RELU else every  # of ReLU zeros have no slope
+    for i in range(len(tile)):
+        store_stretch(tile[i], 0, _noted(reaching(stretch(tile[i], 0), least), first + i, site, every))
+
+
+@inner
+def _add_kept(x, begin, end, used, matrix, k, k_stream, site, first, spare, made, resid):
+    """Add what AbsTopK keeps of a matrix times x[:, begin:end], held, to a tile of the residual stream."""
     _, scratch, short = spare
     made = made[: len(resid)]
     _lay_product(matrix, x, begin, end, IDENTITY, scratch, made)
-    least = settled(made, k, used, scratch, short)
+    least, every = _settled(made, k, used, scratch, short)
     for i in range(len(resid)):
-        store_stretch(resid[i], 0, stretch(resid[i], 0) + reaching(stretch(made[i], 0), least))
+        delta = _noted(reaching(stretch(made[i], 0), least), first + i, site, every)
+        store_stretch(resid[i], 0, stretch(resid[i], 0) + delta)
     if k_stream < len(resid):
         for i in range(len(resid)):
             lay(resid, i, stretch(resid[i], 0), scratch)
@@ -88,8 +146,8 @@ def _add_kept(x, begin, end, used, matrix, k, k_stream, spare, made, resid):
 
 
 @inner
-def _read(resid, by, k, epsilon, begin, end, spare, given):
-    """Make a tile of what AbsTopK keeps of the norm of the residual stream, and of position channels, at a stretch."""
+def _read(resid, by, k, epsilon, begin, end, site, first, spare, scales, given):
+    """Make a tile of what AbsTopK keeps of the norm of the residual stream, and of position channels, held."""
     gain, positions = by
     rows, scratch, short = spare
     width = len(resid)
@@ -99,20 +157,23 @@ def _read(resid, by, k, epsilon, begin, end, spare, given):
         total += x * x
     store_stretch(rows[0], 0, total)
     scale_of_squares(rows[0], width, epsilon, rows[1])
+    if len(scales) > 0:
+        put(stretch(rows[1], 0), begin, end, False, rows[0], scales)
     norm(resid, gain, stretch(rows[1], 0), scratch, given)
     for i in range(len(positions)):
         lay(given, width + i, part(positions[i], begin, end), scratch)
-    keep_in_place(given[: width + len(positions)], k, end - begin, scratch, short)
+    _keep(given[: width + len(positions)], k, end - begin, IDENTITY, site, first, scratch, short)
 
 
 @inner
-def _write_kept(given, matrix, k, begin, end, past, spare, made, out):
-    """out[:, begin:end] = what AbsTopK keeps of a matrix times a tile."""
+def _write_kept(given, matrix, k, begin, end, past, site, first, spare, made, out):
+    """out[:, begin:end] = what AbsTopK keeps of a matrix times a tile, held."""
     rows, scratch, short = spare
     made = made[: len(out)]
     _lay_product(matrix, given, 0, TOKENS, IDENTITY, scratch, made)
-    least = settled(made, k, end - begin, scratch, short)
+    least, every = _settled(made, k, end - begin, scratch, short)
     for i in range(len(out)):
         if not past:
             write_ahead(out, min(i + AHEAD, len(out) - 1), begin, end)
-        put(reaching(stretch(made[i], 0), least), begin, end, past, rows[0], out[i])
+        x = _noted(reaching(stretch(made[i], 0), least), first + i, site, every)
+        put(x, begin, end, past, rows[0], out[i])

@@ -1,17 +1,19 @@
-"""All that a layer does token by token in one operator, on a CPU, where nobody looks and no gradient is needed."""
+"""All that a layer does token by token in one operator, on a CPU, where nobody looks and weights have no gradient."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from thinwire.engine import layer_kernels
+from thinwire.engine import layer_back_kernels, layer_kernels
 from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, empty_activations, features
 from thinwire.engine.operator import operator
+from thinwire.engine.pointwise import Held
 from thinwire.engine.sites import CODES, Nonlinearity, matrix_numbers
+from thinwire.engine.tiles import TOKENS
 
 
 class Map(NamedTuple):
@@ -23,6 +25,14 @@ class Map(NamedTuple):
     """With the columns, where the nonzeros are: see `SparsePattern`."""
     bias: Tensor
     k: int
+
+
+class Turned(NamedTuple):
+    """Where the nonzeros of a map are, by its columns: see `SparsePattern`."""
+
+    rows: Tensor
+    column_starts: Tensor
+    order: Tensor
 
 
 class Read(NamedTuple):
@@ -47,6 +57,8 @@ class End(NamedTuple):
     first: Map
     nonlinearity: Nonlinearity
     second: Map
+    turned: Turned
+    """The second map."""
 
 
 class Begin(NamedTuple):
@@ -59,66 +71,197 @@ class Begin(NamedTuple):
 
 
 def between_attentions(
-    stream: Tensor, k_stream: int, end: End | None, begin: Begin | None
+    stream: Tensor, k_stream: int, end: End | None, begin: Begin | None, held: Sequence[Held] = ()
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Take the residual stream [..., width] through the end of a layer, the begin of the next, or both.
 
     Returns the stream behind the MLP, of which `k_stream` channels are kept after each addition, and q, k and v
-    [..., d_heads] of the next attention, which are empty without a `begin`; all are feature-major float32.
+    [..., d_heads] of the next attention, which are empty without a `begin`; all are feature-major float32. Nodes may be
+    `held` at all sites that are passed, in that order. There are gradients of the stream, the heads and the masks, not
+    of weights, and none where fewer channels of the stream are kept than it has. Raises ValueError where something is
+    held that does not fit.
     """
     nothing, no_place = stream.new_empty(0, dtype=torch.float32), stream.new_empty(0, dtype=torch.int32)
     reads = [None if end is None else end.read, None if begin is None else begin.read]
     ends = [None] * 3 if end is None else [end.write, end.first, end.second]
     begins = [None] * 3 if begin is None else begin[1:]
-    tensors = [nothing if end is None else end.heads]
+    tensors = []
     for read in reads:
         gain, _, positions, _ = read or (nothing, 0, None, 0)
         tensors += [gain, nothing if positions is None else positions]
     for each in (*ends, *begins):
         tensors += (nothing, no_place, no_place, nothing) if each is None else each[:4]
+    tensors += [no_place] * 3 if end is None else end.turned
     ks = [0 if each is None else each.k for each in (*reads, *ends, *begins)]
     nonlinearity = CODES["identity" if end is None else end.nonlinearity]
     epsilons = [0.0 if read is None else read.epsilon for read in reads]
-    return _between_attentions(stream, tensors, [k_stream, nonlinearity, *ks], epsilons)
+    heads = nothing if end is None else end.heads
+    mean, mask = _side_by_side(held, _widths(tensors), stream[..., 0].numel())
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (stream, heads, mask))
+    return _between_attentions(stream, heads, mask, mean, tensors, [k_stream, nonlinearity, *ks], epsilons, wanted)[:4]
+
+
+def _widths(tensors: Sequence[Tensor]) -> list[int]:
+    """How many nodes the sites have that are passed."""
+    gain, positions, next_gain, next_positions, *maps = tensors
+    made, found = [len(bias) for bias in maps[3:24:4]], []
+    for by, beside in ((gain, positions), (next_gain, next_positions)):
+        found.append(len(by) + (beside.shape[-1] if beside.numel() else 0))
+    return [width for width in (made[0], found[0], *made[1:3], found[1], *made[3:]) if width]
+
+
+def _side_by_side(held: Sequence[Held], widths: Sequence[int], n: int) -> tuple[Tensor, Tensor]:
+    """What nodes of all sites are held at, and one mask for them; without any nodes if nothing is held."""
+    if not held:
+        return torch.empty(0), torch.empty(1, 0)
+    for each, width in zip(held, widths, strict=True):
+        each.check(width, n)
+    return torch.cat([each.mean.float() for each in held]), torch.cat([each.mask.float() for each in held], 1)
 
 
 @operator("between_attentions")
 def _between_attentions(
-    stream: Tensor, tensors: Sequence[Tensor], numbers: Sequence[int], epsilons: Sequence[float]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `between_attentions`, which says what comes in which order; empty tensors stand for what there is not."""
+    stream: Tensor,
+    heads: Tensor,
+    mask: Tensor,
+    mean: Tensor,
+    tensors: Sequence[Tensor],
+    numbers: Sequence[int],
+    epsilons: Sequence[float],
+    wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `between_attentions`, which says what comes in which order; empty tensors stand for what there is not.
+
+    If `wanted`, further results are for the way back: scales of the norms [2, n] and bits of nodes [tiles, nodes].
+    """
     rows = features(stream)
     width, n = rows.shape
-    heads, gain, positions, next_gain, next_positions, *maps = tensors
+    reads, next_reads, maps = _as_kernels_take(tensors, n)
     k_stream, nonlinearity, *ks = numbers
-    w_o, w_in, w_out, *asking = (matrix_numbers(*maps[i : i + 4]) for i in range(0, len(maps), 4))
-    made = [torch.empty(d, n) for d in (width, *(len(each[3]) for each in asking))]
+    made = [torch.empty(d, n) for d in (width, *(len(each[3]) for each in maps[3:]))]
+    scales, kept = _for_the_way_back(n, mask, tensors, wanted)
     use_threads()
     layer_kernels.between_attentions(
         rows.detach().numpy(),
         _rows(heads, n),
-        (gain.detach().float().numpy(), _rows(positions, n)),
-        w_o,
-        w_in,
-        w_out,
+        reads,
+        *maps[:3],
         nonlinearity,
-        (next_gain.detach().float().numpy(), _rows(next_positions, n)),
-        *asking,
+        next_reads,
+        *maps[3:],
+        (mean.numpy(), mask.detach().numpy()),
         (k_stream, *ks),
         tuple(map(np.float32, epsilons)),
         torch.get_num_threads(),
-        *(each.numpy() for each in made),
+        (*(each.numpy() for each in made), scales.numpy(), kept.numpy().view(np.uint64)),
     )
     stream, q, k, v = (activations(each, stream.shape[:-1]) for each in made)
-    return stream, q, k, v
+    return stream, q, k, v, scales, kept
+
+
+def _as_kernels_take(tensors: Sequence[Tensor], n: int) -> tuple[Any, Any, list[tuple[np.ndarray, ...]]]:
+    """Both reads, each a gain and position channels of n tokens, and six maps."""
+    gain, positions, next_gain, next_positions, *maps = tensors
+    reads, next_reads = (
+        (by.detach().float().numpy(), _rows(beside, n))
+        for by, beside in ((gain, positions), (next_gain, next_positions))
+    )
+    return reads, next_reads, [matrix_numbers(*maps[i : i + 4]) for i in range(0, 24, 4)]
 
 
 def _rows(x: Tensor, n: int) -> np.ndarray:
     return features(x.detach().float()).numpy() if x.numel() else np.empty((0, n), np.float32)
 
 
+def _for_the_way_back(n: int, mask: Tensor, tensors: Sequence[Tensor], wanted: bool) -> tuple[Tensor, Tensor]:
+    """Place for scales and bits, as `_between_attentions` returns them."""
+    tiles = len(mask) * -(-n // len(mask) // TOKENS)
+    nodes = sum(_widths(tensors)) if wanted else 0
+    return mask.new_zeros(2, n if wanted else 0), mask.new_empty(tiles, nodes, dtype=torch.int64)
+
+
+@operator("between_attentions_backward")
+def _between_attentions_backward(
+    grads: Sequence[Tensor],
+    stream: Tensor,
+    heads: Tensor,
+    mask: Tensor,
+    mean: Tensor,
+    out: Tensor,
+    scales: Tensor,
+    kept: Tensor,
+    tensors: Sequence[Tensor],
+    nonlinearity: int,
+    wanted_stream: bool,
+    wanted_mask: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the stream and the mask, empty where not wanted, and of the heads."""
+    rows, found = features(stream), features(out)
+    width, n = rows.shape
+    reads, next_reads, maps = _as_kernels_take(tensors, n)
+    places, starts, order = tensors[-3:]
+    last_values = tensors[12].detach().float()[order]
+    d_stream = torch.empty(width if wanted_stream else 0, n)
+    d_heads = torch.empty(heads.shape[-1] if heads.numel() else 0, n)
+    d_mask = torch.empty(len(kept), mask.shape[1] if wanted_mask else 0)
+    use_threads()
+    layer_back_kernels.between_attentions_backward(
+        (rows.numpy(), found.numpy()),
+        _rows(heads, n),
+        reads,
+        *maps[:3],
+        (last_values.numpy(), places.numpy(), starts.numpy()),
+        nonlinearity,
+        next_reads,
+        *maps[3:],
+        (mean.numpy(), mask.numpy(), scales.numpy(), kept.numpy().view(np.uint64)),
+        torch.get_num_threads(),
+        tuple(_rows(each, n) for each in grads),
+        (d_stream.numpy(), d_heads.numpy(), d_mask.numpy()),
+    )
+    lead = stream.shape[:-1]
+    return activations(d_stream, lead), activations(d_heads, lead), d_mask.unflatten(0, (len(mask), -1)).sum(1)
+
+
 @_between_attentions.register_fake
-def _(stream, tensors, numbers, epsilons):
-    widths = stream.shape[-1], *(len(bias) for bias in tensors[20::4])  # those of q, k and v
+def _(stream, heads, mask, mean, tensors, numbers, epsilons, wanted):
+    widths = stream.shape[-1], *(len(bias) for bias in tensors[19:28:4])  # those of q, k and v
     stream, q, k, v = (empty_activations(stream, width, torch.float32) for width in widths)
-    return stream, q, k, v
+    return stream, q, k, v, *_for_the_way_back(stream[..., 0].numel(), mask, tensors, wanted)
+
+
+@_between_attentions_backward.register_fake
+def _(grads, stream, heads, mask, mean, out, scales, kept, tensors, nonlinearity, wanted_stream, wanted_mask):
+    d_stream = empty_activations(stream, stream.shape[-1] if wanted_stream else 0, torch.float32)
+    d_heads = empty_activations(stream, heads.shape[-1] if heads.numel() else 0, torch.float32)
+    return d_stream, d_heads, mask.new_empty(len(mask), mask.shape[1] if wanted_mask else 0)
+
+
+def _keep_for_backward(ctx, inputs, output) -> None:
+    stream, heads, mask, mean, tensors, numbers, *_ = inputs
+    out, *_, scales, kept = output
+    ctx.save_for_backward(stream, heads, mask, mean, out, scales, kept, *tensors)
+    ctx.mark_non_differentiable(scales, kept)
+    ctx.nonlinearity = numbers[1]
+
+
+def _backward(ctx, *grads: Tensor | None) -> tuple[Tensor | list[None] | None, ...]:
+    stream, heads, mask, mean, out, scales, kept, *tensors = ctx.saved_tensors
+    wanted_stream, wanted_heads, wanted_mask, *_ = ctx.needs_input_grad
+    given = [out.new_zeros(0) if grad is None else grad for grad in grads[:4]]
+    if grads[0] is None:
+        given[0] = torch.zeros_like(out)
+    d_stream, d_heads, d_mask = _between_attentions_backward(
+        given, stream, heads, mask, mean, out, scales, kept, tensors, ctx.nonlinearity, wanted_stream, wanted_mask
+    )
+    return (
+        d_stream.to(stream.dtype) if wanted_stream else None,
+        d_heads if wanted_heads else None,
+        d_mask if wanted_mask else None,
+        None,
+        [None] * len(tensors),
+        *[None] * 3,
+    )
+
+
+_between_attentions.register_autograd(_backward, setup_context=_keep_for_backward)

@@ -70,6 +70,17 @@ def apply(nonlinearity, row):
 @exact
 def gelu_slope(x):
     """The slope of GELU at a number or a piece: the normal distribution below x, and x times its density."""
+    return _slope(x, _below(x))
+
+
+@exact
+def gelu_with_slope(x):
+    """GELU at a number or a piece, as `applied`, and its slope."""
+    below = _below(x)
+    return x * below, _slope(x, below)
+
+
+@exact
+def _slope(x, below):
     x = smaller(larger(x, -FLAT), FLAT)
-    density = power_of_two(x * x * (np.float32(-0.5) * LOG2_E)) * ROOT_TWO_PI
-    return _below(x) + x * density
+    return below + x * (power_of_two(x * x * (np.float32(-0.5) * LOG2_E)) * ROOT_TWO_PI)

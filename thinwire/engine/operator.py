@@ -32,13 +32,16 @@ class Operator:
 
         # a function with `setup_context` would look at its signature at every call
         def forward(ctx: Any, *args: Any) -> Any:
-            ctx.set_materialize_grads(False)  # no zeros for outputs without a gradient; only the first ever has one
+            ctx.set_materialize_grads(False)  # no zeros for outputs without a gradient
             output = self.run(*args)
             setup_context(ctx, args, output)
             return output
 
         def passed_back(ctx: Any, *grads: Any) -> Any:
-            return (None,) * len(ctx.needs_input_grad) if grads[0] is None else backward(ctx, *grads)
+            if all(grad is None for grad in grads):
+                return (None,) * len(ctx.needs_input_grad)
+            # the library has a gradient for each tensor of a list, a function none for the list
+            return tuple(None if isinstance(grad, list) else grad for grad in backward(ctx, *grads))
 
         parts = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(passed_back))}
         self._function = type(self.name, (torch.autograd.Function,), parts)

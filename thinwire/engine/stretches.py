@@ -159,6 +159,17 @@ def where(context: Any, x: Any, either: Any, other: Any) -> Any:
 
 
 @instruction
+def among(context: Any, x: Any, lanes: Any) -> Any:
+    """x in some lanes, one bit for each, otherwise zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, lanes = given
+        return builder.select(builder.bitcast(lanes, ir.VectorType(ir.IntType(1), SIZE)), x, NUMBERS(None))
+
+    return piece(piece, types.uint64), generate
+
+
+@instruction
 def where_seen(context: Any, x: Any, seen: Any, position: Any, other: Any) -> Any:
     """x where a position is one of the first so many that are `seen`, both whole floats, otherwise another number."""
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thinwire.engine.attention import attend_by_feature, lies_by_feature
+from thinwire.engine.layout import is_feature_major
 from thinwire.model.cache import Cache
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, own_scales
@@ -58,8 +59,10 @@ class Attention(Sublayer):
 
 
 def at_last(x: Tensor, last: Tensor) -> Tensor:
-    """The rows of x [batch, pos, ...] at one index a sequence: [batch, 1, ...]."""
-    return x[torch.arange(len(x), device=x.device), last][:, None]
+    """The rows of x [batch, pos, width] at one index a sequence, [batch, 1, width], which lie as x; so do gradients."""
+    each = torch.arange(len(x), device=x.device)
+    at = x.movedim(-1, 0)[:, each, last].movedim(0, -1) if is_feature_major(x) else x[each, last]
+    return at[:, None]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, last: Tensor | None = None) -> Tensor:

@@ -111,11 +111,12 @@ class Transformer(nn.Module):
             earlier = _earlier(cache)
             positions = self.positions[earlier : earlier + resid.shape[1]]
         sublayers = self.sublayers[start:stop]
-        if tap is identity and norms is own_scales and goes_unseen(resid, sublayers, self.resid):
-            resid = run_unseen(resid, sublayers, self.resid, positions, cache)
+        recompute = recompute and torch.is_grad_enabled()
+        if not recompute and norms is own_scales and goes_unseen(resid, sublayers, self.resid, positions, tap):
+            resid = run_unseen(resid, sublayers, self.resid, positions, cache, tap)
         else:
             for sublayer in sublayers:
-                if recompute and torch.is_grad_enabled():
+                if recompute:
                     delta = checkpoint(sublayer, resid, positions, tap, norms, use_reentrant=False)
                 elif cache is not None and isinstance(sublayer, Attention):
                     delta = sublayer(resid, positions, tap, norms, cache=cache)

@@ -1,7 +1,8 @@
 """Layers that nobody looks into: whatever lies between two attentions is one operator.
 
-Taps, hooks on a module, gradients, other norms, matrices that are not sparse and modules that are not the package's own
-all make the forward pass go site by site, as `thinwire.model.transformer` has it; results are the same up to rounding.
+Taps other than one that holds nodes, hooks on a module, gradients of weights, other norms, matrices that are not sparse
+and modules that are not the package's own all make the forward pass go site by site, as `thinwire.model.transformer`
+has it; results are the same up to rounding.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
 from thinwire.engine import sites
-from thinwire.engine.layers import Begin, End, Map, Read, between_attentions
+from thinwire.engine.layers import Begin, End, Map, Read, Turned, between_attentions
+from thinwire.engine.pointwise import Held
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention
 from thinwire.model.cache import Cache
@@ -19,18 +21,34 @@ from thinwire.model.mlp import MLP
 from thinwire.model.norms import RMSNorm
 from thinwire.model.sparse import SparseLinear
 from thinwire.model.sublayer import Sublayer
+from thinwire.model.taps import Hold, Tap, identity
 
 
-def goes_unseen(resid: Tensor, sublayers: Sequence[Sublayer], keep: nn.Module) -> bool:
+def goes_unseen(
+    resid: Tensor, sublayers: Sequence[Sublayer], keep: nn.Module, positions: Tensor | None, tap: Tap
+) -> bool:
     """Whether residual points [batch, pos, d_model], sparsified by `keep`, may pass whole layers in few operators."""
-    seen = torch.is_grad_enabled() or modules._global_forward_hooks or modules._global_forward_pre_hooks
-    if seen or torch.is_autocast_enabled("cpu") or resid.dtype != torch.float32 or not sites.pays(resid):
+    if not (tap is identity or isinstance(tap, Hold)):
+        return False
+    if modules._global_forward_hooks or modules._global_forward_pre_hooks or torch.is_autocast_enabled("cpu"):
+        return False
+    if resid.dtype != torch.float32 or not sites.pays(resid):
         return False
     kinds = [type(sublayer) for sublayer in sublayers]
     if not kinds or kinds != [Attention, MLP] * (len(kinds) // 2):
         return False
     fits = all(len(sublayer.norm.weight) == resid.shape[-1] for sublayer in sublayers)  # others are refused at a site
-    return fits and all(map(_plain, (*sublayers, keep)))
+    if not (fits and all(map(_plain, (*sublayers, keep)))):
+        return False
+    return not torch.is_grad_enabled() or _has_gradient(sublayers, keep, positions)
+
+
+def _has_gradient(sublayers: Sequence[Sublayer], keep: nn.Module, positions: Tensor | None) -> bool:
+    """Whether the operators have all gradients that there are to be: those of the stream, if it is not sparse."""
+    assert isinstance(keep, AbsTopK)
+    weights: list[Tensor] = [parameter for sublayer in sublayers for parameter in sublayer.parameters()]
+    weights += [] if positions is None else [positions]
+    return keep.k == keep.width and not any(weight.requires_grad for weight in weights)
 
 
 def _plain(module: nn.Module) -> bool:
@@ -43,10 +61,10 @@ def _plain(module: nn.Module) -> bool:
 
 
 def run_unseen(
-    resid: Tensor, sublayers: Sequence[Sublayer], keep: AbsTopK, positions: Tensor | None, cache: Cache | None
+    resid: Tensor, sublayers: Sequence[Sublayer], keep: AbsTopK, positions: Tensor | None, cache: Cache | None, tap: Tap
 ) -> Tensor:
     """Take a residual point [batch, pos, d_model] through whole layers, as `Transformer.run` does."""
-    end = None
+    end, held = None, []
     for attention, mlp in zip(sublayers[::2], sublayers[1::2], strict=True):
         assert isinstance(attention, Attention)
         assert isinstance(mlp, MLP)
@@ -56,7 +74,9 @@ def run_unseen(
             _map(attention, "k", attention.w_k),
             _map(attention, "v", attention.w_v),
         )
-        resid, *asked = between_attentions(resid, keep.k, end, begin)
+        held += _held(attention, ("act_in", "q", "k", "v"), tap)
+        resid, *asked = between_attentions(resid, keep.k, end, begin, held)
+        assert isinstance(mlp.w_out, SparseLinear)
         end = End(
             attention.heads(*asked, cache=cache),
             _map(attention, "resid_delta", attention.w_o),
@@ -64,8 +84,14 @@ def run_unseen(
             _map(mlp, "post_act", mlp.w_in),
             mlp.nonlinearity,
             _map(mlp, "resid_delta", mlp.w_out),
+            Turned(mlp.w_out.rows, mlp.w_out.column_starts, mlp.w_out.order),  # pyright: ignore
         )
-    return between_attentions(resid, keep.k, end, None)[0]
+        held = _held(attention, ("resid_delta",), tap) + _held(mlp, ("act_in", "post_act", "resid_delta"), tap)
+    return between_attentions(resid, keep.k, end, None, held)[0]
+
+
+def _held(sublayer: Sublayer, names: Sequence[str], tap: Tap) -> list[Held]:
+    return [tap.at(sublayer.sites[name]) for name in names] if isinstance(tap, Hold) else []
 
 
 def _map(sublayer: Sublayer, site: str, by: nn.Module) -> Map:

@@ -1,0 +1,142 @@
+"""Gradients of layers that nobody looks into, and nodes held there: those of the sites one by one."""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.model.layers import CONFIGS, LAYERS, hold, made
+from thinwire.model import Transformer, transformer
+from thinwire.model.sparse import compile_sparse
+from thinwire.model.taps import Hold
+from thinwire.sites import Site
+
+SHAPES = [(2, 64, 1), (4, 41, 2), (6, 70, 3), (3, 16, 3)]
+"""Sequences, tokens of each, trials: whole tiles, parts of one, several a trial, as few as there may be."""
+WITH_GRADIENTS = sorted(CONFIGS.keys() - {"sparse stream"})
+
+
+class Found(NamedTuple):
+    """What is found out about one way."""
+
+    resid: Tensor
+    gradients: list[Tensor]
+
+
+def passed(model: Transformer, start: Tensor, tap: Hold) -> Found:
+    """A residual point after all layers, and gradients of the one before and of masks that have one."""
+    leaf = start.detach().requires_grad_()
+    masks = [mask for mask in tap.masks.values() if mask.requires_grad]
+    made = model.run(leaf, tap=tap)
+    weights = torch.randn(made.shape, generator=torch.Generator().manual_seed(3))
+    return Found(made, list(torch.autograd.grad((made * weights).sum(), [leaf, *masks])))
+
+
+def one_by_one(model: Transformer, start: Tensor, tap: Hold, monkeypatch: pytest.MonkeyPatch) -> Found:
+    """The same, site by site."""
+    with monkeypatch.context() as patched:
+        patched.setattr(transformer, "goes_unseen", lambda *args: False)
+        return passed(model, start, tap)
+
+
+def check(found: Found, expected: Found) -> None:
+    """Alike, up to the order of sums: what a gradient should be is often the small rest of large numbers."""
+    torch.testing.assert_close(found.resid, expected.resid, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(found.gradients, expected.gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-6 * float(1 + theirs.abs().max()))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", WITH_GRADIENTS)
+def test_gradients_are_those_of_the_sites(
+    kind: str, shape: tuple[int, int, int], calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = compile_sparse(made(**CONFIGS[kind]), below=1.0)
+    *size, trials = shape
+    resid, tap = model.embed(torch.randint(20, size)), hold(model, trials)
+    found = passed(model, resid, tap)
+    assert len(calls) == LAYERS + 1
+    assert len(found.gradients) == 1 + 8 * LAYERS
+    check(found, one_by_one(model, resid, tap, monkeypatch))
+
+
+def test_gradients_of_some_alone(model: Transformer, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the stream, of masks, of masks of a few sites; and nodes held without any gradient."""
+    resid, tap = model.embed(torch.randint(20, (4, 41))), hold(model, 2)
+    fixed = Hold({site: mask.detach() for site, mask in tap.masks.items()}, tap.means)
+    partly = Hold({**fixed.masks, **{site: tap.masks[site] for site in list(tap.masks)[5:9]}}, tap.means)
+    for each, n_gradients in ((fixed, 1), (partly, 5)):
+        found = passed(model, resid, each)
+        assert len(found.gradients) == n_gradients
+        check(found, one_by_one(model, resid, each, monkeypatch))
+    alone = torch.autograd.grad(model.run(resid, tap=partly).sum(), partly.masks[list(tap.masks)[5]])
+    assert alone[0].any()
+    with torch.no_grad():
+        assert model.run(resid, tap=tap).equal(model.run(resid, tap=fixed))
+    assert len(calls) == 5 * (LAYERS + 1)
+
+
+def test_free_nodes_are_as_without_a_mask(model: Transformer, calls: list[Any]) -> None:
+    start = model.embed(torch.randint(20, (4, 41))).requires_grad_()
+    free = hold(model, 2)
+    free = Hold({site: torch.ones_like(mask) for site, mask in free.masks.items()}, free.means)
+    found = [model.run(start), model.run(start, tap=free)]
+    assert found[0].equal(found[1])
+    gradients = [torch.autograd.grad(each.square().sum(), start)[0] for each in found]
+    assert gradients[0].equal(gradients[1])
+    assert len(calls) == 2 * (LAYERS + 1)
+
+
+def test_goes_site_by_site_where_other_things_learn(calls: list[Any]) -> None:
+    """Weights, position channels, a stream that is sparse; and where activations are to be computed twice."""
+    for kind, parameter in (
+        ("plain", "blocks.1.mlp.w_in.values"),
+        ("beside", "positions"),
+        ("sinks", "blocks.0.attn.sink"),
+    ):
+        model = compile_sparse(made(**CONFIGS[kind]), below=1.0)
+        model.get_parameter(parameter).requires_grad_()
+        resid = model.run(model.embed(torch.randint(20, (2, 70))), tap=hold(model, 1))
+        (gradient,) = torch.autograd.grad(resid.square().sum(), model.get_parameter(parameter))
+        assert gradient.any()
+    sparse = compile_sparse(made(**CONFIGS["sparse stream"]), below=1.0)
+    assert sparse.run(sparse.embed(torch.randint(20, (2, 70))), tap=hold(sparse, 1)).requires_grad
+    assert not calls
+    again = compile_sparse(made(), below=1.0)
+    again.run(again.embed(torch.randint(20, (2, 70))), tap=hold(again, 1), recompute=True)
+    assert not calls
+
+
+def test_held_nodes_that_do_not_fit(model: Transformer, calls: list[Any]) -> None:
+    tap, resid = hold(model, 3), model.embed(torch.randint(20, (4, 41)))
+    with pytest.raises(ValueError, match=r"cannot hold 32 nodes of 164 tokens"):
+        model.run(resid, tap=tap)
+    site = Site.of(1, "mlp.post_act")
+    narrow = Hold(tap.masks, {**tap.means, site: tap.means[site][:5]})
+    with pytest.raises(ValueError, match=r"a mean \[5\] and a mask \[3, 128\] cannot hold 128 nodes of 246 tokens"):
+        model.run(model.embed(torch.randint(20, (6, 41))), tap=narrow)
+    assert calls
+
+
+def test_gradients_on_any_number_of_threads(model: Transformer) -> None:
+    resid, tap, threads = model.embed(torch.randint(20, (6, 200))), hold(model, 3), torch.get_num_threads()
+    expected = passed(model, resid, tap)
+    try:
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            found = passed(model, resid, tap)
+            assert all(ours.equal(theirs) for ours, theirs in zip(found.gradients, expected.gradients, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_ties_and_zeros(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that are often the same, and tokens in which fewer are not zero than are kept."""
+    dense = made(biases=False)
+    for weight in dense.parameters():
+        weight.data = weight.data.sign()
+    model = compile_sparse(dense, below=1.0)
+    resid = torch.randint(-1, 2, (4, 41, 32)).float() * (torch.rand(4, 41, 1) < 0.8)
+    check(passed(model, resid, hold(model, 2)), one_by_one(model, resid, hold(model, 2), monkeypatch))
+    assert len(calls) == LAYERS + 1

@@ -1,0 +1,226 @@
+"""CPU kernel of the way back through all that a layer does token by token.
+
+It computes a tile of tokens again, from the residual stream before and after and from what the heads returned, and
+passes gradients while all of that lies in the caches. See `thinwire.engine.layer_kernels`, whose bits say where.
+"""
+
+import numpy as np
+from numba import prange
+
+from thinwire.engine.ahead import AHEAD, read_ahead
+from thinwire.engine.jit import inlined, inner, kernel
+from thinwire.engine.layer_kernels import held, tokens_of
+from thinwire.engine.nonlinearity_kernels import GELU, applied, gelu_with_slope
+from thinwire.engine.site_kernels import mapped
+from thinwire.engine.stretches import LINE, among, fence, nonzero, store_stretch, stretch, total
+from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
+from thinwire.engine.vectors import everywhere
+
+NOTHING = np.uint64(0)
+
+
+@kernel
+def between_attentions_backward(
+    streams,
+    heads,
+    reads,
+    w_o,
+    w_in,
+    w_out,
+    turned,
+    nonlinearity,
+    next_reads,
+    w_q,
+    w_k,
+    w_v,
+    notes,
+    threads,
+    grads,
+    made,
+):
+    """Gradients of `layer_kernels.between_attentions`, from `grads` of the stream, q, k and v; these may have no rows.
+
+    What is `made`: that of the stream, which may have no rows; that of the heads; and that of the mask, from each tile
+    of tokens [tiles, nodes or none]. `streams` are the one that was given and the one that was made, `turned` the
+    values of `w_out` by its columns, their rows and where columns start, and notes mean, mask, scales and bits.
+    """
+    stream, out = streams
+    mean, mask, scales, kept = notes
+    d_out, d_q, d_k, d_v = grads
+    d_stream, d_heads, d_mask = made
+    width, n = out.shape
+    trials, stretches = len(mask), n_tiles(n // len(mask))
+    groups = trials * stretches
+    jobs = n_jobs(groups, threads)
+    d_in, d_given = width + max(len(reads[1]), len(next_reads[1])), max(width, len(heads))
+    past = n // trials * NUMBER % LINE == 0 and is_past(d_stream)
+    for job in prange(jobs):
+        resid, given, deltas, passed = empty_tile(width), empty_tile(d_in), empty_tile(width), empty_tile(width)
+        d_resid, d_input, spare = empty_tile(width), empty_tile(max(d_in, d_given)), empty_tile(1)
+        for group in range(job * groups // jobs, (job + 1) * groups // jobs):
+            begin, end = tokens_of(group, n, trials, stretches)
+            site, sums = (mean, mask[group // stretches], kept[group]), d_mask[group]
+            first = 0
+            if len(heads) > 0:
+                first += 2 * width + len(reads[1]) + len(w_in[3]) + width
+            _take(d_out, begin, end, d_resid)
+            if len(d_q) > 0:
+                _take(out, begin, end, resid)
+                scale = part(scales[1], begin, end)
+                d_read = d_input[: width + len(next_reads[1])]
+                _read_again(resid, next_reads, scale, begin, end, site, first, d_read, given)
+                place = first + len(d_read)
+                _pass_map(w_q, d_q, given, 0, TOKENS, begin, end, site, place, sums, d_read)
+                _pass_map(w_k, d_k, given, 0, TOKENS, begin, end, site, place + len(d_q), sums, d_read)
+                _pass_map(w_v, d_v, given, 0, TOKENS, begin, end, site, place + 2 * len(d_q), sums, d_read)
+                _pass_read(resid, next_reads, scale, begin, end, site, first, sums, d_read, d_resid)
+            if len(heads) > 0:
+                _add_again(stream, heads, w_o, begin, end, site, resid)
+                scale = part(scales[0], begin, end)
+                d_read = d_input[: width + len(reads[1])]
+                _read_again(resid, reads, scale, begin, end, site, width, d_read, given)
+                place = width + len(d_read)
+                maps = w_in, w_out, turned
+                _pass_mlp(maps, nonlinearity, given, d_resid, site, place, sums, deltas, passed, d_read)
+                _pass_read(resid, reads, scale, begin, end, site, width, sums, d_read, d_resid)
+                _clear(d_input)
+                _pass_map(w_o, d_resid, heads, begin, end, 0, TOKENS, site, 0, sums, d_input)
+                _put_all(d_input[: len(heads)], begin, end, past, spare, d_heads)
+            _put_all(d_resid, begin, end, past, spare, d_stream)
+        fence()
+
+
+@inner
+def _clear(tile):
+    for i in range(len(tile)):
+        store_stretch(tile[i], 0, everywhere(np.float32(0)))
+
+
+@inner
+def _take(x, begin, end, tile):
+    """Make a tile of a stretch of all rows."""
+    for i in range(len(x)):
+        read_ahead(x, i + AHEAD, begin, end)
+        store_stretch(tile[i], 0, part(x[i], begin, end))
+
+
+@inner
+def _put_all(tile, begin, end, past, spare, out):
+    """Write a tile to a stretch of all rows, if there are any."""
+    for i in range(len(out)):
+        put(stretch(tile[i], 0), begin, end, past, spare[0], out[i])
+
+
+@inlined
+def _kept_again(x, o, site):
+    """What is left of x, a stretch of node o, behind AbsTopK, and held."""
+    return held(among(x, site[2][o]), o, site)
+
+
+@inner
+def _read_again(resid, by, scale, begin, end, site, first, d_given, given):
+    """What a sublayer reads of a tile of the residual stream, as it was; and no gradient of that yet."""
+    gain, positions = by
+    width = len(resid)
+    for i in range(width):
+        store_stretch(given[i], 0, _kept_again(stretch(resid[i], 0) * scale * gain[i], first + i, site))
+    for i in range(len(positions)):
+        x = part(positions[i], begin, end)
+        store_stretch(given[width + i], 0, _kept_again(x, first + width + i, site))
+    _clear(d_given)
+
+
+@inner
+def _add_again(stream, heads, w_o, begin, end, site, resid):
+    """Make a tile of the residual stream behind an attention, as it was."""
+    values, columns, starts, bias = w_o
+    for i in range(len(stream)):
+        read_ahead(stream, i + AHEAD, begin, end)
+        delta = mapped(i, values, columns, starts, bias[i], heads, begin, end)
+        store_stretch(resid[i], 0, part(stream[i], begin, end) + _kept_again(delta, i, site))
+
+
+@inlined
+def _passed(moved, x, o, site, sums):
+    """What AbsTopK passes on of a gradient of node o, which was held after it; x is what AbsTopK was given.
+
+    The gradient of the mask is noted, where there is place for it.
+    """
+    mean, by, kept = site
+    if len(sums) > 0:
+        sums[o] = total(moved * (among(x, kept[o]) - mean[o]))
+    return among(by[o] * moved if len(by) > 0 else moved, kept[o])
+
+
+@inlined
+def _scatter(values, columns, starts, o, made, tile):
+    """Add row o of the matrix times a stretch to the rows of the tile."""
+    for place in range(starts[o], starts[o + 1]):
+        row = tile[columns[place]]
+        store_stretch(row, 0, stretch(row, 0) + values[place] * made)
+
+
+@inner
+def _pass_map(matrix, d_made, x, x_begin, x_end, begin, end, site, first, sums, d_x):
+    """Add to d_x, a tile, what comes of d_made[:, begin:end] through a map of x[:, x_begin:x_end]."""
+    values, columns, starts, bias = matrix
+    for o in range(len(bias)):
+        read_ahead(d_made, o + AHEAD, begin, end)
+        moved, made = part(d_made[o], begin, end), everywhere(np.float32(0))
+        if nonzero(moved) != NOTHING:
+            if len(sums) > 0:
+                made = mapped(o, values, columns, starts, bias[o], x, x_begin, x_end)
+            _scatter(values, columns, starts, o, _passed(moved, made, first + o, site, sums), d_x)
+        elif len(sums) > 0:
+            sums[first + o] = 0
+
+
+@inner
+def _pass_read(resid, by, scale, begin, end, site, first, sums, d_given, d_resid):
+    """Add to d_resid, a tile, what comes of a gradient of what is read."""
+    gain, positions = by
+    width = len(resid)
+    along = everywhere(np.float32(0))
+    for i in range(width):
+        x = stretch(resid[i], 0)
+        moved = gain[i] * _passed(stretch(d_given[i], 0), x * scale * gain[i], first + i, site, sums)
+        along += x * moved
+        store_stretch(d_given[i], 0, moved)
+    for i in range(len(positions)):
+        _passed(stretch(d_given[width + i], 0), part(positions[i], begin, end), first + width + i, site, sums)
+    along = along * scale * scale * (np.float32(1) / np.float32(width))
+    for i in range(width):
+        made = scale * (stretch(d_given[i], 0) - stretch(resid[i], 0) * along)
+        store_stretch(d_resid[i], 0, stretch(d_resid[i], 0) + made)
+
+
+@inner
+def _pass_mlp(maps, nonlinearity, given, d_resid, site, first, sums, made, passed, d_given):
+    """Add to d_given, a tile, what comes of d_resid through both maps of an MLP, whose nodes are from the first on.
+
+    Two tiles are for what the second map makes, which only the gradient of the mask needs, and for its gradient.
+    """
+    (values, columns, starts, bias), (_, _, _, last_bias), (last_values, rows, last_starts) = maps
+    _, by, kept = site
+    last, learns = first + len(bias), len(sums) > 0
+    for i in range(len(d_resid)):
+        by_last = by[last + i] if len(by) > 0 else np.float32(1)
+        store_stretch(passed[i], 0, among(by_last * stretch(d_resid[i], 0), kept[last + i]))
+        if learns:
+            store_stretch(made[i], 0, everywhere(last_bias[i]))
+    for o in range(len(bias)):
+        mapping = mapped(o, values, columns, starts, bias[o], given, 0, TOKENS)
+        if nonlinearity == GELU:
+            x, slope = gelu_with_slope(mapping)
+        else:
+            x, slope = applied(nonlinearity, mapping), everywhere(np.float32(1))
+        moved, between = everywhere(np.float32(0)), _kept_again(x, first + o, site)
+        for place in range(last_starts[o], last_starts[o + 1]):
+            i = rows[place]
+            moved += last_values[place] * stretch(passed[i], 0)
+            if learns:
+                store_stretch(made[i], 0, stretch(made[i], 0) + last_values[place] * between)
+        moved = _passed(moved, x, first + o, site, sums)
+        _scatter(values, columns, starts, o, moved * slope, d_given)
+    for i in range(len(d_resid)):
+        _passed(stretch(d_resid[i], 0), stretch(made[i], 0), last + i, site, sums)
