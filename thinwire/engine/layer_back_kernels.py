@@ -52,42 +52,57 @@ def between_attentions_backward(
     trials, stretches = len(mask), n_tiles(n // len(mask))
     groups = trials * stretches
     jobs = n_jobs(groups, threads)
-    d_in, d_given = width + max(len(reads[1]), len(next_reads[1])), max(width, len(heads))
-    past = n // trials * NUMBER % LINE == 0 and is_past(d_stream)
+    d_in = width + max(len(reads[1]), len(next_reads[1]))
+    behind = 2 * width + len(reads[1]) + len(w_in[3]) + width if len(heads) > 0 else 0  # nodes up to the next attention
+    whole = n // trials * NUMBER % LINE == 0  # lines, where a trial begins as well
+    of_stream, of_heads = whole and is_past(d_stream), whole and is_past(d_heads)
     for job in prange(jobs):
         resid, given, deltas, passed = empty_tile(width), empty_tile(d_in), empty_tile(width), empty_tile(width)
-        d_resid, d_input, spare = empty_tile(width), empty_tile(max(d_in, d_given)), empty_tile(1)
+        d_resid, d_given, spare = empty_tile(width), empty_tile(max(d_in, len(heads))), empty_tile(1)
+        tiles = resid, given, deltas, passed, d_given, d_resid
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             begin, end = tokens_of(group, n, trials, stretches)
             site, sums = (mean, mask[group // stretches], kept[group]), d_mask[group]
-            first = 0
-            if len(heads) > 0:
-                first += 2 * width + len(reads[1]) + len(w_in[3]) + width
             _take(d_out, begin, end, d_resid)
             if len(d_q) > 0:
-                _take(out, begin, end, resid)
-                scale = part(scales[1], begin, end)
-                d_read = d_input[: width + len(next_reads[1])]
-                _read_again(resid, next_reads, scale, begin, end, site, first, d_read, given)
-                place = first + len(d_read)
-                _pass_map(w_q, d_q, given, 0, TOKENS, begin, end, site, place, sums, d_read)
-                _pass_map(w_k, d_k, given, 0, TOKENS, begin, end, site, place + len(d_q), sums, d_read)
-                _pass_map(w_v, d_v, given, 0, TOKENS, begin, end, site, place + 2 * len(d_q), sums, d_read)
-                _pass_read(resid, next_reads, scale, begin, end, site, first, sums, d_read, d_resid)
+                maps, of_maps = (w_q, w_k, w_v), (d_q, d_k, d_v)
+                _pass_begin(out, next_reads, maps, of_maps, scales[1], begin, end, site, behind, sums, tiles)
             if len(heads) > 0:
-                _add_again(stream, heads, w_o, begin, end, site, resid)
-                scale = part(scales[0], begin, end)
-                d_read = d_input[: width + len(reads[1])]
-                _read_again(resid, reads, scale, begin, end, site, width, d_read, given)
-                place = width + len(d_read)
-                maps = w_in, w_out, turned
-                _pass_mlp(maps, nonlinearity, given, d_resid, site, place, sums, deltas, passed, d_read)
-                _pass_read(resid, reads, scale, begin, end, site, width, sums, d_read, d_resid)
-                _clear(d_input)
-                _pass_map(w_o, d_resid, heads, begin, end, 0, TOKENS, site, 0, sums, d_input)
-                _put_all(d_input[: len(heads)], begin, end, past, spare, d_heads)
-            _put_all(d_resid, begin, end, past, spare, d_stream)
+                maps = w_o, w_in, w_out, turned
+                _pass_end(stream, heads, reads, maps, nonlinearity, scales[0], begin, end, site, sums, tiles)
+                _put_all(d_given, begin, end, of_heads, spare, d_heads)
+            _put_all(d_resid, begin, end, of_stream, spare, d_stream)
         fence()
+
+
+@inner
+def _pass_begin(out, reads, maps, grads, scales, begin, end, site, first, sums, tiles):
+    """Add to the gradient of a tile of the stream what comes through q, k and v; nodes are from the first on."""
+    resid, given, _, _, d_given, d_resid = tiles
+    (w_q, w_k, w_v), (d_q, d_k, d_v) = maps, grads
+    scale, d_given = part(scales, begin, end), d_given[: len(resid) + len(reads[1])]
+    place, width = first + len(d_given), len(d_q)
+    _take(out, begin, end, resid)
+    _read_again(resid, reads, scale, begin, end, site, first, d_given, given)
+    _pass_map(w_q, d_q, given, 0, TOKENS, begin, end, site, place, sums, d_given)
+    _pass_map(w_k, d_k, given, 0, TOKENS, begin, end, site, place + width, sums, d_given)
+    _pass_map(w_v, d_v, given, 0, TOKENS, begin, end, site, place + 2 * width, sums, d_given)
+    _pass_read(resid, reads, scale, begin, end, site, first, sums, d_given, d_resid)
+
+
+@inner
+def _pass_end(stream, heads, reads, maps, nonlinearity, scales, begin, end, site, sums, tiles):
+    """Make of the gradient of a tile of the stream behind an MLP that before an attention's end, and that of heads."""
+    resid, given, deltas, passed, d_given, d_resid = tiles
+    w_o, w_in, w_out, turned = maps
+    width, scale, d_read = len(resid), part(scales, begin, end), d_given[: len(resid) + len(reads[1])]
+    _add_again(stream, heads, w_o, begin, end, site, resid)
+    _read_again(resid, reads, scale, begin, end, site, width, d_read, given)
+    mlp = w_in, w_out, turned
+    _pass_mlp(mlp, nonlinearity, given, d_resid, site, width + len(d_read), sums, deltas, passed, d_read)
+    _pass_read(resid, reads, scale, begin, end, site, width, sums, d_read, d_resid)
+    _clear(d_given)
+    _pass_map(w_o, d_resid, heads, begin, end, 0, TOKENS, site, 0, sums, d_given)
 
 
 @inner

@@ -182,11 +182,11 @@ def _for_the_way_back(n: int, mask: Tensor, tensors: Sequence[Tensor], wanted: b
 
 @operator("between_attentions_backward")
 def _between_attentions_backward(
-    grads: Sequence[Tensor],
     stream: Tensor,
     heads: Tensor,
     mask: Tensor,
     mean: Tensor,
+    grads: Sequence[Tensor],
     out: Tensor,
     scales: Tensor,
     kept: Tensor,
@@ -231,7 +231,7 @@ def _(stream, heads, mask, mean, tensors, numbers, epsilons, wanted):
 
 
 @_between_attentions_backward.register_fake
-def _(grads, stream, heads, mask, mean, out, scales, kept, tensors, nonlinearity, wanted_stream, wanted_mask):
+def _(stream, heads, mask, mean, grads, out, scales, kept, tensors, nonlinearity, wanted_stream, wanted_mask):
     d_stream = empty_activations(stream, stream.shape[-1] if wanted_stream else 0, torch.float32)
     d_heads = empty_activations(stream, heads.shape[-1] if heads.numel() else 0, torch.float32)
     return d_stream, d_heads, mask.new_empty(len(mask), mask.shape[1] if wanted_mask else 0)
@@ -252,7 +252,7 @@ def _backward(ctx, *grads: Tensor | None) -> tuple[Tensor | list[None] | None, .
     if grads[0] is None:
         given[0] = torch.zeros_like(out)
     d_stream, d_heads, d_mask = _between_attentions_backward(
-        given, stream, heads, mask, mean, out, scales, kept, tensors, ctx.nonlinearity, wanted_stream, wanted_mask
+        stream, heads, mask, mean, given, out, scales, kept, tensors, ctx.nonlinearity, wanted_stream, wanted_mask
     )
     return (
         d_stream.to(stream.dtype) if wanted_stream else None,
