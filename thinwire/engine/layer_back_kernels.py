@@ -156,6 +156,12 @@ def _add_again(stream, heads, w_o, begin, end, site, resid):
 
 
 @inlined
+def _is_free(o, site):
+    """Whether what comes before node o has any gradient from it."""
+    return len(site[1]) == 0 or site[1][o] != 0
+
+
+@inlined
 def _passed(moved, x, o, site, sums):
     """What AbsTopK passes on of a gradient of node o, which was held after it; x is what AbsTopK was given.
 
@@ -164,6 +170,8 @@ def _passed(moved, x, o, site, sums):
     mean, by, kept = site
     if len(sums) > 0:
         sums[o] = total(moved * (among(x, kept[o]) - mean[o]))
+    if not _is_free(o, site):
+        return everywhere(np.float32(0))
     return among(by[o] * moved if len(by) > 0 else moved, kept[o])
 
 
@@ -185,7 +193,9 @@ def _pass_map(matrix, d_made, x, x_begin, x_end, begin, end, site, first, sums, 
         if nonzero(moved) != NOTHING:
             if len(sums) > 0:
                 made = mapped(o, values, columns, starts, bias[o], x, x_begin, x_end)
-            _scatter(values, columns, starts, o, _passed(moved, made, first + o, site, sums), d_x)
+            made = _passed(moved, made, first + o, site, sums)
+            if _is_free(first + o, site):
+                _scatter(values, columns, starts, o, made, d_x)
         elif len(sums) > 0:
             sums[first + o] = 0
 
@@ -220,12 +230,14 @@ def _pass_mlp(maps, nonlinearity, given, d_resid, site, first, sums, made, passe
     last, learns = first + len(bias), len(sums) > 0
     for i in range(len(d_resid)):
         by_last = by[last + i] if len(by) > 0 else np.float32(1)
-        store_stretch(passed[i], 0, among(by_last * stretch(d_resid[i], 0), kept[last + i]))
+        moved = by_last * stretch(d_resid[i], 0) if by_last != 0 else everywhere(np.float32(0))
+        store_stretch(passed[i], 0, among(moved, kept[last + i]))
         if learns:
             store_stretch(made[i], 0, everywhere(last_bias[i]))
     for o in range(len(bias)):
         mapping = mapped(o, values, columns, starts, bias[o], given, 0, TOKENS)
-        if nonlinearity == GELU:
+        is_free = _is_free(first + o, site)
+        if nonlinearity == GELU and is_free:
             x, slope = gelu_with_slope(mapping)
         else:
             x, slope = applied(nonlinearity, mapping), everywhere(np.float32(1))
@@ -236,6 +248,7 @@ def _pass_mlp(maps, nonlinearity, given, d_resid, site, first, sums, made, passe
             if learns:
                 store_stretch(made[i], 0, stretch(made[i], 0) + last_values[place] * between)
         moved = _passed(moved, x, first + o, site, sums)
-        _scatter(values, columns, starts, o, moved * slope, d_given)
+        if is_free:
+            _scatter(values, columns, starts, o, moved * slope, d_given)
     for i in range(len(d_resid)):
         _passed(stretch(d_resid[i], 0), stretch(made[i], 0), last + i, site, sums)
