@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.model.layers import CONFIGS, LAYERS, hold, made
-from thinwire.model import Transformer, transformer
+from thinwire.engine import layers
+from thinwire.model import Transformer, transformer, unseen
 from thinwire.model.sparse import compile_sparse
 from thinwire.model.taps import Hold
 from thinwire.sites import Site
@@ -140,3 +141,63 @@ def test_ties_and_zeros(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> No
     resid = torch.randint(-1, 2, (4, 41, 32)).float() * (torch.rand(4, 41, 1) < 0.8)
     check(passed(model, resid, hold(model, 2)), one_by_one(model, resid, hold(model, 2), monkeypatch))
     assert len(calls) == LAYERS + 1
+
+
+def test_masks_of_other_numbers_of_trials_go_site_by_site(model: Transformer, calls: list[Any]) -> None:
+    tap, resid = hold(model, 2), model.embed(torch.randint(20, (4, 41)))
+    site = Site.of(1, "attn.k")
+    mixed = Hold({**tap.masks, site: tap.masks[site][:1]}, tap.means)
+    assert torch.autograd.grad(model.run(resid, tap=mixed).sum(), mixed.masks[site])[0].any()
+    assert not calls
+
+
+def test_a_result_may_be_changed_and_gradients_passed_twice(model: Transformer, calls: list[Any]) -> None:
+    start = model.embed(torch.randint(20, (4, 41))).requires_grad_()
+    made = model.run(start, tap=hold(model, 2))
+    loss = made.square().sum()
+    first, second = (torch.autograd.grad(loss, start, retain_graph=True)[0] for _ in range(2))
+    assert first.equal(second)
+    changed = model.run(start, tap=hold(model, 2))
+    changed += 1
+    assert torch.autograd.grad(changed.sum(), start)[0].any()
+    assert calls
+
+
+def test_what_is_not_a_number_stays_with_its_trial(
+    model: Transformer, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resid, tap = model.embed(torch.randint(20, (6, 41))), hold(model, 3)
+    clean = passed(model, resid, tap)
+    resid[2, 7, 3] = torch.nan
+    found, expected = passed(model, resid, tap), one_by_one(model, resid, tap, monkeypatch)
+    for ours, theirs, free in zip(found.gradients[1:], expected.gradients[1:], clean.gradients[1:], strict=True):
+        assert ours[[0, 2]].equal(free[[0, 2]])
+        assert ours[1].isnan().sum() <= theirs[1].isnan().sum() + 1
+    assert found.gradients[0][[0, 1, 4, 5]].equal(clean.gradients[0][[0, 1, 4, 5]])
+    assert calls
+
+
+@pytest.mark.parametrize("places", [(0,), (1,), (2,), (3,), (0, 3), (1, 2)])
+def test_gradients_of_some_results_alone(
+    model: Transformer, places: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the others are zero; with an end of a layer before it, and without one."""
+    results, run = [], layers.between_attentions
+
+    def noted(*args: Any) -> Any:
+        results.append((args, run(*args)))
+        return results[-1][1]
+
+    monkeypatch.setattr(unseen, "between_attentions", noted)
+    tap = hold(model, 2)
+    model.run(model.embed(torch.randint(20, (4, 41))).requires_grad_(), tap=tap)
+    for (stream, k_stream, end, begin, held), _ in results[:2]:
+        leaves = [stream.detach().requires_grad_(), *(each.mask for each in held)]
+        made = run(leaves[0], k_stream, end, begin, held)
+        weights = [torch.randn(x.shape) * (i in places) for i, x in enumerate(made)]
+        some = sum((made[i] * weights[i]).sum() for i in places)
+        every = sum((x * weight).sum() for x, weight in zip(made, weights, strict=True))
+        for one, other in zip(*(torch.autograd.grad(x, leaves, retain_graph=True) for x in (some, every)), strict=True):
+            assert one.equal(other)  # pyright: ignore
+    with pytest.raises(ValueError, match="no gradient where 8 of 32 channels"):
+        run(leaves[0], 8, end, begin, held)

@@ -9,11 +9,12 @@ from numba import prange
 
 from thinwire.engine.ahead import AHEAD, read_ahead
 from thinwire.engine.jit import inlined, inner, kernel
-from thinwire.engine.layer_kernels import held, tokens_of
+from thinwire.engine.layer_kernels import held
 from thinwire.engine.nonlinearity_kernels import GELU, applied, gelu_with_slope
+from thinwire.engine.site_back_kernels import scatter
 from thinwire.engine.site_kernels import mapped
 from thinwire.engine.stretches import LINE, among, fence, nonzero, store_stretch, stretch, total
-from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
+from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put, tokens_of
 from thinwire.engine.vectors import everywhere
 
 NOTHING = np.uint64(0)
@@ -38,7 +39,7 @@ def between_attentions_backward(
     grads,
     made,
 ):
-    """Gradients of `layer_kernels.between_attentions`, from `grads` of the stream, q, k and v; these may have no rows.
+    """Gradients of `layer_kernels.between_attentions`, from `grads` of the stream, q, k and v.
 
     What is `made`: that of the stream, which may have no rows; that of the heads; and that of the mask, from each tile
     of tokens [tiles, nodes or none]. `streams` are the one that was given and the one that was made, `turned` the
@@ -62,47 +63,47 @@ def between_attentions_backward(
         tiles = resid, given, deltas, passed, d_given, d_resid
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             begin, end = tokens_of(group, n, trials, stretches)
-            site, sums = (mean, mask[group // stretches], kept[group]), d_mask[group]
+            nodes, sums = (mean, mask[group // stretches], kept[group]), d_mask[group]
             _take(d_out, begin, end, d_resid)
             if len(d_q) > 0:
                 maps, of_maps = (w_q, w_k, w_v), (d_q, d_k, d_v)
-                _pass_begin(out, next_reads, maps, of_maps, scales[1], begin, end, site, behind, sums, tiles)
+                _pass_begin(out, next_reads, maps, of_maps, scales[1], begin, end, nodes, behind, sums, tiles)
             if len(heads) > 0:
                 maps = w_o, w_in, w_out, turned
-                _pass_end(stream, heads, reads, maps, nonlinearity, scales[0], begin, end, site, sums, tiles)
+                _pass_end(stream, heads, reads, maps, nonlinearity, scales[0], begin, end, nodes, sums, tiles)
                 _put_all(d_given, begin, end, of_heads, spare, d_heads)
             _put_all(d_resid, begin, end, of_stream, spare, d_stream)
         fence()
 
 
 @inner
-def _pass_begin(out, reads, maps, grads, scales, begin, end, site, first, sums, tiles):
+def _pass_begin(out, reads, maps, grads, scales, begin, end, nodes, first, sums, tiles):
     """Add to the gradient of a tile of the stream what comes through q, k and v; nodes are from the first on."""
     resid, given, _, _, d_given, d_resid = tiles
     (w_q, w_k, w_v), (d_q, d_k, d_v) = maps, grads
     scale, d_given = part(scales, begin, end), d_given[: len(resid) + len(reads[1])]
     place, width = first + len(d_given), len(d_q)
     _take(out, begin, end, resid)
-    _read_again(resid, reads, scale, begin, end, site, first, d_given, given)
-    _pass_map(w_q, d_q, given, 0, TOKENS, begin, end, site, place, sums, d_given)
-    _pass_map(w_k, d_k, given, 0, TOKENS, begin, end, site, place + width, sums, d_given)
-    _pass_map(w_v, d_v, given, 0, TOKENS, begin, end, site, place + 2 * width, sums, d_given)
-    _pass_read(resid, reads, scale, begin, end, site, first, sums, d_given, d_resid)
+    _read_again(resid, reads, scale, begin, end, nodes, first, d_given, given)
+    _pass_map(w_q, d_q, given, 0, TOKENS, begin, end, nodes, place, sums, d_given)
+    _pass_map(w_k, d_k, given, 0, TOKENS, begin, end, nodes, place + width, sums, d_given)
+    _pass_map(w_v, d_v, given, 0, TOKENS, begin, end, nodes, place + 2 * width, sums, d_given)
+    _pass_read(resid, reads, scale, begin, end, nodes, first, sums, d_given, d_resid)
 
 
 @inner
-def _pass_end(stream, heads, reads, maps, nonlinearity, scales, begin, end, site, sums, tiles):
+def _pass_end(stream, heads, reads, maps, nonlinearity, scales, begin, end, nodes, sums, tiles):
     """Make of the gradient of a tile of the stream behind an MLP that before an attention's end, and that of heads."""
     resid, given, deltas, passed, d_given, d_resid = tiles
     w_o, w_in, w_out, turned = maps
     width, scale, d_read = len(resid), part(scales, begin, end), d_given[: len(resid) + len(reads[1])]
-    _add_again(stream, heads, w_o, begin, end, site, resid)
-    _read_again(resid, reads, scale, begin, end, site, width, d_read, given)
+    _add_again(stream, heads, w_o, begin, end, nodes, resid)
+    _read_again(resid, reads, scale, begin, end, nodes, width, d_read, given)
     mlp = w_in, w_out, turned
-    _pass_mlp(mlp, nonlinearity, given, d_resid, site, width + len(d_read), sums, deltas, passed, d_read)
-    _pass_read(resid, reads, scale, begin, end, site, width, sums, d_read, d_resid)
+    _pass_mlp(mlp, nonlinearity, given, d_resid, nodes, width + len(d_read), sums, deltas, passed, d_read)
+    _pass_read(resid, reads, scale, begin, end, nodes, width, sums, d_read, d_resid)
     _clear(d_given)
-    _pass_map(w_o, d_resid, heads, begin, end, 0, TOKENS, site, 0, sums, d_given)
+    _pass_map(w_o, d_resid, heads, begin, end, 0, TOKENS, nodes, 0, sums, d_given)
 
 
 @inner
@@ -127,92 +128,87 @@ def _put_all(tile, begin, end, past, spare, out):
 
 
 @inlined
-def _kept_again(x, o, site):
+def _kept_again(x, o, nodes):
     """What is left of x, a stretch of node o, behind AbsTopK, and held."""
-    return held(among(x, site[2][o]), o, site)
+    return held(among(x, nodes[2][o]), o, nodes)
 
 
 @inner
-def _read_again(resid, by, scale, begin, end, site, first, d_given, given):
+def _read_again(resid, by, scale, begin, end, nodes, first, d_given, given):
     """What a sublayer reads of a tile of the residual stream, as it was; and no gradient of that yet."""
     gain, positions = by
     width = len(resid)
     for i in range(width):
-        store_stretch(given[i], 0, _kept_again(stretch(resid[i], 0) * scale * gain[i], first + i, site))
+        store_stretch(given[i], 0, _kept_again(stretch(resid[i], 0) * scale * gain[i], first + i, nodes))
     for i in range(len(positions)):
         x = part(positions[i], begin, end)
-        store_stretch(given[width + i], 0, _kept_again(x, first + width + i, site))
+        store_stretch(given[width + i], 0, _kept_again(x, first + width + i, nodes))
     _clear(d_given)
 
 
 @inner
-def _add_again(stream, heads, w_o, begin, end, site, resid):
+def _add_again(stream, heads, w_o, begin, end, nodes, resid):
     """Make a tile of the residual stream behind an attention, as it was."""
     values, columns, starts, bias = w_o
     for i in range(len(stream)):
         read_ahead(stream, i + AHEAD, begin, end)
         delta = mapped(i, values, columns, starts, bias[i], heads, begin, end)
-        store_stretch(resid[i], 0, part(stream[i], begin, end) + _kept_again(delta, i, site))
+        store_stretch(resid[i], 0, part(stream[i], begin, end) + _kept_again(delta, i, nodes))
 
 
 @inlined
-def _is_free(o, site):
+def _is_free(o, nodes):
     """Whether what comes before node o has any gradient from it."""
-    return len(site[1]) == 0 or site[1][o] != 0
+    return len(nodes[1]) == 0 or nodes[1][o] != 0
 
 
 @inlined
-def _passed(moved, x, o, site, sums):
-    """What AbsTopK passes on of a gradient of node o, which was held after it; x is what AbsTopK was given.
+def _note(moved, x, o, nodes, sums):
+    """Note the gradient of the mask of node o, whose own gradient moved; x is what AbsTopK was given."""
+    mean, _, kept = nodes
+    sums[o] = total(moved * (among(x, kept[o]) - mean[o])) if nonzero(moved) != NOTHING else np.float32(0)
 
-    The gradient of the mask is noted, where there is place for it.
-    """
-    mean, by, kept = site
-    if len(sums) > 0:
-        sums[o] = total(moved * (among(x, kept[o]) - mean[o]))
-    if not _is_free(o, site):
+
+@inlined
+def _passed(moved, o, nodes):
+    """What AbsTopK passes on of a gradient of node o, which was held after it."""
+    _, by, kept = nodes
+    if not _is_free(o, nodes):
         return everywhere(np.float32(0))
     return among(by[o] * moved if len(by) > 0 else moved, kept[o])
 
 
-@inlined
-def _scatter(values, columns, starts, o, made, tile):
-    """Add row o of the matrix times a stretch to the rows of the tile."""
-    for place in range(starts[o], starts[o + 1]):
-        row = tile[columns[place]]
-        store_stretch(row, 0, stretch(row, 0) + values[place] * made)
-
-
 @inner
-def _pass_map(matrix, d_made, x, x_begin, x_end, begin, end, site, first, sums, d_x):
+def _pass_map(matrix, d_made, x, x_begin, x_end, begin, end, nodes, first, sums, d_x):
     """Add to d_x, a tile, what comes of d_made[:, begin:end] through a map of x[:, x_begin:x_end]."""
     values, columns, starts, bias = matrix
     for o in range(len(bias)):
         read_ahead(d_made, o + AHEAD, begin, end)
-        moved, made = part(d_made[o], begin, end), everywhere(np.float32(0))
-        if nonzero(moved) != NOTHING:
-            if len(sums) > 0:
-                made = mapped(o, values, columns, starts, bias[o], x, x_begin, x_end)
-            made = _passed(moved, made, first + o, site, sums)
-            if _is_free(first + o, site):
-                _scatter(values, columns, starts, o, made, d_x)
+        moved = part(d_made[o], begin, end)
+        moves = nonzero(moved) != NOTHING
+        if moves and len(sums) > 0:
+            _note(moved, mapped(o, values, columns, starts, bias[o], x, x_begin, x_end), first + o, nodes, sums)
         elif len(sums) > 0:
             sums[first + o] = 0
+        if moves and _is_free(first + o, nodes):
+            scatter(values, columns, starts, o, _passed(moved, first + o, nodes), d_x)
 
 
 @inner
-def _pass_read(resid, by, scale, begin, end, site, first, sums, d_given, d_resid):
+def _pass_read(resid, by, scale, begin, end, nodes, first, sums, d_given, d_resid):
     """Add to d_resid, a tile, what comes of a gradient of what is read."""
     gain, positions = by
     width = len(resid)
     along = everywhere(np.float32(0))
     for i in range(width):
         x = stretch(resid[i], 0)
-        moved = gain[i] * _passed(stretch(d_given[i], 0), x * scale * gain[i], first + i, site, sums)
+        if len(sums) > 0:
+            _note(stretch(d_given[i], 0), x * scale * gain[i], first + i, nodes, sums)
+        moved = gain[i] * _passed(stretch(d_given[i], 0), first + i, nodes)
         along += x * moved
         store_stretch(d_given[i], 0, moved)
-    for i in range(len(positions)):
-        _passed(stretch(d_given[width + i], 0), part(positions[i], begin, end), first + width + i, site, sums)
+    for i in range(len(positions) if len(sums) > 0 else 0):
+        _note(stretch(d_given[width + i], 0), part(positions[i], begin, end), first + width + i, nodes, sums)
     along = along * scale * scale * (np.float32(1) / np.float32(width))
     for i in range(width):
         made = scale * (stretch(d_given[i], 0) - stretch(resid[i], 0) * along)
@@ -220,35 +216,32 @@ def _pass_read(resid, by, scale, begin, end, site, first, sums, d_given, d_resid
 
 
 @inner
-def _pass_mlp(maps, nonlinearity, given, d_resid, site, first, sums, made, passed, d_given):
+def _pass_mlp(maps, nonlinearity, given, d_resid, nodes, first, sums, deltas, passed, d_given):
     """Add to d_given, a tile, what comes of d_resid through both maps of an MLP, whose nodes are from the first on.
 
     Two tiles are for what the second map makes, which only the gradient of the mask needs, and for its gradient.
     """
     (values, columns, starts, bias), (_, _, _, last_bias), (last_values, rows, last_starts) = maps
-    _, by, kept = site
     last, learns = first + len(bias), len(sums) > 0
     for i in range(len(d_resid)):
-        by_last = by[last + i] if len(by) > 0 else np.float32(1)
-        moved = by_last * stretch(d_resid[i], 0) if by_last != 0 else everywhere(np.float32(0))
-        store_stretch(passed[i], 0, among(moved, kept[last + i]))
+        store_stretch(passed[i], 0, _passed(stretch(d_resid[i], 0), last + i, nodes))
         if learns:
-            store_stretch(made[i], 0, everywhere(last_bias[i]))
+            store_stretch(deltas[i], 0, everywhere(last_bias[i]))
     for o in range(len(bias)):
-        mapping = mapped(o, values, columns, starts, bias[o], given, 0, TOKENS)
-        is_free = _is_free(first + o, site)
+        mapping, is_free = mapped(o, values, columns, starts, bias[o], given, 0, TOKENS), _is_free(first + o, nodes)
         if nonlinearity == GELU and is_free:
             x, slope = gelu_with_slope(mapping)
         else:
             x, slope = applied(nonlinearity, mapping), everywhere(np.float32(1))
-        moved, between = everywhere(np.float32(0)), _kept_again(x, first + o, site)
+        moved, between = everywhere(np.float32(0)), _kept_again(x, first + o, nodes)
         for place in range(last_starts[o], last_starts[o + 1]):
             i = rows[place]
             moved += last_values[place] * stretch(passed[i], 0)
             if learns:
-                store_stretch(made[i], 0, stretch(made[i], 0) + last_values[place] * between)
-        moved = _passed(moved, x, first + o, site, sums)
+                store_stretch(deltas[i], 0, stretch(deltas[i], 0) + last_values[place] * between)
+        if learns:
+            _note(moved, x, first + o, nodes, sums)
         if is_free:
-            _scatter(values, columns, starts, o, moved * slope, d_given)
-    for i in range(len(d_resid)):
-        _passed(stretch(d_resid[i], 0), stretch(made[i], 0), last + i, site, sums)
+            scatter(values, columns, starts, o, _passed(moved, first + o, nodes) * slope, d_given)
+    for i in range(len(d_resid) if learns else 0):
+        _note(stretch(d_resid[i], 0), stretch(deltas[i], 0), last + i, nodes, sums)

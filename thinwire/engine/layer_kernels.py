@@ -21,24 +21,40 @@ from thinwire.engine.read_kernels import norm
 from thinwire.engine.site_kernels import mapped
 from thinwire.engine.stretches import LINE, fence, nonzero, reaching, store_stretch, stretch
 from thinwire.engine.threshold_search import lay, search_scratch
-from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
+from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put, tokens_of
 from thinwire.engine.vectors import everywhere
 
 
 @kernel
 def between_attentions(
-    stream, heads, reads, w_o, w_in, w_out, nonlinearity, next_reads, w_q, w_k, w_v, held, ks, epsilons, threads, made
+    stream,
+    heads,
+    reads,
+    w_o,
+    w_in,
+    w_out,
+    nonlinearity,
+    next_reads,
+    w_q,
+    w_k,
+    w_v,
+    holding,
+    ks,
+    epsilons,
+    threads,
+    made,
 ):
     """What is `made`: the residual stream [width, n] behind an MLP; q, k and v, each [d_heads, n], asked of it; notes.
 
     It begins with `stream` [width, n], to which the heads [d_heads, n] of an attention are added, and then the MLP;
     neither if there are no heads. There may be no q, k and v. The MLP `reads` with a gain [width] and rows of position
     channels [d_pos, n], and so does the next attention; `epsilons` are those of their norms. Matrices are values,
-    columns, starts and bias. `held` are mean and mask. `ks` is how many AbsTopK keeps: of the stream, of both reads,
+    columns, starts and bias. `holding` are mean and mask. `ks` is how many AbsTopK keeps: of the stream, of both reads,
     and of what each matrix makes. Notes, for the way back, are what both norms multiply by [2, n or none], and bits.
     """
     out, q, k, v, scales, kept = made
-    mean, mask = held
+    mean, mask = holding
+    k_stream, k_in, k_asked, k_written, k_between, k_delta, k_q, k_k, k_v = ks
     width, n = stream.shape
     trials, stretches = len(mask), n_tiles(n // len(mask))
     groups = trials * stretches
@@ -52,43 +68,35 @@ def between_attentions(
         spare = rows, scratch, short
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             begin, end = tokens_of(group, n, trials, stretches)
-            used, site = end - begin, (mean, mask[group // stretches], kept[group])
+            used, nodes = end - begin, (mean, mask[group // stretches], kept[group])
             for i in range(width):
                 store_stretch(resid[i], 0, part(stream[i], begin, end))
             first = 0
             if len(heads) > 0:
-                _add_kept(heads, begin, end, used, w_o, ks[3], ks[0], site, first, spare, deltas, resid)
+                _add_kept(heads, begin, end, used, w_o, k_written, k_stream, nodes, first, spare, deltas, resid)
                 first += width
-                _read(resid, reads, ks[1], epsilons[0], begin, end, site, first, spare, scales[0], given)
+                _read(resid, reads, k_in, epsilons[0], begin, end, nodes, first, spare, scales[0], given)
                 first += width + len(reads[1])
                 _lay_product(w_in, given, 0, TOKENS, nonlinearity, scratch, between)
-                _keep(between, ks[4], used, nonlinearity, site, first, scratch, short)
+                _keep(between, k_between, used, nonlinearity, nodes, first, scratch, short)
                 first += d_mlp
-                _add_kept(between, 0, TOKENS, used, w_out, ks[5], ks[0], site, first, spare, deltas, resid)
+                _add_kept(between, 0, TOKENS, used, w_out, k_delta, k_stream, nodes, first, spare, deltas, resid)
                 first += width
             if len(q) > 0:
-                _read(resid, next_reads, ks[2], epsilons[1], begin, end, site, first, spare, scales[1], given)
+                _read(resid, next_reads, k_asked, epsilons[1], begin, end, nodes, first, spare, scales[1], given)
                 first += width + len(next_reads[1])
-                _write_kept(given, w_q, ks[6], begin, end, of_heads, site, first, spare, deltas, q)
-                _write_kept(given, w_k, ks[7], begin, end, of_heads, site, first + len(q), spare, deltas, k)
-                _write_kept(given, w_v, ks[8], begin, end, of_heads, site, first + 2 * len(q), spare, deltas, v)
+                _write_kept(given, w_q, k_q, begin, end, of_heads, nodes, first, spare, deltas, q)
+                _write_kept(given, w_k, k_k, begin, end, of_heads, nodes, first + len(q), spare, deltas, k)
+                _write_kept(given, w_v, k_v, begin, end, of_heads, nodes, first + 2 * len(q), spare, deltas, v)
             for i in range(width):
                 put(stretch(resid[i], 0), begin, end, of_stream, rows[0], out[i])
         fence()
 
 
-@inner
-def tokens_of(group, n, trials, stretches):
-    """The first token of a tile, and the one after the last."""
-    length = n // trials
-    begin = group // stretches * length + group % stretches * TOKENS
-    return begin, min((group // stretches + 1) * length, begin + TOKENS)
-
-
 @inlined
-def held(x, o, site):
+def held(x, o, nodes):
     """x, a stretch of node o, moved towards its mean where the mask is not 1, all the way where it is 0."""
-    mean, by, _ = site
+    mean, by, _ = nodes
     if len(by) > 0 and by[o] != 1:
         constant = everywhere(mean[o])
         x = constant if by[o] == 0 else constant + by[o] * (x - constant)
@@ -96,11 +104,11 @@ def held(x, o, site):
 
 
 @inlined
-def _noted(x, o, site, every):
-    """The same; it notes where x is not zero, and `every` lane through which all gradients pass."""
-    if len(site[2]) > 0:
-        site[2][o] = nonzero(x) | every
-    return held(x, o, site)
+def _noted(x, o, nodes, every):
+    """x, held; it is noted where x is not zero, and `every` lane through which all gradients pass."""
+    if len(nodes[2]) > 0:
+        nodes[2][o] = nonzero(x) | every
+    return held(x, o, nodes)
 
 
 @inner
@@ -121,23 +129,23 @@ def _lay_product(matrix, x, begin, end, nonlinearity, scratch, tile):
 
 
 @inner
-def _keep(tile, k, used, nonlinearity, site, first, scratch, short):
+def _keep(tile, k, used, nonlinearity, nodes, first, scratch, short):
     """Zero what AbsTopK does not keep of a tile that is laid, and hold it, nodes from the first on."""
     least, every = _settled(tile, k, used, scratch, short)
     every = np.uint64(0) if nonlinearity == RELU else every  # of ReLU zeros have no slope
     for i in range(len(tile)):
-        store_stretch(tile[i], 0, _noted(reaching(stretch(tile[i], 0), least), first + i, site, every))
+        store_stretch(tile[i], 0, _noted(reaching(stretch(tile[i], 0), least), first + i, nodes, every))
 
 
 @inner
-def _add_kept(x, begin, end, used, matrix, k, k_stream, site, first, spare, made, resid):
+def _add_kept(x, begin, end, used, matrix, k, k_stream, nodes, first, spare, made, resid):
     """Add what AbsTopK keeps of a matrix times x[:, begin:end], held, to a tile of the residual stream."""
     _, scratch, short = spare
     made = made[: len(resid)]
     _lay_product(matrix, x, begin, end, IDENTITY, scratch, made)
     least, every = _settled(made, k, used, scratch, short)
     for i in range(len(resid)):
-        delta = _noted(reaching(stretch(made[i], 0), least), first + i, site, every)
+        delta = _noted(reaching(stretch(made[i], 0), least), first + i, nodes, every)
         store_stretch(resid[i], 0, stretch(resid[i], 0) + delta)
     if k_stream < len(resid):
         for i in range(len(resid)):
@@ -146,7 +154,7 @@ def _add_kept(x, begin, end, used, matrix, k, k_stream, site, first, spare, made
 
 
 @inner
-def _read(resid, by, k, epsilon, begin, end, site, first, spare, scales, given):
+def _read(resid, by, k, epsilon, begin, end, nodes, first, spare, scales, given):
     """Make a tile of what AbsTopK keeps of the norm of the residual stream, and of position channels, held."""
     gain, positions = by
     rows, scratch, short = spare
@@ -162,11 +170,11 @@ def _read(resid, by, k, epsilon, begin, end, site, first, spare, scales, given):
     norm(resid, gain, stretch(rows[1], 0), scratch, given)
     for i in range(len(positions)):
         lay(given, width + i, part(positions[i], begin, end), scratch)
-    _keep(given[: width + len(positions)], k, end - begin, IDENTITY, site, first, scratch, short)
+    _keep(given[: width + len(positions)], k, end - begin, IDENTITY, nodes, first, scratch, short)
 
 
 @inner
-def _write_kept(given, matrix, k, begin, end, past, site, first, spare, made, out):
+def _write_kept(given, matrix, k, begin, end, past, nodes, first, spare, made, out):
     """out[:, begin:end] = what AbsTopK keeps of a matrix times a tile, held."""
     rows, scratch, short = spare
     made = made[: len(out)]
@@ -175,5 +183,5 @@ def _write_kept(given, matrix, k, begin, end, past, site, first, spare, made, ou
     for i in range(len(out)):
         if not past:
             write_ahead(out, min(i + AHEAD, len(out) - 1), begin, end)
-        x = _noted(reaching(stretch(made[i], 0), least), first + i, site, every)
+        x = _noted(reaching(stretch(made[i], 0), least), first + i, nodes, every)
         put(x, begin, end, past, rows[0], out[i])

@@ -28,7 +28,7 @@ class Map(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """Where the nonzeros of a map are, by its columns: see `SparsePattern`."""
+    """Where the nonzeros of a map are, by its columns, which only the way back needs: see `SparsePattern`."""
 
     rows: Tensor
     column_starts: Tensor
@@ -78,8 +78,8 @@ def between_attentions(
     Returns the stream behind the MLP, of which `k_stream` channels are kept after each addition, and q, k and v
     [..., d_heads] of the next attention, which are empty without a `begin`; all are feature-major float32. Nodes may be
     `held` at all sites that are passed, in that order. There are gradients of the stream, the heads and the masks, not
-    of weights, and none where fewer channels of the stream are kept than it has. Raises ValueError where something is
-    held that does not fit.
+    of weights. Raises ValueError where something is held that does not fit, and where there is to be a gradient and
+    fewer channels of the stream are kept than it has.
     """
     nothing, no_place = stream.new_empty(0, dtype=torch.float32), stream.new_empty(0, dtype=torch.int32)
     reads = [None if end is None else end.read, None if begin is None else begin.read]
@@ -96,18 +96,42 @@ def between_attentions(
     nonlinearity = CODES["identity" if end is None else end.nonlinearity]
     epsilons = [0.0 if read is None else read.epsilon for read in reads]
     heads = nothing if end is None else end.heads
-    mean, mask = _side_by_side(held, _widths(tensors), stream[..., 0].numel())
+    mean, mask = _side_by_side(held, _Parts.of(tensors).widths(), stream[..., 0].numel())
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (stream, heads, mask))
+    if wanted and k_stream < stream.shape[-1]:
+        raise ValueError(f"there is no gradient where {k_stream} of {stream.shape[-1]} channels of the stream are kept")
     return _between_attentions(stream, heads, mask, mean, tensors, [k_stream, nonlinearity, *ks], epsilons, wanted)[:4]
 
 
-def _widths(tensors: Sequence[Tensor]) -> list[int]:
-    """How many nodes the sites have that are passed."""
-    gain, positions, next_gain, next_positions, *maps = tensors
-    made, found = [len(bias) for bias in maps[3:24:4]], []
-    for by, beside in ((gain, positions), (next_gain, next_positions)):
-        found.append(len(by) + (beside.shape[-1] if beside.numel() else 0))
-    return [width for width in (made[0], found[0], *made[1:3], found[1], *made[3:]) if width]
+class _Parts(NamedTuple):
+    """What the flat list of tensors is that the operators take."""
+
+    reads: list[Sequence[Tensor]]
+    """Gain and position channels of each."""
+    maps: list[Sequence[Tensor]]
+    """Values, columns, starts and bias of each, in the order of their use."""
+    turned: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "_Parts":
+        """Those that `between_attentions` put together."""
+        reads, maps = [tensors[i : i + 2] for i in (0, 2)], [tensors[i : i + 4] for i in range(4, 28, 4)]
+        return cls(reads, maps, tensors[28:])
+
+    def made(self) -> list[int]:
+        """How many channels each map makes."""
+        return [len(bias) for *_, bias in self.maps]
+
+    def widths(self) -> list[int]:
+        """How many nodes the sites have that are passed."""
+        read = [len(gain) + (positions.shape[-1] if positions.numel() else 0) for gain, positions in self.reads]
+        written, between, delta, *asked = self.made()
+        return [width for width in (written, read[0], between, delta, read[1], *asked) if width]
+
+    def as_kernels_take(self, n: int) -> tuple[Any, Any, list[tuple[np.ndarray, ...]]]:
+        """Both reads, with position channels of n tokens, and six maps."""
+        first, second = ((gain.detach().float().numpy(), _rows(positions, n)) for gain, positions in self.reads)
+        return first, second, [matrix_numbers(*each) for each in self.maps]
 
 
 def _side_by_side(held: Sequence[Held], widths: Sequence[int], n: int) -> tuple[Tensor, Tensor]:
@@ -116,6 +140,8 @@ def _side_by_side(held: Sequence[Held], widths: Sequence[int], n: int) -> tuple[
         return torch.empty(0), torch.empty(1, 0)
     for each, width in zip(held, widths, strict=True):
         each.check(width, n)
+    if len({len(each.mask) for each in held}) > 1:
+        raise ValueError("the masks of sites have different numbers of trials")
     return torch.cat([each.mean.float() for each in held]), torch.cat([each.mask.float() for each in held], 1)
 
 
@@ -136,9 +162,9 @@ def _between_attentions(
     """
     rows = features(stream)
     width, n = rows.shape
-    reads, next_reads, maps = _as_kernels_take(tensors, n)
+    reads, next_reads, maps = _Parts.of(tensors).as_kernels_take(n)
     k_stream, nonlinearity, *ks = numbers
-    made = [torch.empty(d, n) for d in (width, *(len(each[3]) for each in maps[3:]))]
+    made = [empty_activations(stream, d, torch.float32) for d in (width, *(len(each[3]) for each in maps[3:]))]
     scales, kept = _for_the_way_back(n, mask, tensors, wanted)
     use_threads()
     layer_kernels.between_attentions(
@@ -153,30 +179,21 @@ def _between_attentions(
         (k_stream, *ks),
         tuple(map(np.float32, epsilons)),
         torch.get_num_threads(),
-        (*(each.numpy() for each in made), scales.numpy(), kept.numpy().view(np.uint64)),
+        (*(_rows(each, n) for each in made), scales.numpy(), kept.numpy().view(np.uint64)),
     )
-    stream, q, k, v = (activations(each, stream.shape[:-1]) for each in made)
+    stream, q, k, v = made
     return stream, q, k, v, scales, kept
 
 
-def _as_kernels_take(tensors: Sequence[Tensor], n: int) -> tuple[Any, Any, list[tuple[np.ndarray, ...]]]:
-    """Both reads, each a gain and position channels of n tokens, and six maps."""
-    gain, positions, next_gain, next_positions, *maps = tensors
-    reads, next_reads = (
-        (by.detach().float().numpy(), _rows(beside, n))
-        for by, beside in ((gain, positions), (next_gain, next_positions))
-    )
-    return reads, next_reads, [matrix_numbers(*maps[i : i + 4]) for i in range(0, 24, 4)]
-
-
 def _rows(x: Tensor, n: int) -> np.ndarray:
+    """The numbers of x [..., width], which lie as they do if it is feature-major float32: [width, n]."""
     return features(x.detach().float()).numpy() if x.numel() else np.empty((0, n), np.float32)
 
 
 def _for_the_way_back(n: int, mask: Tensor, tensors: Sequence[Tensor], wanted: bool) -> tuple[Tensor, Tensor]:
     """Place for scales and bits, as `_between_attentions` returns them."""
     tiles = len(mask) * -(-n // len(mask) // TOKENS)
-    nodes = sum(_widths(tensors)) if wanted else 0
+    nodes = sum(_Parts.of(tensors).widths()) if wanted else 0
     return mask.new_zeros(2, n if wanted else 0), mask.new_empty(tiles, nodes, dtype=torch.int64)
 
 
@@ -198,9 +215,10 @@ def _between_attentions_backward(
     """Gradients of the stream and the mask, empty where not wanted, and of the heads."""
     rows, found = features(stream), features(out)
     width, n = rows.shape
-    reads, next_reads, maps = _as_kernels_take(tensors, n)
-    places, starts, order = tensors[-3:]
-    last_values = tensors[12].detach().float()[order]
+    parts = _Parts.of(tensors)
+    reads, next_reads, maps = parts.as_kernels_take(n)
+    places, starts, order = parts.turned
+    last_values = parts.maps[2][0].detach().float()[order]
     d_stream = torch.empty(width if wanted_stream else 0, n)
     d_heads = torch.empty(heads.shape[-1] if heads.numel() else 0, n)
     d_mask = torch.empty(len(kept), mask.shape[1] if wanted_mask else 0)
@@ -225,7 +243,7 @@ def _between_attentions_backward(
 
 @_between_attentions.register_fake
 def _(stream, heads, mask, mean, tensors, numbers, epsilons, wanted):
-    widths = stream.shape[-1], *(len(bias) for bias in tensors[19:28:4])  # those of q, k and v
+    widths = stream.shape[-1], *_Parts.of(tensors).made()[3:]
     stream, q, k, v = (empty_activations(stream, width, torch.float32) for width in widths)
     return stream, q, k, v, *_for_the_way_back(stream[..., 0].numel(), mask, tensors, wanted)
 
@@ -239,7 +257,8 @@ def _(stream, heads, mask, mean, grads, out, scales, kept, tensors, nonlinearity
 
 def _keep_for_backward(ctx, inputs, output) -> None:
     stream, heads, mask, mean, tensors, numbers, *_ = inputs
-    out, *_, scales, kept = output
+    out, q, *_, scales, kept = output
+    out = out if q.numel() else stream  # only the next attention reads it again; it may be changed otherwise
     ctx.save_for_backward(stream, heads, mask, mean, out, scales, kept, *tensors)
     ctx.mark_non_differentiable(scales, kept)
     ctx.nonlinearity = numbers[1]
@@ -248,9 +267,11 @@ def _keep_for_backward(ctx, inputs, output) -> None:
 def _backward(ctx, *grads: Tensor | None) -> tuple[Tensor | list[None] | None, ...]:
     stream, heads, mask, mean, out, scales, kept, *tensors = ctx.saved_tensors
     wanted_stream, wanted_heads, wanted_mask, *_ = ctx.needs_input_grad
-    given = [out.new_zeros(0) if grad is None else grad for grad in grads[:4]]
-    if grads[0] is None:
-        given[0] = torch.zeros_like(out)
+    widths = out.shape[-1], *_Parts.of(tensors).made()[3:]
+    given = [
+        torch.zeros_like(empty_activations(out, width)) if grad is None else grad
+        for grad, width in zip(grads, widths, strict=False)
+    ]
     d_stream, d_heads, d_mask = _between_attentions_backward(
         stream, heads, mask, mean, given, out, scales, kept, tensors, ctx.nonlinearity, wanted_stream, wanted_mask
     )

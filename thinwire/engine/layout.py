@@ -22,7 +22,19 @@ def features(x: Tensor) -> Tensor:
 
 def empty_activations(like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
     """A feature-major tensor [..., width] with the other dimensions of `like` [..., any], and nothing in it yet."""
-    return like.new_empty((width, *like.shape[:-1]), dtype=dtype).movedim(0, -1)
+    lead, n = like.shape[:-1], like[..., 0].numel()
+    return like.new_empty_strided(
+        (*lead, width), (*_strides(lead), n), dtype=dtype
+    )  # not a view, which none may change
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    """Those of a contiguous tensor."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.insert(0, step)
+        step *= size
+    return strides
 
 
 def activations(rows: Tensor, lead: Sequence[int]) -> Tensor:

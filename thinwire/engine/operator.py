@@ -40,7 +40,7 @@ class Operator:
         def passed_back(ctx: Any, *grads: Any) -> Any:
             if all(grad is None for grad in grads):
                 return (None,) * len(ctx.needs_input_grad)
-            # the library has a gradient for each tensor of a list, a function none for the list
+            # of a list of tensors the library wants one gradient each, a function one None for all
             return tuple(None if isinstance(grad, list) else grad for grad in backward(ctx, *grads))
 
         parts = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(passed_back))}

@@ -9,7 +9,7 @@ from thinwire.engine.jit import inner, kernel
 from thinwire.engine.pointwise_kernels import scale_of_squares
 from thinwire.engine.stretches import LINE, fence, store_stretch, stretch, total, where
 from thinwire.engine.threshold_search import lay, search_scratch
-from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, flags_part, is_past, n_jobs, n_tiles, part, put
+from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, flags_part, is_past, n_jobs, n_tiles, part, put, tokens_of
 from thinwire.engine.vectors import everywhere
 
 
@@ -73,8 +73,7 @@ def norm_and_keep_backward(x, gain, scales, kept, mean, mask, flags, short, grad
         passed, given, spare = empty_tile(width), empty_tile(width), empty_tile(1)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             trial = group // stretches
-            begin = trial * n + group % stretches * TOKENS
-            end = min((trial + 1) * n, begin + TOKENS)
+            begin, end = tokens_of(group, n * trials, trials, stretches)
             of_read = kept, mean, mask[trial], flags, short, grad
             sums = d_mask[trial, group % stretches]
             _pass_stretch(x, gain, scales, of_read, begin, end, past, passed, given, spare, d_x, sums)

@@ -12,7 +12,7 @@ from thinwire.engine.jit import inlined, inner, kernel
 from thinwire.engine.nonlinearity_kernels import GELU, RELU, applied, gelu_slope
 from thinwire.engine.site_kernels import mapped
 from thinwire.engine.stretches import LINE, fence, nonzero, store_stretch, stretch, total, where
-from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, flags_part, is_past, n_jobs, part, put
+from thinwire.engine.tiles import NUMBER, TOKENS, empty_tile, flags_part, is_past, n_jobs, part, put, tokens_of
 from thinwire.engine.vectors import everywhere
 
 
@@ -34,8 +34,7 @@ def pass_back(matrix, transposed, x, nonlinearity, kept, held, short, grad, thre
         tile, spare, passed = empty_tile(rows if gathers else len(d_x)), empty_tile(1), np.empty(rows, np.bool_)
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             trial = group // stretches
-            begin = trial * n + group % stretches * TOKENS
-            end = min((trial + 1) * n, begin + TOKENS)
+            begin, end = tokens_of(group, n * trials, trials, stretches)
             of_site = kept, held[0], held[1][trial], held[2], short, grad
             sums = d_mask[trial, group % stretches]
             _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, passed, tile, d_map, sums)
@@ -81,7 +80,7 @@ def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, 
             if nonlinearity == GELU:
                 made = made * gelu_slope(mapping)
             if by != 0 and not gathers and len(tile) > 0:
-                _scatter(values, columns, starts, o, made, tile)
+                scatter(values, columns, starts, o, made, tile)
         if by == 0:
             made = nothing
         if gathers:
@@ -106,7 +105,7 @@ def _ask(matrix, x, nonlinearity, o, of_site, begin, end, passed):
 
 
 @inlined
-def _scatter(values, columns, starts, o, made, tile):
+def scatter(values, columns, starts, o, made, tile):
     """Add row o of the matrix times a stretch to the rows of the tile."""
     for place in range(starts[o], starts[o + 1]):
         row = tile[columns[place]]

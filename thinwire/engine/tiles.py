@@ -79,6 +79,14 @@ def n_tiles(n):
 
 
 @inner
+def tokens_of(group, n, trials, stretches):
+    """The first token of a tile of one trial, of so many stretches each, and the one after the last; of n tokens."""
+    length = n // trials
+    begin = group // stretches * length + group % stretches * TOKENS
+    return begin, min((group // stretches + 1) * length, begin + TOKENS)
+
+
+@inner
 def n_jobs(groups, threads):
     """In how many parts threads share groups of work: a few each, since every part makes its own scratch."""
     return min(groups, 2 * threads)

@@ -28,7 +28,8 @@ def goes_unseen(
     resid: Tensor, sublayers: Sequence[Sublayer], keep: nn.Module, positions: Tensor | None, tap: Tap
 ) -> bool:
     """Whether residual points [batch, pos, d_model], sparsified by `keep`, may pass whole layers in few operators."""
-    if not (tap is identity or isinstance(tap, Hold)):
+    alike = isinstance(tap, Hold) and len({len(mask) for mask in tap.masks.values()}) == 1  # trials at all sites
+    if not (tap is identity or alike):
         return False
     if modules._global_forward_hooks or modules._global_forward_pre_hooks or torch.is_autocast_enabled("cpu"):
         return False
@@ -44,7 +45,7 @@ def goes_unseen(
 
 
 def _has_gradient(sublayers: Sequence[Sublayer], keep: nn.Module, positions: Tensor | None) -> bool:
-    """Whether the operators have all gradients that there are to be: those of the stream, if it is not sparse."""
+    """Whether no weight and no position channel learns, and the stream is not sparse: the operators have the rest."""
     assert isinstance(keep, AbsTopK)
     weights: list[Tensor] = [parameter for sublayer in sublayers for parameter in sublayer.parameters()]
     weights += [] if positions is None else [positions]

@@ -19,7 +19,7 @@ from thinwire.prune.passes import Token
 from thinwire.sites import Node, Shape, Site, all_sites
 from thinwire.tasks import PairBatch, last_logits, margin, norms_on
 
-PART_BYTES = 2**25
+PART_BYTES = 2**27
 """A batch is computed in parts, each of pairs of like length, whose widest activations take about so much memory.
 
 That is little padding; smaller parts would be all overhead, and larger ones take memory for little.
