@@ -131,6 +131,9 @@ def _lay_product(matrix, x, begin, end, nonlinearity, scratch, tile):
 @inner
 def _keep(tile, k, used, nonlinearity, nodes, first, scratch, short):
     """Zero what AbsTopK does not keep of a tile that is laid, and hold it, nodes from the first on."""
+    if len(nodes[1]) + len(nodes[2]) == 0:
+        keep_in_place(tile, k, used, scratch, short)
+        return
     least, every = _settled(tile, k, used, scratch, short)
     every = np.uint64(0) if nonlinearity == RELU else every  # of ReLU zeros have no slope
     for i in range(len(tile)):
