@@ -27,33 +27,18 @@ from thinwire.engine.vectors import everywhere
 
 @kernel
 def between_attentions(
-    stream,
-    heads,
-    reads,
-    w_o,
-    w_in,
-    w_out,
-    nonlinearity,
-    next_reads,
-    w_q,
-    w_k,
-    w_v,
-    holding,
-    ks,
-    epsilons,
-    threads,
-    made,
+    stream, heads, reads, w_o, w_in, w_out, nonlinearity, next_reads, w_q, w_k, w_v, hold, ks, epsilons, threads, made
 ):
     """What is `made`: the residual stream [width, n] behind an MLP; q, k and v, each [d_heads, n], asked of it; notes.
 
     It begins with `stream` [width, n], to which the heads [d_heads, n] of an attention are added, and then the MLP;
     neither if there are no heads. There may be no q, k and v. The MLP `reads` with a gain [width] and rows of position
     channels [d_pos, n], and so does the next attention; `epsilons` are those of their norms. Matrices are values,
-    columns, starts and bias. `holding` are mean and mask. `ks` is how many AbsTopK keeps: of the stream, of both reads,
+    columns, starts and bias. `hold` are mean and mask. `ks` is how many AbsTopK keeps: of the stream, of both reads,
     and of what each matrix makes. Notes, for the way back, are what both norms multiply by [2, n or none], and bits.
     """
     out, q, k, v, scales, kept = made
-    mean, mask = holding
+    mean, mask = hold
     k_stream, k_in, k_asked, k_written, k_between, k_delta, k_q, k_k, k_v = ks
     width, n = stream.shape
     trials, stretches = len(mask), n_tiles(n // len(mask))

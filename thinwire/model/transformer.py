@@ -101,8 +101,8 @@ class Transformer(nn.Module):
         """Take residual point h_start [batch, pos, d_model] through sublayers start … stop - 1 to h_stop.
 
         `tap`, unless it is a `Hold`, is called at every site on the way, and `norms` for every norm. `recompute` trades
-        time for memory: activations are computed again in the backward pass, and taps are then called twice. With a `cache`
-        positions follow those that have run with it, and join them once they have passed the last sublayer.
+        time for memory: activations are computed again in the backward pass, and taps are then called twice. With a
+        `cache` the positions follow those that have run with it, and join them once they have passed the last sublayer.
         """
         assert cache is None or not recompute
         positions = None
