@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from thinwire.model.attention import _fused_with_sink, attend, attention_pattern
+from thinwire.engine.layout import activations, features, is_feature_major
+from thinwire.model.attention import _fused_with_sink, at_last, attend, attention_pattern
 
 
 @pytest.mark.parametrize("sink", [None, torch.tensor([-2.0, 0.0, 3.0])])
@@ -35,3 +36,21 @@ def test_fused_attention_with_sink_is_the_explicit_one(d_head: int) -> None:
     ours = torch.autograd.grad((fused * weights).sum(), (q, k, v, sink))
     for theirs, mine in zip(expected, ours, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_single_positions_lie_as_all_do() -> None:
+    """And so do their gradients, whichever of the two layouts it is."""
+    last = torch.tensor([4, 0, 2])
+    by_token = torch.randn(3, 5, 8)
+    by_feature = activations(features(by_token), (3, 5))
+    found = []
+    for x in (by_token, by_feature):
+        leaf = x.requires_grad_()
+        at = at_last(leaf, last)
+        (gradient,) = torch.autograd.grad(at.square().sum(), leaf)
+        assert is_feature_major(gradient) == is_feature_major(x)
+        assert is_feature_major(at) == is_feature_major(x)
+        found.append((at, gradient))
+    for one, other in zip(*found, strict=True):
+        assert one.equal(other)
+    assert found[0][0][:, 0].equal(by_token[torch.arange(3), last])

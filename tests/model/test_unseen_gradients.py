@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tests.model.layers import CONFIGS, LAYERS, hold, made
 from thinwire.engine import layers
+from thinwire.engine.tiles import LARGE
 from thinwire.model import Transformer, transformer, unseen
 from thinwire.model.sparse import compile_sparse
 from thinwire.model.taps import Hold
@@ -201,3 +202,16 @@ def test_gradients_of_some_results_alone(
             assert one.equal(other)  # pyright: ignore
     with pytest.raises(ValueError, match="no gradient where 8 of 32 channels"):
         run(leaves[0], 8, end, begin, held)
+
+
+@pytest.mark.parametrize("shape", [(4, 1024, 2), (3, 1401, 3)])
+def test_results_too_large_for_the_caches(
+    shape: tuple[int, int, int], calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose trials begin with lines of the caches, and not."""
+    model = compile_sparse(made(n_layers=1, d_model=256, d_head=32, context=1500, positions="none"), below=1.0)
+    *size, trials = shape
+    resid, tap = model.embed(torch.randint(20, size)), hold(model, trials)
+    assert resid.numel() >= LARGE
+    check(passed(model, resid, tap), one_by_one(model, resid, tap, monkeypatch))
+    assert calls
