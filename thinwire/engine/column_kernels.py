@@ -116,6 +116,13 @@ def nothing_held(n):
 
 
 @inlined
+def towards(constant, x, by):
+    """x, a stretch, moved towards a constant, all the way where the mask `by` is 0."""
+    constant = everywhere(constant)
+    return constant if by == 0 else constant + by * (x - constant)
+
+
+@inlined
 def put_row(x, o, held, trials, begin, end, past, scratch, out):
     """out[o, begin:end] = x, a stretch, held; the rest is as in `put`."""
     whole, trial = end - begin == TOKENS, trials[0]
@@ -124,8 +131,7 @@ def put_row(x, o, held, trials, begin, end, past, scratch, out):
         if mask[trial, o] != 1:
             if len(flags) > 0:
                 store_flags(flags[o], begin, x)
-            by, constant = mask[trial, o], everywhere(mean[o])
-            x = constant if by == 0 else constant + by * (x - constant)
+            x = towards(mean[o], x, mask[trial, o])
     elif not whole or trials[1] > trial:
         store_stretch(scratch, 0, x)
         _hold_row(scratch, o, held, trials, begin, end)

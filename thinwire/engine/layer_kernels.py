@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.ahead import AHEAD, write_ahead
-from thinwire.engine.column_kernels import keep_in_place, settled
+from thinwire.engine.column_kernels import keep_in_place, settled, towards
 from thinwire.engine.jit import inlined, inner, kernel
 from thinwire.engine.nonlinearity_kernels import IDENTITY, RELU, applied
 from thinwire.engine.pointwise_kernels import scale_of_squares
@@ -82,10 +82,7 @@ def between_attentions(
 def held(x, o, nodes):
     """x, a stretch of node o, moved towards its mean where the mask is not 1, all the way where it is 0."""
     mean, by, _ = nodes
-    if len(by) > 0 and by[o] != 1:
-        constant = everywhere(mean[o])
-        x = constant if by[o] == 0 else constant + by[o] * (x - constant)
-    return x
+    return towards(mean[o], x, by[o]) if len(by) > 0 and by[o] != 1 else x
 
 
 @inlined

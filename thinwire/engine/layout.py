@@ -22,19 +22,10 @@ def features(x: Tensor) -> Tensor:
 
 def empty_activations(like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
     """A feature-major tensor [..., width] with the other dimensions of `like` [..., any], and nothing in it yet."""
-    lead, n = like.shape[:-1], like[..., 0].numel()
-    return like.new_empty_strided(
-        (*lead, width), (*_strides(lead), n), dtype=dtype
-    )  # not a view, which none may change
-
-
-def _strides(shape: Sequence[int]) -> list[int]:
-    """Those of a contiguous tensor."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.insert(0, step)
-        step *= size
-    return strides
+    last = like.ndim - 1
+    order = last, *range(last)
+    # not a view, since nobody may change one of several that an operator returns
+    return torch.empty_permuted((*like.shape[:-1], width), order, dtype=dtype or like.dtype, device=like.device)
 
 
 def activations(rows: Tensor, lead: Sequence[int]) -> Tensor:
