@@ -11,13 +11,15 @@ from thinwire.engine.nonlinearity_kernels import GELU, IDENTITY, RELU, applied, 
 from thinwire.engine.stretches import (
     LINE,
     MAGNITUDE,
-    bits_set,
+    any_above,
     counted,
+    equal,
     fence,
     flags_of,
     lowest,
     marked,
     nonzero,
+    one_more,
     reaching,
     store_flags,
     store_past,
@@ -98,12 +100,29 @@ def test_comparing() -> None:
 
 @njit
 def _bits(x):
-    return lowest(x), bits_set(x)
+    return lowest(x)
 
 
 @pytest.mark.parametrize("places", [[0], [5, 9], [63], [0, 31, 32, 63]])
 def test_bits(places: list[int]) -> None:
-    assert _bits(np.uint64(sum(1 << place for place in places))) == (places[0], len(places))
+    assert _bits(np.uint64(sum(1 << place for place in places))) == places[0]
+
+
+@njit
+def _told_apart(x, number, out):
+    store_stretch(out, 0, one_more(stretch(x, 0), stretch(x, TOKENS)))
+    return equal(stretch(x, 0), number), any_above(stretch(x, 0), number)
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0, 2e38, np.inf])
+def test_numbers_told_apart(number: float) -> None:
+    """Zeros of either sign are alike, and NaN is neither above nor the same as anything."""
+    x, out = numbers()[0], np.empty(TOKENS, np.float32)
+    same, above = _told_apart(x, np.float32(number), out)
+    given, other = x[:TOKENS], x[TOKENS : 2 * TOKENS]
+    np.testing.assert_array_equal(lanes(int(same)), given == np.float32(number))
+    assert above == (given > np.float32(number)).any()
+    np.testing.assert_array_equal(out, given + (other != 0))
 
 
 @njit

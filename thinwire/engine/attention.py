@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinwire.engine import attention_kernels
+from thinwire.engine import attention_back_kernels, attention_kernels
 from thinwire.engine.jit import use_threads
 from thinwire.engine.operator import operator
 
@@ -50,15 +50,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, wante
 
 @operator("attend_by_feature_backward")
 def _attend_backward(
-    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, log_sums: Tensor, grad: Tensor
+    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, out: Tensor, log_sums: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     d_q, d_k, d_v = torch.empty(q.shape), torch.empty(k.shape), torch.empty(v.shape)
     d_sink = torch.zeros(len(q), q.shape[2])
     use_threads()
     given = [_numbers(x) for x in (q, k, v, sink)]
-    rest = [_numbers(x) for x in (log_sums, grad)]
+    rest = [_numbers(x) for x in (out, log_sums, grad)]
     made = [x.numpy() for x in (d_q, d_k, d_v, d_sink)]
-    attention_kernels.attend_backward(
+    attention_back_kernels.attend_backward(
         *given, queries.contiguous().numpy(), np.float32(q.shape[1] ** -0.5), *rest, torch.get_num_threads(), *made
     )
     return d_q, d_k, d_v, d_sink.sum(1)[: len(sink)]
@@ -75,12 +75,12 @@ def _(q, k, v, sink, queries, wanted) -> tuple[Tensor, Tensor]:
 
 
 @_attend_backward.register_fake
-def _(q, k, v, sink, queries, log_sums, grad) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(q, k, v, sink, queries, out, log_sums, grad) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), sink.new_empty(sink.shape)
 
 
 def _keep_for_backward(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:-1], output[1])
+    ctx.save_for_backward(*inputs[:-1], *output)
     ctx.mark_non_differentiable(output[1])
 
 

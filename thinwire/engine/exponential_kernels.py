@@ -1,33 +1,90 @@
-"""Parts of CPU kernels: 2^x, for a number or a piece of rows.
+"""Parts of CPU kernels: 2^x of a piece of rows.
 
-That of the library is one call a number. Here it is a polynomial, and the exponent's bits; exact to 3e-7.
+That of the library is one call a number. Here it is a polynomial of the fraction, and the exponent's bits; exact to 3e-7.
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba.core import cgutils
+from numpy.polynomial import chebyshev
 
 from thinwire.engine.jit import exact
-from thinwire.engine.vectors import larger, raised
+from thinwire.engine.vectors import MANTISSA, NUMBER, NUMBERS, SIZE, WORD, WORDS, instruction, joined, lanes_of, piece
 
 LOG2_E = np.float32(1 / math.log(2))
-TAYLOR = tuple(np.float32(math.log(2) ** i / math.factorial(i)) for i in range(7))
-"""Coefficients of 2^x for |x| ≤ 1/2."""
-WHOLE = np.float32(1.5 * 2**23)
-"""Added to a float, it rounds it, and the last bits are the whole number."""
-LEAST = np.float32(-125)
-"""Powers of two end here, since half of them still is a normal number."""
+DEGREE = 5
+
+
+def _coefficients() -> tuple[np.float32, ...]:
+    """Of a polynomial that is 2^x at 0, and about at Chebyshev points of [0, 1], lowest first."""
+    rest = chebyshev.Chebyshev.interpolate(lambda x: (np.exp2(x) - 1) / x, DEGREE - 1, domain=[0, 1])
+    return np.float32(1), *(np.float32(a) for a in rest.convert(kind=np.polynomial.Polynomial).coef)
+
+
+POWER = _coefficients()
+LANES = 16
+ROW, MASK = ir.VectorType(NUMBER, LANES), ir.IntType(LANES)
+DOWN, ROUNDING = WORD(1), WORD(4)
+"""As AVX-512 writes them: to the next whole number below, and whatever rounding is in force."""
+WIDE = bool(get_host_cpu_features().get("avx512dq"))
+LOWEST_POWER = -126
+
+
+def _by_row(builder: Any, name: str, given: list[Any], *rest: Any) -> Any:
+    """An instruction of AVX-512 for each row of pieces."""
+    rows = []
+    for first in range(0, SIZE, LANES):
+        values = [lanes_of(builder, x, first, LANES) if x.type == NUMBERS else x for x in given]
+        values += [ROW(None), MASK(-1), *rest]
+        kind = ir.FunctionType(ROW, [x.type for x in values])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.mask.{name}.ps.512")
+        rows.append(builder.call(function, values))
+    return joined(builder, rows)
+
+
+def _floor(builder: Any, x: Any) -> Any:
+    kind = ir.FunctionType(NUMBERS, [NUMBERS])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.floor.v{SIZE}f32")
+    return builder.call(function, [x])
+
+
+@instruction
+def fraction(context: Any, x: Any) -> Any:
+    """x without the next whole number below."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        if WIDE:
+            return _by_row(builder, "reduce", [given[0], DOWN], ROUNDING)
+        return builder.fsub(given[0], _floor(builder, given[0]))
+
+    return piece(piece), generate
+
+
+@instruction
+def scaled(context: Any, y: Any, x: Any) -> Any:
+    """y, from 1 to 2, times two to the power of the next whole number below x."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        y, x = given
+        if WIDE:
+            return _by_row(builder, "scalef", [y, x], ROUNDING)
+        least = NUMBERS([float(LOWEST_POWER)] * SIZE)
+        x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
+        power = builder.shl(builder.fptosi(_floor(builder, x), WORDS), WORDS([MANTISSA] * SIZE))
+        return builder.bitcast(builder.add(builder.bitcast(y, WORDS), power), NUMBERS)
+
+    return piece(piece, piece), generate
 
 
 @exact
 def power_of_two(x):
-    """2^x, for x up to 127; small ones end at 2^-125."""
-    x = larger(x, LEAST)
-    rounded = x + WHOLE
-    x = x - (rounded - WHOLE)
-    y = TAYLOR[5] + x * TAYLOR[6]
-    y = TAYLOR[4] + x * y
-    y = TAYLOR[3] + x * y
-    y = TAYLOR[2] + x * y
-    y = TAYLOR[1] + x * y
-    return raised(TAYLOR[0] + x * y, rounded)
+    """2^x, for x up to 127."""
+    at = fraction(x)
+    y = POWER[DEGREE - 1] + at * POWER[DEGREE]
+    for i in range(DEGREE - 2, -1, -1):
+        y = POWER[i] + at * y
+    return scaled(y, x)

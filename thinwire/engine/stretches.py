@@ -195,6 +195,38 @@ def total(context: Any, x: Any) -> Any:
     return types.float32(piece), generate
 
 
+@instruction
+def one_more(context: Any, n: Any, x: Any) -> Any:
+    """n, and one more where x is not zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        n, x = given
+        return builder.select(_nonzero(builder, x), builder.fadd(n, NUMBERS([1.0] * SIZE)), n)
+
+    return piece(piece, piece), generate
+
+
+@instruction
+def equal(context: Any, x: Any, number: Any) -> Any:
+    """Where numbers are this one: one bit for each."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.bitcast(builder.fcmp_ordered("==", given[0], spread(builder, given[1], SIZE)), PLACE)
+
+    return types.uint64(piece, types.float32), generate
+
+
+@instruction
+def any_above(context: Any, x: Any, number: Any) -> Any:
+    """Whether any number of a piece is larger than one."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        above = builder.fcmp_ordered(">", given[0], spread(builder, given[1], SIZE))
+        return builder.icmp_unsigned("!=", builder.bitcast(above, PLACE), PLACE(0))
+
+    return types.boolean(piece, types.float32), generate
+
+
 def _reaches(builder: Any, x: Any, least: Any) -> Any:
     magnitude = builder.and_(builder.bitcast(x, WORDS), WORDS([MAGNITUDE] * SIZE))
     return builder.icmp_signed(">=", magnitude, builder.bitcast(least, WORDS))
@@ -221,12 +253,6 @@ def reaching(context: Any, x: Any, least: Any) -> Any:
         return builder.select(_reaches(builder, x, least), x, NUMBERS(None))
 
     return piece(piece, piece), generate
-
-
-@instruction
-def bits_set(context: Any, bits: Any) -> Any:
-    """How many bits are set."""
-    return types.intp(types.uint64), lambda context, builder, signature, given: builder.ctpop(given[0])
 
 
 @instruction

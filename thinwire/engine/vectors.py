@@ -1,8 +1,8 @@
-"""Vectors of the processor, as a type of numba's: a piece of some rows, or of one. Parts of CPU kernels.
+"""Vectors of the processor, as a type of numba's: a piece of a row. Parts of CPU kernels.
 
 Loops that numba compiles keep sums in memory from one loop to the next, wait for one vector after the other where a
 number depends on the one before, and do what is left of a row number by number. Where that costs too much, kernels say
-here what is to be in registers. `a * b + c` is one instruction for each row; either of two may be a number.
+here what is to be in registers. `a * b + c` is one instruction for each vector; either of two may be a number.
 """
 
 import operator
@@ -19,9 +19,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 VECTOR = 16 if get_host_cpu_features().get("avx512f") else 8
 """Numbers in a vector."""
 SIZE = 64
-"""Numbers of a piece: enough vectors that they do not wait for each other, and of a row four lines of the cache."""
-TOGETHER = SIZE // VECTOR
-"""Rows of a piece."""
+"""Numbers of a piece: enough vectors that they do not wait for each other, and four lines of the cache."""
 ALIGNED = 4
 """Bytes that numbers in memory are aligned to."""
 MANTISSA = 23
@@ -31,7 +29,7 @@ WORDS, NUMBERS = ir.VectorType(WORD, SIZE), ir.VectorType(NUMBER, SIZE)
 
 
 class Piece(types.Type):
-    """[TOGETHER, VECTOR] float32, or SIZE of one row, as in `thinwire.engine.stretches`."""
+    """[SIZE] float32."""
 
     def __init__(self) -> None:
         super().__init__("piece")
@@ -86,7 +84,7 @@ def lanes_of(builder: Any, x: Any, first: int, size: int) -> Any:
     return builder.shuffle_vector(x, x, ir.VectorType(WORD, size)(list(range(first, first + size))))
 
 
-def _joined(builder: Any, rows: list[Any]) -> Any:
+def joined(builder: Any, rows: list[Any]) -> Any:
     """One vector of several, as many as a power of two."""
     while len(rows) > 1:
         lanes = ir.VectorType(WORD, 2 * rows[0].type.count)(list(range(2 * rows[0].type.count)))
@@ -101,61 +99,6 @@ def address(builder: Any, array: Any, place: list[Any], kind: ir.Type) -> Any:
     for i, stride in zip(place, strides, strict=True):
         at = builder.gep(at, [builder.mul(i, stride)])
     return builder.bitcast(at, kind.as_pointer())
-
-
-def _rows_of(context: Any, builder: Any, kind: Any, array: Any, i: Any, j: Any) -> list[Any]:
-    """Where the rows of a piece lie."""
-    array = context.make_array(kind)(context, builder, array)
-    row = ir.VectorType(NUMBER, VECTOR)
-    return [address(builder, array, [builder.add(i, PLACE(r)), j], row) for r in range(TOGETHER)]
-
-
-@instruction
-def load(context: Any, array: Any, i: Any, j: Any) -> Any:
-    """array[i:i + TOGETHER, j:j + VECTOR]; numbers of a row lie one behind the other."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        rows = _rows_of(context, builder, signature.args[0], *given)
-        return _joined(builder, [builder.load(row, align=ALIGNED) for row in rows])
-
-    return piece(array, types.intp, types.intp), generate
-
-
-@instruction
-def store(context: Any, array: Any, i: Any, j: Any, x: Any) -> Any:
-    """array[i:i + TOGETHER, j:j + VECTOR] = x."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        *place, x = given
-        for r, row in enumerate(_rows_of(context, builder, signature.args[0], *place)):
-            builder.store(lanes_of(builder, x, r * VECTOR, VECTOR), row, align=ALIGNED)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.intp, piece), generate
-
-
-@instruction
-def across(context: Any, array: Any, i: Any, j: Any) -> Any:
-    """array[i, j:j + VECTOR], in every row."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        row = builder.load(_rows_of(context, builder, signature.args[0], *given)[0], align=ALIGNED)
-        return _joined(builder, [row] * TOGETHER)
-
-    return piece(array, types.intp, types.intp), generate
-
-
-@instruction
-def along(context: Any, array: Any, i: Any, j: Any) -> Any:
-    """array[i:i + TOGETHER, j], each all along its row."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        array, i, j = given
-        array = context.make_array(signature.args[0])(context, builder, array)
-        places = [address(builder, array, [builder.add(i, PLACE(r)), j], NUMBER) for r in range(TOGETHER)]
-        return _joined(builder, [spread(builder, builder.load(place), VECTOR) for place in places])
-
-    return piece(array, types.intp, types.intp), generate
 
 
 @instruction

@@ -1,0 +1,136 @@
+"""CPU kernels of the way back through causal attention: see `attention_kernels`.
+
+What each query gave a position is computed again, for a stretch of queries and a tile of positions, and lies in the
+caches until all gradients have it.
+"""
+
+import numpy as np
+from numba import prange
+
+from thinwire.engine.alike_kernels import alike_backward, is_alike
+from thinwire.engine.attention_kernels import add_channels, add_marked, constant_part, see
+from thinwire.engine.block_kernels import ROWS, add_block, turn
+from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
+from thinwire.engine.head_kernels import (
+    clear_head,
+    clear_rows,
+    is_zero,
+    place_columns,
+    place_head,
+    take_head,
+)
+from thinwire.engine.jit import inlined, inner, summing
+from thinwire.engine.stretches import lowest, store_stretch, stretch, total, where_seen
+from thinwire.engine.tiles import TOKENS, empty_tile, n_jobs, part, put
+from thinwire.engine.vectors import VECTOR, everywhere
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@summing
+def attend_backward(q, k, v, sink, queries, scale, out, log_sums, grad, threads, d_q, d_k, d_v, d_sink):
+    """Gradients of `attend`, from what it made and `grad` of the shape of q. d_sink is [head, batch], zeros."""
+    batch, heads, d_head = k.shape[2], k.shape[0] * k.shape[2], k.shape[1]
+    jobs = n_jobs(heads, threads)
+    for job in prange(jobs):
+        asked, learning, moved = empty_tile(d_head), empty_tile(d_head), empty_tile(d_head)
+        tiles = empty_tile(TOKENS), empty_tile(TOKENS), empty_tile(1)
+        of_keys = place_head(k), place_columns(q), place_columns(k)
+        of_values = place_head(v), place_columns(q), place_columns(v)
+        places = asked, learning, moved, tiles, of_keys, of_values
+        for head in range(job * heads // jobs, (job + 1) * heads // jobs):
+            h, b = head // batch, head % batch
+            for made in (d_q, d_k, d_v):
+                clear_head(made, h, b)
+            if is_zero(grad, h, b):
+                continue
+            if is_alike(k, h, b):
+                alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b)
+            else:
+                _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places)
+
+
+@inner
+def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places):
+    """`attend_backward` for one head of a sequence."""
+    asked, learning, moved, (p, d_p, notes), (keys, by_query, d_keys), (values, given, d_values) = places
+    take_head(k, h, b, keys)
+    take_head(v, h, b, values)
+    turn(q[h, :, b], scale, by_query)
+    turn(grad[h, :, b], ONE, given)
+    clear_rows(d_keys)
+    clear_rows(d_values)
+    for begin in range(0, q.shape[3], TOKENS):
+        end = min(q.shape[3], begin + TOKENS)
+        fewest, tiles = see(queries, b, begin, end, k.shape[3], notes[0])
+        log_sum, mean = part(log_sums[h, b], begin, end) * LOG2_E, everywhere(ZERO)
+        for d in range(len(asked)):
+            towards = part(grad[h, d, b], begin, end)
+            mean += towards * part(out[h, d, b], begin, end)
+            store_stretch(learning[d], 0, towards)
+            store_stretch(asked[d], 0, part(q[h, d, b], begin, end) * (scale * LOG2_E))
+        balance = everywhere(ZERO)
+        if sink.size:
+            share = power_of_two(everywhere(sink[h] * LOG2_E) - log_sum)
+            balance = where_seen(share * mean, stretch(notes[0], 0), ZERO, ZERO)
+            d_sink[h, b] -= total(balance)
+        for d in range(len(moved)):
+            store_stretch(moved[d], 0, keys[1][d] * balance)
+        base, base_of_gradient = constant_part(keys, asked), constant_part(values, learning)
+        for tile in range(tiles):
+            _to_weights(keys, asked, base, log_sum, stretch(notes[0], 0), fewest, tile, p)
+            _to_gradients(values, learning, base_of_gradient, mean, tile, p, d_p)
+            add_marked(keys, tile, d_p, moved)
+            _add_sums(p, tile, fewest, notes[0], given, begin, d_values)
+            _add_sums(d_p, tile, fewest, notes[0], by_query, begin, d_keys)
+        for d in range(len(moved)):
+            put(stretch(moved[d], 0) * scale, begin, end, False, moved[d], d_q[h, d, b])
+    turn(d_keys[: k.shape[3], : k.shape[1]], ONE, d_k[h, :, b])
+    turn(d_values[: k.shape[3], : k.shape[1]], ONE, d_v[h, :, b])
+
+
+@inlined
+def _to_weights(keys, asked, base, log_sum, seen, fewest, tile, p):
+    """p[j] = what a stretch of queries gives position j of a tile: 2^score, zeros where not seen."""
+    by_number, begin = keys[4], tile * TOKENS
+    for n in range(by_number.shape[1]):
+        places = by_number[tile, n]
+        while places != 0:
+            j = lowest(places)
+            places &= places - np.uint64(1)
+            weight = power_of_two(add_channels(keys, asked, begin + j, base) - log_sum)
+            if begin >= fewest:
+                weight = where_seen(weight, seen, np.float32(begin + j), ZERO)
+            store_stretch(p[j], 0, weight)
+
+
+@inlined
+def _to_gradients(values, learning, base, mean, tile, p, d_p):
+    """d_p[j] = gradients of scores with position j of a tile: those of weights, less their mean, times weights."""
+    by_number = values[4]
+    for n in range(by_number.shape[1]):
+        places = by_number[tile, n]
+        while places != 0:
+            j = lowest(places)
+            places &= places - np.uint64(1)
+            made = add_channels(values, learning, tile * TOKENS + j, base) - mean
+            store_stretch(d_p[j], 0, made * stretch(p[j], 0))
+
+
+@inlined
+def _add_sums(p, tile, fewest, seen, columns, begin, out):
+    """out[j] += Σ over a stretch of queries of its row of columns times p[j], of a tile of positions."""
+    for j in range(0, TOKENS, ROWS):  # rows after the last go where nothing is read
+        at = tile * TOKENS + j
+        first = _first_that_sees(at, seen) if at >= fewest else 0
+        for d in range(0, columns.shape[1], VECTOR):
+            add_block(p[j : j + ROWS, first:], columns[begin + first :], TOKENS - first, d, out[at : at + ROWS])
+
+
+@inner
+def _first_that_sees(j, seen):
+    """The first of a stretch of queries that sees position j; the last if none does."""
+    first = 0
+    while first < TOKENS - 1 and seen[first] <= j:
+        first += 1
+    return first
