@@ -6,6 +6,7 @@ from torch import Tensor
 
 from thinwire.engine import attention_back_kernels, attention_kernels
 from thinwire.engine.jit import use_threads
+from thinwire.engine.layout import floats
 from thinwire.engine.operator import operator
 
 
@@ -65,7 +66,7 @@ def _attend_backward(
 
 
 def _numbers(x: Tensor):
-    return x.detach().float().contiguous().numpy()
+    return floats(x.contiguous())
 
 
 @attend.register_fake

@@ -12,7 +12,7 @@ from thinwire.engine.attention_kernels import add_channels, add_marked, constant
 from thinwire.engine.block_kernels import ROWS, add_block, turn
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
 from thinwire.engine.head_kernels import (
-    clear_head,
+    clear_all,
     clear_rows,
     is_zero,
     place_columns,
@@ -20,8 +20,8 @@ from thinwire.engine.head_kernels import (
     take_head,
 )
 from thinwire.engine.jit import inlined, inner, summing
-from thinwire.engine.stretches import lowest, store_stretch, stretch, total, where_seen
-from thinwire.engine.tiles import TOKENS, empty_tile, n_jobs, part, put
+from thinwire.engine.stretches import fence, lowest, store_stretch, stretch, total, where_seen
+from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, part, put
 from thinwire.engine.vectors import VECTOR, everywhere
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -37,27 +37,29 @@ def attend_backward(q, k, v, sink, queries, scale, out, log_sums, grad, threads,
         tiles = empty_tile(TOKENS), empty_tile(TOKENS), empty_tile(1)
         of_keys = place_head(k), place_columns(q), place_columns(k)
         of_values = place_head(v), place_columns(q), place_columns(v)
-        places = asked, learning, moved, tiles, of_keys, of_values
+        past = is_past(d_q), is_past(d_k)
+        places = asked, learning, moved, tiles, of_keys, of_values, past
         for head in range(job * heads // jobs, (job + 1) * heads // jobs):
             h, b = head // batch, head % batch
-            for made in (d_q, d_k, d_v):
-                clear_head(made, h, b)
             if is_zero(grad, h, b):
-                continue
-            if is_alike(k, h, b):
+                clear_all(d_q, d_k, d_v, h, b)
+            elif is_alike(k, h, b):
+                clear_all(d_q, d_k, d_v, h, b)
                 alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b)
             else:
                 _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places)
+        fence()
 
 
 @inner
 def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places):
     """`attend_backward` for one head of a sequence."""
-    asked, learning, moved, (p, d_p, notes), (keys, by_query, d_keys), (values, given, d_values) = places
+    asked, learning, moved, (p, d_p, notes), (keys, by_query, d_keys), (values, given, d_values), past = places
+    past_queries, past_keys = past
     take_head(k, h, b, keys)
     take_head(v, h, b, values)
-    turn(q[h, :, b], scale, by_query)
-    turn(grad[h, :, b], ONE, given)
+    turn(q[h, :, b], scale, False, by_query)
+    turn(grad[h, :, b], ONE, False, given)
     clear_rows(d_keys)
     clear_rows(d_values)
     for begin in range(0, q.shape[3], TOKENS):
@@ -84,9 +86,9 @@ def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k,
             _add_sums(p, tile, fewest, notes[0], given, begin, d_values)
             _add_sums(d_p, tile, fewest, notes[0], by_query, begin, d_keys)
         for d in range(len(moved)):
-            put(stretch(moved[d], 0) * scale, begin, end, False, moved[d], d_q[h, d, b])
-    turn(d_keys[: k.shape[3], : k.shape[1]], ONE, d_k[h, :, b])
-    turn(d_values[: k.shape[3], : k.shape[1]], ONE, d_v[h, :, b])
+            put(stretch(moved[d], 0) * scale, begin, end, past_queries, moved[d], d_q[h, d, b])
+    turn(d_keys[: k.shape[3], : k.shape[1]], ONE, past_keys, d_k[h, :, b])
+    turn(d_values[: k.shape[3], : k.shape[1]], ONE, past_keys, d_v[h, :, b])
 
 
 @inlined

@@ -14,8 +14,8 @@ from thinwire.engine.alike_kernels import attend_alike, is_alike
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
 from thinwire.engine.head_kernels import BITS, clear_head, is_zero, place_head, take_head
 from thinwire.engine.jit import inlined, inner, summing
-from thinwire.engine.stretches import any_above, lowest, store_stretch, stretch, where_seen
-from thinwire.engine.tiles import TOKENS, empty_tile, n_jobs, n_tiles, part, put
+from thinwire.engine.stretches import any_above, fence, lowest, store_stretch, stretch, where_seen
+from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
 from thinwire.engine.vectors import everywhere, larger
 
 LN_2, FAR = np.float32(math.log(2)), np.float32(60)
@@ -34,7 +34,7 @@ def attend(q, k, v, sink, queries, scale, threads, out, log_sums):
     jobs = n_jobs(heads, threads)
     for job in prange(jobs):
         asked, means, p, notes = empty_tile(d_head), empty_tile(d_head), empty_tile(TOKENS), empty_tile(2)
-        places = asked, means, p, notes, place_head(k), place_head(v)
+        places = asked, means, p, notes, place_head(k), place_head(v), is_past(out)
         for head in range(job * heads // jobs, (job + 1) * heads // jobs):
             h, b = head // batch, head % batch
             if log_sums.size == 0 and is_zero(v, h, b):
@@ -43,12 +43,13 @@ def attend(q, k, v, sink, queries, scale, threads, out, log_sums):
                 attend_alike(q, k, v, sink, queries, scale, out, log_sums, h, b)
             else:
                 _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places)
+        fence()
 
 
 @inner
 def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
     """`attend` for one head of a sequence."""
-    asked, means, p, notes, keys, values = places
+    asked, means, p, notes, keys, values, past = places
     take_head(k, h, b, keys)
     take_head(v, h, b, values)
     for begin in range(0, q.shape[3], TOKENS):
@@ -78,7 +79,7 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
         size = everywhere(ONE) / sums
         shares = shares * size
         for d in range(len(means)):
-            put(stretch(means[d], 0) * size + values[1][d] * shares, begin, end, False, p[0], out[h, d, b])
+            put(stretch(means[d], 0) * size + values[1][d] * shares, begin, end, past, p[0], out[h, d, b])
         if log_sums.size:
             store_stretch(notes[0], 0, sums)
             store_stretch(notes[1], 0, shift)

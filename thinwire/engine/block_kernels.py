@@ -42,37 +42,55 @@ def add_block(context: Any, rows: Any, columns: Any, n: Any, j: Any, out: Any) -
     return types.void(rows, columns, types.intp, types.intp, out), generate
 
 
-@instruction
-def _turn_block(context: Any, x: Any, i: Any, j: Any, factor: Any, out: Any) -> Any:
-    """out[j:j + VECTOR, i:i + VECTOR] = factor times x[i:i + VECTOR, j:j + VECTOR], turned."""
+def _turning(past: bool) -> Any:
+    """A function of numba's, `turn(x, i, j, factor, out)`."""
 
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        x, i, j, factor, out = given
-        size, kinds = spread(builder, factor, VECTOR), signature.args
-        lines = [_row(context, builder, kinds[0], x, builder.add(i, PLACE(r)), j) for r in range(VECTOR)]
-        lines = [builder.fmul(builder.load(line, align=ALIGNED), size) for line in lines]
-        half = VECTOR // 2
-        halves = [[n // 2 + first + n % 2 * VECTOR for n in range(VECTOR)] for first in (0, half)]
-        for _ in range(half.bit_length()):  # each time rows that lie half of them apart are shuffled into each other
-            lines = [
-                builder.shuffle_vector(lines[r], lines[r + half], ir.VectorType(WORD, VECTOR)(lanes))
-                for r in range(half)
-                for lanes in halves
-            ]
-        for r, line in enumerate(lines):
-            builder.store(line, _row(context, builder, kinds[4], out, builder.add(j, PLACE(r)), i), align=ALIGNED)
-        return context.get_dummy_value()
+    @instruction
+    def turn(context: Any, x: Any, i: Any, j: Any, factor: Any, out: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            x, i, j, factor, out = given
+            size, kinds = spread(builder, factor, VECTOR), signature.args
+            lines = [_row(context, builder, kinds[0], x, builder.add(i, PLACE(r)), j) for r in range(VECTOR)]
+            lines = _turned(builder, [builder.fmul(builder.load(line, align=ALIGNED), size) for line in lines])
+            for r, line in enumerate(lines):
+                place = _row(context, builder, kinds[4], out, builder.add(j, PLACE(r)), i)
+                stored = builder.store(line, place, align=4 * VECTOR if past else ALIGNED)
+                if past:
+                    stored.set_metadata("nontemporal", builder.module.add_metadata([WORD(1)]))
+            return context.get_dummy_value()
 
-    return types.void(x, types.intp, types.intp, types.float32, out), generate
+        return types.void(x, types.intp, types.intp, types.float32, out), generate
+
+    return turn
+
+
+def _turned(builder: Any, lines: list[Any]) -> list[Any]:
+    """Each time, rows that lie half of them apart are shuffled into each other."""
+    half = VECTOR // 2
+    halves = [[n // 2 + first + n % 2 * VECTOR for n in range(VECTOR)] for first in (0, half)]
+    for _ in range(half.bit_length()):
+        lines = [
+            builder.shuffle_vector(lines[r], lines[r + half], ir.VectorType(WORD, VECTOR)(lanes))
+            for r in range(half)
+            for lanes in halves
+        ]
+    return lines
+
+
+_turn_block, _turn_block_past = _turning(past=False), _turning(past=True)
+"""out[j:j + VECTOR, i:i + VECTOR] = factor times x[i:i + VECTOR, j:j + VECTOR], turned; past the caches, or not."""
 
 
 @inner
-def turn(x, factor, out):
-    """out[j, i] = factor · x[i, j], of whatever size x has."""
+def turn(x, factor, past, out):
+    """out[j, i] = factor · x[i, j], of whatever size x has; `past` the caches or not."""
     height, width = x.shape[0] // VECTOR * VECTOR, x.shape[1] // VECTOR * VECTOR
     for i in range(0, height, VECTOR):
         for j in range(0, width, VECTOR):
-            _turn_block(x, i, j, factor, out)
+            if past:
+                _turn_block_past(x, i, j, factor, out)
+            else:
+                _turn_block(x, i, j, factor, out)
     for i in range(x.shape[0]):
         for j in range(width if i < height else 0, x.shape[1]):
             out[j, i] = factor * x[i, j]

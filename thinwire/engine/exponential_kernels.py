@@ -1,6 +1,7 @@
 """Parts of CPU kernels: 2^x of a piece of rows.
 
-That of the library is one call a number. Here it is a polynomial of the fraction, and the exponent's bits; exact to 3e-7.
+That of the library is one call a number. Here it is a polynomial of the fraction, and the exponent's bits; exact to
+3e-7.
 """
 
 import math

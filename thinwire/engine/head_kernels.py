@@ -4,7 +4,7 @@ import numpy as np
 
 from thinwire.engine.jit import inner, making
 from thinwire.engine.product_kernels import clear, has_nonzero, is_constant
-from thinwire.engine.stretches import equal, marked, nonzero, one_more, store_stretch
+from thinwire.engine.stretches import equal, marked, nonzero, one_more, store_stretch, stretch
 from thinwire.engine.tiles import TOKENS, n_tiles, part
 from thinwire.engine.vectors import VECTOR, everywhere
 
@@ -26,6 +26,14 @@ def clear_head(x, h, b):
     """Zero a head of a sequence."""
     for d in range(x.shape[1]):
         clear(x[h, d, b])
+
+
+@inner
+def clear_all(d_q, d_k, d_v, h, b):
+    """Zero all gradients of a head of a sequence."""
+    clear_head(d_q, h, b)
+    clear_head(d_k, h, b)
+    clear_head(d_v, h, b)
 
 
 @inner
@@ -55,25 +63,26 @@ def take_head(x, h, b, head):
     """
     rows, constants, by_channel, by_position, by_number = head
     length = x.shape[3]
-    for d in range(len(rows)):
-        constants[d] = x[h, d, b, 0] if is_constant(x[h, d, b]) else np.float32(0)
+    for d in range(len(rows)):  # row by row, as processors foresee
+        given = x[h, d, b]
+        constants[d] = given[0] if is_constant(given) else np.float32(0)
+        for tile in range(len(by_number)):
+            numbers = part(given, tile * TOKENS, min(length, (tile + 1) * TOKENS))
+            store_stretch(rows[d], tile * TOKENS, numbers)
+            by_channel[d, tile] = nonzero(numbers) if constants[d] == 0 else np.uint64(0)
     floats = by_position.view(np.float32)
     for tile in range(len(by_number)):
-        begin, end = tile * TOKENS, min(length, (tile + 1) * TOKENS)
-        n_found = everywhere(np.float32(0))
+        begin, n_found = tile * TOKENS, everywhere(np.float32(0))
         for word in range(len(floats)):
             found = everywhere(np.float32(0))
             for d in range(word * BITS, min((word + 1) * BITS, len(rows))):
-                numbers = part(x[h, d, b], begin, end)
-                store_stretch(rows[d], begin, numbers)
-                by_channel[d, tile] = np.uint64(0)
-                if constants[d] == 0:
-                    by_channel[d, tile] = nonzero(numbers)
+                if by_channel[d, tile] != 0:
+                    numbers = stretch(rows[d], begin)
                     found, n_found = marked(found, numbers, d - word * BITS), one_more(n_found, numbers)
             store_stretch(floats[word], begin, found)
-        left = np.uint64(ALL) >> np.uint64(begin + TOKENS - end)
+        there = np.uint64(ALL) >> np.uint64(max(begin + TOKENS - length, 0))
         for n in range(by_number.shape[1]):
-            by_number[tile, n] = equal(n_found, np.float32(n)) & left
+            by_number[tile, n] = equal(n_found, np.float32(n)) & there
 
 
 @making

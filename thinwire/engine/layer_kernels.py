@@ -12,7 +12,7 @@ two. A mask without nodes holds none; bits without nodes are not written.
 import numpy as np
 from numba import prange
 
-from thinwire.engine.ahead import AHEAD, read_ahead, write_ahead
+from thinwire.engine.ahead import AHEAD, write_ahead
 from thinwire.engine.column_kernels import keep_in_place, settled, towards
 from thinwire.engine.jit import inlined, inner, kernel
 from thinwire.engine.nonlinearity_kernels import IDENTITY, RELU, applied
@@ -55,7 +55,6 @@ def between_attentions(
             begin, end = tokens_of(group, n, trials, stretches)
             used, nodes = end - begin, (mean, mask[group // stretches], kept[group])
             for i in range(width):
-                read_ahead(stream, i + AHEAD, begin, end)
                 store_stretch(resid[i], 0, part(stream[i], begin, end))
             first = 0
             if len(heads) > 0:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thinwire.engine import layer_back_kernels, layer_kernels
 from thinwire.engine.jit import use_threads
-from thinwire.engine.layout import activations, empty_activations, features
+from thinwire.engine.layout import activations, empty_activations, features, floats
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held
 from thinwire.engine.sites import CODES, Nonlinearity, matrix_numbers
@@ -130,7 +130,7 @@ class _Parts(NamedTuple):
 
     def as_kernels_take(self, n: int) -> tuple[Any, Any, list[tuple[np.ndarray, ...]]]:
         """Both reads, with position channels of n tokens, and six maps."""
-        first, second = ((gain.detach().float().numpy(), _rows(positions, n)) for gain, positions in self.reads)
+        first, second = ((floats(gain), _rows(positions, n)) for gain, positions in self.reads)
         return first, second, [matrix_numbers(*each) for each in self.maps]
 
 
@@ -187,7 +187,7 @@ def _between_attentions(
 
 def _rows(x: Tensor, n: int) -> np.ndarray:
     """The numbers of x [..., width], which lie as they do if it is feature-major float32: [width, n]."""
-    return features(x.detach().float()).numpy() if x.numel() else np.empty((0, n), np.float32)
+    return floats(features(x)) if x.numel() else np.empty((0, n), np.float32)
 
 
 def _for_the_way_back(n: int, mask: Tensor, tensors: Sequence[Tensor], wanted: bool) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ layouts, and elementwise operations keep the layout they find, so it never shows
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,11 @@ def is_feature_major(x: Tensor) -> bool:
 def features(x: Tensor) -> Tensor:
     """x [..., width] as a contiguous matrix [width, n], without a copy where x is feature-major."""
     return x.movedim(-1, 0).reshape(x.shape[-1], -1).contiguous()
+
+
+def floats(x: Tensor) -> np.ndarray:
+    """What kernels take for x, float32: its own numbers, where they are of that kind."""
+    return (x if x.dtype == torch.float32 else x.float()).numpy(force=True)  # one call is half as long as three
 
 
 def empty_activations(like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:

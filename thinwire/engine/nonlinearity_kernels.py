@@ -53,12 +53,9 @@ def _below(x):
 def _erf(y):
     y = smaller(larger(y, -END), END)
     at = y * y * SCALED - np.float32(1)
-    square = at * at
-    # apart, since one sum of so many terms waits for itself
-    even, odd = QUOTIENT[DEGREE - 2] + square * QUOTIENT[DEGREE], QUOTIENT[DEGREE - 3] + square * QUOTIENT[DEGREE - 1]
-    for i in range(DEGREE - 4, 0, -2):
-        even, odd = QUOTIENT[i] + square * even, QUOTIENT[i - 1] + square * odd
-    quotient = QUOTIENT[0] + square * even + at * odd
+    quotient = QUOTIENT[DEGREE - 1] + at * QUOTIENT[DEGREE]
+    for i in range(DEGREE - 2, -1, -1):
+        quotient = QUOTIENT[i] + at * quotient
     return y * quotient
 
 

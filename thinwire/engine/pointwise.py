@@ -8,7 +8,7 @@ from torch import Tensor
 
 from thinwire.engine import pointwise_kernels
 from thinwire.engine.jit import use_threads
-from thinwire.engine.layout import activations, empty_activations, features, is_feature_major
+from thinwire.engine.layout import activations, empty_activations, features, floats, is_feature_major
 from thinwire.engine.operator import operator
 
 
@@ -23,9 +23,7 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     rows = features(x)
     out, scales = torch.empty_like(rows), torch.empty(rows.shape[1])
     use_threads()
-    pointwise_kernels.rms_norm(
-        rows.numpy(), gain.detach().float().numpy(), np.float32(epsilon), out.numpy(), scales.numpy()
-    )
+    pointwise_kernels.rms_norm(rows.numpy(), floats(gain), np.float32(epsilon), out.numpy(), scales.numpy())
     return activations(out, x.shape[:-1]), scales
 
 
@@ -34,9 +32,7 @@ def _rms_norm_backward(x: Tensor, gain: Tensor, scales: Tensor, grad: Tensor) ->
     rows = features(x)
     out = torch.empty_like(rows)
     use_threads()
-    pointwise_kernels.rms_norm_backward(
-        rows.numpy(), gain.detach().float().numpy(), scales.numpy(), features(grad).numpy(), out.numpy()
-    )
+    pointwise_kernels.rms_norm_backward(rows.numpy(), floats(gain), scales.numpy(), features(grad).numpy(), out.numpy())
     return activations(out, x.shape[:-1])
 
 
@@ -116,7 +112,7 @@ def hold(x: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
     pointwise_kernels.hold(
         rows.view(shape).numpy(),
         mean.float().numpy(),
-        mask.detach().float().contiguous().numpy(),
+        floats(mask.contiguous()),
         out.view(shape).numpy(),
     )
     return activations(out, x.shape[:-1])
@@ -131,7 +127,7 @@ def _hold_backward(x: Tensor, mean: Tensor, mask: Tensor, grad: Tensor) -> tuple
     pointwise_kernels.hold_backward(
         rows.view(shape).numpy(),
         mean.float().numpy(),
-        mask.detach().float().contiguous().numpy(),
+        floats(mask.contiguous()),
         features(grad).view(shape).numpy(),
         out.view(shape).numpy(),
         d_mask.numpy(),

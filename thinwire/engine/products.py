@@ -13,7 +13,7 @@ from torch import Tensor
 from thinwire.engine import product_kernels
 from thinwire.engine.gpu import triton_module
 from thinwire.engine.jit import use_threads
-from thinwire.engine.layout import activations, features
+from thinwire.engine.layout import activations, features, floats
 from thinwire.engine.operator import operator
 from thinwire.errors import UserError
 
@@ -135,11 +135,11 @@ def _product(
         return activations(gpu.multiply(features(x), values, bias, columns, starts), x.shape[:-1])
     given = features(x.float())
     out = torch.empty(len(starts) - 1, given.shape[1])
-    matrix = values.detach().float().numpy(), columns.numpy(), starts.numpy()
+    matrix = floats(values), columns.numpy(), starts.numpy()
     use_threads()
     if skip_zeros:
         matrix = product_kernels.without_zero_rows(*matrix, given.numpy())
-    product_kernels.multiply(*matrix, bias.detach().float().numpy(), given.numpy(), out.numpy())
+    product_kernels.multiply(*matrix, floats(bias), given.numpy(), out.numpy())
     return activations(out, x.shape[:-1])
 
 
@@ -196,7 +196,7 @@ def sparse_rows(tokens: Tensor, values: Tensor, columns: Tensor, starts: Tensor,
     check_tokens(tokens, len(starts) - 1)
     out, wanted = torch.zeros(width, tokens.numel()), tokens.flatten().numpy()
     use_threads()
-    product_kernels.gather_rows(values.detach().float().numpy(), columns.numpy(), starts.numpy(), wanted, out.numpy())
+    product_kernels.gather_rows(floats(values), columns.numpy(), starts.numpy(), wanted, out.numpy())
     return activations(out, tokens.shape)
 
 

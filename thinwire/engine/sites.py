@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thinwire.engine import nonlinearity_kernels, site_back_kernels, site_kernels
 from thinwire.engine.jit import use_threads
-from thinwire.engine.layout import activations, empty_activations, features
+from thinwire.engine.layout import activations, empty_activations, features, floats
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held
 from thinwire.engine.products import SparsePattern, weight_gradient
@@ -97,14 +97,14 @@ def _map_and_keep(
 
 def matrix_numbers(values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> tuple[np.ndarray, ...]:
     """A matrix with compressed rows, and a bias, as kernels take them."""
-    return values.detach().float().numpy(), columns.numpy(), starts.numpy(), bias.detach().float().numpy()
+    return floats(values), columns.numpy(), starts.numpy(), floats(bias)
 
 
 def held_numbers(mean: Tensor | None, mask: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
     """What holds nodes, as kernels take it: one trial without any nodes, if nothing does."""
     if mean is None or mask is None:
         return np.empty(0, np.float32), np.empty((1, 0), np.float32)
-    return mean.float().numpy(), mask.detach().float().contiguous().numpy()
+    return floats(mean), floats(mask.contiguous())
 
 
 def parts_of_mask_gradient(n: int, mask: Tensor | None, width: int) -> Tensor:

@@ -69,7 +69,7 @@ def put(x, begin, end, past, scratch, row):
 @making
 def is_past(out):
     """Whether a result is to be written past the caches: a large one, of whole lines."""
-    return out.size >= LARGE and (out.ctypes.data | (out.shape[1] * NUMBER)) % LINE == 0
+    return out.size >= LARGE and (out.ctypes.data | (out.shape[-1] * NUMBER)) % LINE == 0
 
 
 @inner

@@ -35,7 +35,7 @@ class Sublayer(nn.Module):
 
         With a map or norm `by`, the nonlinearity of what it makes of x.
         """
-        site, keep = self.sites[name], self.get_submodule(name)
+        site, keep = self.sites[name], getattr(self, name)
         if isinstance(tap, Hold):  # part of the operator, where there is one
             return keep(x, by, nonlinearity, tap.at(site))
         return tap(site, keep(x, by, nonlinearity))

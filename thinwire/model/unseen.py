@@ -108,6 +108,6 @@ def _read(sublayer: Sublayer, resid: Tensor, positions: Tensor | None) -> Read:
 
 
 def _kept(sublayer: Sublayer, site: str) -> int:
-    keep = sublayer.get_submodule(site)
+    keep = getattr(sublayer, site)
     assert isinstance(keep, AbsTopK)
     return keep.k
