@@ -181,6 +181,25 @@ def test_heads_whose_keys_are_all_the_same(n_alike: int, length: int, sink: Tens
     check(attend_by_feature(*asked, sink, last[:, None]), *asked, sink, last)
 
 
+@pytest.mark.parametrize("sink", [None, SINK, torch.tensor([-90.0, 0.0, 120.0])])
+@pytest.mark.parametrize("places", [[70], [5, 140], [63, 64, 65], [199]])
+def test_scores_that_rise_from_tile_to_tile(places: list[int], sink: Tensor | None) -> None:
+    """A position may outweigh all before it, so far that exponentials of what they were compared with overflow."""
+    q, k, v = (normal(HEADS, 4, 2, 200, seed=i) for i in range(3))
+    q[:, 0] = 2 + q[:, 0].abs()
+    for n, place in enumerate(places):
+        k[:, 0, :, place] = 150 * (n + 1)
+    sink = None if sink is None else sink.clone().requires_grad_()
+    leaves = [by_feature(x) for x in (q, k, v)]
+    y = attend_by_feature(*leaves, sink, standing(2, 200, 200))
+    check(y, *leaves, sink, rtol=1e-3, atol=1e-2)
+    first = places[0]
+    assert y[:, :2, :first].isfinite().all()
+    if sink is None:  # from there on a query looks at the largest before it
+        largest = leaves[2][:, :, [max(p for p in places if p <= t) for t in range(first, 200)]]
+        torch.testing.assert_close(y[:, :, first:], largest)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
 @pytest.mark.parametrize("sink", [None, torch.tensor([-90.0, 0.0, 120.0])])
 def test_scores_small_and_large(scale: float, sink: Tensor | None) -> None:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from tests.engine.test_attention_kernel import by_feature, standing
 from tests.engine.test_sites import drawn, given, normal, some, sparse
+from thinwire.engine.attention import attend_by_feature
 from thinwire.engine.pointwise import Held
 from thinwire.engine.reads import norm_and_keep
 from thinwire.engine.sites import map_and_keep
@@ -46,3 +48,26 @@ def test_reads() -> None:
     assert y.numel() >= LARGE
     few = norm_and_keep(x[1:, -FEW:], gain, 1e-5, 256)
     torch.testing.assert_close(y[1:, -FEW:], few, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("d_head", [16, 20])
+@pytest.mark.parametrize("length", [272, 264])
+def test_attention(length: int, d_head: int) -> None:
+    """Rows of whole lines of the cache, and others; forward and back, few sequences at a time."""
+    heads, batch = 4, 64
+    shape = heads, d_head, batch, length
+    assert heads * d_head * batch * length >= LARGE
+    q, k, v = (some(normal(*shape, seed=i), 0.3, seed=i) for i in range(3))
+    v[1], towards = 0, normal(batch, heads, length, d_head, seed=7)
+    towards[:, 2] = 0  # a head without a gradient, and one whose keys are all the same
+    k[3] = 1
+
+    def run(first: int, end: int) -> tuple[torch.Tensor, ...]:
+        leaves = [by_feature(x[:, :, first:end]) for x in (q, k, v)]
+        y = attend_by_feature(*leaves, None, standing(end - first, length, length))
+        return y, *torch.autograd.grad(y, leaves, towards[first:end])
+
+    whole = run(0, batch)
+    for first in (0, batch - 4):
+        for found, part in zip(whole, run(first, first + 4), strict=True):
+            assert found[first : first + 4].equal(part)

@@ -47,10 +47,13 @@ def _by_row(builder: Any, name: str, given: list[Any], *rest: Any) -> Any:
     return joined(builder, rows)
 
 
-def _floor(builder: Any, x: Any) -> Any:
+def _floor(builder: Any, x: Any) -> tuple[Any, Any]:
+    """x, or the lowest power where it is below that, and the next whole number below."""
+    least = NUMBERS([float(LOWEST_POWER)] * SIZE)
+    x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
     kind = ir.FunctionType(NUMBERS, [NUMBERS])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.floor.v{SIZE}f32")
-    return builder.call(function, [x])
+    return x, builder.call(function, [x])
 
 
 @instruction
@@ -60,7 +63,7 @@ def fraction(context: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         if WIDE:
             return _by_row(builder, "reduce", [given[0], DOWN], ROUNDING)
-        return builder.fsub(given[0], _floor(builder, given[0]))
+        return builder.fsub(*_floor(builder, given[0]))
 
     return piece(piece), generate
 
@@ -73,9 +76,7 @@ def scaled(context: Any, y: Any, x: Any) -> Any:
         y, x = given
         if WIDE:
             return _by_row(builder, "scalef", [y, x], ROUNDING)
-        least = NUMBERS([float(LOWEST_POWER)] * SIZE)
-        x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
-        power = builder.shl(builder.fptosi(_floor(builder, x), WORDS), WORDS([MANTISSA] * SIZE))
+        power = builder.shl(builder.fptosi(_floor(builder, x)[1], WORDS), WORDS([MANTISSA] * SIZE))
         return builder.bitcast(builder.add(builder.bitcast(y, WORDS), power), NUMBERS)
 
     return piece(piece, piece), generate

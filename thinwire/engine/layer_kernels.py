@@ -74,6 +74,8 @@ def between_attentions(
                 _write_kept(given, w_k, k_k, begin, end, of_heads, nodes, first + len(q), spare, deltas, k)
                 _write_kept(given, w_v, k_v, begin, end, of_heads, nodes, first + 2 * len(q), spare, deltas, v)
             for i in range(width):
+                if not of_stream:
+                    write_ahead(out, i + AHEAD, begin, end)
                 put(stretch(resid[i], 0), begin, end, of_stream, rows[0], out[i])
         fence()
 
