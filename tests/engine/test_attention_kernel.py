@@ -200,6 +200,29 @@ def test_scores_that_rise_from_tile_to_tile(places: list[int], sink: Tensor | No
         torch.testing.assert_close(y[:, :, first:], largest)
 
 
+@pytest.mark.parametrize("first", [-100.0, -3e9, -3e38, -torch.inf])
+def test_a_first_position_far_below_all_others(first: float) -> None:
+    """What is subtracted is its score; scores above that are compared with each other all the same."""
+    q, k, v = (normal(HEADS, 4, 2, 200, seed=i) for i in range(3))
+    q[:, 0], k[:, 0] = 2, 50 + k[:, 0].abs()
+    expected = attention_pattern(*(x[..., 1:].permute(2, 0, 3, 1).double() for x in (q, k)), None)
+    k[:, 0, :, 0] = first
+    y = attend_by_feature(*(by_feature(x) for x in (q, k, v)), None, standing(2, 200, 200))
+    torch.testing.assert_close(y[:, :, 1:].double(), expected @ v[..., 1:].permute(2, 0, 3, 1).double(), **CLOSE)
+
+
+@pytest.mark.parametrize("score", [30.0, 1e4, 1e7])
+def test_weights_of_a_saturated_softmax_are_one_on_the_way_back(score: float) -> None:
+    q, k, v = (torch.zeros(HEADS, 4, 2, 70) for _ in range(3))
+    q[:, 0], k[:, 0, :, 3] = 2, score
+    q[0] = 0  # and of one that is not
+    leaves = [by_feature(x) for x in (q, k, v)]
+    y = attend_by_feature(*leaves, None, standing(2, 70, 70))
+    (d_v,) = torch.autograd.grad(y, leaves[2], torch.ones_like(y))
+    torch.testing.assert_close(d_v[:, 1:, 3], torch.full((2, 2, 4), 67.0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(d_v[:, :1].sum(2), torch.full((2, 1, 4), 70.0), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
 @pytest.mark.parametrize("sink", [None, torch.tensor([-90.0, 0.0, 120.0])])
 def test_scores_small_and_large(scale: float, sink: Tensor | None) -> None:

@@ -2,11 +2,11 @@
 
 import numpy as np
 from hypothesis import given, settings
-from hypothesis.strategies import integers
+from hypothesis.strategies import booleans, integers
 from numba import njit
 
 from thinwire.engine.block_kernels import ROWS, add_block, turn
-from thinwire.engine.exponential_kernels import LOWEST_POWER, WIDE, power_of_two
+from thinwire.engine.exponential_kernels import LOWEST_POWER, power_of_two
 from thinwire.engine.stretches import store_stretch, stretch
 from thinwire.engine.tiles import TOKENS, empty_tile
 from thinwire.engine.vectors import SIZE, VECTOR, everywhere, larger, smaller
@@ -64,12 +64,12 @@ def test_products_of_blocks(n: int, vectors: int, seed: int) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(integers(0, 2 * VECTOR + 1), integers(0, 3 * VECTOR + 1), integers(0, 2**31))
-def test_turning(height: int, width: int, seed: int) -> None:
+@given(integers(0, 2 * VECTOR + 1), integers(0, 3 * VECTOR + 1), integers(0, 2**31), booleans())
+def test_turning(height: int, width: int, seed: int, past: bool) -> None:
     """Of any size, and of rows that lie apart; what lies beside the result stays."""
-    x, before = numbers(height, 2, width, seed=seed)[:, 1], numbers(width + 1, height + 2, seed=seed + 1)
-    out = before.copy()
-    turn(x, np.float32(0.5), out)
+    x, out = numbers(height, 2, width, seed=seed)[:, 1], empty_tile(width + 1)
+    out[:] = before = numbers(*out.shape, seed=seed + 1)
+    turn(x, np.float32(0.5), past, out)
     np.testing.assert_array_equal(out[:width, :height], x.T / 2)
     np.testing.assert_array_equal(out[width:], before[width:])
     np.testing.assert_array_equal(out[:, height:], before[:, height:])
@@ -91,5 +91,5 @@ def test_powers_of_two() -> None:
     made = np.empty_like(special)
     _powers(special, made)
     np.testing.assert_array_equal(made[:4], [1, 2, 0.5, 1024])
-    assert (made[4:6] <= (0 if WIDE else np.float32(2.0**LOWEST_POWER))).all()
+    assert (made[4:6] <= np.float32(2.0**LOWEST_POWER)).all()
     assert np.isnan(made[6])

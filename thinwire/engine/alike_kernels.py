@@ -8,27 +8,35 @@ import math
 
 import numpy as np
 
+from thinwire.engine.exponential_kernels import LOG2_E
 from thinwire.engine.jit import exact, inner, making
 from thinwire.engine.product_kernels import clear, has_nonzero, is_constant
+
+LN_2 = np.float32(math.log(2))
 
 
 @making
 def attend_alike(q, k, v, sink, queries, scale, out, log_sums, h, b):
     """`attend` for a head of a sequence in which all keys are the same, or all queries zero: running means."""
     sizes, sums = np.empty(q.shape[3], np.float32), np.empty(v.shape[3], np.float32)
-    _score(q, k, scale, h, b, sizes)
+    _score(q, k, scale * LOG2_E, h, b, sizes)
     _share_out(sink, queries, h, b, sizes, log_sums)
     _add_up_to(v, queries[b], h, b, sizes, sums, out)
 
 
 @inner
 def _score(q, k, scale, h, b, scores):
-    """The score of each query with every key."""
+    """The score of each query with every key, to the base of the scale."""
     clear(scores)
     for d in range(q.shape[1]):
         row, key = q[h, d, b], scale * k[h, d, b, 0]
         for t in range(len(scores)):
             scores[t] += key * row[t]
+
+
+@inner
+def _power(x):
+    return np.float32(math.exp(x * LN_2))
 
 
 @exact
@@ -38,12 +46,12 @@ def _share_out(sink, queries, h, b, sizes, log_sums):
         score, n = sizes[t], np.float32(queries[b, t] + 1)
         most, each, total = score, np.float32(1) + (score - score), n  # NaN stays
         if sink.size:
-            most = max(score, sink[h])
-            each = np.float32(math.exp(score - most))
-            total = n * each + np.float32(math.exp(sink[h] - most))
+            most = max(score, sink[h] * LOG2_E)
+            each = _power(score - most)
+            total = n * each + _power(sink[h] * LOG2_E - most)
         sizes[t] = each / total
         if log_sums.size:
-            log_sums[h, b, t] = most + np.float32(math.log(total))
+            log_sums[h, b, t] = most + np.float32(math.log(total)) * LOG2_E
 
 
 @inner
@@ -83,10 +91,10 @@ def alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v,
 def _weigh_alike(q, k, sink, queries, scale, log_sums, h, b, weights):
     """What each query gives every position that it sees."""
     if sink.size:
-        _score(q, k, scale, h, b, weights)
+        _score(q, k, scale * LOG2_E, h, b, weights)
     for t in range(len(weights)):
         if sink.size:
-            weights[t] = np.float32(math.exp(weights[t] - log_sums[h, b, t]))
+            weights[t] = _power(weights[t] - log_sums[h, b, t])
         else:
             weights[t] = np.float32(1) / np.float32(queries[b, t] + 1)
 
@@ -120,7 +128,7 @@ def _to_values(v, sink, queries, weights, grad, h, b, d_v, weighted, means, sums
 def _to_sink_and_queries(k, sink, scale, log_sums, h, b, means, d_q, d_sink):
     """d_sink and d_q: a query gets something only because the sink takes a share."""
     for t in range(len(means)):
-        share = np.float32(math.exp(sink[h] - log_sums[h, b, t])) * means[t]
+        share = _power(sink[h] * LOG2_E - log_sums[h, b, t]) * means[t]
         d_sink[h, b] -= share
         for d in range(k.shape[1]):
             d_q[h, d, b, t] = scale * k[h, d, b, 0] * share

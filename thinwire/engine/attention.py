@@ -29,7 +29,7 @@ def attend_by_feature(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, quer
 
 @operator("attend_by_feature")
 def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
-    """Outputs [head, d_head, batch, n_queries] and the logs of softmax denominators [head, batch, n_queries].
+    """Outputs [head, d_head, batch, n_queries] and the logs of softmax denominators to base 2 [head, batch, n_queries].
 
     The latter are empty unless a gradient is `wanted`. q has the shape of the outputs, k and v are
     [head, d_head, batch, pos], `sink` is [head] or empty, `queries` [batch, n_queries].

@@ -33,12 +33,12 @@ def attend_backward(q, k, v, sink, queries, scale, out, log_sums, grad, threads,
     batch, heads, d_head = k.shape[2], k.shape[0] * k.shape[2], k.shape[1]
     jobs = n_jobs(heads, threads)
     for job in prange(jobs):
-        asked, learning, moved = empty_tile(d_head), empty_tile(d_head), empty_tile(d_head)
+        asked, towards, moved = empty_tile(d_head), empty_tile(d_head), empty_tile(d_head)
         tiles = empty_tile(TOKENS), empty_tile(TOKENS), empty_tile(1)
         of_keys = place_head(k), place_columns(q), place_columns(k)
         of_values = place_head(v), place_columns(q), place_columns(v)
-        past = is_past(d_q), is_past(d_k)
-        places = asked, learning, moved, tiles, of_keys, of_values, past
+        past = is_past(d_q), is_past(d_k) and is_past(d_v)
+        places = asked, towards, moved, tiles, of_keys, of_values, past
         for head in range(job * heads // jobs, (job + 1) * heads // jobs):
             h, b = head // batch, head % batch
             if is_zero(grad, h, b):
@@ -54,22 +54,22 @@ def attend_backward(q, k, v, sink, queries, scale, out, log_sums, grad, threads,
 @inner
 def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places):
     """`attend_backward` for one head of a sequence."""
-    asked, learning, moved, (p, d_p, notes), (keys, by_query, d_keys), (values, given, d_values), past = places
+    asked, towards, moved, (p, d_p, notes), (keys, q_rows, d_keys), (values, grad_rows, d_values), past = places
     past_queries, past_keys = past
     take_head(k, h, b, keys)
     take_head(v, h, b, values)
-    turn(q[h, :, b], scale, False, by_query)
-    turn(grad[h, :, b], ONE, False, given)
+    turn(q[h, :, b], scale, False, q_rows)
+    turn(grad[h, :, b], ONE, False, grad_rows)
     clear_rows(d_keys)
     clear_rows(d_values)
     for begin in range(0, q.shape[3], TOKENS):
         end = min(q.shape[3], begin + TOKENS)
         fewest, tiles = see(queries, b, begin, end, k.shape[3], notes[0])
-        log_sum, mean = part(log_sums[h, b], begin, end) * LOG2_E, everywhere(ZERO)
+        log_sum, mean = part(log_sums[h, b], begin, end), everywhere(ZERO)
         for d in range(len(asked)):
-            towards = part(grad[h, d, b], begin, end)
-            mean += towards * part(out[h, d, b], begin, end)
-            store_stretch(learning[d], 0, towards)
+            x = part(grad[h, d, b], begin, end)
+            mean += x * part(out[h, d, b], begin, end)
+            store_stretch(towards[d], 0, x)
             store_stretch(asked[d], 0, part(q[h, d, b], begin, end) * (scale * LOG2_E))
         balance = everywhere(ZERO)
         if sink.size:
@@ -78,13 +78,13 @@ def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k,
             d_sink[h, b] -= total(balance)
         for d in range(len(moved)):
             store_stretch(moved[d], 0, keys[1][d] * balance)
-        base, base_of_gradient = constant_part(keys, asked), constant_part(values, learning)
+        base, base_of_gradient = constant_part(keys, asked), constant_part(values, towards)
         for tile in range(tiles):
             _to_weights(keys, asked, base, log_sum, stretch(notes[0], 0), fewest, tile, p)
-            _to_gradients(values, learning, base_of_gradient, mean, tile, p, d_p)
+            _to_gradients(values, towards, base_of_gradient, mean, tile, p, d_p)
             add_marked(keys, tile, d_p, moved)
-            _add_sums(p, tile, fewest, notes[0], given, begin, d_values)
-            _add_sums(d_p, tile, fewest, notes[0], by_query, begin, d_keys)
+            _add_sums(p, tile, fewest, notes[0], grad_rows, begin, d_values)
+            _add_sums(d_p, tile, fewest, notes[0], q_rows, begin, d_keys)
         for d in range(len(moved)):
             put(stretch(moved[d], 0) * scale, begin, end, past_queries, moved[d], d_q[h, d, b])
     turn(d_keys[: k.shape[3], : k.shape[1]], ONE, past_keys, d_k[h, :, b])
@@ -107,7 +107,7 @@ def _to_weights(keys, asked, base, log_sum, seen, fewest, tile, p):
 
 
 @inlined
-def _to_gradients(values, learning, base, mean, tile, p, d_p):
+def _to_gradients(values, towards, base, mean, tile, p, d_p):
     """d_p[j] = gradients of scores with position j of a tile: those of weights, less their mean, times weights."""
     by_number = values[4]
     for n in range(by_number.shape[1]):
@@ -115,7 +115,7 @@ def _to_gradients(values, learning, base, mean, tile, p, d_p):
         while places != 0:
             j = lowest(places)
             places &= places - np.uint64(1)
-            made = add_channels(values, learning, tile * TOKENS + j, base) - mean
+            made = add_channels(values, towards, tile * TOKENS + j, base) - mean
             store_stretch(d_p[j], 0, made * stretch(p[j], 0))
 
 

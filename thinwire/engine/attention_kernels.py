@@ -18,13 +18,14 @@ from thinwire.engine.stretches import any_above, fence, lowest, store_stretch, s
 from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
 from thinwire.engine.vectors import everywhere, larger
 
-LN_2, FAR = np.float32(math.log(2)), np.float32(60)
+FAR = np.float32(60)
+"""Powers of two that a score may be above what is subtracted: sums of many weights times values are to be finite."""
 ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(-np.inf)
 
 
 @summing
 def attend(q, k, v, sink, queries, scale, threads, out, log_sums):
-    """out [head, d_head, batch, n_queries] and log_sums [head, batch, n_queries], the logs of the softmax denominators.
+    """out [head, d_head, batch, n_queries] and log_sums [head, batch, n_queries], base-2 logs of softmax denominators.
 
     q has the shape of out, k and v are [head, d_head, batch, pos]. The query t of sequence b stands at `queries[b, t]`.
     `sink` [head] is added to each denominator as exp(sink), or is empty. Without any log_sums, heads that move nothing
@@ -65,26 +66,26 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
         sums = power_of_two(everywhere(sink[h] * LOG2_E) - shift) if sink.size else everywhere(ZERO)
         shares = everywhere(ZERO)
         for tile in range(tiles):
-            for _ in range(2):
-                more, top = _weigh(keys, asked, base, shift, seen, fewest, tile, p)
-                if not any_above(top, FAR):
-                    break
-                lower = power_of_two(everywhere(ZERO) - larger(top, ZERO))
-                shift, shares, sums = shift + larger(top, ZERO), shares * lower, sums * lower
+            more, top = _weigh(keys, asked, base, shift, seen, fewest, tile, p)
+            if any_above(top - shift, FAR):  # in those lanes alone
+                higher = larger(shift, top - FAR)
+                lower = power_of_two(shift - higher)
+                shift, shares, sums = higher, shares * lower, sums * lower
                 for d in range(len(means)):
                     store_stretch(means[d], 0, stretch(means[d], 0) * lower)
+                more, _ = _weigh(keys, asked, base, shift, seen, fewest, tile, p)
             shares += more
             add_marked(values, tile, p, means)
         sums = sums + shares
-        size = everywhere(ONE) / sums
-        shares = shares * size
+        normal = everywhere(ONE) / sums
+        shares = shares * normal
         for d in range(len(means)):
-            put(stretch(means[d], 0) * size + values[1][d] * shares, begin, end, past, p[0], out[h, d, b])
+            put(stretch(means[d], 0) * normal + values[1][d] * shares, begin, end, past, p[0], out[h, d, b])
         if log_sums.size:
             store_stretch(notes[0], 0, sums)
             store_stretch(notes[1], 0, shift)
             for t in range(begin, end):
-                log_sums[h, b, t] = notes[1, t - begin] * LN_2 + np.float32(math.log(notes[0, t - begin]))
+                log_sums[h, b, t] = notes[1, t - begin] + np.float32(math.log(notes[0, t - begin])) * LOG2_E
 
 
 @inlined
@@ -112,7 +113,7 @@ def add_channels(head, rows, j, made):
 
 @inner
 def _weigh(keys, asked, base, shift, seen, fewest, tile, p):
-    """p[j] = 2^score of position j of a tile, zeros where not seen; returns sums and the largest scores."""
+    """p[j] = 2^(score - shift) of position j of a tile, 0 where not seen; returns sums and the largest scores."""
     by_number, begin = keys[4], tile * TOKENS
     top, sums = everywhere(LOWEST), everywhere(ZERO)
     for n in range(by_number.shape[1]):
@@ -120,11 +121,11 @@ def _weigh(keys, asked, base, shift, seen, fewest, tile, p):
         while places != 0:
             j = lowest(places)
             places &= places - np.uint64(1)
-            score = add_channels(keys, asked, begin + j, base) - shift
+            score = add_channels(keys, asked, begin + j, base)
             if begin >= fewest:
                 score = where_seen(score, seen, np.float32(begin + j), LOWEST)
             top = larger(top, score)
-            weight = power_of_two(score)
+            weight = power_of_two(score - shift)
             sums += weight
             store_stretch(p[j], 0, weight)
     return sums, top

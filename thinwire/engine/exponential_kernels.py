@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils
 from numpy.polynomial import chebyshev
 
@@ -18,6 +17,7 @@ from thinwire.engine.vectors import MANTISSA, NUMBER, NUMBERS, SIZE, WORD, WORDS
 
 LOG2_E = np.float32(1 / math.log(2))
 DEGREE = 5
+"""Of the polynomial."""
 
 
 def _coefficients() -> tuple[np.float32, ...]:
@@ -27,12 +27,20 @@ def _coefficients() -> tuple[np.float32, ...]:
 
 
 POWER = _coefficients()
+"""Its coefficients."""
 LANES = 16
+"""Of a vector of AVX-512."""
 ROW, MASK = ir.VectorType(NUMBER, LANES), ir.IntType(LANES)
+"""Such a vector, and which of its lanes an instruction is for."""
 DOWN, ROUNDING = WORD(1), WORD(4)
-"""As AVX-512 writes them: to the next whole number below, and whatever rounding is in force."""
-WIDE = bool(get_host_cpu_features().get("avx512dq"))
+"""What its instructions are told: the next whole number below, and whatever rounding is in force."""
 LOWEST_POWER = -126
+"""Of powers that are normal numbers; where AVX-512 is missing, powers end here, otherwise at zero."""
+
+
+def _is_wide(context: Any) -> bool:
+    """Whether what is compiled may use instructions of AVX-512."""
+    return "+avx512dq" in context.codegen().magic_tuple()[2]
 
 
 def _by_row(builder: Any, name: str, given: list[Any], *rest: Any) -> Any:
@@ -61,7 +69,7 @@ def fraction(context: Any, x: Any) -> Any:
     """x without the next whole number below."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        if WIDE:
+        if _is_wide(context):
             return _by_row(builder, "reduce", [given[0], DOWN], ROUNDING)
         return builder.fsub(*_floor(builder, given[0]))
 
@@ -74,7 +82,7 @@ def scaled(context: Any, y: Any, x: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         y, x = given
-        if WIDE:
+        if _is_wide(context):
             return _by_row(builder, "scalef", [y, x], ROUNDING)
         power = builder.shl(builder.fptosi(_floor(builder, x)[1], WORDS), WORDS([MANTISSA] * SIZE))
         return builder.bitcast(builder.add(builder.bitcast(y, WORDS), power), NUMBERS)
@@ -84,7 +92,7 @@ def scaled(context: Any, y: Any, x: Any) -> Any:
 
 @exact
 def power_of_two(x):
-    """2^x, for x up to 127."""
+    """2^x, for x up to 127; small ones end at 2^-126 or at zero."""
     at = fraction(x)
     y = POWER[DEGREE - 1] + at * POWER[DEGREE]
     for i in range(DEGREE - 2, -1, -1):

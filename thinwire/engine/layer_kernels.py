@@ -46,7 +46,7 @@ def between_attentions(
     jobs = n_jobs(groups, threads)
     d_in, d_mlp, d_made = width + max(len(reads[1]), len(next_reads[1])), len(w_in[3]), max(width, len(q))
     whole = n // trials * NUMBER % LINE == 0  # lines, where a trial begins as well
-    of_stream, of_heads = whole and is_past(out), whole and is_past(q)
+    of_stream, of_heads = whole and is_past(out), whole and is_past(q) and is_past(k) and is_past(v)
     for job in prange(jobs):
         resid, given, between, deltas = empty_tile(width), empty_tile(d_in), empty_tile(d_mlp), empty_tile(d_made)
         rows, scratch, short = empty_tile(2), search_scratch(max(d_in, d_made, d_mlp)), np.empty(TOKENS, np.bool_)

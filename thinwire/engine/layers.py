@@ -96,7 +96,7 @@ def between_attentions(
     nonlinearity = CODES["identity" if end is None else end.nonlinearity]
     epsilons = [0.0 if read is None else read.epsilon for read in reads]
     heads = nothing if end is None else end.heads
-    mean, mask = _side_by_side(held, _Parts.of(tensors).widths(), stream[..., 0].numel())
+    mean, mask = _side_by_side(held, tensors, stream)
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (stream, heads, mask))
     if wanted and k_stream < stream.shape[-1]:
         raise ValueError(f"there is no gradient where {k_stream} of {stream.shape[-1]} channels of the stream are kept")
@@ -120,11 +120,11 @@ class _Parts(NamedTuple):
 
     def made(self) -> list[int]:
         """How many channels each map makes."""
-        return [len(bias) for *_, bias in self.maps]
+        return [bias.shape[0] for *_, bias in self.maps]
 
     def widths(self) -> list[int]:
         """How many nodes the sites have that are passed."""
-        read = [len(gain) + (positions.shape[-1] if positions.numel() else 0) for gain, positions in self.reads]
+        read = [gain.shape[0] + (positions.shape[-1] if positions.numel() else 0) for gain, positions in self.reads]
         written, between, delta, *asked = self.made()
         return [width for width in (written, read[0], between, delta, read[1], *asked) if width]
 
@@ -134,12 +134,12 @@ class _Parts(NamedTuple):
         return first, second, [matrix_numbers(*each) for each in self.maps]
 
 
-def _side_by_side(held: Sequence[Held], widths: Sequence[int], n: int) -> tuple[Tensor, Tensor]:
+def _side_by_side(held: Sequence[Held], tensors: Sequence[Tensor], stream: Tensor) -> tuple[Tensor, Tensor]:
     """What nodes of all sites are held at, and one mask for them; without any nodes if nothing is held."""
     if not held:
         return torch.empty(0), torch.empty(1, 0)
-    for each, width in zip(held, widths, strict=True):
-        each.check(width, n)
+    for each, width in zip(held, _Parts.of(tensors).widths(), strict=True):
+        each.check(width, stream[..., 0].numel())
     if len({len(each.mask) for each in held}) > 1:
         raise ValueError("the masks of sites have different numbers of trials")
     return torch.cat([each.mean.float() for each in held]), torch.cat([each.mask.float() for each in held], 1)
@@ -187,12 +187,17 @@ def _between_attentions(
 
 def _rows(x: Tensor, n: int) -> np.ndarray:
     """The numbers of x [..., width], which lie as they do if it is feature-major float32: [width, n]."""
-    return floats(features(x)) if x.numel() else np.empty((0, n), np.float32)
+    if not x.numel():
+        return np.empty((0, n), np.float32)
+    numbers = floats(x)
+    last = numbers.ndim - 1
+    return np.ascontiguousarray(numbers.transpose(last, *range(last)).reshape(-1, n))  # sooner done than by torch
 
 
 def _for_the_way_back(n: int, mask: Tensor, tensors: Sequence[Tensor], wanted: bool) -> tuple[Tensor, Tensor]:
     """Place for scales and bits, as `_between_attentions` returns them."""
-    tiles = len(mask) * -(-n // len(mask) // TOKENS)
+    trials = mask.shape[0]
+    tiles = trials * -(-n // trials // TOKENS)
     nodes = sum(_Parts.of(tensors).widths()) if wanted else 0
     return mask.new_zeros(2, n if wanted else 0), mask.new_empty(tiles, nodes, dtype=torch.int64)
 

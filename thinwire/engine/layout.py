@@ -23,7 +23,7 @@ def features(x: Tensor) -> Tensor:
 
 def floats(x: Tensor) -> np.ndarray:
     """What kernels take for x, float32: its own numbers, where they are of that kind."""
-    return (x if x.dtype == torch.float32 else x.float()).numpy(force=True)  # one call is half as long as three
+    return (x if x.dtype == torch.float32 else x.float()).detach().numpy()
 
 
 def empty_activations(like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:

@@ -111,7 +111,7 @@ def hold(x: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
     shape = len(rows), len(mask), -1
     pointwise_kernels.hold(
         rows.view(shape).numpy(),
-        mean.float().numpy(),
+        floats(mean),
         floats(mask.contiguous()),
         out.view(shape).numpy(),
     )
@@ -126,7 +126,7 @@ def _hold_backward(x: Tensor, mean: Tensor, mask: Tensor, grad: Tensor) -> tuple
     shape = len(rows), len(mask), -1
     pointwise_kernels.hold_backward(
         rows.view(shape).numpy(),
-        mean.float().numpy(),
+        floats(mean),
         floats(mask.contiguous()),
         features(grad).view(shape).numpy(),
         out.view(shape).numpy(),

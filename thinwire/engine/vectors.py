@@ -124,16 +124,3 @@ def _choice(sign: str) -> Any:
 
 larger, smaller = _choice("<"), _choice(">")
 """Of two numbers, or of each pair of two pieces, or of a piece and a number; NaN in x stays."""
-
-
-@instruction
-def raised(context: Any, x: Any, bits: Any) -> Any:
-    """x times two to the power of the last bits of a float, for a number or each of a piece."""
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        x, bits = given
-        words, shift = (WORDS, WORDS([MANTISSA] * SIZE)) if x.type == NUMBERS else (WORD, WORD(MANTISSA))
-        power = builder.shl(builder.bitcast(bits, words), shift)
-        return builder.bitcast(builder.add(builder.bitcast(x, words), power), x.type)
-
-    return x(x, x), generate

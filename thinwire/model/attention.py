@@ -55,7 +55,7 @@ class Attention(Sublayer):
 
     def by_head(self, x: Tensor) -> Tensor:
         """What lies side by side in x [batch, pos, d_heads] by itself: [batch, head, pos, d_head]."""
-        return x.unflatten(-1, (self.n_heads, self.d_head)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.n_heads, self.d_head).transpose(1, 2)
 
 
 def at_last(x: Tensor, last: Tensor) -> Tensor:
