@@ -1,8 +1,9 @@
 """CPU kernels of causal attention on feature-major activations, one head of one sequence at a time.
 
-A stretch of queries passes through all positions that it sees, a lane for each query: what keys and values are not zero
-at is all that is multiplied. A head in which all queries are zero, or all keys the same, attends to everything alike:
-its outputs are running means.
+A stretch of queries passes through all positions that it sees, tile by tile, a lane for each query: only what keys and
+values are not zero at is multiplied. Scores become weights in registers, so what is subtracted from them is known
+before: the score of the first position, which all queries see, until one is far above it. A head in which all queries
+are zero, or all keys the same, attends to everything alike: its outputs are running means.
 """
 
 import math
@@ -67,7 +68,7 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
         shares = everywhere(ZERO)
         for tile in range(tiles):
             more, top = _weigh(keys, asked, base, shift, seen, fewest, tile, p)
-            if any_above(top - shift, FAR):  # in those lanes alone
+            if any_above(top - shift, FAR):  # done again, with more subtracted in those lanes
                 higher = larger(shift, top - FAR)
                 lower = power_of_two(shift - higher)
                 shift, shares, sums = higher, shares * lower, sums * lower

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numpy.polynomial import chebyshev
 
 from thinwire.engine.jit import exact
-from thinwire.engine.vectors import MANTISSA, NUMBER, NUMBERS, SIZE, WORD, WORDS, instruction, joined, lanes_of, piece
+from thinwire.engine.vectors import NUMBER, NUMBERS, SIZE, WORD, WORDS, instruction, joined, lanes_of, piece
 
 LOG2_E = np.float32(1 / math.log(2))
 DEGREE = 5
@@ -34,6 +34,8 @@ ROW, MASK = ir.VectorType(NUMBER, LANES), ir.IntType(LANES)
 """Such a vector, and which of its lanes an instruction is for."""
 DOWN, ROUNDING = WORD(1), WORD(4)
 """What its instructions are told: the next whole number below, and whatever rounding is in force."""
+MANTISSA = 23
+"""Bits of a float below its exponent."""
 LOWEST_POWER = -126
 """Of powers that are normal numbers; where AVX-512 is missing, powers end here, otherwise at zero."""
 

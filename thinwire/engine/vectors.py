@@ -22,8 +22,6 @@ SIZE = 64
 """Numbers of a piece: enough vectors that they do not wait for each other, and four lines of the cache."""
 ALIGNED = 4
 """Bytes that numbers in memory are aligned to."""
-MANTISSA = 23
-"""Bits of a float below its exponent."""
 BYTE, WORD, PLACE, NUMBER = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 WORDS, NUMBERS = ir.VectorType(WORD, SIZE), ir.VectorType(NUMBER, SIZE)
 
