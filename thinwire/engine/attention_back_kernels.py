@@ -8,11 +8,11 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.alike_kernels import alike_backward, is_alike
-from thinwire.engine.attention_kernels import add_channels, add_marked, constant_part, see
+from thinwire.engine.attention_kernels import add_channels, add_marked, constant_part, see, weigh
 from thinwire.engine.block_kernels import ROWS, add_block, turn
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
 from thinwire.engine.head_kernels import (
-    clear_all,
+    clear_head,
     clear_rows,
     is_zero,
     place_columns,
@@ -41,13 +41,14 @@ def attend_backward(q, k, v, sink, queries, scale, out, log_sums, grad, threads,
         places = asked, towards, moved, tiles, of_keys, of_values, past
         for head in range(job * heads // jobs, (job + 1) * heads // jobs):
             h, b = head // batch, head % batch
-            if is_zero(grad, h, b):
-                clear_all(d_q, d_k, d_v, h, b)
-            elif is_alike(k, h, b):
-                clear_all(d_q, d_k, d_v, h, b)
-                alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b)
-            else:
+            moves = not is_zero(grad, h, b)
+            if moves and not is_alike(k, h, b):
                 _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k, d_v, d_sink, h, b, places)
+                continue
+            for made in (d_q, d_k, d_v):
+                clear_head(made, h, b)
+            if moves:
+                alike_backward(q, k, v, sink, queries, scale, log_sums, grad, d_q, d_k, d_v, d_sink, h, b)
         fence()
 
 
@@ -80,7 +81,7 @@ def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k,
             store_stretch(moved[d], 0, keys[1][d] * balance)
         base, base_of_gradient = constant_part(keys, asked), constant_part(values, towards)
         for tile in range(tiles):
-            _to_weights(keys, asked, base, log_sum, stretch(notes[0], 0), fewest, tile, p)
+            weigh(keys, asked, base, log_sum, stretch(notes[0], 0), fewest, tile, p)
             _to_gradients(values, towards, base_of_gradient, mean, tile, p, d_p)
             add_marked(keys, tile, d_p, moved)
             _add_sums(p, tile, fewest, notes[0], grad_rows, begin, d_values)
@@ -89,21 +90,6 @@ def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k,
             put(stretch(moved[d], 0) * scale, begin, end, past_queries, moved[d], d_q[h, d, b])
     turn(d_keys[: k.shape[3], : k.shape[1]], ONE, past_keys, d_k[h, :, b])
     turn(d_values[: k.shape[3], : k.shape[1]], ONE, past_keys, d_v[h, :, b])
-
-
-@inlined
-def _to_weights(keys, asked, base, log_sum, seen, fewest, tile, p):
-    """p[j] = what a stretch of queries gives position j of a tile: 2^score, zeros where not seen."""
-    by_number, begin = keys[4], tile * TOKENS
-    for n in range(by_number.shape[1]):
-        places = by_number[tile, n]
-        while places != 0:
-            j = lowest(places)
-            places &= places - np.uint64(1)
-            weight = power_of_two(add_channels(keys, asked, begin + j, base) - log_sum)
-            if begin >= fewest:
-                weight = where_seen(weight, seen, np.float32(begin + j), ZERO)
-            store_stretch(p[j], 0, weight)
 
 
 @inlined

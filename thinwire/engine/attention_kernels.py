@@ -67,14 +67,14 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
         sums = power_of_two(everywhere(sink[h] * LOG2_E) - shift) if sink.size else everywhere(ZERO)
         shares = everywhere(ZERO)
         for tile in range(tiles):
-            more, top = _weigh(keys, asked, base, shift, seen, fewest, tile, p)
+            more, top = weigh(keys, asked, base, shift, seen, fewest, tile, p)
             if any_above(top - shift, FAR):  # done again, with more subtracted in those lanes
                 higher = larger(shift, top - FAR)
                 lower = power_of_two(shift - higher)
                 shift, shares, sums = higher, shares * lower, sums * lower
                 for d in range(len(means)):
                     store_stretch(means[d], 0, stretch(means[d], 0) * lower)
-                more, _ = _weigh(keys, asked, base, shift, seen, fewest, tile, p)
+                more, _ = weigh(keys, asked, base, shift, seen, fewest, tile, p)
             shares += more
             add_marked(values, tile, p, means)
         sums = sums + shares
@@ -112,8 +112,8 @@ def add_channels(head, rows, j, made):
     return made
 
 
-@inner
-def _weigh(keys, asked, base, shift, seen, fewest, tile, p):
+@inlined
+def weigh(keys, asked, base, shift, seen, fewest, tile, p):
     """p[j] = 2^(score - shift) of position j of a tile, 0 where not seen; returns sums and the largest scores."""
     by_number, begin = keys[4], tile * TOKENS
     top, sums = everywhere(LOWEST), everywhere(ZERO)

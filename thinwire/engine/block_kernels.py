@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 
 from thinwire.engine.jit import inner
-from thinwire.engine.vectors import ALIGNED, NUMBER, PLACE, SIZE, VECTOR, WORD, address, instruction, spread
+from thinwire.engine.vectors import ALIGNED, NUMBER, PLACE, SIZE, VECTOR, WORD, address, instruction, put_vector, spread
 
 ROWS = VECTOR
 """Rows of a block: so many sums, and what they are made of, fit the registers."""
@@ -54,9 +54,7 @@ def _turning(past: bool) -> Any:
             lines = _turned(builder, [builder.fmul(builder.load(line, align=ALIGNED), size) for line in lines])
             for r, line in enumerate(lines):
                 place = _row(context, builder, kinds[4], out, builder.add(j, PLACE(r)), i)
-                stored = builder.store(line, place, align=4 * VECTOR if past else ALIGNED)
-                if past:
-                    stored.set_metadata("nontemporal", builder.module.add_metadata([WORD(1)]))
+                put_vector(builder, line, place, ALIGNED * VECTOR if past else ALIGNED, past)
             return context.get_dummy_value()
 
         return types.void(x, types.intp, types.intp, types.float32, out), generate

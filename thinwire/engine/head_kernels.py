@@ -29,14 +29,6 @@ def clear_head(x, h, b):
 
 
 @inner
-def clear_all(d_q, d_k, d_v, h, b):
-    """Zero all gradients of a head of a sequence."""
-    clear_head(d_q, h, b)
-    clear_head(d_k, h, b)
-    clear_head(d_v, h, b)
-
-
-@inner
 def round_up(n, size):
     """n, rounded up to whole blocks of a size."""
     return (n + size - 1) // size * size

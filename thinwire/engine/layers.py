@@ -187,11 +187,7 @@ def _between_attentions(
 
 def _rows(x: Tensor, n: int) -> np.ndarray:
     """The numbers of x [..., width], which lie as they do if it is feature-major float32: [width, n]."""
-    if not x.numel():
-        return np.empty((0, n), np.float32)
-    numbers = floats(x)
-    last = numbers.ndim - 1
-    return np.ascontiguousarray(numbers.transpose(last, *range(last)).reshape(-1, n))  # sooner done than by torch
+    return floats(features(x)) if x.numel() else np.empty((0, n), np.float32)
 
 
 def _for_the_way_back(n: int, mask: Tensor, tensors: Sequence[Tensor], wanted: bool) -> tuple[Tensor, Tensor]:

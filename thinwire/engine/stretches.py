@@ -18,6 +18,7 @@ from thinwire.engine.vectors import (
     instruction,
     lanes_of,
     piece,
+    put_vector,
     spread,
 )
 
@@ -68,9 +69,7 @@ def _storing(align: int, past: bool) -> Any:
     def put(context: Any, row: Any, t: Any, x: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             row, t, x = given
-            stored = builder.store(x, _place(context, builder, signature.args[0], row, t), align=align)
-            if past:
-                stored.set_metadata("nontemporal", builder.module.add_metadata([WORD(1)]))
+            put_vector(builder, x, _place(context, builder, signature.args[0], row, t), align, past)
             return context.get_dummy_value()
 
         return types.void(row, types.intp, piece), generate
