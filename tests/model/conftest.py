@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from tests.model.layers import made
-from thinwire.engine import layers
 from thinwire.model import Transformer, unseen
 from thinwire.model.sparse import compile_sparse
 
@@ -17,12 +16,16 @@ def model() -> Transformer:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the operator was given, call by call."""
+    """What the operators for layers that nobody looks into were given, call by call."""
     seen: list[Any] = []
 
-    def counted(*args: Any) -> Any:
-        seen.append(args)
-        return layers.between_attentions(*args)
+    def counted(run: Any) -> Any:
+        def noted(*args: Any) -> Any:
+            seen.append(args)
+            return run(*args)
 
-    monkeypatch.setattr(unseen, "between_attentions", counted)
+        return noted
+
+    for name in ("run_layers", "between_attentions"):
+        monkeypatch.setattr(unseen, name, counted(getattr(unseen, name)))
     return seen

@@ -61,6 +61,9 @@ def test_gradients_are_those_of_the_sites(
     assert len(calls) == LAYERS + 1
     assert len(found.gradients) == 1 + 8 * LAYERS
     check(found, one_by_one(model, resid, tap, monkeypatch))
+    with torch.no_grad():
+        assert model.run(resid, tap=tap).equal(found.resid)
+    assert len(calls) == LAYERS + 2
 
 
 def test_gradients_of_some_alone(model: Transformer, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +79,7 @@ def test_gradients_of_some_alone(model: Transformer, calls: list[Any], monkeypat
     assert alone[0].any()
     with torch.no_grad():
         assert model.run(resid, tap=tap).equal(model.run(resid, tap=fixed))
-    assert len(calls) == 5 * (LAYERS + 1)
+    assert len(calls) == 3 * (LAYERS + 1) + 2
 
 
 def test_free_nodes_are_as_without_a_mask(model: Transformer, calls: list[Any]) -> None:
@@ -192,16 +195,16 @@ def test_gradients_of_some_results_alone(
     monkeypatch.setattr(unseen, "between_attentions", noted)
     tap = hold(model, 2)
     model.run(model.embed(torch.randint(20, (4, 41))).requires_grad_(), tap=tap)
-    for (stream, k_stream, end, begin, held), _ in results[:2]:
+    for (stream, heads, k_stream, end, begin, held), _ in results[:2]:
         leaves = [stream.detach().requires_grad_(), *(each.mask for each in held)]
-        made = run(leaves[0], k_stream, end, begin, held)
+        made = run(leaves[0], heads, k_stream, end, begin, held)
         weights = [torch.randn(x.shape) * (i in places) for i, x in enumerate(made)]
         some = sum((made[i] * weights[i]).sum() for i in places)
         every = sum((x * weight).sum() for x, weight in zip(made, weights, strict=True))
         for one, other in zip(*(torch.autograd.grad(x, leaves, retain_graph=True) for x in (some, every)), strict=True):
             assert one.equal(other)  # pyright: ignore
     with pytest.raises(ValueError, match="no gradient where 8 of 32 channels"):
-        run(leaves[0], 8, end, begin, held)
+        run(leaves[0], heads, 8, end, begin, held)
 
 
 @pytest.mark.parametrize("shape", [(4, 1024, 2), (3, 1401, 3)])

@@ -1,4 +1,4 @@
-"""Layers that nobody looks into: whatever lies between two attentions is one operator.
+"""Layers that nobody looks into: all of them are one operator, or whatever lies between two attentions is.
 
 Taps other than one that holds nodes, hooks on a module, gradients of weights, other norms, matrices that are not sparse
 and modules that are not the package's own all make the forward pass go site by site, as `thinwire.model.transformer`
@@ -6,13 +6,16 @@ has it; results are the same up to rounding.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
 from thinwire.engine import sites
-from thinwire.engine.layers import Begin, End, Map, Read, Turned, between_attentions
+from thinwire.engine.all_layers import Layer, run_layers
+from thinwire.engine.layer_parts import Begin, End, Map, Read, Turned
+from thinwire.engine.layers import between_attentions
 from thinwire.engine.pointwise import Held
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention
@@ -65,34 +68,48 @@ def run_unseen(
     resid: Tensor, sublayers: Sequence[Sublayer], keep: AbsTopK, positions: Tensor | None, cache: Cache | None, tap: Tap
 ) -> Tensor:
     """Take a residual point [batch, pos, d_model] through whole layers, as `Transformer.run` does."""
-    end, held = None, []
-    for attention, mlp in zip(sublayers[::2], sublayers[1::2], strict=True):
-        assert isinstance(attention, Attention)
-        assert isinstance(mlp, MLP)
-        begin = Begin(
-            _read(attention, resid, positions),
-            _map(attention, "q", attention.w_q),
-            _map(attention, "k", attention.w_k),
-            _map(attention, "v", attention.w_v),
-        )
-        held += _held(attention, ("act_in", "q", "k", "v"), tap)
-        resid, *asked = between_attentions(resid, keep.k, end, begin, held)
-        assert isinstance(mlp.w_out, SparseLinear)
-        end = End(
-            attention.heads(*asked, cache=cache),
-            _map(attention, "resid_delta", attention.w_o),
-            _read(mlp, resid, positions),
-            _map(mlp, "post_act", mlp.w_in),
-            mlp.nonlinearity,
-            _map(mlp, "resid_delta", mlp.w_out),
-            Turned(mlp.w_out.rows, mlp.w_out.column_starts, mlp.w_out.order),  # pyright: ignore
-        )
-        held = _held(attention, ("resid_delta",), tap) + _held(mlp, ("act_in", "post_act", "resid_delta"), tap)
-    return between_attentions(resid, keep.k, end, None, held)[0]
+    attentions: Sequence[Attention] = sublayers[::2]  # pyright: ignore
+    layers = [_layer(*each, resid, positions) for each in zip(attentions, sublayers[1::2], strict=True)]
+    held = _held(sublayers, tap)
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (resid, *(x.mask for x in chain(*held))))
+    if cache is None and not learns:
+        return run_layers(resid, keep.k, layers, held)
+    end, heads = None, None
+    for attention, layer, nodes in zip(attentions, layers, held, strict=False):
+        resid, *asked = between_attentions(resid, heads, keep.k, end, layer.begin, nodes)
+        end, heads = layer.end, attention.heads(*asked, cache=cache)
+    return between_attentions(resid, heads, keep.k, end, None, held[-1])[0]
 
 
-def _held(sublayer: Sublayer, names: Sequence[str], tap: Tap) -> list[Held]:
-    return [tap.at(sublayer.sites[name]) for name in names] if isinstance(tap, Hold) else []
+def _layer(attention: Attention, mlp: Sublayer, resid: Tensor, positions: Tensor | None) -> Layer:
+    """A layer that reads a residual point [batch, pos, d_model]."""
+    assert isinstance(mlp, MLP)
+    assert isinstance(mlp.w_out, SparseLinear)
+    begin = Begin(
+        _read(attention, resid, positions),
+        _map(attention, "q", attention.w_q),
+        _map(attention, "k", attention.w_k),
+        _map(attention, "v", attention.w_v),
+    )
+    end = End(
+        _map(attention, "resid_delta", attention.w_o),
+        _read(mlp, resid, positions),
+        _map(mlp, "post_act", mlp.w_in),
+        mlp.nonlinearity,
+        _map(mlp, "resid_delta", mlp.w_out),
+        Turned(mlp.w_out.rows, mlp.w_out.column_starts, mlp.w_out.order),  # pyright: ignore
+    )
+    return Layer(begin, attention.n_heads, attention.sink, end)
+
+
+def _held(sublayers: Sequence[Sublayer], tap: Tap) -> list[list[Held]]:
+    """What holds nodes at the sites before the first attention, between each two, and behind the last."""
+    if not isinstance(tap, Hold):
+        return [[] for _ in range(len(sublayers) // 2 + 1)]
+    every = [[tap.at(site) for site in sublayer.sites.values()] for sublayer in sublayers]
+    begins = [sites[:-1] for sites in every[::2]]  # all but what the attention adds to the stream
+    ends = [attention[-1:] + mlp for attention, mlp in zip(every[::2], every[1::2], strict=True)]
+    return [end + begin for end, begin in zip([[], *ends], [*begins, []], strict=True)]
 
 
 def _map(sublayer: Sublayer, site: str, by: nn.Module) -> Map:
