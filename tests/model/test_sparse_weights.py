@@ -3,10 +3,10 @@
 import pytest
 import torch
 from tiny import tiny_model, tiny_prompts
-from torch import nn
 
 from thinwire.model import Transformer
 from thinwire.model.sparse import (
+    FeatureEmbedding,
     FeatureLinear,
     Sparse,
     SparseEmbedding,
@@ -34,7 +34,7 @@ def pair(biases: bool = True, mixed: bool = False) -> tuple[Transformer, Transfo
 
 def test_modules_hold_the_matrix() -> None:
     dense, compiled = pair(biases=False, mixed=True)
-    kinds = {"embedding": nn.Embedding, "unembedding": SparseLinear, "blocks.0.attn.w_q": FeatureLinear}
+    kinds = {"embedding": FeatureEmbedding, "unembedding": SparseLinear, "blocks.0.attn.w_q": FeatureLinear}
     for name, kind in kinds.items():
         assert type(compiled.get_submodule(name)) is kind
     for name, module in compiled.named_modules():

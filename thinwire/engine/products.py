@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from thinwire.engine import product_kernels
+from thinwire.engine import product_kernels, table_kernels
 from thinwire.engine.gpu import triton_module
 from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, features, floats
@@ -200,6 +200,20 @@ def sparse_rows(tokens: Tensor, values: Tensor, columns: Tensor, starts: Tensor,
     return activations(out, tokens.shape)
 
 
+@operator("table_rows")
+def table_rows(tokens: Tensor, table: Tensor) -> Tensor:
+    """Rows of a dense float32 table by index [...], on a CPU, without a gradient: feature-major [..., width].
+
+    Raises IndexError for rows that it does not have.
+    """
+    check_tokens(tokens, len(table))
+    wanted = tokens.flatten()
+    out = torch.empty(table.shape[1], len(wanted))
+    use_threads()
+    table_kernels.gather_table(floats(table.contiguous()), wanted.numpy(), torch.get_num_threads(), out.numpy())
+    return activations(out, tokens.shape)
+
+
 @operator("sparse_rows_gradient")
 def _rows_gradient(grad: Tensor, tokens: Tensor, columns: Tensor, starts: Tensor) -> Tensor:
     gpu = _gpu_kernels(grad)
@@ -218,6 +232,11 @@ def _rows_gradient(grad: Tensor, tokens: Tensor, columns: Tensor, starts: Tensor
 @sparse_rows.register_fake
 def _(tokens, values, columns, starts, width) -> Tensor:
     return values.new_empty((width, *tokens.shape), dtype=torch.float32).movedim(0, -1)
+
+
+@table_rows.register_fake
+def _(tokens, table) -> Tensor:
+    return table.new_empty((table.shape[1], *tokens.shape)).movedim(0, -1)
 
 
 @_rows_gradient.register_fake

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from thinwire.engine.layout import activations, features
 from thinwire.engine.memory import hold_freed_memory
-from thinwire.engine.products import SparsePattern, has_kernels
+from thinwire.engine.products import SparsePattern, has_kernels, table_rows
 
 if TYPE_CHECKING:
     from thinwire.model.config import ModelConfig
@@ -73,6 +73,16 @@ class FeatureLinear(nn.Linear):
         return activations(torch.addmm(bias[:, None], self.weight, features(x)), x.shape[:-1])
 
 
+class FeatureEmbedding(nn.Embedding):
+    """`torch.nn.Embedding` among sparse maps, feature-major."""
+
+    def forward(self, tokens: Tensor) -> Tensor:  # [...] to [..., width], feature-major
+        weight = self.weight
+        if weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.requires_grad:
+            return table_rows(tokens, weight)
+        return activations(features(super().forward(tokens)), tokens.shape)
+
+
 class SparseEmbedding(Sparse):
     """`torch.nn.Embedding`."""
 
@@ -108,6 +118,8 @@ def assembled(
             if isinstance(module, nn.Linear) and name not in sparse:
                 shape = module.in_features, module.out_features, module.bias is not None
                 model.set_submodule(name, FeatureLinear(*shape))
+            elif isinstance(module, nn.Embedding) and name not in sparse:
+                model.set_submodule(name, FeatureEmbedding(module.num_embeddings, module.embedding_dim))
     own: dict[str, Tensor] = {}
     for name, module in sparse.items():
         model.set_submodule(name, module)

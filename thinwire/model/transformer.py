@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from thinwire.engine.layout import activations, features, is_feature_major
 from thinwire.errors import UserError
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention, at_last
@@ -144,11 +143,7 @@ class Transformer(nn.Module):
     def unembed(self, resid: Tensor, tokens: Tensor, norms: Norms = own_scales) -> Tensor:
         """Logits [batch, pos, vocab] from the last residual point; tokens [batch, pos] choose the bigram rows."""
         logits = self.unembedding(norms(2 * self.config.n_layers, self.norm, resid))
-        if self.bigram is None:
-            return logits
-        rows = self.bigram(tokens)
-        # numbers that lie apart are slower to add than to bring together
-        return logits + (activations(features(rows), tokens.shape) if is_feature_major(logits) else rows)
+        return logits if self.bigram is None else logits + self.bigram(tokens)
 
     def forward(
         self, tokens: Tensor, tap: Tap = identity, recompute: bool = False, norms: Norms = own_scales

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thinwire.engine.layout import activations, features
+from thinwire.engine.layout import features
 from thinwire.engine.products import SparsePattern, input_gradient
 from thinwire.model.precision import uses_bf16
-from thinwire.model.sparse import FeatureLinear, SparseEmbedding, SparseLinear
+from thinwire.model.sparse import FeatureEmbedding, FeatureLinear, SparseEmbedding, SparseLinear
 from thinwire.model.transformer import Transformer
 
 
@@ -27,9 +27,9 @@ def with_whole_gradients(model: Transformer, twin: Transformer, precision: str) 
     for name, module in twin.named_modules():
         if isinstance(module, SparseLinear):
             other.set_submodule(name, _WholeLinear(module, model.get_parameter(f"{name}.weight"), precision))
-        elif isinstance(module, SparseEmbedding):
+        elif isinstance(module, SparseEmbedding | FeatureEmbedding):
             with torch.device("meta"):
-                other.set_submodule(name, _FeatureEmbedding(*module.shape))
+                other.set_submodule(name, FeatureEmbedding(*model.get_parameter(f"{name}.weight").shape))
         elif isinstance(module, FeatureLinear):
             other.set_submodule(name, module)
     for name, parameter in model.named_parameters():
@@ -50,13 +50,6 @@ class _WholeLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [..., in] to [..., out], feature-major float32
         bf16 = uses_bf16(self.precision, x.device)
         return _Product.apply(x, self.weight, self.bias, self.values, self.pattern, bf16)  # pyright: ignore
-
-
-class _FeatureEmbedding(nn.Embedding):
-    """`torch.nn.Embedding`, feature-major."""
-
-    def forward(self, tokens: Tensor) -> Tensor:  # [...] to [..., width]
-        return activations(features(super().forward(tokens)), tokens.shape)
 
 
 class _Product(torch.autograd.Function):
