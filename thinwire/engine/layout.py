@@ -23,7 +23,8 @@ def features(x: Tensor) -> Tensor:
 
 def floats(x: Tensor) -> np.ndarray:
     """What kernels take for x, float32: its own numbers, where they are of that kind."""
-    return (x if x.dtype == torch.float32 else x.float()).detach().numpy()
+    x = x if x.dtype == torch.float32 else x.float()
+    return (x.detach() if x.requires_grad else x).numpy()
 
 
 def empty_activations(like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:

@@ -6,6 +6,7 @@ from thinwire.engine import reads, select, sites
 from thinwire.engine.layout import activations, empty_activations, features, is_feature_major
 from thinwire.engine.operator import operator
 from thinwire.engine.pointwise import Held
+from thinwire.model.hooks import is_bare, none_on_all
 from thinwire.model.norms import RMSNorm
 from thinwire.model.sparse import SparseLinear
 
@@ -74,10 +75,11 @@ class AbsTopK(nn.Module):
         """What is kept of x [..., width], or of the nonlinearity of what the map or norm `by` makes of x; some nodes
         `held`.
         """
-        if isinstance(by, SparseLinear) and sites.pays(x):
+        alone = by is not None and is_bare(by) and none_on_all()
+        if alone and isinstance(by, SparseLinear) and sites.pays(x):
             return sites.map_and_keep(x, by.pattern, by.values, by.bias, nonlinearity, self.k, held)
         selects = self.k < self.width or held is not None
-        if isinstance(by, RMSNorm) and selects and nonlinearity == "identity" and reads.pays(x, by.weight):
+        if alone and isinstance(by, RMSNorm) and selects and nonlinearity == "identity" and reads.pays(x, by.weight):
             return reads.norm_and_keep(x, by.weight, by.epsilon(x.dtype), self.k, held)
         if by is not None:
             x = sites.FUNCTIONS[nonlinearity](by(x))

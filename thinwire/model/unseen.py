@@ -10,7 +10,6 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as modules
 
 from thinwire.engine import sites
 from thinwire.engine.all_layers import Layer, run_layers
@@ -20,6 +19,7 @@ from thinwire.engine.pointwise import Held
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention
 from thinwire.model.cache import Cache
+from thinwire.model.hooks import is_bare, none_on_all
 from thinwire.model.mlp import MLP
 from thinwire.model.norms import RMSNorm
 from thinwire.model.sparse import SparseLinear
@@ -34,7 +34,7 @@ def goes_unseen(
     alike = isinstance(tap, Hold) and len({len(mask) for mask in tap.masks.values()}) == 1  # trials at all sites
     if not (tap is identity or alike):
         return False
-    if modules._global_forward_hooks or modules._global_forward_pre_hooks or torch.is_autocast_enabled("cpu"):
+    if not none_on_all() or torch.is_autocast_enabled("cpu"):
         return False
     if resid.dtype != torch.float32 or not sites.pays(resid):
         return False
@@ -57,11 +57,11 @@ def _has_gradient(sublayers: Sequence[Sublayer], keep: nn.Module, positions: Ten
 
 def _plain(module: nn.Module) -> bool:
     """Whether nobody has put a hook, or a forward pass, on a module or what is in it, and its maps are sparse."""
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+    if not is_bare(module):
         return False
     if not module._modules:
         return type(module) in (SparseLinear, RMSNorm, AbsTopK)
-    return all(map(_plain, module.children()))
+    return all(part is None or _plain(part) for part in module._modules.values())
 
 
 def run_unseen(
