@@ -28,8 +28,9 @@ def with_whole_gradients(model: Transformer, twin: Transformer, precision: str) 
         if isinstance(module, SparseLinear):
             other.set_submodule(name, _WholeLinear(module, model.get_parameter(f"{name}.weight"), precision))
         elif isinstance(module, SparseEmbedding | FeatureEmbedding):
+            rows, width = model.get_parameter(f"{name}.weight").shape
             with torch.device("meta"):
-                other.set_submodule(name, FeatureEmbedding(*model.get_parameter(f"{name}.weight").shape))
+                other.set_submodule(name, FeatureEmbedding(rows, width))
         elif isinstance(module, FeatureLinear):
             other.set_submodule(name, module)
     for name, parameter in model.named_parameters():
