@@ -7,16 +7,19 @@ caches until all gradients have it.
 import numpy as np
 from numba import prange
 
-from thinwire.engine.alike_kernels import alike_backward, is_alike
+from thinwire.engine.alike_kernels import LN_2, alike_backward, is_alike
 from thinwire.engine.attention_kernels import add_channels, add_marked, constant_part, see, weigh
 from thinwire.engine.block_kernels import ROWS, add_block, turn
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
 from thinwire.engine.head_kernels import (
     clear_head,
     clear_rows,
+    head_ahead,
     is_zero,
     place_columns,
     place_head,
+    place_rows,
+    round_up,
     take_head,
 )
 from thinwire.engine.jit import inlined, inner, summing
@@ -30,13 +33,13 @@ ZERO, ONE = np.float32(0), np.float32(1)
 @summing
 def attend_backward(q, k, v, sink, queries, scale, out, log_sums, grad, threads, d_q, d_k, d_v, d_sink):
     """Gradients of `attend`, from what it made and `grad` of the shape of q. d_sink is [head, batch], zeros."""
-    batch, heads, d_head = k.shape[2], k.shape[0] * k.shape[2], k.shape[1]
+    heads, (_, d_head, batch, length) = k.shape[0] * k.shape[2], k.shape
     jobs = n_jobs(heads, threads)
     for job in prange(jobs):
-        asked, towards, moved = empty_tile(d_head), empty_tile(d_head), empty_tile(d_head)
-        tiles = empty_tile(TOKENS), empty_tile(TOKENS), empty_tile(1)
-        of_keys = place_head(k), place_columns(q), place_columns(k)
-        of_values = place_head(v), place_columns(q), place_columns(v)
+        asked, towards, moved = place_rows(d_head), place_rows(d_head), place_rows(d_head)
+        tiles = place_rows(TOKENS), place_rows(TOKENS), empty_tile(1)  # numbers near zero take a hundred times as long
+        of_keys = place_head(k), place_columns(TOKENS, d_head), place_columns(length, d_head)
+        of_values = place_head(v), place_columns(TOKENS, d_head), place_columns(length, d_head)
         past = is_past(d_q), is_past(d_k) and is_past(d_v)
         places = asked, towards, moved, tiles, of_keys, of_values, past
         for head in range(job * heads // jobs, (job + 1) * heads // jobs):
@@ -57,39 +60,43 @@ def _head_backward(q, k, v, sink, queries, scale, out, log_sums, grad, d_q, d_k,
     """`attend_backward` for one head of a sequence."""
     asked, towards, moved, (p, d_p, notes), (keys, q_rows, d_keys), (values, grad_rows, d_values), past = places
     past_queries, past_keys = past
+    d_head, length = q.shape[1], k.shape[3]
     take_head(k, h, b, keys)
     take_head(v, h, b, values)
-    turn(q[h, :, b], scale, False, q_rows)
-    turn(grad[h, :, b], ONE, False, grad_rows)
     clear_rows(d_keys)
     clear_rows(d_values)
     for begin in range(0, q.shape[3], TOKENS):
         end = min(q.shape[3], begin + TOKENS)
-        fewest, tiles = see(queries, b, begin, end, k.shape[3], notes[0])
+        fewest, tiles = see(queries, b, begin, end, length, notes[0])
         log_sum, mean = part(log_sums[h, b], begin, end), everywhere(ZERO)
-        for d in range(len(asked)):
+        for d in range(d_head):
+            for each in (q, grad, out):
+                head_ahead(each, h, d, b)
             x = part(grad[h, d, b], begin, end)
             mean += x * part(out[h, d, b], begin, end)
             store_stretch(towards[d], 0, x)
             store_stretch(asked[d], 0, part(q[h, d, b], begin, end) * (scale * LOG2_E))
+        turn(asked, ONE, q_rows)
+        turn(towards, ONE, grad_rows)
         balance = everywhere(ZERO)
         if sink.size:
             share = power_of_two(everywhere(sink[h] * LOG2_E) - log_sum)
             balance = where_seen(share * mean, stretch(notes[0], 0), ZERO, ZERO)
             d_sink[h, b] -= total(balance)
-        for d in range(len(moved)):
+        for d in range(d_head):
             store_stretch(moved[d], 0, keys[1][d] * balance)
         base, base_of_gradient = constant_part(keys, asked), constant_part(values, towards)
         for tile in range(tiles):
             weigh(keys, asked, base, log_sum, stretch(notes[0], 0), fewest, tile, p)
             _to_gradients(values, towards, base_of_gradient, mean, tile, p, d_p)
             add_marked(keys, tile, d_p, moved)
-            _add_sums(p, tile, fewest, notes[0], grad_rows, begin, d_values)
-            _add_sums(d_p, tile, fewest, notes[0], q_rows, begin, d_keys)
-        for d in range(len(moved)):
-            put(stretch(moved[d], 0) * scale, begin, end, past_queries, moved[d], d_q[h, d, b])
-    turn(d_keys[: k.shape[3], : k.shape[1]], ONE, past_keys, d_k[h, :, b])
-    turn(d_values[: k.shape[3], : k.shape[1]], ONE, past_keys, d_v[h, :, b])
+            first, last = tile * TOKENS, min((tile + 1) * TOKENS, length)
+            _add_sums(p, first, last, fewest, notes[0], grad_rows[: end - begin], d_values)
+            _add_sums(d_p, first, last, fewest, notes[0], q_rows[: end - begin], d_keys)
+        for d in range(d_head):
+            put(stretch(moved[d], 0) * scale, begin, end, past_queries, d_q[h, d, b])
+    _put_turned(d_keys, LN_2, past_keys, moved, d_k[h, :, b])
+    _put_turned(d_values, ONE, past_keys, moved, d_v[h, :, b])
 
 
 @inlined
@@ -106,13 +113,24 @@ def _to_gradients(values, towards, base, mean, tile, p, d_p):
 
 
 @inlined
-def _add_sums(p, tile, fewest, seen, columns, begin, out):
-    """out[j] += Σ over a stretch of queries of its row of columns times p[j], of a tile of positions."""
-    for j in range(0, TOKENS, ROWS):  # rows after the last go where nothing is read
-        at = tile * TOKENS + j
+def _add_sums(p, begin, end, fewest, seen, columns, out):
+    """out[j] += Σ over a stretch of queries of its row of columns times p[j - begin], for positions of a tile."""
+    for at in range(begin, end, ROWS):  # rows after the last go where nothing is read
         first = _first_that_sees(at, seen) if at >= fewest else 0
         for d in range(0, columns.shape[1], VECTOR):
-            add_block(p[j : j + ROWS, first:], columns[begin + first :], TOKENS - first, d, out[at : at + ROWS])
+            rows = p[at - begin : at - begin + ROWS, first:]
+            add_block(rows, columns[first:], len(columns) - first, d, out[at : at + ROWS])
+
+
+@inner
+def _put_turned(x, factor, past, turned, out):
+    """out [d_head, length] = factor times x, which has whole blocks of both, turned; `turned` is for a tile of that."""
+    length = out.shape[1]
+    for begin in range(0, length, TOKENS):
+        end = min(length, begin + TOKENS)
+        turn(x[begin : begin + round_up(end - begin, VECTOR)], factor, turned)
+        for d in range(len(out)):
+            put(stretch(turned[d], 0), begin, end, past, out[d])
 
 
 @inner

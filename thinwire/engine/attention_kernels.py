@@ -13,7 +13,7 @@ from numba import prange
 
 from thinwire.engine.alike_kernels import attend_alike, is_alike
 from thinwire.engine.exponential_kernels import LOG2_E, power_of_two
-from thinwire.engine.head_kernels import BITS, clear_head, is_zero, place_head, take_head
+from thinwire.engine.head_kernels import BITS, clear_head, head_ahead, is_zero, place_head, take_head
 from thinwire.engine.jit import inlined, inner, summing
 from thinwire.engine.stretches import any_above, fence, lowest, store_stretch, stretch, where_seen
 from thinwire.engine.tiles import TOKENS, empty_tile, is_past, n_jobs, n_tiles, part, put
@@ -59,6 +59,7 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
         fewest, tiles = see(queries, b, begin, end, k.shape[3], notes[0])
         seen = stretch(notes[0], 0)
         for d in range(len(asked)):
+            head_ahead(q, h, d, b)
             store_stretch(asked[d], 0, part(q[h, d, b], begin, end) * (scale * LOG2_E))
             store_stretch(means[d], 0, everywhere(ZERO))
         base = constant_part(keys, asked)
@@ -81,7 +82,7 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
         normal = everywhere(ONE) / sums
         shares = shares * normal
         for d in range(len(means)):
-            put(stretch(means[d], 0) * normal + values[1][d] * shares, begin, end, past, p[0], out[h, d, b])
+            put(stretch(means[d], 0) * normal + values[1][d] * shares, begin, end, past, out[h, d, b])
         if log_sums.size:
             store_stretch(notes[0], 0, sums)
             store_stretch(notes[1], 0, shift)
@@ -93,7 +94,7 @@ def _attend_head(q, k, v, sink, queries, scale, out, log_sums, h, b, places):
 def constant_part(head, rows):
     """What channels that are the same at all positions of a head add to products with rows."""
     made = everywhere(ZERO)
-    for d in range(len(rows)):
+    for d in range(len(head[1])):
         if head[1][d] != 0:
             made += head[1][d] * stretch(rows[d], 0)
     return made
@@ -151,7 +152,7 @@ def see(queries, b, begin, end, length, seen):
 def add_marked(head, tile, p, out):
     """out[d] += Σ over positions of a tile where channel d is not zero of the number there times p[position]."""
     numbers, _, by_channel, _, _ = head
-    for d in range(len(out)):
+    for d in range(len(by_channel)):
         marks = by_channel[d, tile]
         if marks != 0:
             made = stretch(out[d], 0)

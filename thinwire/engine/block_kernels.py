@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 
 from thinwire.engine.jit import inner
-from thinwire.engine.vectors import ALIGNED, NUMBER, PLACE, SIZE, VECTOR, WORD, address, instruction, put_vector, spread
+from thinwire.engine.vectors import ALIGNED, NUMBER, PLACE, SIZE, VECTOR, WORD, address, instruction, spread
 
 ROWS = VECTOR
 """Rows of a block: so many sums, and what they are made of, fit the registers."""
@@ -42,24 +42,20 @@ def add_block(context: Any, rows: Any, columns: Any, n: Any, j: Any, out: Any) -
     return types.void(rows, columns, types.intp, types.intp, out), generate
 
 
-def _turning(past: bool) -> Any:
-    """A function of numba's, `turn(x, i, j, factor, out)`."""
+@instruction
+def _turn_block(context: Any, x: Any, i: Any, j: Any, factor: Any, out: Any) -> Any:
+    """out[j:j + VECTOR, i:i + VECTOR] = factor times x[i:i + VECTOR, j:j + VECTOR], turned."""
 
-    @instruction
-    def turn(context: Any, x: Any, i: Any, j: Any, factor: Any, out: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            x, i, j, factor, out = given
-            size, kinds = spread(builder, factor, VECTOR), signature.args
-            lines = [_row(context, builder, kinds[0], x, builder.add(i, PLACE(r)), j) for r in range(VECTOR)]
-            lines = _turned(builder, [builder.fmul(builder.load(line, align=ALIGNED), size) for line in lines])
-            for r, line in enumerate(lines):
-                place = _row(context, builder, kinds[4], out, builder.add(j, PLACE(r)), i)
-                put_vector(builder, line, place, ALIGNED * VECTOR if past else ALIGNED, past)
-            return context.get_dummy_value()
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        x, i, j, factor, out = given
+        size, kinds = spread(builder, factor, VECTOR), signature.args
+        lines = [_row(context, builder, kinds[0], x, builder.add(i, PLACE(r)), j) for r in range(VECTOR)]
+        lines = _turned(builder, [builder.fmul(builder.load(line, align=ALIGNED), size) for line in lines])
+        for r, line in enumerate(lines):
+            builder.store(line, _row(context, builder, kinds[4], out, builder.add(j, PLACE(r)), i), align=ALIGNED)
+        return context.get_dummy_value()
 
-        return types.void(x, types.intp, types.intp, types.float32, out), generate
-
-    return turn
+    return types.void(x, types.intp, types.intp, types.float32, out), generate
 
 
 def _turned(builder: Any, lines: list[Any]) -> list[Any]:
@@ -75,20 +71,9 @@ def _turned(builder: Any, lines: list[Any]) -> list[Any]:
     return lines
 
 
-_turn_block, _turn_block_past = _turning(past=False), _turning(past=True)
-"""out[j:j + VECTOR, i:i + VECTOR] = factor times x[i:i + VECTOR, j:j + VECTOR], turned; past the caches, or not."""
-
-
 @inner
-def turn(x, factor, past, out):
-    """out[j, i] = factor · x[i, j], of whatever size x has; `past` the caches or not."""
-    height, width = x.shape[0] // VECTOR * VECTOR, x.shape[1] // VECTOR * VECTOR
-    for i in range(0, height, VECTOR):
-        for j in range(0, width, VECTOR):
-            if past:
-                _turn_block_past(x, i, j, factor, out)
-            else:
-                _turn_block(x, i, j, factor, out)
-    for i in range(x.shape[0]):
-        for j in range(width if i < height else 0, x.shape[1]):
-            out[j, i] = factor * x[i, j]
+def turn(x, factor, out):
+    """out[j, i] = factor · x[i, j], of as many rows and columns as whole vectors have, or less."""
+    for i in range(0, x.shape[0], VECTOR):
+        for j in range(0, x.shape[1], VECTOR):
+            _turn_block(x, i, j, factor, out)

@@ -136,7 +136,7 @@ def put_row(x, o, held, trials, begin, end, past, scratch, out):
         store_stretch(scratch, 0, x)
         _hold_row(scratch, o, held, trials, begin, end)
         x = stretch(scratch, 0)
-    put(x, begin, end, past, scratch, out[o])
+    put(x, begin, end, past, out[o])
 
 
 @inner

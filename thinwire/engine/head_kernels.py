@@ -2,12 +2,15 @@
 
 import numpy as np
 
-from thinwire.engine.jit import inner, making
+from thinwire.engine.ahead import read_ahead
+from thinwire.engine.jit import inlined, inner, making
 from thinwire.engine.product_kernels import clear, has_nonzero, is_constant
 from thinwire.engine.stretches import equal, marked, nonzero, one_more, store_stretch, stretch
-from thinwire.engine.tiles import TOKENS, n_tiles, part
+from thinwire.engine.tiles import TOKENS, empty_tile, n_tiles, part
 from thinwire.engine.vectors import VECTOR, everywhere
 
+SEQUENCES = 8
+"""Short sequences ahead of the one in use."""
 BITS, ALL = 32, 2**64 - 1
 """Channels whose marks are together, and marks of all positions of a tile."""
 
@@ -34,6 +37,13 @@ def round_up(n, size):
     return (n + size - 1) // size * size
 
 
+@inlined
+def head_ahead(x, h, d, b):
+    """Ask for a channel of a head of a short sequence a few after b, which lies too near for processors to foresee."""
+    if x.shape[3] <= TOKENS:
+        read_ahead(x[h, d], b + SEQUENCES, 0, x.shape[3])
+
+
 @making
 def place_head(x):
     """Place for a head of a sequence, as `take_head` leaves it."""
@@ -57,6 +67,7 @@ def take_head(x, h, b, head):
     length = x.shape[3]
     for d in range(len(rows)):  # row by row, as processors foresee
         given = x[h, d, b]
+        head_ahead(x, h, d, b)
         constants[d] = given[0] if is_constant(given) else np.float32(0)
         for tile in range(len(by_number)):
             numbers = part(given, tile * TOKENS, min(length, (tile + 1) * TOKENS))
@@ -78,9 +89,17 @@ def take_head(x, h, b, head):
 
 
 @making
-def place_columns(x):
-    """Place for a head of a sequence, turned: a row for each position, as wide as whole vectors; zeros."""
-    return np.zeros((round_up(x.shape[3], TOKENS), round_up(x.shape[1], VECTOR)), np.float32)
+def place_rows(d_head):
+    """Place for a tile of a head: as many rows as whole vectors have; zeros."""
+    rows = empty_tile(round_up(d_head, VECTOR))
+    rows[:] = 0
+    return rows
+
+
+@making
+def place_columns(length, d_head):
+    """Place for a head, turned: a row for each position of whole tiles, as wide as whole vectors; zeros."""
+    return np.zeros((round_up(length, TOKENS), round_up(d_head, VECTOR)), np.float32)
 
 
 @inner

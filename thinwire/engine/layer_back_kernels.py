@@ -59,7 +59,7 @@ def between_attentions_backward(
     of_stream, of_heads = whole and is_past(d_stream), whole and is_past(d_heads)
     for job in prange(jobs):
         resid, given, deltas, passed = empty_tile(width), empty_tile(d_in), empty_tile(width), empty_tile(width)
-        d_resid, d_given, spare = empty_tile(width), empty_tile(max(d_in, len(heads))), empty_tile(1)
+        d_resid, d_given = empty_tile(width), empty_tile(max(d_in, len(heads)))
         tiles = resid, given, deltas, passed, d_given, d_resid
         for group in range(job * groups // jobs, (job + 1) * groups // jobs):
             begin, end = tokens_of(group, n, trials, stretches)
@@ -71,8 +71,8 @@ def between_attentions_backward(
             if len(heads) > 0:
                 maps = w_o, w_in, w_out, turned
                 _pass_end(stream, heads, reads, maps, nonlinearity, scales[0], begin, end, nodes, sums, tiles)
-                _put_all(d_given, begin, end, of_heads, spare, d_heads)
-            _put_all(d_resid, begin, end, of_stream, spare, d_stream)
+                _put_all(d_given, begin, end, of_heads, d_heads)
+            _put_all(d_resid, begin, end, of_stream, d_stream)
         fence()
 
 
@@ -121,10 +121,10 @@ def _take(x, begin, end, tile):
 
 
 @inner
-def _put_all(tile, begin, end, past, spare, out):
+def _put_all(tile, begin, end, past, out):
     """Write a tile to a stretch of all rows, if there are any."""
     for i in range(len(out)):
-        put(stretch(tile[i], 0), begin, end, past, spare[0], out[i])
+        put(stretch(tile[i], 0), begin, end, past, out[i])
 
 
 @inlined

@@ -76,7 +76,7 @@ def between_attentions(
             for i in range(width):
                 if not of_stream:
                     write_ahead(out, i + AHEAD, begin, end)
-                put(stretch(resid[i], 0), begin, end, of_stream, rows[0], out[i])
+                put(stretch(resid[i], 0), begin, end, of_stream, out[i])
         fence()
 
 
@@ -153,7 +153,7 @@ def _read(resid, by, k, epsilon, begin, end, nodes, first, spare, scales, given)
     store_stretch(rows[0], 0, total)
     scale_of_squares(rows[0], width, epsilon, rows[1])
     if len(scales) > 0:
-        put(stretch(rows[1], 0), begin, end, False, rows[0], scales)
+        put(stretch(rows[1], 0), begin, end, False, scales)
     norm(resid, gain, stretch(rows[1], 0), scratch, given)
     for i in range(len(positions)):
         lay(given, width + i, part(positions[i], begin, end), scratch)
@@ -163,7 +163,7 @@ def _read(resid, by, k, epsilon, begin, end, nodes, first, spare, scales, given)
 @inner
 def _write_kept(given, matrix, k, begin, end, past, nodes, first, spare, made, out):
     """out[:, begin:end] = what AbsTopK keeps of a matrix times a tile, held."""
-    rows, scratch, short = spare
+    _, scratch, short = spare
     made = made[: len(out)]
     _lay_product(matrix, given, 0, TOKENS, IDENTITY, scratch, made)
     least, every = _settled(made, k, end - begin, scratch, short)
@@ -171,4 +171,4 @@ def _write_kept(given, matrix, k, begin, end, past, nodes, first, spare, made, o
         if not past:
             write_ahead(out, min(i + AHEAD, len(out) - 1), begin, end)
         x = _noted(reaching(stretch(made[i], 0), least), first + i, nodes, every)
-        put(x, begin, end, past, rows[0], out[i])
+        put(x, begin, end, past, out[i])

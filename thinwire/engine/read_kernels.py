@@ -107,4 +107,4 @@ def _pass_stretch(x, gain, scales, of_read, begin, end, past, passed, given, spa
         store_stretch(given[i], 0, row)
     along = along * scale * scale * (np.float32(1) / np.float32(len(x)))
     for i in range(len(d_x)):
-        put(scale * (stretch(passed[i], 0) - stretch(given[i], 0) * along), begin, end, past, spare[0], d_x[i])
+        put(scale * (stretch(passed[i], 0) - stretch(given[i], 0) * along), begin, end, past, d_x[i])

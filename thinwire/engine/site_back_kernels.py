@@ -39,7 +39,7 @@ def pass_back(matrix, transposed, x, nonlinearity, kept, held, short, grad, thre
             sums = d_mask[trial, group % stretches]
             _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, passed, tile, d_map, sums)
             if gathers:
-                _gather(transposed, tile, begin, end, past, spare, d_x)
+                _gather(transposed, tile, begin, end, past, d_x)
             else:
                 _write_out(tile, begin, end, past, d_x)
         fence()
@@ -86,7 +86,7 @@ def _pass_stretch(matrix, x, nonlinearity, of_site, begin, end, gathers, spare, 
         if gathers:
             store_stretch(tile[o], 0, made)
         if len(d_map) > 0:
-            put(made, begin, end, False, spare[0], d_map[o])
+            put(made, begin, end, False, d_map[o])
 
 
 @inlined
@@ -117,14 +117,14 @@ def _write_out(tile, begin, end, past, d_x):
     for c in range(len(d_x)):
         if not past:
             write_ahead(d_x, c + AHEAD, begin, end)
-        put(stretch(tile[c], 0), begin, end, past, tile[c], d_x[c])
+        put(stretch(tile[c], 0), begin, end, past, d_x[c])
 
 
 @inner
-def _gather(transposed, tile, begin, end, past, spare, d_x):
+def _gather(transposed, tile, begin, end, past, d_x):
     """d_x[:, begin:end] = the transposed matrix · the tile."""
     values, rows, starts = transposed
     for c in range(len(d_x)):
         if not past:
             write_ahead(d_x, c + AHEAD, begin, end)
-        put(mapped(c, values, rows, starts, np.float32(0), tile, 0, TOKENS), begin, end, past, spare[0], d_x[c])
+        put(mapped(c, values, rows, starts, np.float32(0), tile, 0, TOKENS), begin, end, past, d_x[c])

@@ -46,20 +46,39 @@ def stretch(context: Any, row: Any, t: Any) -> Any:
     return piece(row, types.intp), generate
 
 
+def _before(builder: Any, t: Any, end: Any) -> Any:
+    """Which numbers of a stretch from t on come before an end."""
+    n = builder.trunc(builder.sub(end, t), WORD)
+    return builder.icmp_signed("<", WORDS(list(range(SIZE))), spread(builder, n, SIZE))
+
+
 @instruction
 def stretch_until(context: Any, row: Any, t: Any, end: Any) -> Any:
     """row[t:end], and zeros after it."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         row, t, end = given
-        place = _place(context, builder, signature.args[0], row, t)
-        n = builder.trunc(builder.sub(end, t), WORD)
-        chosen = builder.icmp_signed("<", WORDS(list(range(SIZE))), spread(builder, n, SIZE))
+        place, chosen = _place(context, builder, signature.args[0], row, t), _before(builder, t, end)
         kind = ir.FunctionType(NUMBERS, [place.type, WORD, chosen.type, NUMBERS])
         function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{SIZE}f32.p0")
         return builder.call(function, [place, WORD(ALIGNED), chosen, NUMBERS(None)])
 
     return piece(row, types.intp, types.intp), generate
+
+
+@instruction
+def store_until(context: Any, row: Any, t: Any, end: Any, x: Any) -> Any:
+    """row[t:end] = the first numbers of x."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        row, t, end, x = given
+        place, chosen = _place(context, builder, signature.args[0], row, t), _before(builder, t, end)
+        kind = ir.FunctionType(ir.VoidType(), [NUMBERS, place.type, WORD, chosen.type])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{SIZE}f32.p0")
+        builder.call(function, [x, place, WORD(ALIGNED), chosen])
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, types.intp, piece), generate
 
 
 def _storing(align: int, past: bool) -> Any:

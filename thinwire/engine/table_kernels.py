@@ -19,19 +19,19 @@ def gather_table(table, tokens, threads, out):
     blocks, past = n_tiles(n) * across, is_past(out)
     jobs = n_jobs(blocks, threads)
     for job in prange(jobs):
-        rows, turned, spare = empty_tile(TOKENS), empty_tile(TOKENS), empty_tile(1)[0]
+        rows, turned = empty_tile(TOKENS), empty_tile(TOKENS)
         for block in range(job * blocks // jobs, (job + 1) * blocks // jobs):
             begin, first = block // across * TOKENS, block % across * TOKENS
-            _gather_block(table, tokens, begin, first, past, rows, turned, spare, out)
+            _gather_block(table, tokens, begin, first, past, rows, turned, out)
         fence()
 
 
 @inner
-def _gather_block(table, tokens, begin, first, past, rows, turned, spare, out):
+def _gather_block(table, tokens, begin, first, past, rows, turned, out):
     """`gather_table` for a tile of tokens and as many channels."""
     end, last = min(out.shape[1], begin + TOKENS), min(len(out), first + TOKENS)
     for t in range(begin, end):
         store_stretch(rows[t - begin], 0, part(table[tokens[t]], first, last))
-    turn(rows, ONE, False, turned)
+    turn(rows, ONE, turned)
     for i in range(first, last):
-        put(stretch(turned[i - first], 0), begin, end, past, spare, out[i])
+        put(stretch(turned[i - first], 0), begin, end, past, out[i])

@@ -6,7 +6,16 @@ Parts of CPU kernels.
 import numpy as np
 
 from thinwire.engine.jit import inlined, inner, making
-from thinwire.engine.stretches import LINE, MAGNITUDE, flags_of, store_past, store_stretch, stretch, stretch_until
+from thinwire.engine.stretches import (
+    LINE,
+    MAGNITUDE,
+    flags_of,
+    store_past,
+    store_stretch,
+    store_until,
+    stretch,
+    stretch_until,
+)
 from thinwire.engine.vectors import SIZE
 
 TOKENS = SIZE
@@ -54,12 +63,10 @@ def part(row, begin, end):
 
 
 @inlined
-def put(x, begin, end, past, scratch, row):
-    """row[begin:end] = x, a stretch, `past` the caches or not; scratch [TOKENS] is for it."""
+def put(x, begin, end, past, row):
+    """row[begin:end] = x, a stretch, `past` the caches or not."""
     if end - begin < TOKENS:
-        store_stretch(scratch, 0, x)
-        for t in range(begin, end):
-            row[t] = scratch[t - begin]
+        store_until(row, begin, end, x)
     elif past:
         store_past(row, begin, x)
     else:
