@@ -16,9 +16,11 @@ from thinwire.engine import attention_kernels, layer_kernels
 from thinwire.engine.jit import use_threads
 from thinwire.engine.layer_parts import Begin, End, Parts, flat, side_by_side, way_there
 from thinwire.engine.layout import empty_activations, features, floats
-from thinwire.engine.operator import operator
+from thinwire.engine.operator import operator, shown
 from thinwire.engine.pointwise import Held
-from thinwire.engine.tiles import n_tiles
+
+_between = shown("thinwire::between_attentions", layer_kernels.between_attentions)
+_attend = shown("thinwire::attend_by_feature", attention_kernels.attend)
 
 
 class Layer(NamedTuple):
@@ -68,7 +70,7 @@ def _run_layers(
     rows, result = features(stream).detach().numpy(), features(out).numpy()
     n, threads, calls = batch * length, torch.get_num_threads(), []
     queries = np.tile(np.arange(length), (batch, 1))
-    nothing_wanted = np.empty((2, 0), np.float32), np.empty((batch * n_tiles(length), 0), np.uint64)
+    no_notes = np.empty((2, 0), np.float32), np.empty((n, 0), np.uint64)
 
     @cache
     def places(d_heads: int) -> np.ndarray:
@@ -78,16 +80,14 @@ def _run_layers(
     for i, mask in enumerate(masks):
         some, counts, norms = (_share(each, i, len(masks)) for each in (tensors, numbers, epsilons))
         *asked, returned = places(Parts.of(some).made()[3])
-        hold = means[i].numpy(), mask.detach().numpy()
-        made = result, *asked, *nothing_wanted
-        calls.append((layer_kernels.between_attentions, way_there(rows, heads, hold, some, counts, norms, made)))
+        hold, made = (means[i].numpy(), mask.detach().numpy()), (result, *asked, *no_notes)
+        calls.append((_between, way_there(rows, heads, hold, some, counts, norms, made)))
         rows, heads = result, returned
         if i < len(sinks):
-            shape = n_heads[i], -1, batch, length
-            q, k, v, returned = (each.reshape(shape) for each in (*asked, returned))
+            q, k, v, out_of_heads = (x.reshape(n_heads[i], -1, batch, length) for x in (*asked, returned))
             scale = np.float32(q.shape[1] ** -0.5)
-            given = q, k, v, floats(sinks[i]), queries, scale, threads, returned, np.empty((0, 0, 0), np.float32)
-            calls.append((attention_kernels.attend, given))
+            given = q, k, v, floats(sinks[i]), queries, scale, threads, out_of_heads, np.empty((0, 0, 0), np.float32)
+            calls.append((_attend, given))
     use_threads()
     for kernel, given in calls:
         kernel(*given)

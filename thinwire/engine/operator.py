@@ -17,7 +17,7 @@ class Operator:
     """The operator `torch.ops.thinwire.NAME`, its shapes and its gradient registered as with `torch.library`."""
 
     def __init__(self, name: str, run: Callable[..., Any]) -> None:
-        self.name, self.run = name, _shown(f"thinwire::{name}", run)
+        self.name, self.run = name, shown(f"thinwire::{name}", run)
         self.op = torch.library.custom_op(f"thinwire::{name}", run, mutates_args=())
         """What compilers see."""
         self._function: type[torch.autograd.Function] | None = None
@@ -54,16 +54,16 @@ class Operator:
         return self._function.apply(*args)
 
 
-def _shown(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+def shown(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
     """The function, with a name in what a profiler records."""
 
-    def shown(*args: Any) -> Any:
+    def called(*args: Any) -> Any:
         if not torch.autograd.profiler._is_profiler_enabled:  # an unused record would take as long as some kernels
             return run(*args)
         with torch.profiler.record_function(name):
             return run(*args)
 
-    return shown
+    return called
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
