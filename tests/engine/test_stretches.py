@@ -146,19 +146,19 @@ def _nonlinear(kind, x, out):
 
 @pytest.mark.parametrize("kind", [IDENTITY, RELU, GELU])
 def test_nonlinearities_of_stretches_and_rows(kind: int) -> None:
-    """The same either way, to rounding; GELU and its slope against their definition, for numbers of any size."""
+    """The same either way, bit by bit; GELU and its slope against their definition, for numbers of any size."""
     x = np.concatenate([np.linspace(-8, 8, 4096), np.geomspace(1, 3e38, 1024), -np.geomspace(1, 3e38, 1024)])
     x = x.astype(np.float32).reshape(-1, TOKENS)
     out, row = np.empty((2, *x.shape), np.float32), x.copy().ravel()
     _nonlinear(kind, x, out)
     apply(kind, row)
-    np.testing.assert_allclose(out[0].ravel(), row, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(out[0].ravel(), row)
     leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     made = {IDENTITY: lambda x: x, RELU: torch.relu, GELU: torch.nn.functional.gelu}[kind](leaf)
     np.testing.assert_allclose(out[0], made.detach(), rtol=4e-7, atol=1e-6)
     if kind == GELU:
         (slope,) = torch.autograd.grad(made.sum(), leaf)
-        np.testing.assert_allclose(out[1], slope.nan_to_num(), atol=6e-7)
+        np.testing.assert_allclose(out[1], slope.nan_to_num(), atol=3e-7)
 
 
 def test_what_is_written_past_the_caches() -> None:

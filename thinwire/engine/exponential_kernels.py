@@ -13,7 +13,19 @@ from numba.core import cgutils
 from numpy.polynomial import chebyshev
 
 from thinwire.engine.jit import exact
-from thinwire.engine.vectors import NUMBER, NUMBERS, SIZE, WORD, WORDS, instruction, joined, lanes_of, piece
+from thinwire.engine.vectors import (
+    NUMBER,
+    NUMBERS,
+    SIZE,
+    WIDE,
+    WORD,
+    WORDS,
+    instruction,
+    is_wide,
+    joined,
+    lanes_of,
+    piece,
+)
 
 LOG2_E = np.float32(1 / math.log(2))
 DEGREE = 5
@@ -28,9 +40,7 @@ def _coefficients() -> tuple[np.float32, ...]:
 
 POWER = _coefficients()
 """Its coefficients."""
-LANES = 16
-"""Of a vector of AVX-512."""
-ROW, MASK = ir.VectorType(NUMBER, LANES), ir.IntType(LANES)
+ROW, MASK = ir.VectorType(NUMBER, WIDE), ir.IntType(WIDE)
 """Such a vector, and which of its lanes an instruction is for."""
 DOWN, ROUNDING = WORD(1), WORD(4)
 """What its instructions are told: the next whole number below, and whatever rounding is in force."""
@@ -40,16 +50,11 @@ LOWEST_POWER = -126
 """Of powers that are normal numbers; where AVX-512 is missing, powers end here, otherwise at zero."""
 
 
-def _is_wide(context: Any) -> bool:
-    """Whether what is compiled may use instructions of AVX-512."""
-    return "+avx512dq" in context.codegen().magic_tuple()[2]
-
-
 def _by_row(builder: Any, name: str, given: list[Any], *rest: Any) -> Any:
     """An instruction of AVX-512 for each row of pieces."""
     rows = []
-    for first in range(0, SIZE, LANES):
-        values = [lanes_of(builder, x, first, LANES) if x.type == NUMBERS else x for x in given]
+    for first in range(0, SIZE, WIDE):
+        values = [lanes_of(builder, x, first, WIDE) if x.type == NUMBERS else x for x in given]
         values += [ROW(None), MASK(-1), *rest]
         kind = ir.FunctionType(ROW, [x.type for x in values])
         function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.mask.{name}.ps.512")
@@ -71,7 +76,7 @@ def fraction(context: Any, x: Any) -> Any:
     """x without the next whole number below."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        if _is_wide(context):
+        if is_wide(context):
             return _by_row(builder, "reduce", [given[0], DOWN], ROUNDING)
         return builder.fsub(*_floor(builder, given[0]))
 
@@ -84,7 +89,7 @@ def scaled(context: Any, y: Any, x: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         y, x = given
-        if _is_wide(context):
+        if is_wide(context):
             return _by_row(builder, "scalef", [y, x], ROUNDING)
         power = builder.shl(builder.fptosi(_floor(builder, x)[1], WORDS), WORDS([MANTISSA] * SIZE))
         return builder.bitcast(builder.add(builder.bitcast(y, WORDS), power), NUMBERS)

@@ -18,6 +18,8 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 VECTOR = 16 if get_host_cpu_features().get("avx512f") else 8
 """Numbers in a vector."""
+WIDE = 16
+"""Numbers in a vector of AVX-512."""
 SIZE = 64
 """Numbers of a piece: enough vectors that they do not wait for each other, and four lines of the cache."""
 ALIGNED = 4
@@ -40,6 +42,11 @@ piece = Piece()
 class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, NUMBERS)
+
+
+def is_wide(context: Any) -> bool:
+    """Whether what is compiled may use instructions of AVX-512."""
+    return "+avx512dq" in context.codegen().magic_tuple()[2]
 
 
 def instruction(function: Callable[..., Any]) -> Any:
@@ -129,3 +136,23 @@ def _choice(sign: str) -> Any:
 
 larger, smaller = _choice("<"), _choice(">")
 """Of two numbers, or of each pair of two pieces, or of a piece and a number; NaN in x stays."""
+
+
+def _by_number(name: str, n_given: int) -> Any:
+    """A function of numba's that calls one of LLVM's for numbers or pieces, all alike."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        kind = given[0].type
+        suffix = "f32" if kind == NUMBER else f"v{SIZE}f32"
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind] * n_given), f"llvm.{name}.{suffix}"
+        )
+        return builder.call(function, given)
+
+    if n_given == 1:
+        return instruction(lambda context, x: (x(x), generate))
+    return instruction(lambda context, x, y: (x(x, y), generate))
+
+
+magnitude, signed = _by_number("fabs", 1), _by_number("copysign", 2)
+"""|x|; |x| with the sign of y. Of a number, or of each of a piece."""
