@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thinwire.engine import products
 from thinwire.engine.layout import activations, features, is_feature_major
-from thinwire.engine.products import SparsePattern
+from thinwire.engine.products import SparsePattern, table_rows
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 MATRICES = [(1, 1, 1.0), (7, 5, 0.3), (40, 33, 0.1), (33, 65, 0.02), (130, 17, 0.25), (6, 11, 0.0), (9, 4, 1.0)]
@@ -146,8 +146,26 @@ def test_rows_by_index_and_their_gradient(rows: int, columns: int, density: floa
 def test_tokens_outside_the_matrix_are_refused(token: int) -> None:
     """As the dense embedding does; a kernel would read memory that is not its own."""
     pattern, values = sparse(matrix_of(7, 5, 0.3))
-    with pytest.raises(IndexError):
-        pattern.gather(torch.tensor([[0, token]]), values)
+    for rows in (lambda tokens: pattern.gather(tokens, values), lambda tokens: table_rows(tokens, normal(7, 5))):
+        with pytest.raises(IndexError):
+            rows(torch.tensor([[0, token]]))
+        with pytest.raises(TypeError, match="whole numbers"):
+            rows(torch.tensor([[0.5]]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 150), st.integers(1, 150), st.integers(0, 3), st.booleans())
+def test_rows_of_a_table(n: int, width: int, batch: int, is_long: bool) -> None:
+    """Of any number of tokens and channels, and where the result goes past the caches."""
+    table = normal(11, 64 * width if is_long else width)
+    tokens = torch.randint(11, (batch, 16 * n if is_long else n))
+    rows = table_rows(tokens, table)
+    assert rows.equal(table[tokens])
+    assert rows.movedim(-1, 0).is_contiguous()
+
+
+def test_contract_of_rows_of_a_table() -> None:
+    torch.library.opcheck(table_rows.op, (torch.randint(11, (2, 70)), normal(11, 30)))
 
 
 def test_layouts() -> None:

@@ -81,6 +81,7 @@ def test_sharing_and_replaced_rows() -> None:
         assert other.bigram.weight.data_ptr() == model.bigram.weight.data_ptr()  # pyright: ignore
         token = int(tokens[0, 0])
         other.set_submodule("embedding", with_rows(model.embedding, [token + 2, token], row))
+        assert isinstance(other.embedding, type(model.embedding))
         expected = torch.stack([row, dense.embedding.weight[token + 1], row])
         assert other.embedding(torch.arange(token, token + 3)).equal(expected)
         logits.append(other(tokens))

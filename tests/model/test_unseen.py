@@ -50,6 +50,24 @@ def test_some_of_the_layers(model: Transformer, calls: list[Any]) -> None:
 
 
 @torch.no_grad()
+def test_position_channels_may_be_copied_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all copies at once would take much memory."""
+    model, tokens = compile_sparse(made(**CONFIGS["beside"]), below=1.0), torch.randint(20, (3, 41))
+    logits = model(tokens)
+    monkeypatch.setattr(all_layers, "MOST", 0)
+    assert model(tokens).equal(logits)
+
+
+def test_heads_go_with_the_end_of_their_attention(model: Transformer, calls: list[Any]) -> None:
+    with torch.no_grad():
+        model.run(model.embed(torch.randint(20, (2, 20))), cache=Cache(20))
+    stream, heads, k_stream, end, begin, held = calls[1]
+    for one, other in ((None, end), (heads, None)):
+        with pytest.raises(ValueError, match="go together"):
+            layers.between_attentions(stream, one, k_stream, other, begin, held)
+
+
+@torch.no_grad()
 def test_with_a_cache(model: Transformer, calls: list[Any]) -> None:
     """A prompt, and more of it, and then tokens one by one, which are too few for it."""
     tokens, cache, logits = torch.randint(20, (2, 60)), Cache(60), []

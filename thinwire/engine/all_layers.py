@@ -4,8 +4,8 @@ What kernels take is put together for all layers before the first runs: what a k
 Python's, which is then several times slower.
 """
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from thinwire.engine.layout import empty_activations, features, floats
 from thinwire.engine.operator import operator, shown
 from thinwire.engine.pointwise import Held
 
+MOST = 1 << 23
+"""Numbers of position channels, which each read has its own copy of, that are made before all kernels run."""
 _between = shown("thinwire::between_attentions", layer_kernels.between_attentions)
 _attend = shown("thinwire::attend_by_feature", attention_kernels.attend)
 
@@ -40,17 +42,12 @@ def run_layers(stream: Tensor, k_stream: int, layers: Sequence[Layer], held: Seq
     between each two, and behind the last. Raises ValueError where that does not fit.
     """
     ends, begins = [None, *(layer.end for layer in layers)], [*(layer.begin for layer in layers), None]
-    tensors, numbers, epsilons, means, masks = [], [], [], [], []
-    for end, begin, nodes in zip(ends, begins, held, strict=True):
-        some, *others = flat(k_stream, end, begin)
-        mean, mask = side_by_side(nodes, some, stream)
-        for every, each in zip(
-            (tensors, numbers, epsilons, means, masks), (some, *others, [mean], [mask]), strict=True
-        ):
-            every += each
+    passages = [flat(k_stream, end, begin) for end, begin in zip(ends, begins, strict=True)]
+    holds = [side_by_side(nodes, tensors, stream) for nodes, (tensors, _, _) in zip(held, passages, strict=True)]
+    tensors, numbers, epsilons = (list(chain(*each)) for each in zip(*passages, strict=True))
+    means, masks = map(list, zip(*holds, strict=True))
     sinks = [torch.empty(0) if layer.sink is None else layer.sink for layer in layers]
-    n_heads = [layer.n_heads for layer in layers]
-    return _run_layers(stream, tensors, numbers, epsilons, means, masks, sinks, n_heads)
+    return _run_layers(stream, tensors, numbers, epsilons, means, masks, sinks, [layer.n_heads for layer in layers])
 
 
 @operator("run_layers")
@@ -65,39 +62,41 @@ def _run_layers(
     n_heads: Sequence[int],
 ) -> Tensor:
     """See `run_layers`; of tensors, numbers and epsilons there are as many for each mask."""
-    batch, length, width = stream.shape
-    out = empty_activations(stream, width, torch.float32)
-    rows, result = features(stream).detach().numpy(), features(out).numpy()
-    n, threads, calls = batch * length, torch.get_num_threads(), []
-    queries = np.tile(np.arange(length), (batch, 1))
-    no_notes = np.empty((2, 0), np.float32), np.empty((n, 0), np.uint64)
-
-    @cache
-    def places(d_heads: int) -> np.ndarray:
-        return torch.empty(4, d_heads, n).numpy()
-
-    heads = places(0)[3]
-    for i, mask in enumerate(masks):
-        some, counts, norms = (_share(each, i, len(masks)) for each in (tensors, numbers, epsilons))
-        *asked, returned = places(Parts.of(some).made()[3])
-        hold, made = (means[i].numpy(), mask.detach().numpy()), (result, *asked, *no_notes)
-        calls.append((_between, way_there(rows, heads, hold, some, counts, norms, made)))
-        rows, heads = result, returned
-        if i < len(sinks):
-            q, k, v, out_of_heads = (x.reshape(n_heads[i], -1, batch, length) for x in (*asked, returned))
-            scale = np.float32(q.shape[1] ** -0.5)
-            given = q, k, v, floats(sinks[i]), queries, scale, threads, out_of_heads, np.empty((0, 0, 0), np.float32)
-            calls.append((_attend, given))
+    out = empty_activations(stream, stream.shape[-1], torch.float32)
+    each = (_dealt(items, len(masks)) for items in (tensors, numbers, epsilons))
+    passages = list(zip(*each, means, masks, strict=True))
+    calls = _calls(stream, passages, sinks, n_heads, features(out).numpy())
+    beside = sum(positions.numel() for some, *_ in passages for _, positions in Parts.of(some).reads)
     use_threads()
-    for kernel, given in calls:
+    for kernel, given in calls if beside > MOST else list(calls):
         kernel(*given)
     return out
 
 
-def _share(items: Sequence[Any], i: int, n: int) -> Sequence[Any]:
-    """The items of the i-th of n that have as many each."""
+def _calls(
+    stream: Tensor, passages: Sequence[Any], sinks: Sequence[Tensor], n_heads: Sequence[int], result: np.ndarray
+) -> Iterator[tuple[Callable[..., None], tuple[Any, ...]]]:
+    """The kernels in turns, and what they take; the stream changes where its result lies."""
+    batch, length, _ = stream.shape
+    n, rows = batch * length, features(stream).detach().numpy()
+    widths = [Parts.of(some).made()[3] for some, *_ in passages]
+    places, queries = torch.empty(4, max(widths), n).numpy(), np.tile(np.arange(length), (batch, 1))
+    heads, no_notes = places[3, :0], (np.empty((2, 0), np.float32), np.empty((n, 0), np.uint64))
+    for i, ((some, counts, norms, mean, mask), width) in enumerate(zip(passages, widths, strict=True)):
+        asked = places[:, :width]
+        made, hold = (result, *asked[:3], *no_notes), (mean.numpy(), mask.detach().numpy())
+        yield _between, way_there(rows, heads, hold, some, counts, norms, made)
+        rows, heads = result, asked[3]
+        if i < len(sinks):
+            q, k, v, returned = (x.reshape(n_heads[i], -1, batch, length) for x in asked)
+            scale, no_sums = np.float32(q.shape[1] ** -0.5), np.empty((0, 0, 0), np.float32)
+            yield _attend, (q, k, v, floats(sinks[i]), queries, scale, torch.get_num_threads(), returned, no_sums)
+
+
+def _dealt(items: Sequence[Any], n: int) -> list[Sequence[Any]]:
+    """The items shared out to n, in order, as many to each."""
     size = len(items) // n
-    return items[i * size : (i + 1) * size]
+    return [items[i * size : (i + 1) * size] for i in range(n)]
 
 
 @_run_layers.register_fake

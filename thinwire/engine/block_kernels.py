@@ -73,7 +73,7 @@ def _turned(builder: Any, lines: list[Any]) -> list[Any]:
 
 @inner
 def turn(x, factor, out):
-    """out[j, i] = factor · x[i, j], of as many rows and columns as whole vectors have, or less."""
+    """out[j, i] = factor · x[i, j]; of both rows and columns x has as many as whole vectors."""
     for i in range(0, x.shape[0], VECTOR):
         for j in range(0, x.shape[1], VECTOR):
             _turn_block(x, i, j, factor, out)

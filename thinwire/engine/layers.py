@@ -29,9 +29,11 @@ def between_attentions(
     `k_stream` channels are kept after each addition, and q, k and v [..., d_heads] of the next attention, which are
     empty without a `begin`; all are feature-major float32. Nodes may be `held` at all sites that are passed, in that
     order. There are gradients of the stream, the heads and the masks, not of weights. Raises ValueError where something
-    is held that does not fit, and where there is to be a gradient and fewer channels of the stream are kept than it
-    has.
+    is held that does not fit, heads and an end do not go together, or there is to be a gradient and fewer channels of
+    the stream are kept than it has.
     """
+    if (heads is None) != (end is None):
+        raise ValueError("heads and the end of their attention go together")
     tensors, numbers, epsilons = flat(k_stream, end, begin)
     mean, mask = side_by_side(held, tensors, stream)
     heads = torch.empty(0) if heads is None else heads

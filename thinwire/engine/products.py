@@ -182,7 +182,9 @@ sparse_linear.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
-    """Raise IndexError for tokens that the embedding does not have: kernels look at no bounds."""
+    """Raise IndexError for tokens that the embedding does not have, TypeError for others: kernels look at no bounds."""
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise TypeError(f"tokens are whole numbers, not {tokens.dtype}")
     if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < vocab_size:
         raise IndexError("there are tokens that the embedding does not have")
 

@@ -220,5 +220,6 @@ def sharing(model: "Transformer", changed: Mapping[str, Tensor]) -> "Transformer
 def with_rows(embedding: nn.Module, rows: Sequence[int], row: Tensor) -> nn.Module:
     """The embedding with some rows replaced by one [width]."""
     weight = embedding.weight.detach().index_put((torch.tensor(rows),), row)  # pyright: ignore
-    dense = nn.Embedding.from_pretrained(weight)
-    return _sparse(dense).requires_grad_(False) if isinstance(embedding, Sparse) else dense
+    if isinstance(embedding, Sparse):
+        return _sparse(nn.Embedding.from_pretrained(weight)).requires_grad_(False)
+    return type(embedding).from_pretrained(weight)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Layers that nobody looks into: all of them are one operator, or whatever lies between two attentions is.
+"""Layers that nobody looks into: all are one operator; with a gradient or a cache, all between two attentions is one.
 
 Taps other than one that holds nodes, hooks on a module, gradients of weights, other norms, matrices that are not sparse
 and modules that are not the package's own all make the forward pass go site by site, as `thinwire.model.transformer`
@@ -44,10 +44,10 @@ def goes_unseen(
     fits = all(len(sublayer.norm.weight) == resid.shape[-1] for sublayer in sublayers)  # others are refused at a site
     if not (fits and all(map(_plain, (*sublayers, keep)))):
         return False
-    return not torch.is_grad_enabled() or _has_gradient(sublayers, keep, positions)
+    return not torch.is_grad_enabled() or _only_activations_learn(sublayers, keep, positions)
 
 
-def _has_gradient(sublayers: Sequence[Sublayer], keep: nn.Module, positions: Tensor | None) -> bool:
+def _only_activations_learn(sublayers: Sequence[Sublayer], keep: nn.Module, positions: Tensor | None) -> bool:
     """Whether no weight and no position channel learns, and the stream is not sparse: the operators have the rest."""
     assert isinstance(keep, AbsTopK)
     weights: list[Tensor] = [parameter for sublayer in sublayers for parameter in sublayer.parameters()]
@@ -107,7 +107,7 @@ def _held(sublayers: Sequence[Sublayer], tap: Tap) -> list[list[Held]]:
     if not isinstance(tap, Hold):
         return [[] for _ in range(len(sublayers) // 2 + 1)]
     every = [[tap.at(site) for site in sublayer.sites.values()] for sublayer in sublayers]
-    begins = [sites[:-1] for sites in every[::2]]  # all but what the attention adds to the stream
+    begins = [nodes[:-1] for nodes in every[::2]]  # all but what the attention adds to the stream
     ends = [attention[-1:] + mlp for attention, mlp in zip(every[::2], every[1::2], strict=True)]
     return [end + begin for end, begin in zip([[], *ends], [*begins, []], strict=True)]
 
