@@ -63,10 +63,11 @@ def _run_layers(
 ) -> Tensor:
     """See `run_layers`; of tensors, numbers and epsilons there are as many for each mask."""
     out = empty_activations(stream, stream.shape[-1], torch.float32)
-    each = (_dealt(items, len(masks)) for items in (tensors, numbers, epsilons))
-    passages = list(zip(*each, means, masks, strict=True))
+    some, counts, norms = (_dealt(items, len(masks)) for items in (tensors, numbers, epsilons))
+    parts = list(map(Parts.of, some))
+    passages = list(zip(parts, counts, norms, means, masks, strict=True))
     calls = _calls(stream, passages, sinks, n_heads, features(out).numpy())
-    beside = sum(positions.numel() for some, *_ in passages for _, positions in Parts.of(some).reads)
+    beside = sum(positions.numel() for each in parts for _, positions in each.reads)
     use_threads()
     for kernel, given in calls if beside > MOST else list(calls):
         kernel(*given)
@@ -79,13 +80,13 @@ def _calls(
     """The kernels in turns, and what they take; the stream changes where its result lies."""
     batch, length, _ = stream.shape
     n, rows = batch * length, features(stream).detach().numpy()
-    widths = [Parts.of(some).made()[3] for some, *_ in passages]
+    widths = [parts.asked()[0] for parts, *_ in passages]
     places, queries = torch.empty(4, max(widths), n).numpy(), np.tile(np.arange(length), (batch, 1))
     heads, no_notes = places[3, :0], (np.empty((2, 0), np.float32), np.empty((n, 0), np.uint64))
-    for i, ((some, counts, norms, mean, mask), width) in enumerate(zip(passages, widths, strict=True)):
+    for i, ((parts, counts, norms, mean, mask), width) in enumerate(zip(passages, widths, strict=True)):
         asked = places[:, :width]
         made, hold = (result, *asked[:3], *no_notes), (mean.numpy(), mask.detach().numpy())
-        yield _between, way_there(rows, heads, hold, some, counts, norms, made)
+        yield _between, way_there(rows, heads, hold, parts, counts, norms, made)
         rows, heads = result, asked[3]
         if i < len(sinks):
             q, k, v, returned = (x.reshape(n_heads[i], -1, batch, length) for x in asked)

@@ -101,14 +101,14 @@ class Parts(NamedTuple):
         reads, maps = [tensors[i : i + 2] for i in (0, 2)], [tensors[i : i + 4] for i in range(4, 28, 4)]
         return cls(reads, maps, tensors[28:])
 
-    def made(self) -> list[int]:
-        """How many channels each map makes."""
-        return [bias.shape[0] for *_, bias in self.maps]
+    def asked(self) -> list[int]:
+        """How many channels q, k and v have."""
+        return [bias.shape[0] for *_, bias in self.maps[3:]]
 
     def widths(self) -> list[int]:
         """How many nodes the sites have that are passed."""
         read = [gain.shape[0] + (positions.shape[-1] if positions.numel() else 0) for gain, positions in self.reads]
-        written, between, delta, *asked = self.made()
+        written, between, delta, *asked = (bias.shape[0] for *_, bias in self.maps)
         return [width for width in (written, read[0], between, delta, read[1], *asked) if width]
 
     def as_kernels_take(self, n: int) -> tuple[Any, Any, list[tuple[np.ndarray, ...]]]:
@@ -140,13 +140,13 @@ def way_there(
     rows: np.ndarray,
     heads: np.ndarray,
     hold: tuple[np.ndarray, np.ndarray],
-    tensors: Sequence[Tensor],
+    parts: Parts,
     numbers: Sequence[int],
     epsilons: Sequence[float],
     made: tuple[np.ndarray, ...],
 ) -> tuple[Any, ...]:
     """What `layer_kernels.between_attentions` takes."""
-    reads, next_reads, maps = Parts.of(tensors).as_kernels_take(rows.shape[1])
+    reads, next_reads, maps = parts.as_kernels_take(rows.shape[1])
     k_stream, nonlinearity, *ks = numbers
     return (
         rows,

@@ -60,23 +60,24 @@ def _between_attentions(
     """
     rows = features(stream)
     width, n = rows.shape
-    made = [empty_activations(stream, d, torch.float32) for d in (width, *Parts.of(tensors).made()[3:])]
-    scales, kept = _for_the_way_back(n, mask, tensors, wanted)
+    parts = Parts.of(tensors)
+    made = [empty_activations(stream, d, torch.float32) for d in (width, *parts.asked())]
+    scales, kept = _for_the_way_back(n, mask, parts, wanted)
     results = *(rows_of(each, n) for each in made), scales.numpy(), kept.numpy().view(np.uint64)
     hold = mean.numpy(), mask.detach().numpy()
     use_threads()
     layer_kernels.between_attentions(
-        *way_there(rows.detach().numpy(), rows_of(heads, n), hold, tensors, numbers, epsilons, results)
+        *way_there(rows.detach().numpy(), rows_of(heads, n), hold, parts, numbers, epsilons, results)
     )
     stream, q, k, v = made
     return stream, q, k, v, scales, kept
 
 
-def _for_the_way_back(n: int, mask: Tensor, tensors: Sequence[Tensor], wanted: bool) -> tuple[Tensor, Tensor]:
+def _for_the_way_back(n: int, mask: Tensor, parts: Parts, wanted: bool) -> tuple[Tensor, Tensor]:
     """Place for scales and bits, as `_between_attentions` returns them."""
     trials = mask.shape[0]
     tiles = trials * -(-n // trials // TOKENS)
-    nodes = sum(Parts.of(tensors).widths()) if wanted else 0
+    nodes = sum(parts.widths()) if wanted else 0
     return mask.new_zeros(2, n if wanted else 0), mask.new_empty(tiles, nodes, dtype=torch.int64)
 
 
@@ -126,9 +127,9 @@ def _between_attentions_backward(
 
 @_between_attentions.register_fake
 def _(stream, heads, mask, mean, tensors, numbers, epsilons, wanted):
-    widths = stream.shape[-1], *Parts.of(tensors).made()[3:]
+    widths = stream.shape[-1], *Parts.of(tensors).asked()
     stream, q, k, v = (empty_activations(stream, width, torch.float32) for width in widths)
-    return stream, q, k, v, *_for_the_way_back(stream[..., 0].numel(), mask, tensors, wanted)
+    return stream, q, k, v, *_for_the_way_back(stream[..., 0].numel(), mask, Parts.of(tensors), wanted)
 
 
 @_between_attentions_backward.register_fake
@@ -150,7 +151,7 @@ def _keep_for_backward(ctx, inputs, output) -> None:
 def _backward(ctx, *grads: Tensor | None) -> tuple[Tensor | list[None] | None, ...]:
     stream, heads, mask, mean, out, scales, kept, *tensors = ctx.saved_tensors
     wanted_stream, wanted_heads, wanted_mask, *_ = ctx.needs_input_grad
-    widths = out.shape[-1], *Parts.of(tensors).made()[3:]
+    widths = out.shape[-1], *Parts.of(tensors).asked()
     given = [
         torch.zeros_like(empty_activations(out, width)) if grad is None else grad
         for grad, width in zip(grads, widths, strict=False)
