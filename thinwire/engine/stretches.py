@@ -18,7 +18,6 @@ from thinwire.engine.vectors import (
     instruction,
     lanes_of,
     piece,
-    put_vector,
     spread,
 )
 
@@ -88,7 +87,9 @@ def _storing(align: int, past: bool) -> Any:
     def put(context: Any, row: Any, t: Any, x: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             row, t, x = given
-            put_vector(builder, x, _place(context, builder, signature.args[0], row, t), align, past)
+            stored = builder.store(x, _place(context, builder, signature.args[0], row, t), align=align)
+            if past:
+                stored.set_metadata("nontemporal", builder.module.add_metadata([WORD(1)]))
             return context.get_dummy_value()
 
         return types.void(row, types.intp, piece), generate

@@ -97,13 +97,6 @@ def joined(builder: Any, rows: list[Any]) -> Any:
     return rows[0]
 
 
-def put_vector(builder: Any, x: Any, place: Any, align: int, past: bool) -> None:
-    """Store a vector where it is to lie, `past` the caches or not."""
-    stored = builder.store(x, place, align=align)
-    if past:
-        stored.set_metadata("nontemporal", builder.module.add_metadata([WORD(1)]))
-
-
 def address(builder: Any, array: Any, place: list[Any], kind: ir.Type) -> Any:
     """Where array[*place] lies, as the place of such a thing."""
     strides = cgutils.unpack_tuple(builder, array.strides, len(place))
