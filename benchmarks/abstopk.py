@@ -12,15 +12,16 @@ from plain import PlainAbsTopK
 from timing import in_turns, machine
 from torch import Tensor
 
-from thinwire.engine.memory import hold_freed_memory
-from thinwire.engine.select import keep_rows, plain_keep_mask
+from thinwire.engine.process_memory import hold_freed_memory
+from thinwire.engine.topk.reference import keep_mask
+from thinwire.engine.topk.select import keep_rows
 
 ROWS, WIDTH = 4096, 1024
 
 
 def exact(x: Tensor, k: int) -> bool:
     """Whether the kernel keeps what a stable sort keeps."""
-    return torch.equal(keep_rows(x, k), torch.where(plain_keep_mask(x, k), x, 0))
+    return torch.equal(keep_rows(x, k), torch.where(keep_mask(x, k), x, 0))
 
 
 def measure(dtype: torch.dtype, rounds: int) -> dict[str, object]:

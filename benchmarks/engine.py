@@ -31,10 +31,11 @@ from timing import in_turns, machine
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from thinwire.engine.memory import hold_freed_memory
+from thinwire.compiled.compile import compile_sparse
+from thinwire.compiled.edit import sharing
+from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.model import Transformer
 from thinwire.model.precision import autocast
-from thinwire.model.sparse import sharing
 from thinwire.model.weights import load, save_weights
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import task_means
@@ -249,7 +250,7 @@ def main() -> None:
         show("training", found["training"])
     if set(args.only) & set(PARTS):
         dense = random_model(args.layers, args.width, DENSITY, EMBEDDING_DENSITY)
-        models = dense, made_plain(sharing(dense, {})), dense.compile_sparse()
+        models = dense, made_plain(sharing(dense, {})), compile_sparse(dense)
         for name in (name for name in PARTS if name in args.only):
             with nullcontext() if name == "prune" else torch.no_grad():
                 found[name] = PARTS[name](*models, args.rounds)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from thinwire.circuit import Circuit
+from thinwire.compiled.edit import nonzeros
 from thinwire.model import ModelConfig, Transformer
-from thinwire.model.sparse import nonzeros
-from thinwire.model.taps import Hold, Tap, record
+from thinwire.model.taps import Tap, record
+from thinwire.model.taps import ablate_masks as Hold
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.learn import step_with_slope, task_losses
 from thinwire.prune.masks import NodeMasks

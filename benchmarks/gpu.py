@@ -22,7 +22,7 @@ from steps import KINDS, stepper
 from timing import machine, medians, nothing, on_host
 from torch import Tensor
 
-from thinwire.engine.select import plain_keep_mask
+from thinwire.engine.topk.reference import keep_mask
 from thinwire.train import TrainConfig
 from thinwire.train.presets import paper
 
@@ -41,7 +41,7 @@ CHECKED_ROWS = 4096
 
 def measure_rows(rows: int, width: int, dtype: torch.dtype, rounds: int, device: torch.device) -> dict[str, object]:
     """AbsTopK on one shape: milliseconds forward and backward, GB/s of what has to move, exactness."""
-    from thinwire.engine import triton_rows
+    from thinwire.engine.gpu import rows as triton_rows
 
     k = width // 4
     generator = torch.Generator(device).manual_seed(0)
@@ -80,12 +80,12 @@ def measure_rows(rows: int, width: int, dtype: torch.dtype, rounds: int, device:
 
 
 def _exact(keep_rows: Callable[[Tensor, int], Tensor], x: Tensor, k: int) -> bool:
-    return torch.equal(keep_rows(x, k), torch.where(plain_keep_mask(x, k), x, 0))
+    return torch.equal(keep_rows(x, k), torch.where(keep_mask(x, k), x, 0))
 
 
 def measure_projection(shape: tuple[int, int], floor: int, rounds: int, device: torch.device) -> dict[str, object]:
     """Projection of one float32 matrix, its rows' floor reserved beforehand: milliseconds, ratio, exactness."""
-    from thinwire.engine import triton_rows
+    from thinwire.engine.gpu import rows as triton_rows
 
     generator = torch.Generator(device).manual_seed(0)
     source = torch.randn(shape, generator=generator, device=device)
@@ -109,7 +109,7 @@ def measure_projection(shape: tuple[int, int], floor: int, rounds: int, device: 
         matrix.copy_(values)
         triton_rows.keep_largest_(matrix, k, reserved)
         score = values.abs() if reserved is None else values.abs().masked_fill(reserved, torch.inf)
-        expected = torch.where(plain_keep_mask(score.flatten(), k).view(shape), values, 0)
+        expected = torch.where(keep_mask(score.flatten(), k).view(shape), values, 0)
         results.append(torch.equal(matrix, expected))
     return {
         "shape": list(shape),

@@ -6,8 +6,8 @@ import torch
 from timing import medians, nothing
 from torch import Tensor
 
-from thinwire.engine import select
-from thinwire.engine.products import SparsePattern
+from thinwire.engine.spmm.operators import SparsePattern
+from thinwire.engine.topk import select
 
 KINDS = ("forward", "input_gradient", "weight_gradient")
 
@@ -19,7 +19,7 @@ def measure_product(
 
     The dense ones multiply bfloat16 whatever `dtype` is, token by token. The weight gradient is of nonzeros alone.
     """
-    from thinwire.engine import triton_products
+    from thinwire.engine.gpu import products as triton_products
 
     generator = torch.Generator(device).manual_seed(0)
     n_out, n_in = shape
@@ -33,11 +33,11 @@ def measure_product(
     zeros = torch.zeros(n_in, device=device)
     by_token, grad_by_token, dense = (each.bfloat16().contiguous() for each in (x.T, grad.T, matrix))
     ours: dict[str, Callable[[], Tensor]] = {
-        "forward": lambda: triton_products.multiply(x, values, bias, pattern.columns, pattern.starts),
+        "forward": lambda: triton_products.multiply(x, values, bias, pattern.indices, pattern.indptr),
         "input_gradient": lambda: triton_products.multiply(
-            grad, values[pattern.order], zeros, pattern.rows, pattern.column_starts
+            grad, values[pattern.csc_order], zeros, pattern.csc_indices, pattern.csc_indptr
         ),
-        "weight_gradient": lambda: triton_products.weight_gradient(pattern.columns, pattern.starts, x, grad),
+        "weight_gradient": lambda: triton_products.weight_gradient(pattern.indices, pattern.indptr, x, grad),
     }
     theirs: dict[str, Callable[[], Tensor]] = {
         "forward": lambda: by_token @ dense.T,
@@ -62,7 +62,7 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
 
 def measure_columns(width: int, tokens: int, rounds: int, device: torch.device) -> dict[str, object]:
     """AbsTopK of feature-major float32 activations: its kernel against turning them twice; milliseconds, GB/s."""
-    from thinwire.engine import triton_rows
+    from thinwire.engine.gpu import rows as triton_rows
 
     k = width // 4
     x = torch.randn(width, tokens, generator=torch.Generator(device).manual_seed(0), device=device)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thinwire.engine.pointwise import Held
-from thinwire.engine.sites import FUNCTIONS
+from thinwire.engine.sites.operator import FUNCTIONS
+from thinwire.engine.sites.pointwise import Ablation
 from thinwire.model import AbsTopK, Transformer, next_token_loss
 from thinwire.model.attention import Attention
 from thinwire.model.precision import autocast
@@ -26,13 +26,13 @@ class PlainAbsTopK(nn.Module):
         self.k = k
 
     def forward(
-        self, x: Tensor, by: nn.Module | None = None, nonlinearity: str = "identity", held: Held | None = None
+        self, x: Tensor, by: nn.Module | None = None, nonlinearity: str = "identity", ablation: Ablation | None = None
     ) -> Tensor:  # [..., width]
         if by is not None:
             x = FUNCTIONS[nonlinearity](by(x))
         index = x.abs().topk(self.k, dim=-1, sorted=False).indices
         kept = torch.zeros_like(x).scatter(-1, index, x.gather(-1, index))
-        return kept if held is None else held.hold(kept)
+        return kept if ablation is None else ablation.apply(kept)
 
 
 class PlainAttention(nn.Module):

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from timing import machine
 
-from thinwire.engine.memory import hold_freed_memory, peak_memory
+from thinwire.engine.process_memory import hold_freed_memory, peak_memory
 from thinwire.train import TrainConfig
 from thinwire.train.plan import plan
 from thinwire.train.presets import tiny, tiny_dense

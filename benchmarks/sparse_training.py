@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from timing import machine
 
+from thinwire.compiled.compile import compile_sparse
 from thinwire.config import read_record
 from thinwire.data import DataConfig, Tokens, build
-from thinwire.engine.memory import hold_freed_memory
+from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.model import ModelConfig
 from thinwire.train import TrainConfig
 from thinwire.train.density import is_annealed
@@ -96,7 +97,7 @@ def warm_up() -> None:
         train_step(state, torch.zeros(2, 129, dtype=torch.long), config)
     assert state.support is not None
     with torch.no_grad():
-        state.model.compile_sparse()(torch.zeros(2, 128, dtype=torch.long))
+        compile_sparse(state.model)(torch.zeros(2, 128, dtype=torch.long))
 
 
 def run(name: str, config: TrainConfig, tokens: Tokens, every: int) -> Curve:
@@ -132,7 +133,7 @@ def kind_of(state: State, step: int, config: TrainConfig) -> str:
 def validation_loss(state: State, tokens: Tokens, config: TrainConfig) -> float:
     """Held-out nats per token, corpus parts weighted as in training."""
     with torch.no_grad():
-        return mean_loss(validation_losses(state.model.compile_sparse(), tokens, config), tokens)
+        return mean_loss(validation_losses(compile_sparse(state.model), tokens, config), tokens)
 
 
 def compare(curves: dict[str, Curve]) -> dict[str, dict[str, object]]:

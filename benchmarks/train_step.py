@@ -13,7 +13,7 @@ import sys
 from steps import KINDS, stepper
 from timing import in_turns, machine
 
-from thinwire.engine.memory import hold_freed_memory, peak_memory
+from thinwire.engine.process_memory import hold_freed_memory, peak_memory
 from thinwire.train import TrainConfig
 from thinwire.train.presets import tiny
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from thinwire import artifact, shipped
 from thinwire.artifact import Artifact
 from thinwire.circuit import Circuit, circuit_task
+from thinwire.compiled.load import load_compiled
 from thinwire.data import Tokenizer, Tokens
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
-from thinwire.model.weights import load_compiled
 from thinwire.progress import Report, silent
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import mean_activations

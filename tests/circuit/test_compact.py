@@ -19,7 +19,8 @@ import thinwire
 from thinwire.circuit import Circuit, weight_edges
 from thinwire.circuit.compact.kernel import _survives
 from thinwire.circuit.compact.parts import bars_of
-from thinwire.engine.select import plain_keep_mask
+from thinwire.compiled.compile import compile_sparse
+from thinwire.engine.topk.reference import keep_mask
 from thinwire.errors import UserError
 from thinwire.model import Transformer
 from thinwire.model.norms import Norms, ScaleRecorder, frozen, own_scales
@@ -150,7 +151,7 @@ def test_shipped_model() -> None:
 def test_model_on_sparse_kernels() -> None:
     model = tiny_model(density=0.1).requires_grad_(False)
     circuit = circuit_of(model, 0.4, wires=0.7, removed_tokens=(3, 5), held_embedding=torch.ones(model.config.d_model))
-    margins = circuit.compact(model.compile_sparse()).margins(batch_of(model))
+    margins = circuit.compact(compile_sparse(model)).margins(batch_of(model))
     torch.testing.assert_close(margins, masked_margins(circuit, model, batch_of(model)), rtol=0, atol=TOLERANCE)
 
 
@@ -207,7 +208,7 @@ def test_bars_decide_as_the_selection_does(values: list[int], data: st.DataObjec
     sizes = x[rows].abs().numpy()
     with np.errstate(all="ignore"):
         found = [_survives.py_func(sizes, row, rows.numpy(), *bars) for row in range(len(rows))]
-    assert found == plain_keep_mask(x, k)[rows].tolist()
+    assert found == keep_mask(x, k)[rows].tolist()
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -7,8 +7,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from thinwire.engine import triton_digits, triton_rows
-from thinwire.engine import triton_products as ours
+from thinwire.engine.gpu import products as ours
+from thinwire.engine.gpu import radix as triton_digits
+from thinwire.engine.gpu import rows as triton_rows
 
 HOPPER = GPUTarget("cuda", 90, 32)
 NUMBERS = ("x", "out", "kept", "grad", "values")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis.strategies import data, integers, sampled_from
 from torch import Tensor
 
-from thinwire.engine.attention import attend_by_feature
+from thinwire.engine.attention.operator import attend_by_feature
 from thinwire.model.attention import attention_pattern
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}

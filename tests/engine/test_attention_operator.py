@@ -6,8 +6,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from tests.engine.test_attention_kernel import CLOSE, SINK, by_feature, check, heads, normal, standing
-from thinwire.engine import attention as engine
-from thinwire.engine.attention import attend_by_feature, lies_by_feature
+from thinwire.engine.attention import operator as engine
+from thinwire.engine.attention.operator import attend_by_feature, lies_by_feature
 from thinwire.model.attention import attend
 
 

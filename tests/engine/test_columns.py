@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from reference import selection
 from torch import Tensor
 
-from thinwire.engine import column_kernels
 from thinwire.engine.layout import activations, is_feature_major
-from thinwire.engine.select import keep_columns, keep_rows, pass_columns, pass_rows, plain_keep_mask
-from thinwire.engine.threshold_search import FEW, SAMPLE, find, search_scratch
-from thinwire.engine.tiles import TOKENS as LANES
-from thinwire.engine.tiles import empty_tile
+from thinwire.engine.simd.tiles import TOKENS as LANES
+from thinwire.engine.simd.tiles import empty_tile
+from thinwire.engine.topk import columns as column_kernels
+from thinwire.engine.topk.reference import keep_mask
+from thinwire.engine.topk.select import keep_columns, keep_rows, pass_columns, pass_rows
+from thinwire.engine.topk.threshold import FEW, SAMPLE, empty_scratch, find_thresholds
 from thinwire.model.abstopk import abstopk
 
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, math.inf, -math.inf, 1e-45, -1e-45, 1e-40, 3.4e38, -3.4e38, 1.17e-38)
@@ -52,7 +53,7 @@ def matrix(kinds: list[str], width: int, n: int, k: int, seed: int) -> Tensor:
 
 
 def twin(x: Tensor, k: int) -> Tensor:
-    return torch.where(plain_keep_mask(x.T, k).T, x, 0)
+    return torch.where(keep_mask(x.T, k).T, x, 0)
 
 
 def check(x: Tensor, k: int) -> None:
@@ -162,9 +163,9 @@ def test_passes_are_few(kind: str, most: int, width: int) -> None:
     """Cutting in three alone takes twenty; a token of another scale, or with about k nonzeros, is to cost less."""
     x = far_apart(kind, width, torch.Generator().manual_seed(0))
     check(x, width // 4)
-    tile, scratch = empty_tile(width), search_scratch(width)
-    column_kernels.lay_out(x.numpy(), 0, LANES, tile, scratch)
-    assert find(tile, width // 4, LANES, scratch) <= most
+    tile, scratch = empty_tile(width), empty_scratch(width)
+    column_kernels.load_tile(x.numpy(), 0, LANES, tile, scratch)
+    assert find_thresholds(tile, width // 4, LANES, scratch) <= most
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])

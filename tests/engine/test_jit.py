@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def doubled() -> tuple[list[float], int]:
     """What a freshly decorated kernel makes of one and two, and how often it was found on disk."""
-    made = jit.inner(double)
+    made = jit.device_function(double)
     x = np.array([1, 2], np.float32)
     made(x)
     return x.tolist(), sum(made.stats.cache_hits.values())

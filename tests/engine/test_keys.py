@@ -7,15 +7,16 @@ from numba import njit
 
 from tests.engine.test_columns import check
 from tests.engine.test_stretches import lanes, numbers
-from thinwire.engine.keys import COUNTS, GUESSES, HALF, MOST, ONES, count_keys, keys_within, store_keys
-from thinwire.engine.stretches import MAGNITUDE, stretch
-from thinwire.engine.tiles import TOKENS
+from thinwire.engine.simd.lanes import MAGNITUDE_BITS
+from thinwire.engine.simd.memory import load
+from thinwire.engine.simd.tiles import TOKENS
+from thinwire.engine.topk.keys import COUNTS, GUESSES, HALF, MOST, ONES, count_keys, keys_within, store_keys
 
 
 @njit
 def _stored(x, keys):
     for i in range(len(x)):
-        store_keys(keys, i, stretch(x[i], 0))
+        store_keys(keys, i, load(x[i], 0))
 
 
 @njit
@@ -32,7 +33,7 @@ def test_keys_are_upper_halves() -> None:
     x = numbers()
     keys = np.full((len(x) + 1, TOKENS), -1, np.int16)
     _stored(x, keys)
-    np.testing.assert_array_equal(keys[:-1], (x[:, :TOKENS].copy().view(np.int32) & MAGNITUDE) >> HALF)
+    np.testing.assert_array_equal(keys[:-1], (x[:, :TOKENS].copy().view(np.int32) & MAGNITUDE_BITS) >> HALF)
     assert (keys[-1] == -1).all()
 
 

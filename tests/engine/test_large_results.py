@@ -5,11 +5,11 @@ import torch
 
 from tests.engine.test_attention_kernel import by_feature, standing
 from tests.engine.test_sites import drawn, given, normal, some, sparse
-from thinwire.engine.attention import attend_by_feature
-from thinwire.engine.pointwise import Held
-from thinwire.engine.reads import norm_and_keep
-from thinwire.engine.sites import map_and_keep
-from thinwire.engine.tiles import LARGE
+from thinwire.engine.attention.operator import attend_by_feature
+from thinwire.engine.simd.tiles import STREAMED_SIZE
+from thinwire.engine.sites.norm_operator import norm_and_keep
+from thinwire.engine.sites.operator import map_and_keep
+from thinwire.engine.sites.pointwise import Ablation
 
 FEW = 48
 """Tokens of a sequence that run by themselves."""
@@ -24,13 +24,13 @@ def test_sites(trials: int, length: int, share: float) -> None:
     matrix[::7] = 0
     (pattern, values), x = sparse(matrix), given((trials, length), columns)
     bias, towards = some(normal(rows, seed=3), 0.4), normal(trials, length, rows, seed=4)
-    assert rows * trials * length >= LARGE
+    assert rows * trials * length >= STREAMED_SIZE
 
     def run(trial: int | None, n: int) -> tuple[torch.Tensor, ...]:
         chosen = slice(None) if trial is None else slice(trial, trial + 1)
         mask = held.mask[chosen].detach().requires_grad_()
         part = x[chosen, :n].detach().requires_grad_()
-        y = map_and_keep(part, pattern, values.detach(), bias, "gelu", 256, Held(held.mean, mask))
+        y = map_and_keep(part, pattern, values.detach(), bias, "gelu", 256, Ablation(held.mean, mask))
         return y, *torch.autograd.grad(y, (part, mask), towards[chosen, :n])
 
     y, d_x, d_mask = run(None, length)
@@ -45,7 +45,7 @@ def test_sites(trials: int, length: int, share: float) -> None:
 def test_reads() -> None:
     x, gain = given((2, 528), 1024).detach(), normal(1024, seed=5)
     y = norm_and_keep(x, gain, 1e-5, 256)
-    assert y.numel() >= LARGE
+    assert y.numel() >= STREAMED_SIZE
     few = norm_and_keep(x[1:, -FEW:], gain, 1e-5, 256)
     torch.testing.assert_close(y[1:, -FEW:], few, rtol=1e-6, atol=1e-6)
 
@@ -56,7 +56,7 @@ def test_attention(length: int, d_head: int) -> None:
     """Rows of whole lines of the cache, and others; forward and back, few sequences at a time."""
     heads, batch = 4, 64
     shape = heads, d_head, batch, length
-    assert heads * d_head * batch * length >= LARGE
+    assert heads * d_head * batch * length >= STREAMED_SIZE
     q, k, v = (some(normal(*shape, seed=i), 0.3, seed=i) for i in range(3))
     v[1], towards = 0, normal(batch, heads, length, d_head, seed=7)
     towards[:, 2] = 0  # a head without a gradient, and one whose keys are all the same

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thinwire.engine import pointwise
 from thinwire.engine.layout import activations, features, is_feature_major
+from thinwire.engine.sites import pointwise
 from thinwire.model.norms import RMSNorm, ScaleRecorder, frozen
-from thinwire.model.taps import Hold, Tap
+from thinwire.model.taps import Tap
+from thinwire.model.taps import ablate_masks as Hold
 from thinwire.sites import Site
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

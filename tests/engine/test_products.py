@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thinwire.engine import products
 from thinwire.engine.layout import activations, features, is_feature_major
-from thinwire.engine.products import SparsePattern, table_rows
+from thinwire.engine.spmm import operators as products
+from thinwire.engine.spmm.operators import SparsePattern, table_rows
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 MATRICES = [(1, 1, 1.0), (7, 5, 0.3), (40, 33, 0.1), (33, 65, 0.02), (130, 17, 0.25), (6, 11, 0.0), (9, 4, 1.0)]
@@ -32,7 +32,7 @@ def sparse(matrix: Tensor) -> tuple[SparsePattern, Tensor]:
 
 
 def places_of(pattern: SparsePattern) -> tuple[Tensor, Tensor]:
-    return pattern.row_of_each(), pattern.columns.long()
+    return pattern.row_of_each(), pattern.indices.long()
 
 
 def check_product(matrix: Tensor, lead: tuple[int, ...], by_feature: bool) -> None:
@@ -81,8 +81,10 @@ def test_pattern_knows_rows_and_columns() -> None:
     rebuilt = torch.zeros_like(matrix).index_put(places_of(pattern), values.detach())
     assert rebuilt.equal(matrix)
     by_column = torch.zeros_like(matrix.T)
-    counts = pattern.column_starts.diff().long()
-    by_column[torch.arange(30).repeat_interleave(counts), pattern.rows.long()] = values.detach()[pattern.order]
+    counts = pattern.csc_indptr.diff().long()
+    by_column[torch.arange(30).repeat_interleave(counts), pattern.csc_indices.long()] = values.detach()[
+        pattern.csc_order
+    ]
     assert by_column.T.equal(matrix)
 
 
@@ -182,11 +184,11 @@ def test_layouts() -> None:
 
 def test_operators_keep_the_contract_of_torch() -> None:
     pattern, values = sparse(matrix_of(12, 20, 0.2))
-    places = pattern.columns, pattern.starts, pattern.rows, pattern.column_starts, pattern.order
+    places = pattern.indices, pattern.indptr, pattern.csc_indices, pattern.csc_indptr, pattern.csc_order
     bias, tokens = normal(12).requires_grad_(), torch.tensor([[0, 3], [3, 11]])
     for x in (normal(2, 3, 20), activations(normal(20, 6), (2, 3)), normal(2, 3, 20).bfloat16()):
         torch.library.opcheck(products.sparse_linear.op, (x.requires_grad_(), values, bias, *places))
-    torch.library.opcheck(products.sparse_rows.op, (tokens, values, pattern.columns, pattern.starts, 20))
+    torch.library.opcheck(products.sparse_rows.op, (tokens, values, pattern.indices, pattern.indptr, 20))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -9,10 +9,10 @@ from hypothesis.strategies import data, sampled_from
 from torch import Tensor
 
 from tests.engine.test_attention_kernel import normal, some
-from thinwire.engine import reads
 from thinwire.engine.layout import is_feature_major
-from thinwire.engine.pointwise import Held, rms_norm
-from thinwire.engine.reads import norm_and_keep
+from thinwire.engine.sites import norm_operator as reads
+from thinwire.engine.sites.norm_operator import norm_and_keep
+from thinwire.engine.sites.pointwise import Ablation, rms_norm
 from thinwire.model.abstopk import AbsTopK, abstopk
 from thinwire.model.norms import RMSNorm
 
@@ -31,7 +31,7 @@ class Case:
     x: Tensor
     gain: Tensor
     k: int
-    held: Held | None
+    held: Ablation | None
 
     @classmethod
     def of(cls, width: int, batch: int, pos: int, k: int, trials: int = 0, seed: int = 0, share: float = 1.0) -> "Case":
@@ -42,7 +42,7 @@ class Case:
             mask = (1.5 * torch.rand(trials, width, generator=torch.Generator().manual_seed(seed + 2)) - 0.2).clamp(
                 0, 1
             )
-            held = Held(normal(width, seed=seed + 3), mask.requires_grad_())
+            held = Ablation(normal(width, seed=seed + 3), mask.requires_grad_())
         return cls(x, 1 + 0.3 * normal(width, seed=seed + 4), k, held)
 
     def steps(self) -> Tensor:
@@ -95,7 +95,7 @@ def test_gradients_only_where_they_are_wanted() -> None:
     (mine,) = torch.autograd.grad(ours, case.held.mask, towards)
     (theirs,) = torch.autograd.grad(case.steps(), case.held.mask, towards)
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-    fixed = Case(case.x, case.gain, case.k, Held(case.held.mean, case.held.mask.detach()))
+    fixed = Case(case.x, case.gain, case.k, Ablation(case.held.mean, case.held.mask.detach()))
     (mine,) = torch.autograd.grad(norm_and_keep(fixed.x, fixed.gain, EPSILON, fixed.k, fixed.held), fixed.x, towards)
     (theirs,) = torch.autograd.grad(fixed.steps(), fixed.x, towards)
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
@@ -104,7 +104,7 @@ def test_gradients_only_where_they_are_wanted() -> None:
 def test_misfit_masks_are_refused() -> None:
     case = Case.of(8, 3, 4, 2)
     with pytest.raises(ValueError, match="cannot hold 8 nodes of 12 tokens"):
-        norm_and_keep(case.x, case.gain, EPSILON, 2, Held(torch.zeros(8), torch.ones(5, 8)))
+        norm_and_keep(case.x, case.gain, EPSILON, 2, Ablation(torch.zeros(8), torch.ones(5, 8)))
 
 
 def test_operator_keeps_the_contract_of_torch() -> None:

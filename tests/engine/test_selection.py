@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from reference import selection
 from torch import Tensor
 
-from thinwire.engine.select import keep_largest_, keep_rows, pass_rows, plain_keep_mask
+from thinwire.engine.topk.reference import keep_mask
+from thinwire.engine.topk.select import keep_largest_, keep_rows, pass_rows
 from thinwire.model import AbsTopK
 from thinwire.model.abstopk import abstopk
 
@@ -35,7 +36,7 @@ numbers = st.one_of(st.sampled_from(TIED), st.sampled_from(EXTREME), finite)
 
 
 def plain(x: Tensor, k: int) -> Tensor:
-    return torch.where(plain_keep_mask(x, k), x, 0)
+    return torch.where(keep_mask(x, k), x, 0)
 
 
 @given(matrices(numbers), st.data())
@@ -181,7 +182,7 @@ def test_whole_matrix_in_transposed_memory() -> None:
 
 def test_kernels_leave_the_number_of_threads_of_torch_alone() -> None:
     program = (
-        "import torch; from thinwire.engine.select import keep_rows\n"
+        "import torch; from thinwire.engine.topk.select import keep_rows\n"
         "torch.set_num_threads(1)\n"
         "keep_rows(torch.randn(4, 8), 2)\n"
         "import numba; print(torch.get_num_threads(), numba.get_num_threads())"

@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thinwire.engine import sites
+from thinwire.compiled.modules import SparseLinear
 from thinwire.engine.layout import activations, features, is_feature_major
-from thinwire.engine.pointwise import Held
-from thinwire.engine.products import SparsePattern
-from thinwire.engine.select import keep_rows, pass_rows
-from thinwire.engine.sites import FUNCTIONS, Nonlinearity, map_and_keep
+from thinwire.engine.sites import operator as sites
+from thinwire.engine.sites.operator import FUNCTIONS, Nonlinearity, map_and_keep
+from thinwire.engine.sites.pointwise import Ablation
+from thinwire.engine.spmm.operators import SparsePattern
+from thinwire.engine.topk.select import keep_rows, pass_rows
 from thinwire.model import AbsTopK
-from thinwire.model.sparse import SparseLinear
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 NONLINEARITIES: tuple[Nonlinearity, ...] = ("identity", "relu", "gelu")
@@ -71,7 +71,7 @@ def check(matrix: Tensor, bias: Tensor, x: Tensor, nonlinearity: Nonlinearity, k
     d_x, d_values, d_bias = torch.autograd.grad(ours, (x, values, bias), towards)
     expected = torch.autograd.grad(twin, (x, matrix, bias), towards)
     torch.testing.assert_close(d_x, expected[0], **CLOSE)
-    whole = expected[1][pattern.row_of_each(), pattern.columns.long()]
+    whole = expected[1][pattern.row_of_each(), pattern.indices.long()]
     torch.testing.assert_close(d_values, whole, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(d_bias, expected[2], rtol=1e-4, atol=1e-4)
     with torch.no_grad():
@@ -197,7 +197,7 @@ def test_module_takes_the_operator_where_it_pays(monkeypatch: pytest.MonkeyPatch
 
 def test_operator_keeps_the_contract_of_torch() -> None:
     pattern, values = sparse(some(normal(12, 20), 0.2))
-    places = pattern.columns, pattern.starts, pattern.rows, pattern.column_starts, pattern.order
+    places = pattern.indices, pattern.indptr, pattern.csc_indices, pattern.csc_indptr, pattern.csc_order
     for code in (sites.CODES["identity"], sites.CODES["gelu"]):
         x, bias = given((2, 9), 20), normal(12).requires_grad_()
         for held in ((None, None), drawn(2, 12, None)):  # of free rows the second result means nothing
@@ -214,7 +214,7 @@ def test_compiles_as_one_graph(nonlinearity: Nonlinearity, backend: str) -> None
 
     def work(x: Tensor, values: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
         free = map_and_keep(2 * x, pattern, values, bias, nonlinearity, 3)
-        held = map_and_keep(3 * x, pattern, values, bias, nonlinearity, 3, Held(mean, mask))
+        held = map_and_keep(3 * x, pattern, values, bias, nonlinearity, 3, Ablation(mean, mask))
         return (free + held).square().sum()
 
     torch._dynamo.reset()
@@ -234,11 +234,11 @@ def test_there_is_no_second_derivative() -> None:
         first.sum().backward()
 
 
-def drawn(trials: int, width: int, share: float | None) -> Held:
+def drawn(trials: int, width: int, share: float | None) -> Ablation:
     """A mask of zeros and ones, of numbers between if there is no share of ones, and means."""
     numbers = torch.rand(trials, width, generator=torch.Generator().manual_seed(3))
     mask = numbers if share is None else (numbers < share).float()
-    return Held(normal(width, seed=2), mask.requires_grad_())
+    return Ablation(normal(width, seed=2), mask.requires_grad_())
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
@@ -272,7 +272,7 @@ def test_holding_in_the_operator_is_holding_after_it(
         map_and_keep(x.detach(), pattern, values.detach(), bias.detach(), nonlinearity, k, held), held.mask, towards
     )
     torch.testing.assert_close(alone, expected[1], rtol=1e-4, atol=1e-4)
-    fixed = Held(held.mean, held.mask.detach())
+    fixed = Ablation(held.mean, held.mask.detach())
     (d_x,) = torch.autograd.grad(map_and_keep(x, pattern, values, bias, nonlinearity, k, fixed), x, towards)
     torch.testing.assert_close(d_x, expected[0], rtol=1e-4, atol=1e-4)
     with torch.no_grad():
@@ -285,7 +285,7 @@ def test_holding_in_the_operator_is_holding_after_it(
 def test_a_mask_that_does_not_fit_is_refused(mean: tuple[int, ...], mask: tuple[int, ...]) -> None:
     """Kernels look at no bounds."""
     pattern, values = sparse(some(normal(24, 16), 0.3))
-    held, x = Held(torch.zeros(mean), torch.ones(mask)), given((2, 9), 16)
+    held, x = Ablation(torch.zeros(mean), torch.ones(mask)), given((2, 9), 16)
     with pytest.raises(ValueError, match="cannot hold 24 nodes of 18 tokens"):
         map_and_keep(x, pattern, values, normal(24), "relu", 6, held)
     with pytest.raises(ValueError, match="cannot hold 24 nodes of 18 tokens"):
@@ -294,6 +294,6 @@ def test_a_mask_that_does_not_fit_is_refused(mean: tuple[int, ...], mask: tuple[
 
 def test_means_have_no_gradient() -> None:
     """It is refused, not silently left out."""
-    held = Held(torch.zeros(16, requires_grad=True), torch.ones(1, 16))
+    held = Ablation(torch.zeros(16, requires_grad=True), torch.ones(1, 16))
     with pytest.raises(ValueError, match="detach"):
         held.hold(given((2, 9), 16))

@@ -7,30 +7,32 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers
 from numba import njit
 
-from thinwire.engine.nonlinearity_kernels import GELU, IDENTITY, RELU, applied, apply, gelu_slope
-from thinwire.engine.stretches import (
-    LINE,
-    MAGNITUDE,
-    any_above,
-    counted,
-    equal,
-    fence,
-    flags_of,
-    lowest,
-    marked,
-    nonzero,
-    one_more,
-    reaching,
-    store_flags,
-    store_past,
-    store_stretch,
-    stretch,
-    stretch_until,
-    total,
-    where,
-    where_seen,
+from thinwire.engine.simd.lanes import (
+    MAGNITUDE_BITS,
+    add_where_reaching,
+    any_greater,
+    equal_lanes,
+    increment_where_nonzero,
+    keep_reaching,
+    lowest_bit,
+    nonzero_lanes,
+    set_bit_where_nonzero,
+    sum_lanes,
+    where_either,
+    where_visible,
 )
-from thinwire.engine.tiles import LARGE, TOKENS, empty_tile, is_past
+from thinwire.engine.simd.memory import (
+    CACHE_LINE,
+    fence,
+    load,
+    load_flags,
+    load_masked,
+    store,
+    store_flags,
+    store_streaming,
+)
+from thinwire.engine.simd.nonlinearities import GELU, IDENTITY, RELU, activate, activate_row, gelu_gradient
+from thinwire.engine.simd.tiles import STREAMED_SIZE, TOKENS, empty_tile, is_streamed
 
 SPECIAL = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3e38], np.float32)
 
@@ -48,9 +50,9 @@ def lanes(bits: int) -> np.ndarray:
 
 @njit
 def _copied(x, begin, end, whole, some, past):
-    store_stretch(whole, 1, stretch(x, begin))
-    store_stretch(some, 0, stretch_until(x, begin, end))
-    store_past(past, 0, stretch(x, begin))
+    store(whole, 1, load(x, begin))
+    store(some, 0, load_masked(x, begin, end))
+    store_streaming(past, 0, load(x, begin))
     fence()
 
 
@@ -68,14 +70,14 @@ def test_reading_and_writing(begin: int, n: int) -> None:
 
 @njit
 def _compared(x, least, one, found, flags, out):
-    given, floor = stretch(x[0], 0), stretch(least, 0)
-    found[0] = nonzero(given)
+    given, floor = load(x[0], 0), load(least, 0)
+    found[0] = nonzero_lanes(given)
     store_flags(flags, 0, given)
-    store_stretch(out[0], 0, reaching(given, floor))
-    store_stretch(out[1], 0, counted(stretch(one, 0), given, floor, stretch(one, 0)))
-    store_stretch(out[2], 0, where(stretch(x[1], 0), given, stretch(x[2], 0)))
-    store_stretch(out[3], 0, flags_of(flags, 0))
-    store_stretch(out[4], 0, marked(marked(stretch(x[3], 0), given, 2), given, 31))
+    store(out[0], 0, keep_reaching(given, floor))
+    store(out[1], 0, add_where_reaching(load(one, 0), given, floor, load(one, 0)))
+    store(out[2], 0, where_either(load(x[1], 0), given, load(x[2], 0)))
+    store(out[3], 0, load_flags(flags, 0))
+    store(out[4], 0, set_bit_where_nonzero(set_bit_where_nonzero(load(x[3], 0), given, 2), given, 31))
 
 
 def test_comparing() -> None:
@@ -86,7 +88,7 @@ def test_comparing() -> None:
     out = np.empty((5, TOKENS), np.float32)
     _compared(x, least.view(np.float32), one.view(np.float32), found, flags, out)
     given, other, third, before = (x[i, :TOKENS] for i in range(4))
-    bits = given.view(np.int32) & MAGNITUDE
+    bits = given.view(np.int32) & MAGNITUDE_BITS
     is_nonzero = (given != 0) | np.isnan(given)
     np.testing.assert_array_equal(lanes(int(found[0])), is_nonzero)
     np.testing.assert_array_equal(flags, is_nonzero)
@@ -100,7 +102,7 @@ def test_comparing() -> None:
 
 @njit
 def _bits(x):
-    return lowest(x)
+    return lowest_bit(x)
 
 
 @pytest.mark.parametrize("places", [[0], [5, 9], [63], [0, 31, 32, 63]])
@@ -110,8 +112,8 @@ def test_bits(places: list[int]) -> None:
 
 @njit
 def _told_apart(x, number, out):
-    store_stretch(out, 0, one_more(stretch(x, 0), stretch(x, TOKENS)))
-    return equal(stretch(x, 0), number), any_above(stretch(x, 0), number)
+    store(out, 0, increment_where_nonzero(load(x, 0), load(x, TOKENS)))
+    return equal_lanes(load(x, 0), number), any_greater(load(x, 0), number)
 
 
 @pytest.mark.parametrize("number", [0.0, 1.0, 2e38, np.inf])
@@ -127,8 +129,8 @@ def test_numbers_told_apart(number: float) -> None:
 
 @njit
 def _summed(x, seen, position, out):
-    store_stretch(out, 0, where_seen(stretch(x, 0), stretch(seen, 0), position, np.float32(-1)))
-    return total(stretch(x, 0))
+    store(out, 0, where_visible(load(x, 0), load(seen, 0), position, np.float32(-1)))
+    return sum_lanes(load(x, 0))
 
 
 def test_sums_and_what_is_seen() -> None:
@@ -140,8 +142,8 @@ def test_sums_and_what_is_seen() -> None:
 @njit
 def _nonlinear(kind, x, out):
     for i in range(len(x)):
-        store_stretch(out[0, i], 0, applied(kind, stretch(x[i], 0)))
-        store_stretch(out[1, i], 0, gelu_slope(stretch(x[i], 0)))
+        store(out[0, i], 0, activate(kind, load(x[i], 0)))
+        store(out[1, i], 0, gelu_gradient(load(x[i], 0)))
 
 
 @pytest.mark.parametrize("kind", [IDENTITY, RELU, GELU])
@@ -151,7 +153,7 @@ def test_nonlinearities_of_stretches_and_rows(kind: int) -> None:
     x = x.astype(np.float32).reshape(-1, TOKENS)
     out, row = np.empty((2, *x.shape), np.float32), x.copy().ravel()
     _nonlinear(kind, x, out)
-    apply(kind, row)
+    activate_row(kind, row)
     np.testing.assert_array_equal(out[0].ravel(), row)
     leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     made = {IDENTITY: lambda x: x, RELU: torch.relu, GELU: torch.nn.functional.gelu}[kind](leaf)
@@ -164,9 +166,9 @@ def test_nonlinearities_of_stretches_and_rows(kind: int) -> None:
 def test_what_is_written_past_the_caches() -> None:
     """Large results of whole lines, which begin with one."""
     width = 2 * TOKENS
-    rows = empty_tile(2 * LARGE // TOKENS).reshape(-1, width)
-    assert is_past(rows)
-    assert not is_past(rows[:100])
-    assert not is_past(rows.ravel()[1 : 1 - width].reshape(-1, width))
-    assert not is_past(np.empty((len(rows), width + 1), np.float32))
-    assert empty_tile(3).ctypes.data % LINE == 0
+    rows = empty_tile(2 * STREAMED_SIZE // TOKENS).reshape(-1, width)
+    assert is_streamed(rows)
+    assert not is_streamed(rows[:100])
+    assert not is_streamed(rows.ravel()[1 : 1 - width].reshape(-1, width))
+    assert not is_streamed(np.empty((len(rows), width + 1), np.float32))
+    assert empty_tile(3).ctypes.data % CACHE_LINE == 0

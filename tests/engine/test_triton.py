@@ -13,7 +13,9 @@ from torch import Tensor
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton", reason="Triton is not installed: no GPU kernels to test")
 
-from thinwire.engine import select, triton_digits, triton_rows  # noqa: E402
+from thinwire.engine.gpu import radix as triton_digits  # noqa: E402
+from thinwire.engine.gpu import rows as triton_rows  # noqa: E402
+from thinwire.engine.topk import reference, select  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 DEVICE = "cuda" if GPU else "cpu"
@@ -34,7 +36,7 @@ def rows_of(rows: int, width: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 
 def plain(x: Tensor, k: int) -> Tensor:
-    return torch.where(select.plain_keep_mask(x, k), x, 0)
+    return torch.where(reference.keep_mask(x, k), x, 0)
 
 
 def bits(x: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
 def test_selection_on_a_cpu_asks_for_no_triton() -> None:
     program = (
         "import sys; sys.modules['triton'] = None\n"
-        "import torch; from thinwire.engine.select import keep_rows\n"
+        "import torch; from thinwire.engine.topk.select import keep_rows\n"
         "print(keep_rows(torch.tensor([[1.0, 3.0, 2.0]], dtype=torch.float64), 2).tolist())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

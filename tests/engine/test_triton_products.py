@@ -9,13 +9,19 @@ from torch import Tensor
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton", reason="Triton is not installed: no GPU kernels to test")
 
-from thinwire.engine import pointwise, products, select, sites, triton_products, triton_rows  # noqa: E402
+from thinwire.compiled.compile import compile_sparse  # noqa: E402
+from thinwire.compiled.modules import Sparse  # noqa: E402
+from thinwire.engine.gpu import products as triton_products  # noqa: E402
+from thinwire.engine.gpu import rows as triton_rows  # noqa: E402
 from thinwire.engine.layout import activations, is_feature_major  # noqa: E402
-from thinwire.engine.products import SparsePattern, has_kernels  # noqa: E402
+from thinwire.engine.sites import operator as sites  # noqa: E402
+from thinwire.engine.sites import pointwise  # noqa: E402
+from thinwire.engine.spmm import operators as products  # noqa: E402
+from thinwire.engine.spmm.operators import SparsePattern, has_kernels  # noqa: E402
+from thinwire.engine.topk import reference, select  # noqa: E402
 from thinwire.errors import UserError  # noqa: E402
 from thinwire.model import attention  # noqa: E402
 from thinwire.model.norms import RMSNorm  # noqa: E402
-from thinwire.model.sparse import Sparse, compile_sparse  # noqa: E402
 from thinwire.sites import Site  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
@@ -73,7 +79,7 @@ def test_product_and_its_gradients(rows: int, columns: int, density: float, lead
     torch.testing.assert_close(y, twin, rtol=1e-4, atol=1e-5)
     ours, expected = gradients(y, towards, x, values, bias), gradients(twin, towards, x, matrix, bias)
     torch.testing.assert_close(ours[0], expected[0], rtol=1e-4, atol=1e-5)
-    places = pattern.row_of_each(), pattern.columns.long()
+    places = pattern.row_of_each(), pattern.indices.long()
     torch.testing.assert_close(ours[1], expected[1][places], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours[2], expected[2], rtol=1e-4, atol=1e-4)
 
@@ -84,12 +90,12 @@ def test_product_in_bfloat16(of_x: torch.dtype, of_values: torch.dtype) -> None:
     matrix, pattern, values = sparse(30, 50, 0.2)
     matrix, values = matrix.to(of_values).double(), values.detach().to(of_values)
     x, grad, bias = normal(50, 19, dtype=of_x, seed=2), normal(30, 19, dtype=of_x, seed=3), normal(30, seed=4)
-    places = pattern.row_of_each(), pattern.columns.long()
-    y = triton_products.multiply(x, values, bias, pattern.columns, pattern.starts)
+    places = pattern.row_of_each(), pattern.indices.long()
+    y = triton_products.multiply(x, values, bias, pattern.indices, pattern.indptr)
     assert y.dtype == of_x
     close = {"rtol": 1e-4, "atol": 1e-4} if of_x == torch.float32 else {"rtol": 2**-7, "atol": 1e-4}  # a bit is cut off
     torch.testing.assert_close(y.double(), matrix @ x.double() + bias[:, None], **close)
-    ours = triton_products.weight_gradient(pattern.columns, pattern.starts, x, grad)
+    ours = triton_products.weight_gradient(pattern.indices, pattern.indptr, x, grad)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), (grad.double() @ x.double().T)[places], rtol=1e-4, atol=1e-4)
 
@@ -102,7 +108,7 @@ def test_infinite_activations_reach_only_who_reads_them() -> None:
     pattern, values = SparsePattern.of(*places, (40, 33)), matrix[places]
     x = normal(33, 5)
     x[0] = torch.inf
-    y = triton_products.multiply(x, values, torch.zeros(40, device=DEVICE), pattern.columns, pattern.starts)
+    y = triton_products.multiply(x, values, torch.zeros(40, device=DEVICE), pattern.indices, pattern.indptr)
     assert y.isfinite().all()
 
 
@@ -117,7 +123,7 @@ def test_rows_by_index_and_their_gradient(rows: int, columns: int, density: floa
     assert ours.movedim(-1, 0).is_contiguous()
     assert ours.equal(twin)
     (own,), (expected,) = gradients(ours, towards, values), gradients(twin, towards, matrix)
-    torch.testing.assert_close(own, expected[pattern.row_of_each(), pattern.columns.long()], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(own, expected[pattern.row_of_each(), pattern.indices.long()], rtol=1e-4, atol=1e-4)
 
 
 def columns_of(width: int, n: int, dtype: torch.dtype) -> Tensor:
@@ -135,7 +141,7 @@ def columns_of(width: int, n: int, dtype: torch.dtype) -> Tensor:
 def test_columns_are_rows_of_the_transpose(width: int, n: int, k: int, dtype: torch.dtype) -> None:
     x = columns_of(width, n, dtype)
     kept = select.keep_columns(x, k)
-    assert kept.equal(torch.where(select.plain_keep_mask(x.T, k).T, x, 0))
+    assert kept.equal(torch.where(reference.keep_mask(x.T, k).T, x, 0))
     gradient = columns_of(width, n, dtype).flip(1)
     twin = select.pass_columns(kept.double(), gradient.double(), k)  # float64 has no kernel
     assert select.pass_columns(kept, gradient, k).double().equal(twin)
@@ -148,7 +154,7 @@ def test_columns_too_long_for_registers_are_turned_into_rows() -> None:
         assert not triton_rows.holds_columns(torch.empty(widest + 1, 1, dtype=dtype))
     x = columns_of(4097, 3, torch.bfloat16)
     kept = select.keep_columns(x, 99)
-    assert kept.equal(torch.where(select.plain_keep_mask(x.T, 99).T, x, 0))
+    assert kept.equal(torch.where(reference.keep_mask(x.T, 99).T, x, 0))
     assert select.pass_columns(kept, x.flip(1), 99).equal(select.pass_rows(kept.T, x.flip(1).T, 99).T)
 
 
@@ -207,4 +213,4 @@ def test_devices_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compile_sparse(on_meta) is on_meta
     pattern = SparsePattern.of(torch.tensor([0]), torch.tensor([1]), (2, 2))
     with pytest.raises(UserError, match="No sparse kernels run on meta; install Triton"):
-        products._gpu_kernels(pattern.columns.to("meta"))
+        products._gpu_kernels(pattern.indices.to("meta"))

@@ -10,7 +10,7 @@ from tiny import synthetic_batch, tiny_model, tiny_prompts, tiny_run
 from torch import Tensor
 
 from thinwire.data import Tokens
-from thinwire.engine import select
+from thinwire.engine.topk import select
 from thinwire.model import AbsTopK, next_token_loss
 from thinwire.model.abstopk import abstopk
 from thinwire.model.attention import attend, attention_pattern
@@ -49,7 +49,7 @@ def test_triton_is_what_cuda_takes() -> None:
 def test_rows_and_gradients_at_full_size(rows: int, width: int, k: int, dtype: torch.dtype, values: int) -> None:
     x = normal(rows, width, dtype=dtype, values=values)
     kept = select.keep_rows(x, k)
-    assert same_bits(kept, torch.where(select.plain_keep_mask(x, k), x, 0))
+    assert same_bits(kept, torch.where(reference.keep_mask(x, k), x, 0))
     gradient = normal(rows, width, dtype=dtype, seed=1)
     assert select.pass_rows(kept, gradient, k).double().equal(select.pass_rows(kept.double(), gradient.double(), k))
 

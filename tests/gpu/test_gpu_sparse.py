@@ -6,12 +6,14 @@ import torch.nn.functional as F
 from tiny import tiny_model, tiny_prompts
 from torch import Tensor
 
-from thinwire.engine import products, select
+from thinwire.compiled.compile import BREAK_EVEN, compile_sparse
+from thinwire.compiled.modules import Sparse
 from thinwire.engine.layout import activations, is_feature_major
-from thinwire.engine.products import SparsePattern
+from thinwire.engine.spmm import operators as products
+from thinwire.engine.spmm.operators import SparsePattern
+from thinwire.engine.topk import select
 from thinwire.model import Transformer
 from thinwire.model.attention import attend
-from thinwire.model.sparse import BREAK_EVEN, Sparse, compile_sparse
 
 pytest.importorskip("triton", reason="Triton is not installed: no GPU kernels to test")
 
@@ -51,7 +53,7 @@ def test_product_and_gradients_at_full_size(dtype: torch.dtype, n: int) -> None:
     ours = torch.autograd.grad(y, leaves, towards.to(dtype))
     expected = torch.autograd.grad(twin, precise, towards.to(dtype).double())
     torch.testing.assert_close(ours[0].double(), expected[0], **close)
-    places = pattern.row_of_each(), pattern.columns.long()
+    places = pattern.row_of_each(), pattern.indices.long()
     torch.testing.assert_close(ours[1].double(), expected[1][places], rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(ours[2].double(), expected[2], rtol=1e-3, atol=1e-2)
 
@@ -65,7 +67,7 @@ def test_rows_by_index_at_full_size() -> None:
     towards = normal(16, 256, 2048, seed=1)
     own = torch.autograd.grad(ours, leaves[0], towards)[0]
     expected = torch.autograd.grad(twin, leaves[1], towards.double())[0]
-    places = pattern.row_of_each(), pattern.columns.long()
+    places = pattern.row_of_each(), pattern.indices.long()
     torch.testing.assert_close(own.double(), expected[places], rtol=1e-4, atol=1e-3)
 
 
@@ -102,10 +104,10 @@ def test_nothing_waits_and_everything_repeats() -> None:
 def test_operators_keep_the_contract_of_torch(dtype: torch.dtype) -> None:
     _, pattern, values = sparse(24, 40, 0.2)
     x = normal(2, 3, 40, dtype=dtype).requires_grad_()
-    places = pattern.columns, pattern.starts, pattern.rows, pattern.column_starts, pattern.order
+    places = pattern.indices, pattern.indptr, pattern.csc_indices, pattern.csc_indptr, pattern.csc_order
     torch.library.opcheck(products.sparse_linear.op, (x, values.requires_grad_(), normal(24).requires_grad_(), *places))
     tokens = torch.tensor([[0, 3], [3, 23]], device="cuda")
-    torch.library.opcheck(products.sparse_rows.op, (tokens, values, pattern.columns, pattern.starts, 40))
+    torch.library.opcheck(products.sparse_rows.op, (tokens, values, pattern.indices, pattern.indptr, 40))
 
 
 @pytest.mark.parametrize("with_sink", [False, True])
@@ -146,6 +148,6 @@ def test_compiled_model_is_the_one_on_the_cpu(changes: dict[str, object]) -> Non
 
 def test_what_pays_goes_by_the_device() -> None:
     dense = tiny_model(density=(BREAK_EVEN["cpu"] + BREAK_EVEN["cuda"]) / 2)
-    assert dense.compile_sparse() is not dense
+    assert compile_sparse(dense) is not dense
     dense = dense.cuda()
-    assert dense.compile_sparse() is dense
+    assert compile_sparse(dense) is dense

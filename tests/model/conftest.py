@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.model.layers import made
+from thinwire.compiled.compile import compile_sparse
 from thinwire.model import Transformer, unseen
-from thinwire.model.sparse import compile_sparse
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from thinwire.model import ModelConfig, Transformer
-from thinwire.model.taps import Hold
+from thinwire.model.taps import ablate_masks as Hold
 from thinwire.sites import all_sites
 
 LAYERS = 3

@@ -11,10 +11,11 @@ import torch
 from tiny import tiny_model, tiny_prompts
 from torch import Tensor
 
+from thinwire.compiled.compile import compile_sparse
+from thinwire.compiled.modules import FeatureLinear, Sparse
 from thinwire.engine.layout import is_feature_major
 from thinwire.model import AbsTopK, Cache, SampleConfig, Transformer, generate
 from thinwire.model.norms import ScaleRecorder, frozen
-from thinwire.model.sparse import FeatureLinear, Sparse, compile_sparse
 from thinwire.model.taps import Tap, ablate, chain, identity, patch, record
 from thinwire.sites import Node, Site, all_sites
 
@@ -45,7 +46,7 @@ def pair(variant: str = "plain", density: float = 0.1, mixed: bool = False) -> t
             for name in ("embedding", "blocks.0.attn.w_q", "blocks.1.mlp.w_in", "blocks.1.attn.w_o"):
                 weight = dense.get_submodule(name).get_parameter("weight")
                 weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(len(name)))
-    return dense, dense.compile_sparse()
+    return dense, compile_sparse(dense)
 
 
 def same_sites(found: dict[Site, Tensor], expected: dict[Site, Tensor]) -> None:
@@ -206,9 +207,9 @@ def test_text_that_grows(variant: str) -> None:
 def test_compiling_changes_nothing_in_what_is_given() -> None:
     dense = tiny_model(density=0.1, sink=True)
     before = {name: value.clone() for name, value in dense.state_dict().items()}
-    compiled = dense.compile_sparse()
+    compiled = compile_sparse(dense)
     assert compiled is not dense
-    assert compiled.compile_sparse() is compiled
+    assert compile_sparse(compiled) is compiled
     half = pair(mixed=True)[1]
     assert compile_sparse(half, below=2) is half
     assert compiled.config == dense.config
@@ -238,14 +239,14 @@ def test_weights_in_half_precision_are_computed_with_in_float32(dtype: torch.dty
 
 def test_dense_models_are_returned_as_they_are() -> None:
     for dense in (tiny_model(), tiny_model(density=0.13)):
-        assert dense.compile_sparse() is dense
+        assert compile_sparse(dense) is dense
     assert compile_sparse(tiny_model(), below=2) is not dense
     empty = tiny_model(density=0.1)
     with torch.no_grad():
         for name, weight in empty.blocks.named_parameters():
             weight.mul_("w_" not in name or name.endswith("bias"))
         tokens = tiny_prompts(empty)
-        torch.testing.assert_close(empty.compile_sparse()(tokens), empty(tokens), **CLOSE)
+        torch.testing.assert_close(compile_sparse(empty)(tokens), empty(tokens), **CLOSE)
 
 
 @pytest.mark.parametrize("variant", ["plain", "concatenated"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_prompts
 
+from thinwire.compiled.compile import compile_sparse
 from thinwire.model import Transformer
 
 
@@ -11,7 +12,7 @@ def pair(**options: object) -> tuple[Transformer, Transformer]:
     """A model whose weights are fixed, and its compiled twin."""
     dense = tiny_model(density=0.1, **options).requires_grad_(False)
     dense.precision = "fp32"
-    return dense, dense.compile_sparse()
+    return dense, compile_sparse(dense)
 
 
 @pytest.mark.parametrize("how", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])

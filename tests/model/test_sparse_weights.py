@@ -4,19 +4,10 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_prompts
 
+from thinwire.compiled.compile import compile_sparse
+from thinwire.compiled.edit import bias_of, nonzeros, sharing, with_rows, with_values
+from thinwire.compiled.modules import FeatureEmbedding, FeatureLinear, Sparse, SparseEmbedding, SparseLinear
 from thinwire.model import Transformer
-from thinwire.model.sparse import (
-    FeatureEmbedding,
-    FeatureLinear,
-    Sparse,
-    SparseEmbedding,
-    SparseLinear,
-    bias_of,
-    nonzeros,
-    sharing,
-    with_rows,
-    with_values,
-)
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -29,7 +20,7 @@ def pair(biases: bool = True, mixed: bool = False) -> tuple[Transformer, Transfo
             for name in ("embedding", "blocks.0.attn.w_q"):
                 weight = dense.get_submodule(name).get_parameter("weight")
                 weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(len(name)))
-    return dense, dense.compile_sparse()
+    return dense, compile_sparse(dense)
 
 
 def test_modules_hold_the_matrix() -> None:

@@ -7,11 +7,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.model.layers import CONFIGS, LAYERS, hold, made
-from thinwire.engine import all_layers, layers
+from thinwire.compiled.compile import compile_sparse
+from thinwire.engine.layers import all_layers
+from thinwire.engine.layers import operator as layers
 from thinwire.engine.layout import is_feature_major
 from thinwire.model import AbsTopK, Cache, Transformer
 from thinwire.model.norms import frozen
-from thinwire.model.sparse import compile_sparse
 from thinwire.model.taps import record
 from thinwire.sites import Site
 from thinwire.train.whole_gradient import with_whole_gradients

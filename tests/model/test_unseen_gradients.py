@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from tests.model.layers import CONFIGS, LAYERS, hold, made
-from thinwire.engine import layers
-from thinwire.engine.tiles import LARGE
+from thinwire.compiled.compile import compile_sparse
+from thinwire.engine.layers import operator as layers
+from thinwire.engine.simd.tiles import STREAMED_SIZE
 from thinwire.model import Transformer, transformer, unseen
-from thinwire.model.sparse import compile_sparse
-from thinwire.model.taps import Hold
+from thinwire.model.taps import ablate_masks as Hold
 from thinwire.sites import Site
 
 SHAPES = [(2, 64, 1), (4, 41, 2), (6, 70, 3), (3, 16, 3)]
@@ -215,6 +215,6 @@ def test_results_too_large_for_the_caches(
     model = compile_sparse(made(n_layers=1, d_model=256, d_head=32, context=1500, positions="none"), below=1.0)
     *size, trials = shape
     resid, tap = model.embed(torch.randint(20, size)), hold(model, trials)
-    assert resid.numel() >= LARGE
+    assert resid.numel() >= STREAMED_SIZE
     check(passed(model, resid, tap), one_by_one(model, resid, tap, monkeypatch))
     assert calls

@@ -9,7 +9,8 @@ from torch import Tensor
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model import Transformer
-from thinwire.model.taps import Hold, ablate, record
+from thinwire.model.taps import ablate, record
+from thinwire.model.taps import ablate_masks as Hold
 from thinwire.prune import PruneConfig, mean_activations
 from thinwire.prune.learn import step_with_slope
 from thinwire.prune.masks import NodeMasks, fold

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from thinwire.circuit import Circuit, weight_edges
 from thinwire.circuit.edges import count_edges, embedding_edges, unembedding_edges
+from thinwire.compiled.compile import compile_sparse
+from thinwire.compiled.modules import Sparse
 from thinwire.model import Transformer
-from thinwire.model.sparse import Sparse
 from thinwire.model.taps import record
 from thinwire.prune import PruneConfig
 from thinwire.prune.edge_masks import EdgeMasks
@@ -71,7 +72,7 @@ def circuit_of(model: Transformer, nodes: float = 0.6, wires: float = 0.7) -> Ci
 
 @torch.no_grad()
 def test_circuits_cut_the_same_wires(dense: Transformer) -> None:
-    compiled, circuit, batch = dense.compile_sparse(), circuit_of(dense), batch_of(dense)
+    compiled, circuit, batch = compile_sparse(dense), circuit_of(dense), batch_of(dense)
     assert sum(isinstance(module, Sparse) for module in compiled.modules()) == 13
     assert circuit.edges(compiled) == circuit.edges(dense)
     assert len(circuit.edges(dense)) > 50
@@ -111,7 +112,7 @@ def some_masks(trials: int, n: int, share: float | None) -> Tensor:
 def test_masks_of_nodes_and_tokens(dense: Transformer, frozen_norms: bool, share: float | None) -> None:
     batch, means, config = batch_of(dense), means_of(dense), PruneConfig(frozen_norms=frozen_norms)
     embeddings = PromptEmbeddings((1, 4, 9, 20), torch.linspace(-1, 1, dense.config.d_model))
-    both = [NodeMasks(model, means, config, embeddings) for model in (dense.compile_sparse(), dense)]
+    both = [NodeMasks(model, means, config, embeddings) for model in (compile_sparse(dense), dense)]
     assert both[0].units == both[1].units
     hard = some_masks(3, both[0].n, share)
     (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
@@ -123,7 +124,7 @@ def test_masks_of_nodes_and_tokens(dense: Transformer, frozen_norms: bool, share
 @pytest.mark.parametrize("share", [0.6, 1.0, None])
 @pytest.mark.parametrize("frozen_norms", [False, True])
 def test_masks_of_wires(dense: Transformer, frozen_norms: bool, share: float | None) -> None:
-    batch, circuit, compiled = batch_of(dense), circuit_of(dense), dense.compile_sparse()
+    batch, circuit, compiled = batch_of(dense), circuit_of(dense), compile_sparse(dense)
     both = [
         EdgeMasks(model, circuit.means, circuit.nodes, circuit.nodes[:3], frozen_norms=frozen_norms)
         for model in (compiled, dense)
@@ -142,7 +143,7 @@ def test_candidates_from_where_they_differ(dense: Transformer, frozen_norms: boo
     batch, circuit = batch_of(dense), circuit_of(dense)
     both = [
         Passes(Replaceable(model), circuit.means, batch, frozen_norms, circuit.held_embedding)
-        for model in (dense.compile_sparse(), dense)
+        for model in (compile_sparse(dense), dense)
     ]
     assert circuit.wires is not None
     parts = Parts(frozenset(circuit.nodes), frozenset(circuit.wires), frozenset({Token(3)}))

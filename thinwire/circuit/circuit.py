@@ -18,11 +18,11 @@ from thinwire.circuit.calibration import Calibration
 from thinwire.circuit.compact import CompactCircuit
 from thinwire.circuit.cut import held_weights
 from thinwire.circuit.edges import Edge, Wire, channel_links, joined, keep_masks, weight_edges
+from thinwire.compiled.edit import sharing, with_rows
 from thinwire.config import STRICT, Config, read_record
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms
-from thinwire.model.sparse import sharing, with_rows
 from thinwire.model.taps import Tap, ablate
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site, all_sites

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thinwire.circuit.edges import Wire, keep_masks, weights_between
-from thinwire.model.sparse import bias_of, with_values
+from thinwire.compiled.edit import bias_of, with_values
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site
 

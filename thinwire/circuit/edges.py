@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.model.sparse import Nonzeros, nonzeros
+from thinwire.compiled.edit import Nonzeros, nonzeros
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Shape, Site, all_sites
 

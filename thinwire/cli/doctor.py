@@ -121,13 +121,14 @@ def selection() -> str:
     """Whether the compiled AbsTopK agrees with the plain one, and how much faster it is."""
     import torch
 
-    from thinwire.engine.select import keep_rows, plain_keep_mask
+    from thinwire.engine.topk.reference import keep_mask
+    from thinwire.engine.topk.select import keep_rows
 
     x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0))
-    plain = torch.where(plain_keep_mask(x, 256), x, 0)
+    plain = torch.where(keep_mask(x, 256), x, 0)
     if not torch.equal(keep_rows(x, 256), plain):
         raise Unhealthy("the compiled AbsTopK disagrees with the plain one; reinstall numba")
-    return f"exact, {seconds(lambda: plain_keep_mask(x, 256)) / seconds(lambda: keep_rows(x, 256)):.0f}× the plain sort"
+    return f"exact, {seconds(lambda: keep_mask(x, 256)) / seconds(lambda: keep_rows(x, 256)):.0f}× the plain sort"
 
 
 def seconds(work: Callable[[], object]) -> float:

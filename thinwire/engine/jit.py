@@ -25,7 +25,7 @@ def _cache_folder() -> str:
     By itself numba looks at the file of a kernel alone, and goes on with old code when a part in another file changes.
     """
     own = Path(__file__).parent
-    sources = sha256(b"".join(path.read_bytes() for path in sorted(own.glob("*.py"))))
+    sources = sha256(b"".join(path.read_bytes() for path in sorted(own.rglob("*.py"))))
     return str(own / "__pycache__" / f"kernels-{sources.hexdigest()[:16]}")
 
 
@@ -94,18 +94,18 @@ def _decorator(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 kernel = _decorator(parallel=True, fastmath={"contract"})
 """Decorates a function whose `prange` loops run on all threads."""
-summing = _decorator(parallel=True, fastmath=SUMS)
+reassociating_kernel = _decorator(parallel=True, fastmath=SUMS)
 """The same, for kernels that add up along a row."""
-inner = _decorator(fastmath=SUMS, _nrt=False)
+device_function = _decorator(fastmath=SUMS, _nrt=False)
 """Decorates a part of a kernel, run by one thread, that makes no array and returns none.
 
 Slices are free in it. Elsewhere each is counted in and out, atomically, which takes longer than a row of 64 numbers.
 """
-inlined = _decorator(fastmath=SUMS, _nrt=False, forceinline=True)
+inline_function = _decorator(fastmath=SUMS, _nrt=False, forceinline=True)
 """The same, for what takes less time than to hand its arguments over."""
-exact = _decorator(fastmath={"contract"}, _nrt=False)
+no_reassociation = _decorator(fastmath={"contract"}, _nrt=False)
 """The same, for what rounds on purpose: no sum is put in another order."""
-making = _decorator(fastmath=SUMS)
+allocating = _decorator(fastmath=SUMS)
 """Decorates a part of a kernel that makes or returns arrays."""
 
 

@@ -47,11 +47,16 @@ class Operator:
         self._function = type(self.name, (torch.autograd.Function,), parts)
 
     def __call__(self, *args: Any) -> Any:
-        if torch.compiler.is_compiling() or type(args[0]) not in PLAIN:
+        if is_traced(args[0]):
             return self.op(*args)
         if self._function is None or not torch.is_grad_enabled():
             return self.run(*args)
         return self._function.apply(*args)
+
+
+def is_traced(x: Any) -> bool:
+    """Whether an operator on tensor x is traced or transformed rather than computed."""
+    return torch.compiler.is_compiling() or type(x) not in PLAIN
 
 
 def shown(name: str, run: Callable[..., Any]) -> Callable[..., Any]:

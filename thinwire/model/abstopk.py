@@ -2,13 +2,12 @@
 
 from torch import Tensor, nn
 
-from thinwire.engine import reads, select, sites
 from thinwire.engine.layout import activations, empty_activations, features, is_feature_major
 from thinwire.engine.operator import operator
-from thinwire.engine.pointwise import Held
-from thinwire.model.hooks import is_bare, none_on_all
-from thinwire.model.norms import RMSNorm
-from thinwire.model.sparse import SparseLinear
+from thinwire.engine.sites.operator import FUNCTIONS, Nonlinearity
+from thinwire.engine.sites.pointwise import Ablation
+from thinwire.engine.topk import select
+from thinwire.model.fusable import Fusable, is_bare, no_global_hooks
 
 
 @operator("abstopk")
@@ -69,22 +68,18 @@ class AbsTopK(nn.Module):
         self,
         x: Tensor,
         by: nn.Module | None = None,
-        nonlinearity: sites.Nonlinearity = "identity",
-        held: Held | None = None,
+        nonlinearity: Nonlinearity = "identity",
+        ablation: Ablation | None = None,
     ) -> Tensor:  # [..., width]
-        """What is kept of x [..., width], or of the nonlinearity of what the map or norm `by` makes of x; some nodes
-        `held`.
-        """
-        alone = by is not None and is_bare(by) and none_on_all()
-        if alone and isinstance(by, SparseLinear) and sites.pays(x):
-            return sites.map_and_keep(x, by.pattern, by.values, by.bias, nonlinearity, self.k, held)
-        selects = self.k < self.width or held is not None
-        if alone and isinstance(by, RMSNorm) and selects and nonlinearity == "identity" and reads.pays(x, by.weight):
-            return reads.norm_and_keep(x, by.weight, by.epsilon(x.dtype), self.k, held)
+        """What is kept of x [..., width], ablated; of the nonlinearity of `by(x)` where a map or norm `by` is given."""
+        if isinstance(by, Fusable) and is_bare(by) and no_global_hooks():  # pyright: ignore
+            kept = by.map_and_keep(x, nonlinearity, self.k, ablation)
+            if kept is not None:
+                return kept
         if by is not None:
-            x = sites.FUNCTIONS[nonlinearity](by(x))
+            x = FUNCTIONS[nonlinearity](by(x))
         kept = x if self.k == self.width else abstopk(x, self.k)
-        return kept if held is None else held.hold(kept)
+        return kept if ablation is None else ablation.apply(kept)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, width={self.width}"

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thinwire.engine.attention import attend_by_feature, lies_by_feature
+from thinwire.engine.attention.operator import attend_by_feature, is_supported
 from thinwire.engine.layout import is_feature_major
 from thinwire.model.cache import Cache
 from thinwire.model.config import ModelConfig
@@ -35,31 +35,30 @@ class Attention(Sublayer):
         last: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:  # [batch, pos, d_model]
-        """With `last` [batch], only what each sequence's position of that index gets: [batch, 1, d_model].
+        """With `last` [batch], the result of each sequence's position of that index alone: [batch, 1, d_model].
 
-        With a `cache` the positions follow those that have run with it, and look back at them.
+        With a `cache` the positions follow those that have run with it, and attend to them.
         """
         x = self.read(resid, positions, tap, norms)
-        asking = x if last is None else at_last(x, last)
-        q = self.at("q", asking, tap, self.w_q)
+        q = self.at("q", x if last is None else at_last(x, last), tap, self.w_q, last=last)
         k = self.at("k", x, tap, self.w_k)
         v = self.at("v", x, tap, self.w_v)
-        return self.at("resid_delta", self.heads(q, k, v, last, cache), tap, self.w_o)
+        return self.at("resid_delta", self.heads(q, k, v, last, cache), tap, self.w_o, last=last)
 
     def heads(self, q: Tensor, k: Tensor, v: Tensor, last: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """What all heads return, side by side: [batch, n_queries, d_heads] of q, of that shape, k and v."""
+        """What the heads return, concatenated, for q [batch, n_queries, d_heads] and k, v [batch, pos, d_heads]."""
         q, k, v = (self.by_head(x) for x in (q, k, v))
         if cache is not None:
             k, v = cache.extend(self.point, k, v)
         return attend(q, k, v, self.sink, last).transpose(1, 2).flatten(2)
 
     def by_head(self, x: Tensor) -> Tensor:
-        """What lies side by side in x [batch, pos, d_heads] by itself: [batch, head, pos, d_head]."""
+        """x [batch, pos, d_heads] head by head: [batch, head, pos, d_head]."""
         return x.view(*x.shape[:2], self.n_heads, self.d_head).transpose(1, 2)
 
 
 def at_last(x: Tensor, last: Tensor) -> Tensor:
-    """The rows of x [batch, pos, width] at one index a sequence, [batch, 1, width], which lie as x; so do gradients."""
+    """x [batch, pos, width] at the positions `last` [batch]: [batch, 1, width], in the memory layout of x."""
     each = torch.arange(len(x), device=x.device)
     at = x.movedim(-1, 0)[:, each, last].movedim(0, -1) if is_feature_major(x) else x[each, last]
     return at[:, None]
@@ -71,7 +70,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, last: Tensor | 
     With `last` [batch] there is one query a sequence, which stands at that index; otherwise the queries stand at the
     last of the keys' positions.
     """
-    if lies_by_feature(k):
+    if is_supported(k):
         return attend_by_feature(q, k, v, sink, _standing(q, k, last))
     # the fused CPU kernel is several times slower than three plain products at d_head 16, and the fused GPU one takes
     # the queries to stand at the first positions

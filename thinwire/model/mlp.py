@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from thinwire.engine.sites import Nonlinearity
+from thinwire.engine.sites.operator import Nonlinearity
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, own_scales
 from thinwire.model.sublayer import Sublayer
@@ -19,8 +19,14 @@ class MLP(Sublayer):
         self.nonlinearity: Nonlinearity = config.activation
 
     def forward(
-        self, resid: Tensor, positions: Tensor | None, tap: Tap, norms: Norms = own_scales
+        self,
+        resid: Tensor,
+        positions: Tensor | None,
+        tap: Tap,
+        norms: Norms = own_scales,
+        last: Tensor | None = None,
     ) -> Tensor:  # [batch, pos, d_model]
-        x = self.read(resid, positions, tap, norms)
-        x = self.at("post_act", x, tap, self.w_in, self.nonlinearity)  # [batch, pos, d_mlp]
-        return self.at("resid_delta", x, tap, self.w_out)
+        """`last` [batch] has the positions of `resid` where it is [batch, 1, d_model], one position a sequence."""
+        x = self.read(resid, positions, tap, norms, last)
+        x = self.at("post_act", x, tap, self.w_in, self.nonlinearity, last)  # [batch, pos, d_mlp]
+        return self.at("resid_delta", x, tap, self.w_out, last=last)

@@ -10,22 +10,32 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from thinwire.engine import pointwise
 from thinwire.engine.layout import is_feature_major
+from thinwire.engine.sites import norm_operator, pointwise
+from thinwire.engine.sites.operator import Nonlinearity
+from thinwire.engine.sites.pointwise import Ablation
+from thinwire.model.fusable import Fusable
 
 
-class RMSNorm(nn.RMSNorm):
-    """`torch.nn.RMSNorm`, which takes feature-major activations as they lie."""
+class RMSNorm(nn.RMSNorm, Fusable):
+    """`torch.nn.RMSNorm` that takes feature-major activations as they are."""
 
     def forward(self, x: Tensor) -> Tensor:  # [..., width]
-        if pointwise.takes(x) and x.shape[-1:] == self.weight.shape:
+        if pointwise.is_supported(x) and x.shape[-1:] == self.weight.shape:
             return pointwise.rms_norm(x, self.weight, self.epsilon(x.dtype))[0]
         if not is_feature_major(x):
             return super().forward(x)
-        # elsewhere these four passes are as fast as memory is; the fused kernel would turn its input around first
+        # elsewhere these four passes are as fast as memory is; the fused kernel would transpose its input first
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         scale = torch.rsqrt(length.square() / x.shape[-1] + self.epsilon(x.dtype))
         return (x * scale * self.weight).to(x.dtype)
+
+    def map_and_keep(self, x: Tensor, nonlinearity: Nonlinearity, k: int, ablation: Ablation | None) -> Tensor | None:
+        """See `Fusable`; for x [..., width]."""
+        keeps_all = k == x.shape[-1] and ablation is None
+        if keeps_all or nonlinearity != "identity" or not norm_operator.pays(x, self.weight):
+            return None
+        return norm_operator.norm_and_keep(x, self.weight, self.epsilon(x.dtype), k, ablation)
 
     def epsilon(self, dtype: torch.dtype) -> float:
         """What is added to the mean square of numbers of this type."""

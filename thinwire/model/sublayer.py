@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.engine.layout import activations, features, is_feature_major
-from thinwire.engine.sites import Nonlinearity
+from thinwire.engine.sites.operator import Nonlinearity
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, RMSNorm, own_scales
-from thinwire.model.taps import Hold, Tap
+from thinwire.model.taps import Intervention, Tap
 from thinwire.sites import KINDS, Site
 
 
@@ -29,34 +29,53 @@ class Sublayer(nn.Module):
             self.add_module(name, AbsTopK(config.n_active(kind, width), width))
 
     def at(
-        self, name: str, x: Tensor, tap: Tap, by: nn.Module | None = None, nonlinearity: Nonlinearity = "identity"
-    ) -> Tensor:
-        """Sparsify x [batch, pos, width] at the site called `name`, then tap it.
+        self,
+        name: str,
+        x: Tensor,
+        tap: Tap,
+        by: nn.Module | None = None,
+        nonlinearity: Nonlinearity = "identity",
+        last: Tensor | None = None,
+    ) -> Tensor:  # [batch, pos, width]
+        """Sparsify x [batch, pos, in] at the site called `name`, then tap it.
 
-        With a map or norm `by`, the nonlinearity of what it makes of x.
+        With a map or norm `by`, the nonlinearity of `by(x)`. `last` [batch] has the positions of x where it has one a
+        sequence.
         """
         site, keep = self.sites[name], getattr(self, name)
-        if isinstance(tap, Hold):  # part of the operator, where there is one
-            return keep(x, by, nonlinearity, tap.at(site))
-        return tap(site, keep(x, by, nonlinearity))
+        if not isinstance(tap, Intervention):
+            return tap(site, keep(x, by, nonlinearity))
+        if not tap.touches(site):
+            return keep(x, by, nonlinearity)
+        ablation = tap.ablation(site)
+        if ablation is not None:  # part of the operator, where there is one
+            return keep(x, by, nonlinearity, ablation)
+        return tap.at_site(site, keep(x, by, nonlinearity), last)
 
-    def read(self, resid: Tensor, positions: Tensor | None, tap: Tap, norms: Norms = own_scales) -> Tensor:
-        """The sublayer's input [batch, pos, d_in]: the normed residual stream, and the position channels if any."""
+    def read(
+        self,
+        resid: Tensor,
+        positions: Tensor | None,
+        tap: Tap,
+        norms: Norms = own_scales,
+        last: Tensor | None = None,
+    ) -> Tensor:  # [batch, pos, d_in]
+        """The sublayer's input: the normed residual stream [batch, pos, d_model], and the position channels if any."""
         autocast = torch.is_autocast_enabled(resid.device.type)
         if norms is own_scales and self.norm_pos is None and not autocast:
-            return self.at("act_in", resid, tap, self.norm)
+            return self.at("act_in", resid, tap, self.norm, last=last)
         x = norms(self.point, self.norm, resid)
         if self.norm_pos is not None:
             assert positions is not None
-            x = beside(x, self.norm_pos(positions).expand(*x.shape[:-1], -1))
+            x = concat_channels(x, self.norm_pos(positions).expand(*x.shape[:-1], -1))
         if autocast:
             # the matrices would cast it anyway; selecting is then cheaper
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        return self.at("act_in", x, tap)
+        return self.at("act_in", x, tap, last=last)
 
 
-def beside(x: Tensor, y: Tensor) -> Tensor:
-    """The channels of x [..., width] and then those of y [..., other width], which lie in memory as those of x."""
+def concat_channels(x: Tensor, y: Tensor) -> Tensor:
+    """The channels of x [..., width] and then those of y [..., other width], with the memory layout of x."""
     if is_feature_major(x):
         return activations(torch.cat([features(x), features(y)]), x.shape[:-1])
     return torch.cat([x, y], dim=-1)

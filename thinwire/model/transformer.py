@@ -1,6 +1,6 @@
 """The forward pass, site by site: embed, run a range of sublayers with a tap, unembed."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,18 @@ from thinwire.model.cache import Cache
 from thinwire.model.config import ModelConfig
 from thinwire.model.mlp import MLP
 from thinwire.model.norms import Norms, RMSNorm, own_scales
-from thinwire.model.taps import Tap, identity
-from thinwire.model.unseen import goes_unseen, run_unseen
+from thinwire.model.taps import Tap, at_point, identity
+
+
+class Pass(NamedTuple):
+    """How residual points pass sublayers: the arguments of `Transformer.run`, prepared."""
+
+    positions: Tensor | None
+    """Position channels [pos, d_pos], where the model concatenates them."""
+    tap: Tap
+    norms: Norms
+    recompute: bool
+    cache: Cache | None
 
 
 class Block(nn.Module):
@@ -63,17 +73,13 @@ class Transformer(nn.Module):
         """The 2·n_layers sublayers in the order they run."""
         return [sublayer for block in self.blocks for sublayer in (block.attn, block.mlp)]  # pyright: ignore
 
-    def compile_sparse(self) -> "Transformer":
-        """The same model on kernels whose cost follows the nonzeros, wherever that pays; for fixed weights only."""
-        from thinwire.model.sparse import compile_sparse
-
-        return compile_sparse(self)
-
-    def embed(self, tokens: Tensor, embedded: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def embed(
+        self, tokens: Tensor, embedded: Tensor | None = None, cache: Cache | None = None, tap: Tap = identity
+    ) -> Tensor:
         """Residual point h_0 [batch, pos, d_model] of tokens [batch, pos]. Raises UserError past the context.
 
         `embedded` [batch, pos, d_model] stands in for the embeddings of the tokens, which follow those that have run
-        with the `cache`.
+        with the `cache`. An intervention is applied to h_0.
         """
         earlier = _earlier(cache)
         length = earlier + tokens.shape[1]
@@ -85,7 +91,7 @@ class Transformer(nn.Module):
         if self.config.positions == "added":
             assert self.positions is not None
             resid = resid + self.positions[earlier:length]
-        return self.resid(resid)
+        return at_point(tap, 0, self.resid(resid))
 
     def run(
         self,
@@ -99,9 +105,10 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Take residual point h_start [batch, pos, d_model] through sublayers start … stop - 1 to h_stop.
 
-        `tap`, unless it is a `Hold`, is called at every site on the way, and `norms` for every norm. `recompute` trades
-        time for memory: activations are computed again in the backward pass, and taps are then called twice. With a
-        `cache` the positions follow those that have run with it, and join them once they have passed the last sublayer.
+        `tap` is called at every site on the way; an `Intervention` where it touches, residual points h_(start + 1) …
+        h_stop included. `norms` is called for every norm. `recompute` trades time for memory: activations are computed
+        again in the backward pass, and taps are then called twice. With a `cache` the positions follow those that have
+        run with it, and join them once they have passed the last sublayer.
         """
         assert cache is None or not recompute
         positions = None
@@ -109,36 +116,46 @@ class Transformer(nn.Module):
             assert self.positions is not None
             earlier = _earlier(cache)
             positions = self.positions[earlier : earlier + resid.shape[1]]
-        sublayers = self.sublayers[start:stop]
-        recompute = recompute and torch.is_grad_enabled()
-        if not recompute and norms is own_scales and goes_unseen(resid, sublayers, self.resid, positions, tap):
-            resid = run_unseen(resid, sublayers, self.resid, positions, cache, tap)
-        else:
-            for sublayer in sublayers:
-                if recompute:
-                    delta = checkpoint(sublayer, resid, positions, tap, norms, use_reentrant=False)
-                elif cache is not None and isinstance(sublayer, Attention):
-                    delta = sublayer(resid, positions, tap, norms, cache=cache)
-                else:
-                    delta = sublayer(resid, positions, tap, norms)
-                resid = self.resid(resid + delta)
-        if cache is not None and sublayers[-1:] == self.sublayers[-1:]:
+        first, end, _ = slice(start, stop).indices(2 * self.config.n_layers)
+        how = Pass(positions, tap, norms, recompute and torch.is_grad_enabled(), cache)
+        resid = self._run_sublayers(resid, first, end, how)
+        if cache is not None and end == 2 * self.config.n_layers:
             cache.length += resid.shape[1]
         return resid
+
+    def _run_sublayers(self, resid: Tensor, start: int, stop: int, how: "Pass") -> Tensor:
+        """`run`, one sublayer after the other; a compiled model overrides it."""
+        for index in range(start, stop):
+            resid = self._run_sublayer(resid, index, how)
+        return resid
+
+    def _run_sublayer(self, resid: Tensor, index: int, how: "Pass") -> Tensor:
+        """Take residual point h_index [batch, pos, d_model] through a sublayer, site by site."""
+        sublayer = self.sublayers[index]
+        if how.recompute:
+            delta = checkpoint(sublayer, resid, how.positions, how.tap, how.norms, use_reentrant=False)
+        elif how.cache is not None and isinstance(sublayer, Attention):
+            delta = sublayer(resid, how.positions, how.tap, how.norms, cache=how.cache)
+        else:
+            delta = sublayer(resid, how.positions, how.tap, how.norms)
+        return at_point(how.tap, index + 1, self.resid(resid + delta))
 
     def run_last(self, resid: Tensor, last: Tensor, tap: Tap = identity, norms: Norms = own_scales) -> Tensor:
         """Take residual point h_(2·n_layers - 2) [batch, pos, d_model] through the last layer at single positions.
 
         `last` [batch] has an index a sequence; the result is [batch, 1, d_model]. Taps see [batch, 1, width] at every
-        site but the first, `k` and `v` of the attention, whose keys stand at all positions.
+        site but the first, `k` and `v` of the attention, whose keys stand at all positions; an `Intervention` is given
+        `last` there, and at the last two residual points.
         """
         attention, mlp = self.sublayers[-2:]
         positions = here = None
         if self.config.positions == "concatenated":
             assert self.positions is not None
             positions, here = self.positions[: resid.shape[1]], self.positions[last][:, None]
+        middle, end = 2 * self.config.n_layers - 1, 2 * self.config.n_layers
         resid = self.resid(at_last(resid, last) + attention(resid, positions, tap, norms, last))
-        return self.resid(resid + mlp(resid, here, tap, norms))
+        resid = at_point(tap, middle, resid, last)
+        return at_point(tap, end, self.resid(resid + mlp(resid, here, tap, norms, last)), last)
 
     def unembed(self, resid: Tensor, tokens: Tensor, norms: Norms = own_scales) -> Tensor:
         """Logits [batch, pos, vocab] from the last residual point; tokens [batch, pos] choose the bigram rows."""
@@ -149,7 +166,8 @@ class Transformer(nn.Module):
         self, tokens: Tensor, tap: Tap = identity, recompute: bool = False, norms: Norms = own_scales
     ) -> Tensor:
         """Logits [batch, pos, vocab] of tokens [batch, pos]."""
-        return self.unembed(self.run(self.embed(tokens), tap=tap, recompute=recompute, norms=norms), tokens, norms)
+        resid = self.run(self.embed(tokens, tap=tap), tap=tap, recompute=recompute, norms=norms)
+        return self.unembed(resid, tokens, norms)
 
 
 def _earlier(cache: Cache | None) -> int:

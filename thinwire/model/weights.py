@@ -8,7 +8,6 @@ with one scale a row. Nothing is ever unpickled.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from thinwire import artifact
-from thinwire.engine.products import SparsePattern
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
-from thinwire.model.sparse import MAPS, Sparse, SparseEmbedding, SparseLinear, assembled, pays
 from thinwire.model.transformer import Transformer
 
 STORED_DENSE_ABOVE = 0.4
@@ -106,12 +103,12 @@ class Rows:
 
 def load_weights(model: Transformer, path: Path) -> None:
     """Fill a model from a file of `save_weights`. Raises UserError if it is damaged, of another shape or not finite."""
-    stored = _read(model, path)
+    stored = read_weights(model, path)
     whole = {name: value.dense() if isinstance(value, Rows) else value for name, value in stored.items()}
     model.load_state_dict({name: value.float() for name, value in whole.items()}, assign=True)
 
 
-def _read(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
+def read_weights(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
     """What a file of `save_weights` holds for a model. Raises UserError as `load_weights` does."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -180,40 +177,12 @@ def load(folder: Path | str) -> Transformer:
 
     Raises UserError when it is not a finished model.
     """
-    model, path = _empty(folder)
+    model, path = empty_model(folder)
     load_weights(model, path)
     return model.eval().requires_grad_(False)
 
 
-def load_compiled(folder: Path | str) -> Transformer:
-    """`load(folder).compile_sparse()`, without ever holding a sparse matrix whole. Raises UserError as `load` does."""
-    model, path = _empty(folder)
-    stored = _read(model, path)
-    sparse: dict[str, Sparse] = {}
-    rest: dict[str, Tensor] = {}
-    for name, value in stored.items():
-        owner, _, last = name.rpartition(".")
-        if isinstance(value, Rows) and last == "weight" and owner.rpartition(".")[2] in MAPS and _pays(value):
-            pattern = SparsePattern.of(value.rows, value.columns, value.shape)
-            bias = stored.get(f"{owner}.bias")
-            assert not isinstance(bias, Rows)
-            bias = None if bias is None else bias.float()
-            kind = SparseEmbedding if owner == "embedding" else partial(SparseLinear, bias=bias)
-            sparse[owner] = kind(pattern, value.values.float())
-        else:
-            rest[name] = (value.dense() if isinstance(value, Rows) else value).float()
-    if not sparse:
-        model.load_state_dict(rest, assign=True)
-        return model.eval().requires_grad_(False)
-    rest = {name: value for name, value in rest.items() if name.rpartition(".")[0] not in sparse}
-    return assembled(Transformer, model.config, sparse, rest)
-
-
-def _pays(value: Rows) -> bool:
-    return pays(len(value.values), value.shape[0] * value.shape[1], torch.device("cpu"))
-
-
-def _empty(folder: Path | str) -> tuple[Transformer, Path]:
+def empty_model(folder: Path | str) -> tuple[Transformer, Path]:
     """A model without memory of its own, and its file of weights, which must fit before any memory is taken."""
     opened = artifact.open_artifact(Path(folder), "model")
     config = ModelConfig.load(opened.path / "model.json")

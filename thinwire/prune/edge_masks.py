@@ -11,9 +11,9 @@ from torch import Tensor
 
 from thinwire.circuit import Wire, keep_masks, weight_edges
 from thinwire.circuit.edges import weights_between
+from thinwire.compiled.edit import bias_of, with_values
 from thinwire.model.norms import Norms
 from thinwire.model.precision import autocast
-from thinwire.model.sparse import bias_of, with_values
 from thinwire.model.taps import Tap
 from thinwire.model.transformer import Transformer
 from thinwire.prune.passes import Replaceable

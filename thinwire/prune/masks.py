@@ -11,7 +11,7 @@ from torch import Tensor
 from thinwire.errors import UserError
 from thinwire.model.norms import Norms
 from thinwire.model.precision import autocast
-from thinwire.model.taps import Hold
+from thinwire.model.taps import ablate_masks
 from thinwire.model.transformer import Transformer
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import PromptEmbeddings
@@ -81,7 +81,7 @@ class NodeMasks:
         """Logits [trials·sequences, vocab] of a batch that holds the sequences of each trial, trial by trial."""
         embedded = None if self.embeddings is None else self._embedded(hard, batch.tokens, self.embeddings)
         resid = self.model.embed(batch.tokens, embedded)
-        return last_logits(self.model, batch, Hold(self.split(hard), self.means), resid, norms=norms)
+        return last_logits(self.model, batch, ablate_masks(self.split(hard), self.means), resid, norms=norms)
 
     def _embedded(self, hard: Tensor, tokens: Tensor, masked: PromptEmbeddings) -> Tensor:
         """Embeddings [trials·sequences, pos, d_model] of tokens [trials·sequences, pos]; a removed one is held."""

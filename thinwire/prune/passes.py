@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from thinwire.circuit import Wire, held_weights, keep_masks
+from thinwire.compiled.edit import sharing
 from thinwire.model.norms import Norms, own_scales
-from thinwire.model.sparse import sharing
 from thinwire.model.taps import Tap, ablate
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from thinwire.circuit import Circuit, PruneScores, Rung, embedding_edges, unembedding_edges
+from thinwire.compiled.compile import compile_sparse
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
@@ -61,7 +62,7 @@ def prune(
     """
     config = config or PruneConfig()
     began = time.perf_counter()
-    bench = Bench.of(model.compile_sparse(), task, tokenizer, means, config)
+    bench = Bench.of(compile_sparse(model), task, tokenizer, means, config)
     trials = bench.trials(folder, report, f"{subject} {task.name} {task.source}")
     met = sorted((trial for trial in trials if not trial.missed), key=lambda trial: trial.size)
     if not met:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from thinwire.engine.select import keep_largest_, keep_rows
+from thinwire.engine.topk.select import keep_largest_, keep_rows
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import floor_dim, sparse_parameters
 from thinwire.train import density, sharded

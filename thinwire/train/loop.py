@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thinwire import artifact
 from thinwire.data import Tokens
-from thinwire.engine.memory import hold_freed_memory
+from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.errors import UserError
 from thinwire.progress import Report, silent
 from thinwire.train import checkpoint

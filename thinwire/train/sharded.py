@@ -19,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from thinwire.engine.select import keep_rows
+from thinwire.engine.topk.select import keep_rows
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import floor_dim, sparse_parameters
 from thinwire.train.rows import Peers, local, peers_of

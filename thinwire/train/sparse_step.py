@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from thinwire.engine.products import has_kernels
+from thinwire.compiled.compile import BREAK_EVEN, compile_sparse
+from thinwire.compiled.modules import Sparse
+from thinwire.engine.spmm.operators import has_kernels
 from thinwire.errors import UserError
-from thinwire.model.sparse import BREAK_EVEN, Sparse, compile_sparse
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
 from thinwire.train.config import TrainConfig

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thinwire.compiled.compile import compile_sparse
 from thinwire.data import Tokens
 from thinwire.model.precision import autocast
 from thinwire.model.transformer import Transformer, next_token_loss
@@ -57,7 +58,7 @@ class Measurement:
 @torch.no_grad()
 def measure(model: Transformer, tokens: Tokens, config: TrainConfig) -> Measurement:
     """Measure a model on `validation_tokens` held-out tokens of each corpus part, as the run computes."""
-    twin = model.compile_sparse() if config.compute == "sparse" else model
+    twin = compile_sparse(model) if config.compute == "sparse" else model
     seen = _Observer(twin)
     losses = validation_losses(twin, tokens, config, seen.logits)
     return Measurement(

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thinwire.compiled.modules import FeatureEmbedding, FeatureLinear, SparseEmbedding, SparseLinear
 from thinwire.engine.layout import features
-from thinwire.engine.products import SparsePattern, input_gradient
+from thinwire.engine.spmm.operators import SparsePattern, input_gradient
 from thinwire.model.precision import uses_bf16
-from thinwire.model.sparse import FeatureEmbedding, FeatureLinear, SparseEmbedding, SparseLinear
 from thinwire.model.transformer import Transformer
 
 

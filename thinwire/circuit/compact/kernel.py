@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from thinwire.engine.jit import kernel
-from thinwire.engine.site_kernels import apply
+from thinwire.engine.simd.nonlinearities import activate_row
 
 WHOLE, ASKED, LAST = 0, 1, 2
 """Where a step runs: at all positions; at all, but answering the last one's query alone; at the last one alone."""
@@ -185,7 +185,7 @@ def _map(p, m, first, length, source, values, level, size):
             if x != 0:  # AbsTopK has zeroed most
                 for wire in range(p.wire_starts[column], p.wire_starts[column + 1]):
                     level[p.wire_row[wire]] += x * p.wire_weight[wire]
-        apply(p.map_nonlinearity[m], level)
+        activate_row(p.map_nonlinearity[m], level)
         for r in range(level.size):
             size[r] = abs(level[r])
         for node in range(first_node, end_node):

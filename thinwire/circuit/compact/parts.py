@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from thinwire.circuit.edges import MATRICES, by_site, keep_masks, matrix_name
-from thinwire.engine.sites import FUNCTIONS, Nonlinearity
-from thinwire.model.sparse import nonzeros
+from thinwire.compiled.edit import nonzeros
+from thinwire.engine.sites.operator import FUNCTIONS, Nonlinearity
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site
 

@@ -7,7 +7,7 @@ import torch
 
 from thinwire.circuit.compact.kernel import ASKED, LAST, OUT, WHOLE, Program
 from thinwire.circuit.compact.parts import Compiler, Head, Map, Read
-from thinwire.engine.sites import CODES
+from thinwire.engine.sites.operator import CODES
 
 
 def flatten(made: Compiler) -> tuple[list[Read], Program]:

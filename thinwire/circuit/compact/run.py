@@ -18,7 +18,7 @@ from thinwire.circuit.compact.parts import Compiler
 from thinwire.circuit.compact.program import flatten
 from thinwire.circuit.compact.tables import Ends, Logits, Streams
 from thinwire.engine.jit import use_threads
-from thinwire.engine.products import check_tokens
+from thinwire.engine.spmm.operators import check_tokens
 from thinwire.errors import UserError
 from thinwire.model.norms import ScaleRecorder
 from thinwire.model.transformer import Transformer

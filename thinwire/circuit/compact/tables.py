@@ -8,7 +8,7 @@ from torch import Tensor
 
 from thinwire.circuit.compact.kernel import Tables
 from thinwire.circuit.compact.parts import Compiler, Read, bars_of, plain
-from thinwire.model.sparse import bias_of, nonzeros
+from thinwire.compiled.edit import bias_of, nonzeros
 
 CHUNK = 256
 """Slots whose stream is held at once."""

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.multiprocessing.spawn import spawn
 
-from thinwire.engine.memory import hold_freed_memory, peak_memory
+from thinwire.engine.process_memory import hold_freed_memory, peak_memory
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
 from thinwire.model.precision import native_bf16

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.config import Config
-from thinwire.engine.select import keep_largest_
+from thinwire.engine.topk.select import keep_largest_
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from thinwire.config import Config
-from thinwire.engine.select import keep_largest_
+from thinwire.engine.topk.select import keep_largest_
 from thinwire.model.transformer import Transformer
 from thinwire.train.l0 import budget, project, project_values
 from thinwire.train.sparsity.base import SPARSIFIERS, Sparsifier

@@ -1,0 +1,89 @@
+"""Where the nonzeros of a sparse matrix are, for products from both sides.
+
+The values are a tensor of their own, so that they can be trained, or replaced for one call, without sorting anything
+again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thinwire.engine.layout import floats
+
+
+@dataclass(frozen=True)
+class SparsePattern:
+    """The nonzeros of a matrix [n_rows, n_columns]: compressed rows (CSR), and an index by column (CSC)."""
+
+    n_rows: int
+    n_columns: int
+    indices: Tensor
+    """CSR: the column of each nonzero, row by row. int32 [nonzeros]"""
+    indptr: Tensor
+    """CSR: the first nonzero of each row, and the number of nonzeros. int32 [n_rows + 1]"""
+    csc_indices: Tensor
+    """CSC: the row of each nonzero, column by column. int32 [nonzeros]"""
+    csc_indptr: Tensor
+    """CSC: the first nonzero of each column, and the number of nonzeros. int32 [n_columns + 1]"""
+    csc_order: Tensor
+    """The CSR index of each nonzero, column by column: `values[csc_order]` are values by column. int64 [nonzeros]"""
+
+    TENSORS = ("indices", "indptr", "csc_indices", "csc_indptr", "csc_order")
+    """Names of the tensors, in the order in which operators take them."""
+
+    @classmethod
+    def of(cls, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> "SparsePattern":
+        """The pattern of nonzeros at int64 `rows` and `columns` [nonzeros], sorted by row, then column."""
+        order = columns.argsort(stable=True)
+        return cls(
+            *shape,
+            indices=columns.to(torch.int32),
+            indptr=first_of_each(rows, shape[0]),
+            csc_indices=rows[order].to(torch.int32),
+            csc_indptr=first_of_each(columns, shape[1]),
+            csc_order=order,
+        )
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors named in TENSORS."""
+        return [getattr(self, name) for name in self.TENSORS]
+
+    def row_of_each(self) -> Tensor:
+        """The row of each nonzero, row by row. int64 [nonzeros]"""
+        counts = self.indptr.diff().long()
+        return torch.arange(self.n_rows, device=counts.device).repeat_interleave(counts)
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError unless x is [..., n_columns]: kernels would read beyond it."""
+        if x.shape[-1] != self.n_columns:
+            raise ValueError(f"The map takes {self.n_columns} channels, not {x.shape[-1]}.")
+
+
+def first_of_each(keys: Tensor, n: int) -> Tensor:
+    """For keys in [0, n), where each key begins once they are sorted, and their number: int32 [n + 1]."""
+    indptr = torch.zeros(n + 1, dtype=torch.int32, device=keys.device)
+    indptr[1:] = torch.bincount(keys, minlength=n).cumsum(0)
+    return indptr
+
+
+class CsrMatrix(NamedTuple):
+    """A sparse matrix [out, in] with a bias, as CPU kernels take it."""
+
+    values: np.ndarray
+    """float32 [nonzeros]"""
+    indices: np.ndarray
+    """The column of each nonzero, row by row. int32 [nonzeros]"""
+    indptr: np.ndarray
+    """The first nonzero of each row, and the number of nonzeros. int32 [out + 1]"""
+    bias: np.ndarray
+    """float32 [out]"""
+
+
+def csr_matrix(values: Tensor, bias: Tensor, index: Sequence[Tensor]) -> CsrMatrix:
+    """The matrix of values [nonzeros] and a bias [out]; `index` begins with CSR `indices` and `indptr`."""
+    return CsrMatrix(floats(values), index[0].numpy(), index[1].numpy(), floats(bias))
