@@ -1,15 +1,15 @@
-"""Where everything of a circuit's picture goes: computed once, drawn by the page and by `figure`.
+"""Coordinates of a circuit's picture: computed once, drawn by the page and by `figure`.
 
 1. Blocks: a head's q, k and v stay together; a bus has a slim waypoint in every row it passes without an item.
 2. `arrange` orders and places the blocks of every row; ranks without items do not exist.
-3. Rows too wide are dealt out over several lanes, at the width that shows the whole picture largest.
+3. Rows that are too wide are split into several lanes, at the width that shows the whole picture largest.
 4. Ends of links spread over the width of their items, in the order of their far ends, so that few cross.
 """
 
 from collections import defaultdict
 from itertools import pairwise
 
-from thinwire.view.arrange import Block, arrange, settle, tie
+from thinwire.view.arrange import Block, arrange, relax, tie
 from thinwire.view.drawing import Band, Box, Bus, Drawing, Item, Link, Row
 from thinwire.view.payload import TaskView
 from thinwire.view.sketch import INPUT, OUTPUT, Rank, Sketch, row_label, sketch
@@ -17,7 +17,7 @@ from thinwire.view.sketch import INPUT, OUTPUT, Rank, Sketch, row_label, sketch
 HEIGHT, GAP, INNER_GAP, HEAD_ROOM, MARGIN = 26.0, 16.0, 7.0, 22.0, 24.0
 """Height of an item; room between blocks, within a block, above a head, around the picture."""
 ROOMY, FEW = 84.0, 6
-"""Room between blocks when no row has more than FEW items: weights then fit beside their wires."""
+"""Room between blocks when no row has more than FEW items: weights then fit beside their edges."""
 PITCH, DENSE_PITCH, MANY_ROWS = 70.0, 56.0, 12
 """From row to row, and the same in pictures with more than MANY_ROWS lanes."""
 WIDTHS, WINDOW = (
@@ -40,7 +40,7 @@ def lay_out(task: TaskView, vocab: tuple[str, ...]) -> Drawing:
     gap = ROOMY if max(sum(len(block.items) for block in blocks) for blocks in rows.values()) <= FEW else GAP
     arrange(list(rows.values()), gap)
     lanes = _lanes(rows)
-    settle([blocks for _, blocks in lanes], gap)
+    relax([blocks for _, blocks in lanes], gap)
     return _draw(made, lanes, paths)
 
 
@@ -93,7 +93,7 @@ def _offsets(block: Block, items: list[Item]) -> list[tuple[int, float]]:
 
 
 def _lanes(rows: dict[Rank, list[Block]]) -> Lanes:
-    """Rows as lanes from bottom to top; a row that is too wide deals its blocks out, keeping their order."""
+    """Rows as lanes from bottom to top; the blocks of a row that is too wide go to several lanes, in order."""
     widths = [sum(block.width + GAP for block in blocks) for blocks in rows.values()]
 
     def shrunk(widest: float) -> float:

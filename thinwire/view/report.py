@@ -1,6 +1,6 @@
-"""The report of a training run: one self-contained HTML page with what it was, its curves, and what it left.
+"""The report of a training run: one self-contained HTML page with its config, its curves and its results.
 
-It is written from a model folder alone, finished or under way, and is no part of the artefact: it can be written again.
+It is written from a model folder alone, finished or unfinished. It is not part of the artefact and can be written again.
 """
 
 from collections.abc import Mapping
@@ -88,7 +88,7 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
 
 
 def report_of(folder: Path) -> RunReport:
-    """What there is to report of the run in a model folder, finished or not."""
+    """The report of the run in a model folder, finished or not."""
     config = TrainConfig.load(folder / "config.json")
     curves = read_metrics(folder)
     result = read_summary(folder) if artifact.is_finished(folder) else None

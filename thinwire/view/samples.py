@@ -1,4 +1,4 @@
-"""Where nodes are strongest: held-out pretraining text through the whole model, with a recording tap.
+"""Texts where nodes are strongest: held-out pretraining text through the whole model, with a recording tap.
 
 Every node gets a histogram over all sampled tokens and its strongest windows of both signs: at most one from each
 window of text and two with the same strongest token, so that neither one document nor one word fills the list.
@@ -27,7 +27,7 @@ ALIKE = 2
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A stretch of text around a strong activation."""
+    """An excerpt of text around a strong activation."""
 
     tokens: np.ndarray
     """int64 [pos]"""
@@ -69,7 +69,7 @@ class Texts:
 def profiles(
     model: Transformer, tokens: Tokens, nodes: Iterable[Node], config: SampleConfig, report: Report = silent
 ) -> dict[Node, Profile]:
-    """The profile of every node. Takes 4 bytes a node and token. Raises UserError when no part holds a whole window."""
+    """The profile of every node. Uses 4 bytes of memory per node and token. Raises UserError when no part holds a whole window."""
     nodes = sorted(set(nodes))
     if not nodes:
         return {}

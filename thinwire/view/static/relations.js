@@ -1,4 +1,4 @@
-// What an item of the picture is joined to, and what it is called in words.
+// What an item of the picture is connected to, and its name in words.
 
 /** @typedef {{item: number, weight: number}} End */
 /** @typedef {{incoming: End[], outgoing: End[], before: number[], after: number[], channel: number | null}} Relations */

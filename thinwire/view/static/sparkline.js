@@ -1,0 +1,27 @@
+// A small curve without axes: the values behind one measurement.
+
+import { el, svg } from "./dom.js";
+
+const SPARK = { wide: 120, tall: 30, pad: 4 };
+/** With at most so many points, each has a dot. */
+const SPARK_DOTS = 40;
+
+/**
+ * @param {import("./data.js").Curve} curve
+ * @param {string} words the curve in words
+ */
+export function sparkline(curve, words) {
+  const { wide, tall, pad } = SPARK;
+  /** @param {number[]} values @param {number} start @param {number} end @returns {(value: number) => number} */
+  const scaled = (values, start, end) => {
+    const low = values.reduce((a, b) => Math.min(a, b));
+    const span = values.reduce((a, b) => Math.max(a, b)) - low;
+    return (value) => (span ? start + ((value - low) / span) * (end - start) : (start + end) / 2);
+  };
+  const [x, y] = [scaled(curve.x, pad, wide - pad), scaled(curve.y, tall - pad, pad)];
+  const points = curve.x.map((value, index) => [x(value).toFixed(1), y(curve.y[index]).toFixed(1)]);
+  return el("figure", { class: "sparkline" },
+    svg("svg", { viewBox: `0 0 ${wide} ${tall}`, width: wide, height: tall, role: "img", "aria-label": words },
+      svg("polyline", { points: points.map((point) => point.join(",")).join(" ") }),
+      points.length <= SPARK_DOTS ? points.map(([cx, cy]) => svg("circle", { cx, cy, r: 1.7 })) : null));
+}
