@@ -41,8 +41,8 @@ def table(measured: dict) -> str:
     """The results as README shows them."""
     lines = [
         f"{measured['nonzeros']:,} of the shipped model's {measured['entries']:,} weights are not zero, excluding "
-        f"the dense bigram table. The demo took {measured['seconds'] / 60:.1f} minutes. Losses in nats on held-out names "
-        "and templates; guessing is 0.69.",
+        f"the dense bigram table. The demo took {measured['seconds'] / 60:.1f} minutes. Losses in nats on held-out "
+        "names and templates; guessing is 0.69.",
         "",
     ]
     shown = [headlines(task.get("rows", [])) for task in measured["tasks"]]

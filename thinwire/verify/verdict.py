@@ -112,6 +112,4 @@ def verify(
         assert {one.check for one in found} == {check.name}, f"check {check.name} names another check"
         measurements += found
         report(done, len(checks), f"{found[0].title}: {found[0].quantity} {found[0].number}")
-    return Verdict(
-        circuit.task, len(circuit.nodes), len(circuit.edges(model)), inputs.target_loss, tuple(measurements)
-    )
+    return Verdict(circuit.task, len(circuit.nodes), len(circuit.edges(model)), inputs.target_loss, tuple(measurements))

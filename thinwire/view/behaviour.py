@@ -70,7 +70,10 @@ def circuit_path(model: Transformer, circuit: Circuit, batch: PairBatch, norms: 
 def margins_without(
     model: Transformer, circuit: Circuit, batch: PairBatch, path: list[Tensor], node: Node, norms: Norms
 ) -> Tensor:
-    """Calibrated margins [2n] of the cut model with one more node ablated; only sublayers from the node's on run again."""
+    """Calibrated margins [2n] of the cut model with one more node ablated; only sublayers from it on run again.
+
+    `path` has the residual points of the circuit, as `circuit_path` gives them.
+    """
     mask = circuit.keep[node.site].clone()
     mask[node.index] = False
     tap = ablate({**circuit.keep, node.site: mask}, circuit.means)

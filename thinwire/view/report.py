@@ -1,6 +1,6 @@
 """The report of a training run: one self-contained HTML page with its config, its curves and its results.
 
-It is written from a model folder alone, finished or unfinished. It is not part of the artefact and can be written again.
+It is written from a model folder alone, finished or unfinished. It is no part of the artefact and can be written again.
 """
 
 from collections.abc import Mapping

@@ -69,7 +69,10 @@ class Texts:
 def profiles(
     model: Transformer, tokens: Tokens, nodes: Iterable[Node], config: SampleConfig, report: Report = silent
 ) -> dict[Node, Profile]:
-    """The profile of every node. Uses 4 bytes of memory per node and token. Raises UserError when no part holds a whole window."""
+    """The profile of every node. Uses 4 bytes of memory per node and token.
+
+    Raises UserError when no part of the corpus holds a whole window.
+    """
     nodes = sorted(set(nodes))
     if not nodes:
         return {}

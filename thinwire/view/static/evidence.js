@@ -96,7 +96,17 @@ function cell(group, index, tip) {
     el("h3", {}, el("i", { class: "mark" }), group[0].title),
     el("ul", { class: "measurements" }, group.map((one, row) => measured(one, row === 0, tip))),
     group.filter(({ reason }) => reason).map(({ status, reason }) => el("p", { class: `under verdict ${status}` }, `${SIGNS[status]} ${reason}`)),
-    group.map((one) => one.budget).filter((budget, row, all) => budget && all.indexOf(budget) === row).map((budget) => el("p", { class: "under" }, budget)));
+    spent(group).map((words) => el("p", { class: "under" }, words)));
+}
+
+/**
+ * What the check spent, each budget once, with the range of the values behind it.
+ * @param {Measurement[]} group
+ */
+function spent(group) {
+  const budgets = group.map(({ budget }) => budget);
+  const shown = group.filter(({ budget, curve }, row) => curve || (budget && budgets.indexOf(budget) === row));
+  return shown.map(({ budget, curve, unit }) => [budget ?? curve?.x_label, curve ? range(curve, unit) : ""].filter(Boolean).join(": "));
 }
 
 /**
@@ -115,9 +125,9 @@ function measured(one, first, tip) {
   }, el("i", { class: `dot ${one.status}` }),
   el("span", { class: "visually-hidden" }, lines.join(" ")),
   el("span", { class: "value", "aria-hidden": "true" }, amount(one.value, unit), el("small", {}, unitOf(one))),
+  curve ? el("span", { "aria-hidden": "true" }, sparkline(curve)) : null,
   el("span", { class: "n", "aria-hidden": "true" },
-    low === null || high === null ? null : `${amount(low, unit)} … ${amount(high, unit)} · `, `n = ${one.n.toLocaleString("en-US")}`),
-  curve ? el("span", { class: "curve", "aria-hidden": "true" }, sparkline(curve, `${curve.x_label}: ${range(curve, unit)}`), ` ${range(curve, unit)}`) : null);
+    low === null || high === null ? null : `${amount(low, unit)} … ${amount(high, unit)} · `, `n = ${one.n.toLocaleString("en-US")}`));
 }
 
 /**

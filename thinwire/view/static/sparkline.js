@@ -1,16 +1,15 @@
 // A small curve without axes: the values behind one measurement.
 
-import { el, svg } from "./dom.js";
+import { svg } from "./dom.js";
 
-const SPARK = { wide: 120, tall: 30, pad: 4 };
+const SPARK = { wide: 84, tall: 24, pad: 3 };
 /** With at most so many points, each has a dot. */
 const SPARK_DOTS = 40;
 
 /**
  * @param {import("./data.js").Curve} curve
- * @param {string} words the curve in words
  */
-export function sparkline(curve, words) {
+export function sparkline(curve) {
   const { wide, tall, pad } = SPARK;
   /** @param {number[]} values @param {number} start @param {number} end @returns {(value: number) => number} */
   const scaled = (values, start, end) => {
@@ -20,8 +19,7 @@ export function sparkline(curve, words) {
   };
   const [x, y] = [scaled(curve.x, pad, wide - pad), scaled(curve.y, tall - pad, pad)];
   const points = curve.x.map((value, index) => [x(value).toFixed(1), y(curve.y[index]).toFixed(1)]);
-  return el("figure", { class: "sparkline" },
-    svg("svg", { viewBox: `0 0 ${wide} ${tall}`, width: wide, height: tall, role: "img", "aria-label": words },
-      svg("polyline", { points: points.map((point) => point.join(",")).join(" ") }),
-      points.length <= SPARK_DOTS ? points.map(([cx, cy]) => svg("circle", { cx, cy, r: 1.7 })) : null));
+  return svg("svg", { class: "sparkline", viewBox: `0 0 ${wide} ${tall}`, width: wide, height: tall },
+    svg("polyline", { points: points.map((point) => point.join(",")).join(" ") }),
+    points.length <= SPARK_DOTS ? points.map(([cx, cy]) => svg("circle", { cx, cy, r: 1.5 })) : null);
 }
