@@ -16,7 +16,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 class Visit:
-    """A page on screen, and everything it complained about or asked for."""
+    """A page on screen, its console messages and its requests."""
 
     def __init__(self, sheet, path: Path) -> None:
         self.sheet, self.path = sheet, path

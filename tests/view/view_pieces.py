@@ -1,4 +1,4 @@
-"""Pieces that hand-made payloads are put together from: texts, windows, pairs, measurements."""
+"""Parts of hand-made payloads: texts, windows, pairs, measurements."""
 
 import math
 import random

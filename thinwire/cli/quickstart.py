@@ -170,19 +170,19 @@ def table(model: str | None, trained: "TrainResult", outcomes: list[Outcome]) ->
     size = f"{trained.nonzeros:,} of {trained.entries:,} weights"
     title = f"{model or 'trained here'}: {size}, validation loss {trained.val_loss:.3f} nats"
     slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
-    made = Table(title=title, title_justify="left", caption_justify="left", **slim)
-    made.caption = "losses in nats on held-out pairs; a loss of 0.69 is no better than guessing"
-    made.add_column("task", no_wrap=True)
+    grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
+    grid.caption = "losses in nats on held-out pairs; a loss of 0.69 is no better than guessing"
+    grid.add_column("task", no_wrap=True)
     columns = list(dict.fromkeys(name for found in outcomes if found.verdict for name in found.verdict.headlines))
     for name in ("nodes", "edges", *columns):
-        made.add_column(name.replace(" ", "\n"), justify="right")
+        grid.add_column(name.replace(" ", "\n"), justify="right")
     for found in outcomes:
         if found.verdict is None:
-            made.add_row(found.task, *["-"] * (2 + len(columns)))
+            grid.add_row(found.task, *["-"] * (2 + len(columns)))
             continue
         sizes, shown = (str(found.verdict.nodes), str(found.verdict.edges)), found.verdict.headlines
-        made.add_row(found.task, *sizes, *(shown[name].number if name in shown else "-" for name in columns))
-    return made
+        grid.add_row(found.task, *sizes, *(shown[name].number if name in shown else "-" for name in columns))
+    return grid
 
 
 def advice(outcomes: list[Outcome], work: "Workspace", seconds: float) -> str:

@@ -28,7 +28,7 @@ class Args:
     model: Path | None = None
     """Model the circuit was cut from; unset looks for `../../model` from the circuit."""
     task_file: Path | None = None
-    """JSON Lines file of pairs, a task of one's own called by the file's stem."""
+    """JSON Lines file of pairs: your own task, named by the file's stem."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the verdict artefact; unset writes `verdicts/TASK` beside the model."""
     force: bool = False
@@ -78,19 +78,19 @@ def table(verdict: "Verdict") -> Table:
     target = "" if verdict.target_loss is None else f", target loss {verdict.target_loss:g} nats"
     title = f"{verdict.task}: {verdict.nodes} nodes, {verdict.edges} edges{target}"
     slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
-    made = Table(title=title, title_justify="left", caption_justify="left", **slim)
-    made.add_column("check")
-    made.add_column("measured")
+    grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
+    grid.add_column("check")
+    grid.add_column("measured")
     for name in ("value", "95 % interval", "pairs"):
-        made.add_column(name, justify="right", no_wrap=True)
-    made.add_column("split")
-    made.add_column("status")
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("split")
+    grid.add_column("status")
     read: dict[str, str] = {}
     for one in verdict.measurements:
-        made.add_row("" if one.title in read else one.title, one.quantity, *_cells(one))
+        grid.add_row("" if one.title in read else one.title, one.quantity, *_cells(one))
         read.setdefault(one.title, f"{one.title}: {one.meaning}{f' Here: {one.reason}.' if one.reason else ''}")
-    made.caption = "\n".join(read.values())
-    return made
+    grid.caption = "\n".join(read.values())
+    return grid
 
 
 def _cells(one: "Measurement") -> tuple[str, ...]:

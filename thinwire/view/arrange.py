@@ -76,9 +76,9 @@ def arrange(rows: list[list[Block]], gap: float) -> None:
         if best is None or cost < best[0] - 1e-9:
             best = cost, [list(blocks) for blocks in rows], [[block.x for block in blocks] for blocks in rows]
     assert best is not None
-    for blocks, order, places in zip(rows, best[1], best[2], strict=True):
+    for blocks, order, positions in zip(rows, best[1], best[2], strict=True):
         blocks[:] = order
-        for block, x in zip(order, places, strict=True):
+        for block, x in zip(order, positions, strict=True):
             block.x = x
 
 

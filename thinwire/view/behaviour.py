@@ -38,7 +38,7 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
     logits = model(batch.tokens, tap=tap)[torch.arange(len(batch.tokens)), batch.last]
     whole = margin(logits, batch)
     real = inside(batch)
-    seen = {node: (tap.values[node.site][..., node.index].float() * real).numpy() for node in circuit.nodes}
+    activations = {node: (tap.values[node.site][..., node.index].float() * real).numpy() for node in circuit.nodes}
     cut = circuit.cut_model(model)
     norms = circuit.norms(model, batch)
     path = circuit_path(cut, circuit, batch, norms)
@@ -48,8 +48,8 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
     without = {node: margins_without(cut, circuit, batch, path, node, norms) for node in measured}
     losses = {node: margin_losses(margins).mean().item() for node, margins in without.items()}
     return Behaviour(
-        activations=seen,
-        sides={node: _sides(values) for node, values in seen.items()},
+        activations=activations,
+        sides={node: _sides(values) for node, values in activations.items()},
         p_circuit=kept.sigmoid().numpy(),
         p_model=whole.sigmoid().numpy(),
         strengths={node: loss - base for node, loss in losses.items()},

@@ -99,18 +99,18 @@ def _matching(curves: Mapping[str, Curve], pattern: str) -> dict[str, Curve]:
 
 def _shares(curves: Mapping[str, Curve], shape: Shape) -> dict[str, Curve]:
     """Dead and unconnected neurons as shares of a layer; dead channels of the other kinds as shares of all layers."""
-    made = {}
+    shares = {}
     for what in ("dead", "unwired"):
         for layer in range(shape.n_layers):
             site = Site.of(layer, NEURONS)
             if f"{what}/{site}" in curves:
-                made[f"{what} neurons/layer {layer}"] = _share([curves[f"{what}/{site}"]], site.width(shape))
+                shares[f"{what} neurons/layer {layer}"] = _share([curves[f"{what}/{site}"]], site.width(shape))
     for kind in KINDS:
         sites = [Site.of(layer, kind) for layer in range(shape.n_layers)]
         if kind != NEURONS and all(f"dead/{site}" in curves for site in sites):
             each = [curves[f"dead/{site}"] for site in sites]
-            made[f"dead channels/{kind}"] = _share(each, sum(site.width(shape) for site in sites))
-    return made
+            shares[f"dead channels/{kind}"] = _share(each, sum(site.width(shape) for site in sites))
+    return shares
 
 
 def _share(curves: Sequence[Curve], whole: int) -> Curve:

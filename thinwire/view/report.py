@@ -76,12 +76,12 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     """
     folder = Path(folder)
     path = folder / REPORT if out is None else Path(out)
-    made = report_of(folder)
+    report = report_of(folder)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of an HTML file for --out.")
     artifact.make_parents(path)
     try:
-        artifact.write_text(path, page.compose(made.title, asdict(made), ORDER, STYLES))
+        artifact.write_text(path, page.compose(report.title, asdict(report), ORDER, STYLES))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another --out.") from None
     return path
@@ -143,11 +143,11 @@ def fillings_of(config: TrainConfig, nonzeros: Mapping[str, Curve]) -> dict[str,
     found: dict[str, tuple[Filling, ...]] = {}
     for name, parameter in sparse_parameters(model):
         if name in nonzeros and 0 <= nonzeros[name].last <= parameter.numel():
-            parts = name.split(".")
-            inside = parts[0] == "blocks"
-            place, short = (f"layer {parts[1]}", ".".join(parts[2:])) if inside else ("in and out", name)
+            path = name.split(".")
+            inside = path[0] == "blocks"
+            part, short = (f"layer {path[1]}", ".".join(path[2:])) if inside else ("in and out", name)
             row = Filling(short, int(nonzeros[name].last), parameter.numel())
-            found[place] = (*found.get(place, ()), row)
+            found[part] = (*found.get(part, ()), row)
     return found
 
 

@@ -58,9 +58,9 @@ function drawBus(pen, bus, ink, level) {
   pen.strokeStyle = ink;
   pen.setLineDash([]);
   pen.beginPath();
-  bus.points.forEach(([x, y], place) => {
-    if (!place) return pen.moveTo(x, y);
-    const [x0, y0] = bus.points[place - 1];
+  bus.points.forEach(([x, y], index) => {
+    if (!index) return pen.moveTo(x, y);
+    const [x0, y0] = bus.points[index - 1];
     const middle = (y0 + y) / 2;
     return pen.bezierCurveTo(x0, middle, x, middle, x, y);
   });
@@ -94,7 +94,7 @@ function drawLink(pen, drawing, link, ink, size) {
 
 /**
  * Weights beside their edges, moved along the edge until they cover no other label; the strongest first, and those
- * that find no place are left out.
+ * that find no room are left out.
  * @param {CanvasRenderingContext2D} pen
  * @param {import("./data.js").Drawing} drawing
  * @param {import("./data.js").Link[]} links

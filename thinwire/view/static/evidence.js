@@ -117,7 +117,7 @@ function spent(group) {
 function measured(one, first, tip) {
   const { unit, low, high, curve } = one;
   const lines = details(one);
-  const show = (/** @type {Event} */ event) => place(tip, /** @type {HTMLElement} */ (event.currentTarget), lines);
+  const show = (/** @type {Event} */ event) => showBelow(tip, /** @type {HTMLElement} */ (event.currentTarget), lines);
   const hide = () => { tip.hidden = true; };
   return el("li", {
     class: first ? "measurement first" : "measurement", tabindex: 0, "data-name": `${one.check}.${one.quantity}`,
@@ -136,7 +136,7 @@ function measured(one, first, tip) {
  * @param {HTMLElement} below
  * @param {string[]} lines
  */
-function place(tip, below, lines) {
+function showBelow(tip, below, lines) {
   refill(tip, lines.map((line) => el("p", {}, line)));
   tip.hidden = false;
   const [strip, box] = [/** @type {HTMLElement} */ (tip.parentElement).getBoundingClientRect(), below.getBoundingClientRect()];

@@ -40,9 +40,9 @@ function pairView({ vocab }, task, { first, second }) {
   while (end < shorter && first.tokens.at(-1 - end) === second.tokens.at(-1 - end)) end += 1;
   /** @param {import("./data.js").Prompt} prompt @param {number} side */
   const prompt = ({ tokens, answer, foil, p_circuit, p_model }, side) => el("article", { class: "text" },
-    el("code", { class: "heatmap" }, tokens.map((token, place) => {
+    el("code", { class: "heatmap" }, tokens.map((token, index) => {
       const span = tokenSpan(vocab[token], null, 1);
-      if (place >= start && place < tokens.length - end) span.classList.add("differs");
+      if (index >= start && index < tokens.length - end) span.classList.add("differs");
       return span;
     })),
     el("footer", {}, el("span", { class: "answer mono", title: "Right answer" }, answer === null ? "any other token" : glyphs(vocab[answer])),

@@ -5,6 +5,8 @@ import { svg } from "./dom.js";
 const SPARK = { wide: 84, tall: 24, pad: 3 };
 /** With at most so many points, each has a dot. */
 const SPARK_DOTS = 40;
+/** Values that differ by less than this part of them look flat. */
+const FLAT = 0.02;
 
 /**
  * @param {import("./data.js").Curve} curve
@@ -13,9 +15,9 @@ export function sparkline(curve) {
   const { wide, tall, pad } = SPARK;
   /** @param {number[]} values @param {number} start @param {number} end @returns {(value: number) => number} */
   const scaled = (values, start, end) => {
-    const low = values.reduce((a, b) => Math.min(a, b));
-    const span = values.reduce((a, b) => Math.max(a, b)) - low;
-    return (value) => (span ? start + ((value - low) / span) * (end - start) : (start + end) / 2);
+    const [low, high] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+    const span = Math.max(high - low, FLAT * Math.max(Math.abs(low), Math.abs(high))) || 1;
+    return (value) => (start + end) / 2 + ((value - (low + high) / 2) / span) * (end - start);
   };
   const [x, y] = [scaled(curve.x, pad, wide - pad), scaled(curve.y, tall - pad, pad)];
   const points = curve.x.map((value, index) => [x(value).toFixed(1), y(curve.y[index]).toFixed(1)]);
