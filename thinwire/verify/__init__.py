@@ -1,4 +1,4 @@
-"""Checks on a circuit: is it enough, is it needed, would any circuit of its size do."""
+"""Faithfulness checks on a circuit: is it enough, is it needed, would any circuit of its size do."""
 
 from typing import TYPE_CHECKING
 

@@ -3,7 +3,10 @@
 To add a check, add a module here:
 
     @check("mine", order=50)
-    def mine(inputs: CheckInput) -> list[Measurement]: ...
+    def mine(inputs: CheckInput) -> list[Measurement]:
+        condition = Condition("mine", "my check", inputs.ablation, len(inputs.heldout))
+        margins = inputs.margins(inputs.heldout, tap)
+        return [mean_loss(margins, condition, "How to read it.", inputs.config.seed), mean_accuracy(margins, condition)]
 
 The verdict, the tables of the command line, their JSON and the page then show its measurements.
 """

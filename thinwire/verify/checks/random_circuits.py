@@ -15,7 +15,8 @@ from thinwire.verify.measurement import Curve, Headline, Interval, Measurement
 
 MEANING = (
     "Only a random circuit is left, with as many nodes at every site as this one; the median over the random circuits. "
-    "Guessing gives 0.693 nats. At 97 % of that or above, it passes: size alone does not explain the circuit."
+    "Guessing gives 0.693 nats. At 97 % of that or above, it passes: size alone does not explain the circuit. "
+    "The interval is over the random circuits."
 )
 
 
