@@ -27,7 +27,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-FORMATS = {"tokens": 1, "model": 1, "circuit": 1, "verdict": 1}
+FORMATS = {"tokens": 1, "model": 1, "circuit": 1, "verdict": 2}
 """Kinds of artefact and the version of each format that this package reads and writes."""
 SUMMARY = "summary.json"
 """Name of the file in which an artefact keeps what its run measured, times among it."""

@@ -291,7 +291,7 @@ def view_stage(
     artifact.make_parents(out)
     result = read_result(opened.artifact.path)
     origin = Origin(opened.artifact.id, result.val_loss, opened.artifact.meta.seed)
-    made = payload_from(opened.model, tokens, [Case(c, v, v.pairs, own) for c, v in cases], origin, config, report)
+    made = payload_from(opened.model, tokens, [Case(c, v, own) for c, v in cases], origin, config, report)
     try:
         page.write(made, out)
     except OSError as error:

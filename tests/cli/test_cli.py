@@ -115,7 +115,7 @@ def test_verify(finished: Path, thinwire: Thinwire) -> None:
     for name in ("nodes", "edges", "loss", "accuracy", "necessity_loss", "random_loss", "unpruned_loss", "seconds"):
         assert found[name] >= 0
     assert stamps(finished) == before, "a finished verdict is reused"
-    assert "sufficiency" in thinwire("verify", finished / "circuits" / TASK, *VERIFY).out
+    assert "circuit alone" in thinwire("verify", finished / "circuits" / TASK, *VERIFY).out
 
 
 def test_view_writes_a_page_and_keeps_the_verdict(work: Path, thinwire: Thinwire) -> None:

@@ -124,7 +124,8 @@ def test_forged_summary(change: Callable[[dict], dict] | str, work: Path, thinwi
 
 
 @pytest.mark.parametrize(
-    "change", [*NOT_OBJECTS, at("rows", value=3), at("rows", 0, "loss", value="low"), at("edges", value="x")]
+    "change",
+    [*NOT_OBJECTS, at("measurements", value=3), at("measurements", 0, "value", value="low"), at("edges", value="x")],
 )
 def test_forged_verdict(change: Callable[[dict], dict] | str, work: Path, thinwire: Thinwire) -> None:
     verdict = work / "verdicts" / TASK

@@ -1,5 +1,6 @@
-"""The whole way once, in small: what it writes, what it says, and that a second run reuses every stage."""
+"""Every stage once, in small: what it writes and prints, and that a second run reuses every stage."""
 
+import runpy
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,21 @@ from thinwire.verify.config import VerifyConfig
 
 ENOUGH = {"target_loss": 5.0, "steps": 3, "trials": 1, "train_pairs": 16, "mean_tokens": 2048}
 ENOUGH |= {"validation_pairs": 8, "heldout_pairs": 8}
+
+
+HEADLINES = {
+    "circuit alone": "loss",
+    "accuracy": "accuracy",
+    "whole model": "unpruned_loss",
+    "circuit removed": "necessity_loss",
+    "random circuits": "random_loss",
+}
+"""Columns of the tables, and the flat values that they show."""
+
+
+def recipe() -> dict:
+    """The names of the recipe that writes README's table."""
+    return runpy.run_path(str(Path(__file__).parents[2] / "recipes/quickstart_results.py"))
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +70,11 @@ def test_quickstart(how: list[str], tmp_path: Path, thinwire: Thinwire) -> None:
     assert [row["task"] for row in found["tasks"]] == list(quickstart.TASKS)
     for row in found["tasks"]:
         assert row["refused"] is None
-        for name in ("nodes", "edges", "loss", "accuracy", "necessity_loss", "random_loss"):
+        for name in ("nodes", "edges", "loss", "accuracy", "unpruned_loss", "necessity_loss", "random_loss"):
             assert row[name] >= 0
+        values = {measured["name"]: measured["value"] for measured in row["rows"]}
+        assert (row["loss"], row["accuracy"]) == (values["sufficiency.loss"], values["sufficiency.accuracy"])
+        assert row["random_loss"] == values["random.loss"]
         assert Path(row["out"]) == out / "circuits" / row["task"]
     made = [f"{kind}/{task}" for kind in ("circuits", "verdicts") for task in quickstart.TASKS]
     for kind in ("tokens", "model", *made):
@@ -64,6 +83,17 @@ def test_quickstart(how: list[str], tmp_path: Path, thinwire: Thinwire) -> None:
     again = thinwire("quickstart", "--out", out, *how)
     assert again.code == 0
     assert all(task in again.out for task in quickstart.TASKS)
+    first = found["tasks"][0]
+    cells = [first["task"], str(first["nodes"]), str(first["edges"])]
+    cells += [f"{first[name]:.3f}" for name in HEADLINES.values()]
+    assert " ".join(cells) in " ".join(again.out.split())
+    lines = recipe()["table"](found | {"tasks": [first, {"task": "other", "refused": "Too hard."}]}).splitlines()
+    assert lines[-4:] == [
+        f"| task | nodes | edges | {' | '.join(HEADLINES)} |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(cells)} |",
+        "| other | - | - | - | - | - | - | - |",
+    ]
     assert again.out.startswith("trained here: " if how else f"{quickstart.DEFAULT_MODEL}: ")
     assert f"thinwire view {out}/circuits/set_or_string --text" in again.out
     after = stamps(out)

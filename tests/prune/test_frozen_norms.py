@@ -140,10 +140,10 @@ def test_planted_circuit_is_found_kept_and_checked(tmp_path: Path, monkeypatch: 
     checked = VerifyConfig(pairs=32, random_circuits=3)
     verdict = verify(plant.model, loaded, NO_TOKENIZER, checked)
     losses = margin_losses(kept)
-    assert verdict["sufficiency"].loss < FROZEN.target_loss
-    assert verdict["sufficiency"].loss == pytest.approx(losses.mean().item(), abs=1e-6)
+    assert verdict["sufficiency.loss"].value < FROZEN.target_loss
+    assert verdict["sufficiency.loss"].value == pytest.approx(losses.mean().item(), abs=1e-6)
     without = last_logits(plant.model, pairs, loaded.removed_tap(), norms=loaded.norms(plant.model, pairs))
-    assert verdict["necessity"].loss == pytest.approx(sequence_losses(without, pairs).mean().item(), abs=1e-6)
+    assert verdict["necessity.loss"].value == pytest.approx(sequence_losses(without, pairs).mean().item(), abs=1e-6)
     shown = behaviour(plant.model, loaded, pairs, 100)
     assert shown.p_circuit == pytest.approx(kept.sigmoid().numpy(), abs=1e-6)
     for node in loaded.nodes:

@@ -188,8 +188,8 @@ def test_round_trip_and_verdict(found: Circuit, tmp_path: Path, monkeypatch: pyt
     other = by_hand(with_all, found.removed_tokens, found.held_embedding)
     kept = loaded.calibration.apply(margin(last_logits(other, pairs, loaded.to_tap()), pairs))
     checked = verify(PLANT.model, loaded, NO_TOKENIZER, VerifyConfig(pairs=32, random_circuits=2, max_logit_scale=0.5))
-    assert checked["sufficiency"].loss == pytest.approx(margin_losses(kept).mean().item(), abs=1e-6)
-    assert checked["sufficiency"].loss < CONFIG.target_loss
+    assert checked["sufficiency.loss"].value == pytest.approx(margin_losses(kept).mean().item(), abs=1e-6)
+    assert checked["sufficiency.loss"].value < CONFIG.target_loss
 
 
 @pytest.mark.parametrize(

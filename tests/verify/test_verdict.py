@@ -1,5 +1,6 @@
 """Checks on planted circuits: enough, needed, and no accident of size."""
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,14 +11,16 @@ import pytest
 import torch
 
 from thinwire import artifact
-from thinwire.circuit import Calibration, Circuit
+from thinwire.circuit import Calibration, Circuit, PruneScores
 from thinwire.errors import UserError
 from thinwire.prune import PruneConfig
 from thinwire.prune.calibrate import fit_calibration
 from thinwire.sites import Node, Site
 from thinwire.tasks import TASKS, accuracy, last_logits, margin, margin_losses, task_loss
-from thinwire.verify import CHECKS, Row, Subject, Verdict, VerifyConfig, verify
-from thinwire.verify.random_circuits import _shuffled, random_circuits
+from thinwire.verify import CheckInput, Verdict, VerifyConfig, verify
+from thinwire.verify.checks import CHECKS, Check, all_checks, check
+from thinwire.verify.checks.random_circuits import _shuffled, random_circuits
+from thinwire.verify.verdict import finished_verdict
 
 CONFIG = VerifyConfig(pairs=64, random_circuits=9, seed=3)
 GUESS = math.log(2)
@@ -44,37 +47,45 @@ def verdict(plant: planted.Planted) -> Verdict:
 
 
 def test_planted_circuit_is_enough_and_needed(plant: planted.Planted, verdict: Verdict) -> None:
-    assert [row.name for row in verdict.rows] == list(CHECKS)
+    assert list(dict.fromkeys(found.check for found in verdict.measurements)) == [check.name for check in all_checks()]
     assert {"unpruned", "sufficiency", "necessity", "random"} <= set(CHECKS)
     assert (verdict.task, verdict.nodes, verdict.edges) == (plant.planted.name, len(plant.nodes), len(plant.edges))
-    assert math.isnan(verdict.target_loss)
-    assert verdict.pairs == CONFIG.pairs
-    assert verdict["unpruned"].loss < 0.05
-    assert verdict["unpruned"].accuracy == 1
-    assert verdict["sufficiency"].loss < 1e-3
-    assert verdict["sufficiency"].accuracy == 1
-    assert verdict["necessity"].loss >= GUESS - 1e-3
-    assert verdict["necessity"].accuracy == pytest.approx(0.5, abs=0.02)
-    assert verdict["random"].loss == pytest.approx(GUESS, abs=0.03)
-    assert all(row.meaning.endswith(".") for row in verdict.rows)
+    assert verdict.target_loss is None
+    assert verdict["unpruned.loss"].value < 0.05
+    assert verdict["unpruned.accuracy"].value == 1
+    assert verdict["sufficiency.loss"].value < 1e-3
+    assert verdict["sufficiency.accuracy"].value == 1
+    assert verdict["necessity.loss"].value >= GUESS - 1e-3
+    assert verdict["necessity.accuracy"].value == pytest.approx(0.5, abs=0.02)
+    assert verdict["random.loss"].value == pytest.approx(GUESS, abs=0.03)
+    for found in verdict.measurements:
+        assert (found.n, found.split) == (CONFIG.pairs, "heldout")
+        assert found.meaning.endswith(".")
+        assert found.ablation == ("none" if found.check == "unpruned" else "mean")
+        assert found.interval is not None
+        assert found.interval.low - 1e-6 <= found.value <= found.interval.high + 1e-6
+    assert verdict["sufficiency.loss"].status == "info", "it has no target"
+    assert [verdict[f"{name}.loss"].status for name in ("necessity", "random")] == ["pass", "pass"]
 
 
-def test_rows_are_measured_on_heldout_pairs(plant: planted.Planted, verdict: Verdict) -> None:
+def test_measurements_are_made_on_heldout_pairs(plant: planted.Planted, verdict: Verdict) -> None:
     circuit = circuit_of(plant)
     batch = plant.planted.pairs(CONFIG.pairs, "heldout", CONFIG.seed)
     whole, without = (last_logits(plant.model, batch, tap=tap) for tap in (lambda s, x: x, circuit.removed_tap()))
-    assert verdict["unpruned"].loss == pytest.approx(task_loss(whole, batch).item(), abs=1e-6)
-    assert verdict["necessity"].loss == pytest.approx(task_loss(without, batch).item(), abs=1e-6)
-    assert verdict["necessity"].accuracy == pytest.approx(accuracy(without, batch).item())
+    assert verdict["unpruned.loss"].value == pytest.approx(task_loss(whole, batch).item(), abs=1e-6)
+    assert verdict["necessity.loss"].value == pytest.approx(task_loss(without, batch).item(), abs=1e-6)
+    assert verdict["necessity.accuracy"].value == pytest.approx(accuracy(without, batch).item())
     only = circuit.calibration.apply(margin(last_logits(plant.model, batch, tap=circuit.to_tap()), batch))
-    assert verdict["sufficiency"].loss == pytest.approx(margin_losses(only).mean().item(), abs=1e-6)
+    assert verdict["sufficiency.loss"].value == pytest.approx(margin_losses(only).mean().item(), abs=1e-6)
 
 
-def test_random_row_is_the_median_of_its_losses(verdict: Verdict) -> None:
-    row = verdict["random"]
-    assert len(row.losses) == CONFIG.random_circuits
-    assert list(row.losses) == sorted(row.losses)
-    assert row.loss == row.losses[len(row.losses) // 2]
+def test_random_loss_is_the_median_of_its_curve(verdict: Verdict) -> None:
+    found = verdict["random.loss"]
+    assert found.curve is not None
+    assert len(found.curve.y) == CONFIG.random_circuits
+    assert list(found.curve.y) == sorted(found.curve.y)
+    assert found.value == found.curve.y[len(found.curve.y) // 2]
+    assert found.budget == f"{CONFIG.random_circuits} random circuits"
 
 
 def test_random_circuits_have_as_many_nodes_at_every_site() -> None:
@@ -89,15 +100,17 @@ def test_random_circuits_have_as_many_nodes_at_every_site() -> None:
 
 
 def test_same_seed_same_verdict(plant: planted.Planted, verdict: Verdict) -> None:
-    assert verify(plant.model, circuit_of(plant), None, CONFIG).rows == verdict.rows  # pyright: ignore
+    assert verify(plant.model, circuit_of(plant), None, CONFIG) == verdict  # pyright: ignore
 
 
 def test_circuit_of_the_wrong_nodes_is_neither_enough_nor_needed(plant: planted.Planted) -> None:
     wrong = tuple(Node(node.site, 3) for node in plant.nodes)
     circuit = replace(circuit_of(plant), nodes=wrong, calibration=Calibration())
     verdict = verify(plant.model, circuit, None, CONFIG)  # pyright: ignore
-    assert verdict["sufficiency"].loss > 0.6
-    assert verdict["necessity"].loss < 0.1
+    assert verdict["sufficiency.loss"].value > 0.6
+    assert verdict["necessity.loss"].value < 0.1
+    assert verdict["necessity.loss"].status == "warn"
+    assert verdict["necessity.loss"].reason == "better than guessing"
 
 
 def test_random_circuit_that_contains_the_whole_model_is_enough(plant: planted.Planted) -> None:
@@ -105,16 +118,18 @@ def test_random_circuit_that_contains_the_whole_model_is_enough(plant: planted.P
     sites = circuit_of(plant).keep
     everything = tuple(Node(site, i) for site, mask in sites.items() for i in range(len(mask)))
     pairs = plant.planted.pairs
-    subject = Subject(
+    inputs = CheckInput(
         plant.model,
         replace(circuit_of(plant), nodes=everything),
         pairs(32, "heldout", 0),
         pairs(32, "train", 0),
         VerifyConfig(random_circuits=3, seed=0),
     )
-    row = random_circuits(subject)
-    assert row.loss < 1e-3
-    assert len(set(row.losses)) == 1
+    loss, accuracy = random_circuits(inputs)
+    assert loss.value < 1e-3
+    assert (loss.status, accuracy.value) == ("warn", 1)
+    assert loss.curve is not None
+    assert len(set(loss.curve.y)) == 1
 
 
 def test_round_trip(verdict: Verdict, plant: planted.Planted, tmp_path: Path) -> None:
@@ -126,7 +141,12 @@ def test_round_trip(verdict: Verdict, plant: planted.Planted, tmp_path: Path) ->
     opened = artifact.open_artifact(tmp_path / "verdict", "verdict")
     assert opened.meta.parents == {"circuit": parent.id}
     assert opened.config(VerifyConfig) == CONFIG
-    for text in ("", "[]", "{}", '{"rows": 3}', '{"rows": [{}]}'):
+    stored = (tmp_path / "verdict/verdict.json").read_text()
+    none, twice = dict(json.loads(stored), measurements=[]), json.loads(stored)
+    twice["measurements"] *= 2
+    broken = stored.replace('"x": [', '"x": [0.5, ')
+    bare = stored.replace('"random.loss"', '"random"')
+    for text in ("", "[]", "{}", '{"measurements": 3}', json.dumps(none), json.dumps(twice), broken, bare):
         (tmp_path / "verdict/verdict.json").write_text(text)
         with pytest.raises(UserError, match="missing, truncated or altered"):
             Verdict.load(tmp_path / "verdict")
@@ -135,11 +155,11 @@ def test_round_trip(verdict: Verdict, plant: planted.Planted, tmp_path: Path) ->
             Verdict.load(tmp_path / "verdict")
 
 
-def test_unknown_row_is_a_key_error(verdict: Verdict) -> None:
-    verdict = replace(verdict, rows=(Row("one", "It is.", 0.5, 1.0),))
-    assert verdict["one"].loss == 0.5
+def test_unknown_measurement_is_a_key_error(verdict: Verdict) -> None:
+    verdict = replace(verdict, measurements=verdict.measurements[:1])
+    assert verdict[verdict.measurements[0].name] is verdict.measurements[0]
     with pytest.raises(KeyError):
-        verdict["two"]
+        verdict["random.loss"]
 
 
 def test_model_of_another_shape_is_refused(plant: planted.Planted) -> None:
@@ -158,3 +178,60 @@ def test_progress_is_reported(plant: planted.Planted) -> None:
 def test_site_without_nodes_keeps_nothing() -> None:
     assert not _shuffled(torch.zeros(5, dtype=torch.bool), torch.Generator()).any()
     assert Site.parse("0.attn.q") in circuit_of(planted.mlp()).keep
+
+
+def test_the_target_decides_the_status(plant: planted.Planted) -> None:
+    scores = PruneScores(0.15, 0.1, 0.2, 0.1, 1.0, 0.1, 1.0, len(plant.edges), 0, 0, 1.0)
+    met = replace(circuit_of(plant), scores=scores)
+    missed = replace(met, calibration=Calibration(0.0, 0.0))  # guesses
+    for circuit, status, word in ((met, "pass", "meets"), (missed, "fail", "misses")):
+        found = verify(plant.model, circuit, None, CONFIG)  # pyright: ignore
+        assert found.target_loss == 0.15
+        assert found["sufficiency.loss"].status == status
+        assert found["sufficiency.loss"].reason == f"{word} the target of 0.150"
+
+
+def test_headlines_are_the_columns_and_the_flat_values(verdict: Verdict) -> None:
+    titles = ["circuit alone", "accuracy", "whole model", "circuit removed", "random circuits"]
+    assert list(verdict.headlines) == titles
+    keys = [found.headline.key for found in verdict.headlines.values() if found.headline]
+    assert keys == ["loss", "accuracy", "unpruned_loss", "necessity_loss", "random_loss"]
+
+
+def test_a_verdict_of_other_checks_is_made_again(
+    plant: planted.Planted, verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "circuit").mkdir()
+    parent = artifact.finish(tmp_path / "circuit", "circuit", PruneConfig(), {}, [])
+    circuit = replace(circuit_of(plant), artifact=parent)
+    verdict.save(tmp_path / "verdict", CONFIG, parent)
+    assert finished_verdict(circuit, tmp_path / "verdict", CONFIG) == verdict
+    assert finished_verdict(circuit, tmp_path / "verdict", VerifyConfig()) is None
+    monkeypatch.setattr(CHECKS, "_entries", dict(CHECKS._entries))
+    check("further", order=5)(lambda inputs: [replace(verdict["random.loss"], name="further.loss")])
+    assert finished_verdict(circuit, tmp_path / "verdict", CONFIG) is None
+    assert finished_verdict(circuit, tmp_path / "verdict") == verdict, "a reader takes it as it is"
+
+
+def test_a_check_measures_under_its_own_name(
+    plant: planted.Planted, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wrong, words in (([], "measures nothing"), ([verdict["random.loss"]], "names another check")):
+        monkeypatch.setattr(CHECKS, "_entries", {"mine": Check("mine", 0, lambda inputs, wrong=wrong: wrong)})
+        with pytest.raises(AssertionError, match=f"check mine {words}"):
+            verify(plant.model, circuit_of(plant), None, CONFIG)  # pyright: ignore
+
+
+@pytest.mark.parametrize("ablation", ["mean", "zero", "task_mean"])
+def test_the_ablation_is_that_of_pruning(plant: planted.Planted, ablation: str, tmp_path: Path) -> None:
+    parent = artifact.finish(tmp_path, "circuit", PruneConfig(ablation=ablation), {}, [])  # pyright: ignore
+    found = verify(plant.model, replace(circuit_of(plant), artifact=parent), None, CONFIG)  # pyright: ignore
+    assert {one.check: one.ablation for one in found.measurements} == {
+        "sufficiency": ablation,
+        "unpruned": "none",
+        "necessity": ablation,
+        "random": ablation,
+    }
+    (tmp_path / "config.json").write_text('{"ablation": "by force"}')
+    with pytest.raises(UserError, match=r"config\.json is not the config of a circuit; prune again"):
+        verify(plant.model, replace(circuit_of(plant), artifact=parent), None, CONFIG)  # pyright: ignore

@@ -16,7 +16,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 class Visit:
-    """A page on screen, and everything it complained about or asked for."""
+    """A page on screen, its console messages and its requests."""
 
     def __init__(self, sheet, path: Path) -> None:
         self.sheet, self.path = sheet, path
@@ -70,26 +70,54 @@ def visit(request: pytest.FixtureRequest, browser, folder: Path) -> Iterator[Vis
     sheet.close()
 
 
-def test_losses_and_sizes_are_in_the_header(visit: Visit):
-    strip = " ".join(visit.texts(".evidence .cell"))
-    for words in (
-        "0.141",
-        "meets target 0.150",
-        "98.4 % right",
-        "0.052",
-        "0.871",
-        "median of 20",
-        "12 nodes",
-        "9 edges",
+def test_measurements_and_sizes_are_in_the_header(visit: Visit):
+    cells = visit.texts(".evidence .cell")
+    for cell, words in zip(
+        cells,
+        (
+            (
+                "circuit alone",
+                "0.141 nats",
+                "0.131 … 0.151",
+                "n = 256",
+                "98.4 % accuracy",
+                "✓ meets the target of 0.150",
+            ),
+            ("whole model", "0.052 nats", "99.8 % accuracy"),
+            ("circuit removed", "0.871 nats", "✓ no better than guessing"),
+            ("random circuits", "0.740 nats", "20 random circuits: 0.6", "✓ no better than guessing"),
+            ("12 nodes", "9 edges", "5 embedding, 2 unembedding"),
+        ),
+        strict=True,
     ):
-        assert words in strip
+        for word in words:
+            assert word in cell
+    assert visit.sheet.locator(".measurement .dot.pass").count() == 3
+    assert visit.sheet.locator(".measurement .sparkline polyline").count() == 1
+
+
+def test_a_measurement_explains_itself_on_hover_and_on_focus(visit: Visit):
+    tip = visit.sheet.locator(".evidence .tip")
+    assert not tip.is_visible()
+    visit.sheet.locator('[data-name="random.loss"]').hover()
+    for words in (
+        "Task loss: random circuits.",
+        "95 % interval 0.730 to 0.750",
+        "256 pairs, held-out",
+        "Curve: random circuit",
+    ):
+        assert words in tip.inner_text()
+    visit.sheet.locator('[data-name="necessity.accuracy"]').focus()
+    assert tip.inner_text().startswith("circuit removed, accuracy: 50.0 %.")
+    visit.sheet.evaluate("document.activeElement.blur()")
+    assert not tip.is_visible()
 
 
 def test_tasks_switch(visit: Visit):
     assert visit.sheet.locator(".item.node").count() == 12
     visit.sheet.get_by_role("button", name="random_60").click()
     assert visit.sheet.locator(".item.node").count() == 60
-    assert "misses target" in " ".join(visit.texts(".evidence"))
+    assert "misses the target of 0.150" in " ".join(visit.texts(".evidence"))
     assert visit.sheet.url.endswith("#task=random_60")
     visit.sheet.keyboard.press("]")
     assert "keeps no node" in " ".join(visit.texts(".graph"))
@@ -97,11 +125,11 @@ def test_tasks_switch(visit: Visit):
     assert visit.sheet.locator(".item.node").count() == 60
 
 
-def test_a_node_shows_its_wires_and_heatmaps(visit: Visit):
+def test_a_node_shows_its_edges_and_heatmaps(visit: Visit):
     visit.node("0.mlp.post_act:419").click()
     assert visit.texts(".panel h2") == ["0.mlp.post_act:419"]
-    assert visit.texts(".wires .weight") == ["+2.04", "−1.88", "+1.40"]
-    assert visit.texts(".wires .jump") == ["0.mlp.act_in:104", "0.mlp.act_in:881", "0.mlp.resid_delta:985"]
+    assert visit.texts(".edges .weight") == ["+2.04", "−1.88", "+1.40"]
+    assert visit.texts(".edges .jump") == ["0.mlp.act_in:104", "0.mlp.act_in:881", "0.mlp.resid_delta:985"]
     assert visit.texts(".side h4") == ["Strongest positive", "Strongest negative"]
     peak = visit.sheet.locator(".side.pos .token.peak").first
     assert peak.get_attribute("title").startswith("+")
@@ -109,7 +137,7 @@ def test_a_node_shows_its_wires_and_heatmaps(visit: Visit):
     assert shade not in ("rgba(0, 0, 0, 0)", "transparent")
     visit.sheet.get_by_role("button", name="Task prompts").click()
     assert len(visit.texts(".texts .heatmap")) == 8
-    visit.sheet.locator(".wires .jump").last.click()
+    visit.sheet.locator(".edges .jump").last.click()
     assert visit.texts(".panel h2") == ["0.mlp.resid_delta:985"]
 
 
@@ -140,9 +168,9 @@ def test_the_address_brings_back_the_place(visit: Visit):
 def test_channels_and_tokens_open_too(visit: Visit):
     visit.node("embed:104").click()
     assert visit.texts(".panel h2") == ["channel 104"]
-    assert '("' in visit.texts(".wires li .mono")[0]
+    assert '("' in visit.texts(".edges li .mono")[0]
     visit.sheet.locator(".item.answer").first.click()
-    assert visit.texts(".wires .weight") == ["+1.42"]
+    assert visit.texts(".edges .weight") == ["+1.42"]
 
 
 def test_hostile_texts_stay_text(visit: Visit):
@@ -172,7 +200,7 @@ def test_a_large_circuit_stays_usable(browser, folder: Path):
     assert sheet.locator(".item.node").count() == 500
     sheet.locator(".item.node").nth(250).focus()
     sheet.keyboard.press("Enter")
-    assert sheet.locator(".wires li").count() > 0
+    assert sheet.locator(".edges li").count() > 0
     slow = sheet.evaluate("""async () => {
         const began = performance.now();
         const graph = document.querySelector('.graph');

@@ -11,7 +11,7 @@ from thinwire.model import ModelConfig, Transformer
 from thinwire.model.taps import record
 from thinwire.sites import Node, Site, all_sites
 from thinwire.tasks import TASKS, PairBatch, last_logits, margin, margin_losses
-from thinwire.verify import Row, Verdict
+from thinwire.verify import Curve, Interval, Measurement, Verdict
 from thinwire.view import page
 from thinwire.view.behaviour import behaviour
 from thinwire.view.build import Case, Origin, payload_from
@@ -31,7 +31,6 @@ NAMES = (
     "1.mlp.resid_delta:7",
 )
 CONFIG = PageConfig(text_tokens=2048, windows=3, pairs=2, measured_pairs=6)
-ROWS = ("unpruned", "sufficiency", "necessity", "random")
 
 
 @pytest.fixture(scope="module")
@@ -72,24 +71,36 @@ def circuit(model: Transformer, batch: PairBatch) -> Circuit:
 
 @pytest.fixture(scope="module")
 def verdict() -> Verdict:
-    rows = [Row(name, "", 0.1 * (i + 1), 0.9 - 0.1 * i) for i, name in enumerate(ROWS)]
-    return Verdict(TASK, 8, 3, 0.15, 64, (*rows[:3], replace(rows[3], losses=(0.6, 0.7))))
+    curve = Curve("step", (1.0, 2.0), (0.6, 0.7))
+    return Verdict(
+        TASK,
+        8,
+        3,
+        0.15,
+        (
+            Measurement(
+                "one.loss", "one", 0.1, "nats", 64, Interval(0.05, 0.2), "heldout", "mean", "It is.", "9 draws"
+            ),
+            Measurement("one.share", "one", 0.9, "fraction", 64, None, "heldout", "none", "", None, "fail", "too low"),
+            Measurement("two.effort", "two", 30.0, "steps", 8, None, "train", "zero", "It was.", curve=curve),
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
 def payload(model: Transformer, tokens: Tokens, circuit: Circuit, verdict: Verdict) -> Payload:
-    return payload_from(model, tokens, [Case(circuit, verdict, 256)], Origin("abcd", 2.5, 0), CONFIG)
+    return payload_from(model, tokens, [Case(circuit, verdict)], Origin("abcd", 2.5, 0), CONFIG)
 
 
-def test_wires_are_the_circuits(payload: Payload, circuit: Circuit, model: Transformer):
+def test_edges_are_the_circuits(payload: Payload, circuit: Circuit, model: Transformer):
     task = payload.tasks[0]
-    drawn = {(task.nodes[wire.source].name, task.nodes[wire.target].name): wire.weight for wire in task.wires}
+    drawn = {(task.nodes[edge.source].name, task.nodes[edge.target].name): edge.weight for edge in task.edges}
     shape = model.config
     edges = circuit.edges(model)
     assert drawn == {(e.source.name(shape), e.target.name(shape)): short(e.weight) for e in edges}
     assert task.counts.edges == len(edges) > 0
-    assert {wire.channel for wire in task.embedding} == {3, 5}
-    assert {wire.channel for wire in task.unembedding} == {5, 7}
+    assert {edge.channel for edge in task.embedding} == {3, 5}
+    assert {edge.channel for edge in task.unembedding} == {5, 7}
 
 
 def test_nodes_are_described(payload: Payload, circuit: Circuit, model: Transformer):
@@ -146,11 +157,19 @@ def test_padding_does_not_count(model: Transformer, circuit: Circuit, batch: Pai
         assert padded.sides[node] == pytest.approx(narrow.sides[node], abs=1e-5)
 
 
-def test_losses_come_from_the_verdict(payload: Payload):
-    losses = payload.tasks[0].losses
-    assert (losses.model, losses.circuit, losses.removed) == pytest.approx((0.1, 0.2, 0.3))
-    assert (losses.target, losses.random, losses.n_pairs) == (0.15, (0.6, 0.7), 256)
-    assert losses.chance == pytest.approx(math.log(2))
+def test_every_measurement_reaches_the_payload(payload: Payload, verdict: Verdict):
+    task = payload.tasks[0]
+    assert task.target_loss == 0.15
+    assert task.guessing_loss == pytest.approx(math.log(2))
+    assert [f"{shown.check}.{shown.quantity}" for shown in task.measurements] == ["one.loss", "one.share", "two.effort"]
+    for shown, found in zip(task.measurements, verdict.measurements, strict=True):
+        for name in ("title", "value", "unit", "n", "ablation", "budget", "status", "reason", "meaning"):
+            assert getattr(shown, name) == getattr(found, name)
+    one, share, effort = task.measurements
+    assert (one.low, one.high, one.split) == (0.05, 0.2, "held-out")
+    assert (share.low, share.high, share.curve) == (None, None, None)
+    assert effort.curve is not None
+    assert (effort.curve.x_label, effort.curve.x, effort.curve.y) == ("step", (1.0, 2.0), (0.6, 0.7))
 
 
 def test_the_page_of_it_can_be_written(payload: Payload):

@@ -84,7 +84,7 @@ def test_the_model_runs_upwards(drawing: Drawing):
 def test_the_quote_circuit_is_drawn_whole(example: Payload):
     task = example.tasks[0]
     drawing = lay_out(task, example.vocab)
-    weights = sorted(wire.weight for wire in (*task.wires, *task.embedding, *task.unembedding))
+    weights = sorted(edge.weight for edge in (*task.edges, *task.embedding, *task.unembedding))
     assert sorted(link.weight for link in drawing.links) == weights
     assert {item.id for item in drawing.items if item.kind == "node"} == {node.name for node in task.nodes}
     assert [row.label for row in drawing.rows] == [

@@ -2,18 +2,17 @@
 
 import random
 
-from view_pieces import HOSTILE, MODEL, Texts, activity, losses, pairs, windows
+from view_pieces import HOSTILE, MODEL, Texts, activity, evidence, measured, pairs, windows
 
 from thinwire.sites import KINDS
 from thinwire.view.payload import (
     Counts,
-    Losses,
+    EdgeView,
     NodeView,
     Payload,
     TaskView,
-    TokenWire,
+    TokenEdgeView,
     Window,
-    Wire,
 )
 
 QUOTE_NODES = (
@@ -31,7 +30,7 @@ QUOTE_NODES = (
     ("7.attn.resid_delta:1249", 0.0, 0.69, 1.9, -1.8, None),
 )
 """Name, mean, strength, activation on double and on single quotes, bias."""
-QUOTE_WIRES = (
+QUOTE_EDGES = (
     (0, 2, 1.31),
     (1, 2, 1.12),
     (0, 3, 2.04),
@@ -89,24 +88,24 @@ def quote_task(texts: Texts) -> TaskView:
         )
 
     nodes = tuple(node(*row) for row in QUOTE_NODES)
-    wires = tuple(Wire(source=s, target=t, weight=w) for s, t, w in QUOTE_WIRES)
-    embedding = tuple(TokenWire(token=texts(text), channel=c, weight=w) for text, c, w in QUOTE_TOKENS)
+    edges = tuple(EdgeView(source=s, target=t, weight=w) for s, t, w in QUOTE_EDGES)
+    embedding = tuple(TokenEdgeView(token=texts(text), channel=c, weight=w) for text, c, w in QUOTE_TOKENS)
     unembedding = (
-        TokenWire(token=texts('")\n'), channel=1249, weight=1.42),
-        TokenWire(token=texts("')\n"), channel=1249, weight=-1.37),
+        TokenEdgeView(token=texts('")\n'), channel=1249, weight=1.42),
+        TokenEdgeView(token=texts("')\n"), channel=1249, weight=-1.37),
     )
     return TaskView(
         name="single_double_quote",
         summary="Close a string with the quote it was opened with.",
         circuit_id="99aa88bb77cc66dd",
         sides=('opened with ("', "opened with ('"),
-        losses=losses(),
+        **evidence(),
         counts=Counts(nodes=12, edges=9, embedding_edges=5, unembedding_edges=2),
         scale=1.8,
         shift=0.02,
-        strength_label="rise of the task loss when this node alone is frozen at its mean",
+        strength_label="rise of the task loss when this node is ablated too",
         nodes=nodes,
-        wires=wires,
+        edges=edges,
         embedding=embedding,
         unembedding=unembedding,
         pairs=prompts,
@@ -114,7 +113,7 @@ def quote_task(texts: Texts) -> TaskView:
 
 
 def random_task(texts: Texts, nodes: int, edges: int, name: str, n_layers: int = 4, documents: int = 2) -> TaskView:
-    """A seeded random circuit with wires only where a transformer has them."""
+    """A seeded random circuit with edges only where a transformer has them."""
     rng = random.Random(nodes)
     prompts = pairs(texts, rng, 2)
     made: dict[str, NodeView] = {}
@@ -151,23 +150,23 @@ def random_task(texts: Texts, nodes: int, edges: int, name: str, n_layers: int =
         if a.layer == b.layer and b.kind in allowed.get(a.kind, ())
     ]
     ends = rng.sample(options, min(edges, len(options)))
-    wires = tuple(Wire(source=s, target=t, weight=round(rng.gauss(0, 1), 3)) for s, t in ends)
+    drawn = tuple(EdgeView(source=s, target=t, weight=round(rng.gauss(0, 1), 3)) for s, t in ends)
     read = sorted({v.channel for v in views if v.kind.endswith("act_in")})[:8]
     embedding = tuple(
-        TokenWire(token=rng.choice(prompts[0].first.tokens), channel=c, weight=rng.gauss(0, 1)) for c in read
+        TokenEdgeView(token=rng.choice(prompts[0].first.tokens), channel=c, weight=rng.gauss(0, 1)) for c in read
     )
     answers = (prompts[0].first.answer, prompts[0].second.answer)
     last = [v.channel for v in views if v.kind == "mlp.resid_delta"][:3]
-    unembedding = tuple(TokenWire(token=a, channel=c, weight=rng.gauss(0, 1)) for c in last for a in answers)
-    counts = Counts(nodes=nodes, edges=len(wires), embedding_edges=len(embedding), unembedding_edges=len(unembedding))
+    unembedding = tuple(TokenEdgeView(token=a, channel=c, weight=rng.gauss(0, 1)) for c in last for a in answers)
+    counts = Counts(nodes=nodes, edges=len(drawn), embedding_edges=len(embedding), unembedding_edges=len(unembedding))
     return TaskView(
         name=name,
         summary="A seeded random circuit.",
-        losses=losses(0.3),
+        **evidence(0.3),
         counts=counts,
-        strength_label="rise of the task loss when this node alone is frozen at its mean",
+        strength_label="rise of the task loss when this node is ablated too",
         nodes=views,
-        wires=wires,
+        edges=drawn,
         embedding=embedding,
         unembedding=unembedding,
         pairs=prompts,
@@ -175,9 +174,9 @@ def random_task(texts: Texts, nodes: int, edges: int, name: str, n_layers: int =
 
 
 def empty_task() -> TaskView:
-    bare = Losses(target=0.15, circuit=0.69, circuit_accuracy=0.5, model=0.6, model_accuracy=0.6, n_pairs=0)
+    bare = measured("sufficiency", "circuit alone", 0.69, 0.5)
     counts = Counts(nodes=0, edges=0, embedding_edges=0, unembedding_edges=0)
-    return TaskView(name="empty", summary="Nothing was kept.", losses=bare, counts=counts)
+    return TaskView(name="empty", summary="Nothing was kept.", guessing_loss=0.6931, measurements=bare, counts=counts)
 
 
 def hostile_task(texts: Texts) -> TaskView:
@@ -186,7 +185,7 @@ def hostile_task(texts: Texts) -> TaskView:
     tokens = tuple(texts(text) for text in HOSTILE)
     window = Window(tokens=tokens, activations=(1.0, -1.0, 2.0, 0.0, 0.5), peak=2, source=HOSTILE[0])
     nodes = tuple(node.replace(positive=(window, *node.positive)) for node in task.nodes)
-    embedding = tuple(TokenWire(token=token, channel=104, weight=3.0) for token in tokens)
+    embedding = tuple(TokenEdgeView(token=token, channel=104, weight=3.0) for token in tokens)
     return task.replace(name=HOSTILE[2], summary=HOSTILE[0], nodes=nodes, embedding=(*task.embedding, *embedding))
 
 

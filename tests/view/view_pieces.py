@@ -1,4 +1,4 @@
-"""Pieces that hand-made payloads are put together from: texts, windows, pairs, losses."""
+"""Parts of hand-made payloads: texts, windows, pairs, measurements."""
 
 import math
 import random
@@ -6,7 +6,8 @@ import re
 
 from thinwire.view.payload import (
     Activity,
-    Losses,
+    CurveView,
+    MeasurementView,
     ModelCard,
     Pair,
     Prompt,
@@ -99,16 +100,30 @@ def pairs(texts: Texts, rng: random.Random, count: int = 4) -> tuple[Pair, ...]:
     return tuple(made)
 
 
-def losses(circuit: float = 0.141) -> Losses:
+def measured(check: str, title: str, loss: float, accuracy: float, **fields: object) -> tuple[MeasurementView, ...]:
+    """The loss and the accuracy of one check; further fields are of the loss."""
+    both = {"check": check, "title": title, "n": 256, "split": "held-out", "ablation": "mean"}
+    one = both | {"quantity": "loss", "value": loss, "unit": "nats", "low": loss - 0.01, "high": loss + 0.01}
+    other = both | {"quantity": "accuracy", "value": accuracy, "unit": "fraction", "meaning": "Share of right answers."}
+    one |= {"meaning": f"Task loss: {title}."} | fields
+    return MeasurementView.model_validate(one), MeasurementView.model_validate(other)
+
+
+def evidence(circuit: float = 0.141) -> dict[str, object]:
+    """What the checks say of a task: fields of `TaskView`."""
     rng = random.Random(1)
-    return Losses(
-        target=0.15,
-        circuit=circuit,
-        circuit_accuracy=0.984,
-        model=0.052,
-        model_accuracy=0.998,
-        removed=0.871,
-        random=tuple(round(rng.uniform(0.62, 0.86), 4) for _ in range(20)),
-        chance=0.6931,
-        n_pairs=256,
-    )
+    drawn = sorted(round(rng.uniform(0.62, 0.86), 4) for _ in range(20))
+    curve = CurveView(x_label="random circuit", x=tuple(map(float, range(20))), y=tuple(drawn))
+    met = circuit <= 0.15
+    judged = {"status": "pass" if met else "fail", "reason": f"{'meets' if met else 'misses'} the target of 0.150"}
+    needed = {"status": "pass", "reason": "no better than guessing"}
+    return {
+        "target_loss": 0.15,
+        "guessing_loss": 0.6931,
+        "measurements": (
+            *measured("sufficiency", "circuit alone", circuit, 0.984, **judged),
+            *measured("unpruned", "whole model", 0.052, 0.998),
+            *measured("necessity", "circuit removed", 0.871, 0.5, **needed),
+            *measured("random", "random circuits", 0.74, 0.5, budget="20 random circuits", curve=curve, **needed),
+        ),
+    }

@@ -1,4 +1,4 @@
-"""thinwire quickstart: the whole way once, from Python source to checked circuits on a page."""
+"""thinwire quickstart: every stage once, from Python source to checked circuits on a page."""
 
 import time
 from collections.abc import Sequence
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from thinwire.verify import Verdict
 
 DEFAULT_MODEL = "python-2x256"
-"""The shipped model that is taken unless one is trained."""
+"""The shipped model that quickstart uses unless it trains one."""
 TASKS = ("single_double_quote", "bracket_counting", "set_or_string")
 
 
 @dataclass(frozen=True)
 class Args:
-    """Take the shipped weight-sparse model, or train a small one, prune three tasks, check the circuits, write a page.
+    """Use the shipped weight-sparse model, or train a small one; prune three tasks, check the circuits, write a page.
 
-    Finished stages are reused, interrupted ones resume.
+    Finished stages are reused. Interrupted stages resume.
     """
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/quickstart")
     """Folder of the run."""
     train: bool = False
-    """Train a small model from scratch, in a few minutes, instead of taking the shipped one."""
+    """Train a small model from scratch, in a few minutes, instead of using the shipped one."""
     steps: int | None = None
-    """With --train: training steps; unset takes the preset's. Fewer is quicker and worse."""
+    """With --train: training steps; unset uses the preset's. Fewer steps are quicker and give a worse model."""
     seed: int = 0
     """Seed of the masks, and with --train of the weights and the data order."""
     json: bool = False
@@ -52,7 +52,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one task: a circuit with its verdict, or the reason why there is none."""
+    """The result for one task: a circuit with its verdict, or the reason why there is none."""
 
     task: str
     circuit: "Circuit | None" = None
@@ -84,13 +84,13 @@ def run(argv: Sequence[str]) -> None:
 
 
 def taken(work: "Workspace") -> "Tokens":
-    """Take the shipped model into the workspace; returns tokens of its tokenizer."""
+    """Copy the shipped model into the workspace; returns tokens of its tokenizer."""
     from thinwire.data import build
 
     if DEFAULT_MODEL not in shipped.names():
         raise UserError(f"This installation lacks the shipped model {DEFAULT_MODEL}; give --train to train one here.")
     with progress("1/5 model") as report:
-        # first of all, so that the tokens of another model there are not replaced before this is refused
+        # before the tokens are built: a workspace of another model is refused while its tokens are still intact
         work.adopt(artifact.open_artifact(shipped.root() / DEFAULT_MODEL, "model"))
         report(1, 1, f"{DEFAULT_MODEL}, shipped")
     with progress("2/5 tokens") as report:
@@ -103,7 +103,7 @@ def trained_here(args: Args, work: "Workspace") -> "Tokens":
     from thinwire.stages import train_stage
 
     config = training(args)
-    if artifact.is_finished(work.model):  # before its tokens could be replaced
+    if artifact.is_finished(work.model):  # before the tokens are built, so that those of another model stay intact
         found = artifact.open_artifact(work.model, "model")
         if found.config(TrainConfig) != config:
             raise UserError(f"{work.model} holds a model trained with another config; choose another --out.")
@@ -121,7 +121,7 @@ def training(args: Args) -> TrainConfig:
 
 
 def outcome(opened, tokens, task: str, work: "Workspace", seed: int) -> Outcome:
-    """Prune and check one task; a task the model cannot do is passed over with the reason."""
+    """Prune and check one task; a task that the model cannot do is skipped with the reason."""
     from thinwire.prune.run import TargetMissed
     from thinwire.stages import prune_stage, verify_stage
     from thinwire.tasks import find_task
@@ -141,13 +141,14 @@ def summary(
 ) -> dict:
     """The run as one JSON object; `model` names the shipped model, or is null when one was trained."""
     from thinwire.cli.prune import summary as of_circuit
+    from thinwire.cli.verify import rows
     from thinwire.cli.verify import summary as of_verdict
 
     tasks = []
     for found in outcomes:
         row: dict[str, object] = {"task": found.task, "refused": found.refused or None}
         if found.circuit and found.verdict:
-            row |= of_circuit(found.circuit, work.circuit(found.task)) | of_verdict(found.verdict)
+            row |= of_circuit(found.circuit, work.circuit(found.task)) | of_verdict(found.verdict) | rows(found.verdict)
         tasks.append(row)
     return {
         "out": str(work.root),
@@ -168,23 +169,20 @@ def table(model: str | None, trained: "TrainResult", outcomes: list[Outcome]) ->
     """The run for reading."""
     size = f"{trained.nonzeros:,} of {trained.entries:,} weights"
     title = f"{model or 'trained here'}: {size}, validation loss {trained.val_loss:.3f} nats"
-    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # 80 columns hold it
-    made = Table(title=title, title_justify="left", caption_justify="left", **slim)
-    made.caption = "losses in nats on held-out pairs; guessing is 0.69, and so should be 'removed' and 'random'"
-    made.add_column("task", no_wrap=True)
-    for name in ("nodes", "edges", "circuit", "accuracy", "model", "removed", "random"):
-        made.add_column(name, justify="right")
+    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
+    grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
+    grid.caption = "losses in nats on held-out pairs; a loss of 0.69 is no better than guessing"
+    grid.add_column("task", no_wrap=True)
+    columns = list(dict.fromkeys(name for found in outcomes if found.verdict for name in found.verdict.headlines))
+    for name in ("nodes", "edges", *columns):
+        grid.add_column(name.replace(" ", "\n"), justify="right")
     for found in outcomes:
-        if not (found.circuit and found.verdict):
-            made.add_row(found.task, *["-"] * 7)
+        if found.verdict is None:
+            grid.add_row(found.task, *["-"] * (2 + len(columns)))
             continue
-        rows = found.verdict
-        losses = [f"{rows[name].loss:.3f}" for name in ("unpruned", "necessity", "random")]
-        enough = rows["sufficiency"]
-        made.add_row(
-            found.task, str(rows.nodes), str(rows.edges), f"{enough.loss:.3f}", f"{enough.accuracy:.3f}", *losses
-        )
-    return made
+        sizes, shown = (str(found.verdict.nodes), str(found.verdict.edges)), found.verdict.headlines
+        grid.add_row(found.task, *sizes, *(shown[name].number if name in shown else "-" for name in columns))
+    return grid
 
 
 def advice(outcomes: list[Outcome], work: "Workspace", seconds: float) -> str:

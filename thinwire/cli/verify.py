@@ -1,24 +1,26 @@
-"""thinwire verify: check whether a circuit tells the truth."""
+"""thinwire verify: faithfulness checks on a circuit."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from thinwire.cli.common import chosen_config, emit, parse, progress
 from thinwire.verify.config import VerifyConfig
+from thinwire.verify.measurement import written
 
 if TYPE_CHECKING:
-    from thinwire.verify import Verdict
+    from thinwire.verify import Measurement, Verdict
 
 
 @dataclass(frozen=True)
 class Args:
-    """Check a circuit on unseen pairs: is it enough, is it needed, would any circuit of its size do."""
+    """Check a circuit on pairs that pruning never saw: is it enough, is it needed, would any circuit of its size do."""
 
     circuit: tyro.conf.Positional[Path]
     """Circuit artefact."""
@@ -26,7 +28,7 @@ class Args:
     model: Path | None = None
     """Model the circuit was cut from; unset looks for `../../model` from the circuit."""
     task_file: Path | None = None
-    """JSON Lines file of pairs, a task of one's own called by the file's stem."""
+    """JSON Lines file of pairs: your own task, named by the file's stem."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the verdict artefact; unset writes `verdicts/TASK` beside the model."""
     force: bool = False
@@ -51,33 +53,48 @@ def run(argv: Sequence[str]) -> None:
     began = time.perf_counter()
     with progress(f"verify {circuit.task}") as report:
         verdict = verify_stage(opened, circuit, args.config, out, report, again=args.force, own=own)
-    values = {"out": str(out), **summary(verdict), "seconds": time.perf_counter() - began}
+    values = {"out": str(out), **summary(verdict), **rows(verdict), "seconds": time.perf_counter() - began}
     emit(values, args.json, table(verdict))
 
 
 def summary(verdict: "Verdict") -> dict[str, object]:
-    """The verdict as flat values; `loss` and `accuracy` are those of the circuit alone."""
-    others = {f"{row.name}_loss": row.loss for row in verdict.rows if row.name != "sufficiency"}
-    enough = verdict["sufficiency"]
+    """The verdict as flat values: sizes, and every measurement that tables of several circuits show, by its key."""
     return {
         "task": verdict.task,
         "nodes": verdict.nodes,
         "edges": verdict.edges,
         "target_loss": verdict.target_loss,
-        "loss": enough.loss,
-        "accuracy": enough.accuracy,
-        **others,
+        **{found.headline.key: found.value for found in verdict.measurements if found.headline},
     }
 
 
+def rows(verdict: "Verdict") -> dict[str, object]:
+    """Every measurement as one row, under `rows`; `column` is its title in tables of several circuits."""
+    return {"rows": [measurement.row() for measurement in verdict.measurements]}
+
+
 def table(verdict: "Verdict") -> Table:
-    """The verdict for reading."""
-    title = f"{verdict.task}: {verdict.nodes} nodes, {verdict.edges} edges, target loss {verdict.target_loss:g}"
-    made = Table(title=title, title_justify="left", caption="held-out pairs", caption_justify="left")
-    made.add_column("check")
-    made.add_column("loss", justify="right")
-    made.add_column("accuracy", justify="right")
-    made.add_column("how to read it", overflow="fold")
-    for row in verdict.rows:
-        made.add_row(row.name, f"{row.loss:.3f}", f"{row.accuracy:.3f}", row.meaning)
-    return made
+    """The verdict for reading: a row per measurement, and below the table how to read each check."""
+    target = "" if verdict.target_loss is None else f", target loss {verdict.target_loss:g} nats"
+    title = f"{verdict.task}: {verdict.nodes} nodes, {verdict.edges} edges{target}"
+    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
+    grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
+    grid.add_column("check")
+    grid.add_column("measured")
+    for name in ("value", "95 % interval", "pairs"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("split")
+    grid.add_column("status")
+    read: dict[str, str] = {}
+    for one in verdict.measurements:
+        grid.add_row("" if one.title in read else one.title, one.quantity, *_cells(one))
+        read.setdefault(one.title, f"{one.title}: {one.meaning}{f' Here: {one.reason}.' if one.reason else ''}")
+    grid.caption = "\n".join(read.values())
+    return grid
+
+
+def _cells(one: "Measurement") -> tuple[str, ...]:
+    """A measurement's value, interval, pairs, split and status."""
+    value = one.number if one.unit == "fraction" else f"{one.number} {one.unit}"
+    low, high = (written(end, one.unit) for end in astuple(one.interval)) if one.interval else ("", "")
+    return value, f"{low} … {high}" if low else "", str(one.n), one.split, one.status

@@ -17,7 +17,7 @@ from thinwire.verify.config import VerifyConfig
 class Args:
     """Write circuits of one model as one self-contained HTML page, or print them as text.
 
-    Given the folder of a model instead, finished or still in training, write the report of its training, `report.html`.
+    Given the folder of a model instead, finished or unfinished, write the report of its training, `report.html`.
     """
 
     circuits: tyro.conf.Positional[tuple[Path, ...]]
@@ -27,7 +27,7 @@ class Args:
     tokens: Path | None = None
     """Tokens the model was trained on; unset looks for `tokens` beside the model."""
     task_file: Path | None = None
-    """JSON Lines file of pairs, a task of one's own called by the file's stem."""
+    """JSON Lines file of pairs: your own task, named by the file's stem."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """HTML file; unset writes `index.html` beside the model, and a report into the model's folder."""
     text: bool = False
@@ -60,13 +60,13 @@ def run(argv: Sequence[str]) -> None:
         emit({"circuits": texts}, args.json, "\n\n".join(texts))
         return
     for circuit in circuits:
-        circuit_task(circuit, own)  # refused before one is measured
+        circuit_task(circuit, own)  # raises before anything is measured
     work = Workspace.of_model(model)
     tokens = work.open_tokens(args.tokens, model)
     cases = []
     for circuit in circuits:
         folder = work.verdict(circuit.task)
-        verdict = finished_verdict(circuit, folder)  # made with other settings, it is still the user's verdict
+        verdict = finished_verdict(circuit, folder)  # one of other settings is still the user's verdict
         if verdict is None:
             with progress(f"verify {circuit.task}") as report:
                 verdict = verify_stage(opened, circuit, VerifyConfig(), folder, report, own=own)
@@ -86,6 +86,6 @@ def _report(model: Path, args: Args) -> None:
     from thinwire.stages import Workspace
     from thinwire.view.report import REPORT, write_report
 
-    place = Workspace.of_model(model).root / REPORT if shipped.name_of(model) else None
-    out = write_report(shipped.find(model), args.out or place)
+    default = Workspace.of_model(model).root / REPORT if shipped.name_of(model) else None
+    out = write_report(shipped.find(model), args.out or default)
     emit({"out": str(out), "model": str(model)}, args.json, str(out))

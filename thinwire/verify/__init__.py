@@ -1,14 +1,18 @@
-"""Checks on a circuit: is it enough, is it needed, would any circuit of its size do."""
+"""Faithfulness checks on a circuit: is it enough, is it needed, would any circuit of its size do."""
 
 from typing import TYPE_CHECKING
 
 from thinwire.lazy import attach
 
 if TYPE_CHECKING:
+    from thinwire.verify.checks import CHECKS as CHECKS
+    from thinwire.verify.checks import check as check
     from thinwire.verify.config import VerifyConfig as VerifyConfig
-    from thinwire.verify.subject import CHECKS as CHECKS
-    from thinwire.verify.subject import Row as Row
-    from thinwire.verify.subject import Subject as Subject
+    from thinwire.verify.inputs import CheckInput as CheckInput
+    from thinwire.verify.measurement import Curve as Curve
+    from thinwire.verify.measurement import Headline as Headline
+    from thinwire.verify.measurement import Interval as Interval
+    from thinwire.verify.measurement import Measurement as Measurement
     from thinwire.verify.verdict import Verdict as Verdict
     from thinwire.verify.verdict import finished_verdict as finished_verdict
     from thinwire.verify.verdict import verify as verify
@@ -16,11 +20,15 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "CHECKS": "subject",
-        "Row": "subject",
-        "Subject": "subject",
+        "CHECKS": "checks",
+        "CheckInput": "inputs",
+        "Curve": "measurement",
+        "Headline": "measurement",
+        "Interval": "measurement",
+        "Measurement": "measurement",
         "Verdict": "verdict",
         "VerifyConfig": "config",
+        "check": "checks",
         "finished_verdict": "verdict",
         "verify": "verdict",
     },

@@ -9,7 +9,7 @@ class VerifyConfig(Config):
     """How a circuit is checked."""
 
     pairs: int = Field(default=256, ge=1)
-    """Held-out pairs that every row is measured on."""
+    """Held-out pairs that every check measures on."""
     random_circuits: int = Field(default=20, ge=1)
     """Random circuits of the same size to compare with."""
     max_logit_scale: float = Field(default=3.0, gt=0)

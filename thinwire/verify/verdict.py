@@ -15,33 +15,38 @@ from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.tasks import Task
+from thinwire.verify.checks import all_checks
 from thinwire.verify.config import VerifyConfig
-from thinwire.verify.subject import CHECKS, Row, Subject
-
-# Checks register when they are imported, and a verdict's rows stand in this order.
-# isort: off
-from thinwire.verify import sufficiency  # noqa: F401
-from thinwire.verify import necessity  # noqa: F401
-from thinwire.verify import random_circuits  # noqa: F401
-# isort: on
+from thinwire.verify.inputs import CheckInput, ablation_of
+from thinwire.verify.measurement import Measurement
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Verdict:
-    """What the checks found."""
+    """What the checks measured on one circuit."""
 
     task: str
     nodes: int
     edges: int
-    target_loss: float
-    pairs: int
-    """Held-out pairs that every row is measured on."""
-    rows: tuple[Row, ...]
+    target_loss: float | None
+    """Task loss that pruning had to reach, nats; None for circuits that were not pruned to one."""
+    measurements: tuple[Measurement, ...]
+    """Measurements of the same check stand side by side."""
 
-    def __getitem__(self, name: str) -> Row:
-        """The row called `name`. Raises KeyError."""
-        return {row.name: row for row in self.rows}[name]
+    def __post_init__(self) -> None:
+        names = [measurement.name for measurement in self.measurements]
+        if not names or len(set(names)) != len(names):
+            raise ValueError("a verdict needs at least one measurement, and no two of the same name")
+
+    def __getitem__(self, name: str) -> Measurement:
+        """The measurement called `name`, such as `sufficiency.loss`. Raises KeyError."""
+        return {measurement.name: measurement for measurement in self.measurements}[name]
+
+    @property
+    def headlines(self) -> dict[str, Measurement]:
+        """The measurements for tables of several circuits, by the title of their column."""
+        return {found.headline.column: found for found in self.measurements if found.headline}
 
     def save(self, folder: Path | str, config: VerifyConfig, circuit: Artifact) -> None:
         """Write the verdict as an artefact folder whose parent is the circuit's."""
@@ -54,23 +59,27 @@ class Verdict:
         """The verdict in an artefact folder. Raises UserError when it is not a whole one."""
         opened = artifact.open_artifact(Path(folder), "verdict")
         refusal = f"{folder} does not hold a readable verdict; verify again."
-        verdict = read_record(cls, opened.path / "verdict.json", refusal)
-        if not {"sufficiency", "necessity", "random", "unpruned"} <= {row.name for row in verdict.rows}:
-            raise UserError(refusal)
-        return verdict
+        return read_record(cls, opened.path / "verdict.json", refusal)
 
 
 def finished_verdict(circuit: Circuit, folder: Path, config: VerifyConfig | None = None) -> Verdict | None:
-    """The verdict on exactly this circuit in a folder, of any config or this one; None where there is no whole one."""
+    """The verdict in a folder, if it is on exactly this circuit; None where there is none that can be read.
+
+    Given a config, it must also be made with this config and by the checks that are registered now.
+    """
     assert circuit.artifact is not None
     if not artifact.is_finished(folder):
         return None
     try:
         found = artifact.open_artifact(folder, "verdict")
         same = found.meta.parents.get("circuit") == circuit.artifact.id
-        return Verdict.load(folder) if same and config in (None, found.config(VerifyConfig)) else None
+        if not same or config not in (None, found.config(VerifyConfig)):
+            return None
+        verdict = Verdict.load(folder)
     except UserError:
         return None
+    complete = {measurement.check for measurement in verdict.measurements} == {check.name for check in all_checks()}
+    return verdict if complete or config is None else None
 
 
 def verify(
@@ -88,16 +97,19 @@ def verify(
     config = config or VerifyConfig()
     circuit.check_model(model)
     task, context = circuit_task(circuit, own), model.config.context
-    subject = Subject(
+    inputs = CheckInput(
         model,
         circuit,
         task.pairs(config.pairs, "heldout", config.seed, tokenizer, context),
         task.pairs(config.pairs, "train", config.seed, tokenizer, context),
         config,
+        ablation_of(circuit),
     )
-    rows = []
-    for name in CHECKS:
-        rows.append(CHECKS[name](subject))
-        report(len(rows), len(CHECKS), f"{name} loss {rows[-1].loss:.3f}")
-    target = circuit.scores.target_loss if circuit.scores else float("nan")
-    return Verdict(circuit.task, len(circuit.nodes), len(circuit.edges(model)), target, config.pairs, tuple(rows))
+    checks, measurements = all_checks(), []
+    for done, check in enumerate(checks, 1):
+        found = list(check.run(inputs))
+        assert found, f"check {check.name} measures nothing"
+        assert {one.check for one in found} == {check.name}, f"check {check.name} names another check"
+        measurements += found
+        report(done, len(checks), f"{found[0].title}: {found[0].quantity} {found[0].number}")
+    return Verdict(circuit.task, len(circuit.nodes), len(circuit.edges(model)), inputs.target_loss, tuple(measurements))

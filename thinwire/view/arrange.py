@@ -1,9 +1,9 @@
-"""Order and place within rows: what a layered drawing leaves free once the rank of everything is known.
+"""Order and position within rows, for a layered drawing in which the row of everything is known.
 
-Rows are swept up and down. Every block wishes for the weighted mean of its neighbours' places (barycentre), the row is
-ordered by these wishes, and each block gets the place nearest to its wish at which nothing overlaps (isotonic
-regression: exact for the order at hand). That is a local search, so small pictures start from several seeded orders
-and keep the one with fewest crossings.
+Rows are swept up and down. Every block wants the weighted mean of its neighbours' positions (barycentre). The row is
+ordered by these means, and each block gets the position nearest to its mean at which nothing overlaps (isotonic
+regression: exact for the given order). That is a local search, so small pictures start from several seeded orders
+and keep the one with the fewest crossings.
 """
 
 import random
@@ -11,11 +11,11 @@ from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-SWEEPS, SETTLE = 24, 12
+SWEEPS, RELAXATIONS = 24, 12
 STARTS, SMALL = 16, 400
 """Orders to start from while a picture has at most SMALL joints; beyond that, one."""
 LIGHT = 1e-3
-"""Weight of a block that nothing pulls on."""
+"""Weight of a block without lines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Joint:
 
 @dataclass(eq=False)
 class Block:
-    """Items that stay side by side (none: a waypoint of a bus), and the lines that hold it."""
+    """Items that stay side by side (none: a waypoint of a bus), and the lines to other blocks."""
 
     width: float
     items: list[int] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Block:
 
     @property
     def wish(self) -> float:
-        """Where the block wants its centre to be."""
+        """The position that the block wants for its centre."""
         if not self.weight:
             return self.x
         return sum((j.other.x + j.theirs - j.own) * j.pull for j in self.joints) / self.weight
@@ -59,7 +59,7 @@ def tie(one: Block, other: Block, own: float, theirs: float, pull: float) -> Non
 
 
 def arrange(rows: list[list[Block]], gap: float) -> None:
-    """Order the blocks of every row, in place, and give them places without overlap."""
+    """Order the blocks of every row in place, and give them positions without overlap."""
     for number, blocks in enumerate(rows):
         for block in blocks:
             block.row = number
@@ -76,21 +76,21 @@ def arrange(rows: list[list[Block]], gap: float) -> None:
         if best is None or cost < best[0] - 1e-9:
             best = cost, [list(blocks) for blocks in rows], [[block.x for block in blocks] for blocks in rows]
     assert best is not None
-    for blocks, order, places in zip(rows, best[1], best[2], strict=True):
+    for blocks, order, positions in zip(rows, best[1], best[2], strict=True):
         blocks[:] = order
-        for block, x in zip(order, places, strict=True):
+        for block, x in zip(order, positions, strict=True):
             block.x = x
 
 
-def settle(lanes: list[list[Block]], gap: float) -> None:
-    """Move blocks nearer to their wishes while keeping the order within each lane."""
-    for _ in range(SETTLE):
+def relax(lanes: list[list[Block]], gap: float) -> None:
+    """Move blocks nearer to the positions they want, and keep the order within each lane."""
+    for _ in range(RELAXATIONS):
         for lane in lanes:
             place(lane, gap)
 
 
 def place(blocks: list[Block], gap: float) -> None:
-    """Give ordered blocks the places nearest to their wishes without overlap (pool adjacent violators)."""
+    """Give ordered blocks the positions without overlap nearest to those they want (pool adjacent violators)."""
     shifts = _shifts(blocks, gap)
     pools: list[tuple[float, float, int]] = []
     for block, shift in zip(blocks, shifts, strict=True):

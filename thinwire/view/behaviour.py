@@ -1,4 +1,4 @@
-"""What a circuit's nodes do on the task: activations on prompts, how the sides differ, what each node is worth."""
+"""A circuit's nodes on the task: activations on prompts, how the sides differ, how much each node matters."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Behaviour:
     """Measurements on a batch of n pairs, rows as in `PairBatch`: one side first, then the other."""
 
     activations: dict[Node, np.ndarray]
-    """In the whole model, float32 [2n, pos]; padding holds zeros."""
+    """In the whole model, zero at padding. float32 [2n, pos]"""
     sides: dict[Node, tuple[float, float]]
     """Per side, the mean over prompts of the activation of largest magnitude within the prompt."""
     p_circuit: np.ndarray
@@ -28,7 +28,7 @@ class Behaviour:
     p_model: np.ndarray
     """The same of the whole model. float32 [2n]"""
     strengths: dict[Node, float]
-    """Rise of the calibrated task loss when one more node is frozen; empty for circuits with too many nodes."""
+    """Rise of the calibrated task loss, in nats, when one more node is ablated; empty for too large circuits."""
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
     logits = model(batch.tokens, tap=tap)[torch.arange(len(batch.tokens)), batch.last]
     whole = margin(logits, batch)
     real = inside(batch)
-    seen = {node: (tap.values[node.site][..., node.index].float() * real).numpy() for node in circuit.nodes}
+    activations = {node: (tap.values[node.site][..., node.index].float() * real).numpy() for node in circuit.nodes}
     cut = circuit.cut_model(model)
     norms = circuit.norms(model, batch)
     path = circuit_path(cut, circuit, batch, norms)
@@ -48,8 +48,8 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
     without = {node: margins_without(cut, circuit, batch, path, node, norms) for node in measured}
     losses = {node: margin_losses(margins).mean().item() for node, margins in without.items()}
     return Behaviour(
-        activations=seen,
-        sides={node: _sides(values) for node, values in seen.items()},
+        activations=activations,
+        sides={node: _sides(values) for node, values in activations.items()},
         p_circuit=kept.sigmoid().numpy(),
         p_model=whole.sigmoid().numpy(),
         strengths={node: loss - base for node, loss in losses.items()},
@@ -57,7 +57,10 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
 
 
 def circuit_path(model: Transformer, circuit: Circuit, batch: PairBatch, norms: Norms) -> list[Tensor]:
-    """Residual points h_0 … up to the last layer [2n, pos, d_model], with only the circuit; `model` is its cut one."""
+    """Residual points h_0 … up to the last layer, each [2n, pos, d_model], with only the circuit.
+
+    `model` is the cut model.
+    """
     tap, path = circuit.to_tap(), [model.embed(batch.tokens)]
     for sublayer in range(whole_sublayers(model)):
         path.append(model.run(path[-1], sublayer, sublayer + 1, tap, norms=norms))
@@ -67,7 +70,10 @@ def circuit_path(model: Transformer, circuit: Circuit, batch: PairBatch, norms: 
 def margins_without(
     model: Transformer, circuit: Circuit, batch: PairBatch, path: list[Tensor], node: Node, norms: Norms
 ) -> Tensor:
-    """Calibrated margins [2n] of the cut model with one node less; only sublayers that can notice are run again."""
+    """Calibrated margins [2n] of the cut model with one more node ablated; only sublayers from it on run again.
+
+    `path` has the residual points of the circuit, as `circuit_path` gives them.
+    """
     mask = circuit.keep[node.site].clone()
     mask[node.index] = False
     tap = ablate({**circuit.keep, node.site: mask}, circuit.means)

@@ -1,13 +1,13 @@
 """From a model and its circuits to the payload of a page.
 
 1. Run held-out pretraining text through the whole model for histograms and strongest texts (`samples`).
-2. Per task, run held-out pairs through the whole model and the circuit, and freeze one node at a time (`behaviour`).
-3. Read the wires, biases and means, and write everything down with tokens as places in one vocabulary.
+2. Per task, run held-out pairs through the whole model and the circuit, and ablate one more node at a time
+   (`behaviour`).
+3. Read the edges, biases and means, and store everything, with tokens as indices into one vocabulary.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from thinwire.circuit import Circuit, circuit_task, embedding_edges, unembedding_edges
 from thinwire.data import Tokens
@@ -17,20 +17,30 @@ from thinwire.model.weights import count_nonzeros
 from thinwire.progress import Report, silent
 from thinwire.sites import Node
 from thinwire.tasks import REST, PairBatch, Task
-from thinwire.verify import Verdict
+from thinwire.verify import Measurement, Verdict
+from thinwire.verify.margins import GUESSING
 from thinwire.view.behaviour import behaviour
 from thinwire.view.config import PageConfig
-from thinwire.view.describe import Vocabulary, node_view, prompt_view, short, token_wires
-from thinwire.view.payload import Counts, Losses, ModelCard, Pair, Payload, TaskView, Wire
+from thinwire.view.describe import Vocabulary, node_view, prompt_view, short, token_edges
+from thinwire.view.payload import (
+    Counts,
+    CurveView,
+    EdgeView,
+    MeasurementView,
+    ModelCard,
+    Pair,
+    Payload,
+    TaskView,
+)
 from thinwire.view.samples import Profile, profiles
 from thinwire.view.sketch import visible
 
-STRENGTH = "Rise of the held-out task loss, in nats, when this node alone is frozen as well"
+STRENGTH = "Rise of the circuit's held-out task loss, in nats, when this node is ablated too"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What the weights do not tell about a model."""
+    """Facts about a model that its weights do not hold."""
 
     model_id: str
     """Content hash of the model artefact."""
@@ -45,14 +55,12 @@ class Case:
 
     circuit: Circuit
     verdict: Verdict
-    pairs: int | None = None
-    """Held-out pairs behind the verdict."""
     own: Task | None = None
     """The circuit's task where it is not a registered one."""
 
     @property
     def task(self) -> Task:
-        """The circuit's task. Raises UserError when it is not to be had."""
+        """The circuit's task. Raises UserError when it cannot be found."""
         return circuit_task(self.circuit, self.own)
 
 
@@ -64,7 +72,10 @@ def payload_from(
     config: PageConfig | None = None,
     report: Report = silent,
 ) -> Payload:
-    """The payload of one page with all circuits, one a task. Raises UserError when things do not belong together."""
+    """The payload of one page with all circuits, one per task.
+
+    Raises UserError when a circuit, its verdict and the model do not belong together.
+    """
     config = config or PageConfig()
     for case in cases:
         case.circuit.check_model(model)
@@ -78,7 +89,7 @@ def payload_from(
     for case in cases:
         views.append(_task_view(model, tokens, case, known, word, config))
         report(len(views), len(cases), f"measured {case.circuit.task}")
-    texts = tuple(tokens.tokenizer.token(token) for token in word.places)
+    texts = tuple(tokens.tokenizer.token(token) for token in word.indices)
     return Payload(model=_card(model, tokens, origin), vocab=texts, tasks=tuple(views))
 
 
@@ -110,7 +121,7 @@ def _task_view(
     batch = task.pairs(n_pairs, "heldout", config.seed, tokens.tokenizer, model.config.context)
     acts = behaviour(model, circuit, batch, config.most_ablations)
     shown = [row for pair in range(config.pairs) for row in (pair, pair + n_pairs)]
-    edges, place = circuit.edges(model), {node: index for index, node in enumerate(circuit.nodes)}
+    edges, index = circuit.edges(model), {node: index for index, node in enumerate(circuit.nodes)}
     read = embedding_edges(model, circuit.nodes, circuit.prompt_tokens)
     written = unembedding_edges(model, circuit.nodes, circuit.answer_tokens)
     prompts = [prompt_view(batch, acts, row, word) for row in shown]
@@ -119,7 +130,9 @@ def _task_view(
         summary=task.summary,
         circuit_id=circuit.artifact.id if circuit.artifact else "",
         sides=_sides(batch, tokens),
-        losses=_losses(case),
+        target_loss=case.verdict.target_loss,
+        guessing_loss=GUESSING,
+        measurements=tuple(map(_measurement, case.verdict.measurements)),
         counts=Counts(
             nodes=len(circuit.nodes), edges=len(edges), embedding_edges=len(read), unembedding_edges=len(written)
         ),
@@ -127,30 +140,37 @@ def _task_view(
         shift=short(circuit.calibration.shift),
         strength_label=STRENGTH,
         nodes=tuple(node_view(model, circuit, node, known[node], acts, batch, shown, word) for node in circuit.nodes),
-        wires=tuple(Wire(source=place[e.source], target=place[e.target], weight=short(e.weight)) for e in edges),
-        embedding=token_wires(read, word),
-        unembedding=token_wires(written, word),
+        edges=tuple(EdgeView(source=index[e.source], target=index[e.target], weight=short(e.weight)) for e in edges),
+        embedding=token_edges(read, word),
+        unembedding=token_edges(written, word),
         pairs=tuple(Pair(first=a, second=b) for a, b in zip(prompts[::2], prompts[1::2], strict=True)),
     )
 
 
-def _losses(case: Case) -> Losses:
-    verdict = case.verdict
-    return Losses(
-        target=None if math.isnan(verdict.target_loss) else verdict.target_loss,
-        circuit=verdict["sufficiency"].loss,
-        circuit_accuracy=verdict["sufficiency"].accuracy,
-        model=verdict["unpruned"].loss,
-        model_accuracy=verdict["unpruned"].accuracy,
-        removed=verdict["necessity"].loss,
-        random=verdict["random"].losses,
-        chance=math.log(2),
-        n_pairs=case.pairs,
+def _measurement(found: Measurement) -> MeasurementView:
+    low, high = astuple(found.interval) if found.interval else (None, None)
+    curve = found.curve
+    return MeasurementView(
+        check=found.check,
+        title=found.title,
+        quantity=found.quantity,
+        value=found.value,
+        unit=found.unit,
+        n=found.n,
+        low=low,
+        high=high,
+        split=found.split.replace("heldout", "held-out"),
+        ablation=found.ablation,
+        budget=found.budget,
+        status=found.status,
+        reason=found.reason,
+        meaning=found.meaning,
+        curve=CurveView(x_label=curve.x_label, x=curve.x, y=curve.y) if curve else None,
     )
 
 
 def _sides(batch: PairBatch, tokens: Tokens) -> tuple[str, str]:
-    """Sides are called by their right answer where it is the same for every pair."""
+    """Names of the two sides: their right answer, where it is the same for every pair."""
     names = []
     for name, target in zip(("first side", "second side"), batch.target.split(len(batch)), strict=True):
         found = {int(token) for token in target}

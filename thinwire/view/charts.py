@@ -1,4 +1,4 @@
-"""The charts of a run's report: which curves stand together, thinned out so that a long run stays a small page."""
+"""The charts of a run's report: which curves each shows, thinned so that the page of a long run stays small."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ MOST_LINES = 9
 WIDE_RANGE = 30.0
 """Positive values that span a larger factor than this are drawn on a logarithmic axis."""
 HUGE = 1e300
-"""Numbers from here on are drawn no more than infinity is: sums of them overflow."""
+"""Larger numbers are left out, as infinity is: sums of them overflow."""
 NEURONS = "mlp.post_act"
 Form = Literal["number", "percent", "count"]
 
@@ -38,7 +38,7 @@ class Plan:
 
     title: str
     curves: str
-    """Path of the curves; `*` stands for what tells them apart, and names the lines."""
+    """Path of the curves; `*` stands for the part in which they differ, which names the lines."""
     about: str
     """What is drawn, in a phrase."""
     unit: str = ""
@@ -57,7 +57,7 @@ class Chart:
     lines: tuple[Line, ...]
     logarithmic: bool
     described: str
-    """The chart in words, for those who do not see it."""
+    """The chart in words, for screen readers."""
 
 
 PLANS = (
@@ -69,7 +69,7 @@ PLANS = (
     Plan("Mask turnover", "turnover", "nonzeros that were zero one step before", form="percent"),
     Plan("Dead neurons", "dead neurons/*", "zero on all validation tokens", "of a layer", "percent", True, True),
     Plan("Dead channels", "dead channels/*", "zero on all validation tokens", "of all layers", "percent", True),
-    Plan("Unwired neurons", "unwired neurons/*", "no weight in, or none out", "of a layer", "percent", True, True),
+    Plan("Unconnected neurons", "unwired neurons/*", "no weight in, or none out", "of a layer", "percent", True, True),
     Plan("Residual kurtosis", "kurtosis/*", "how few channels carry the stream; normal is 3", ordered=True),
     Plan("Task loss", "tasks/*/loss", "on validation pairs; guessing is 0.69", "nats"),
     Plan("Task accuracy", "tasks/*/accuracy", "on validation pairs", form="percent"),
@@ -98,19 +98,19 @@ def _matching(curves: Mapping[str, Curve], pattern: str) -> dict[str, Curve]:
 
 
 def _shares(curves: Mapping[str, Curve], shape: Shape) -> dict[str, Curve]:
-    """Dead and unwired neurons as shares of a layer; dead channels of the other kinds as shares of all layers."""
-    made = {}
+    """Dead and unconnected neurons as shares of a layer; dead channels of the other kinds as shares of all layers."""
+    shares = {}
     for what in ("dead", "unwired"):
         for layer in range(shape.n_layers):
             site = Site.of(layer, NEURONS)
             if f"{what}/{site}" in curves:
-                made[f"{what} neurons/layer {layer}"] = _share([curves[f"{what}/{site}"]], site.width(shape))
+                shares[f"{what} neurons/layer {layer}"] = _share([curves[f"{what}/{site}"]], site.width(shape))
     for kind in KINDS:
         sites = [Site.of(layer, kind) for layer in range(shape.n_layers)]
         if kind != NEURONS and all(f"dead/{site}" in curves for site in sites):
             each = [curves[f"dead/{site}"] for site in sites]
-            made[f"dead channels/{kind}"] = _share(each, sum(site.width(shape) for site in sites))
-    return made
+            shares[f"dead channels/{kind}"] = _share(each, sum(site.width(shape) for site in sites))
+    return shares
 
 
 def _share(curves: Sequence[Curve], whole: int) -> Curve:

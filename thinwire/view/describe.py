@@ -1,4 +1,4 @@
-"""A circuit's nodes, prompts and wires in the words of the payload."""
+"""A circuit's nodes, prompts and edges as records of the payload."""
 
 from dataclasses import dataclass, field
 
@@ -12,21 +12,21 @@ from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
 from thinwire.tasks import REST, PairBatch
 from thinwire.view.behaviour import Behaviour
-from thinwire.view.payload import Activity, NodeView, Prompt, TokenWire, Window
+from thinwire.view.payload import Activity, NodeView, Prompt, TokenEdgeView, Window
 from thinwire.view.samples import Excerpt, Profile
 
 MATRIX_INTO = {target: name for name, (_, target) in MATRICES.items()}
-"""Matrix that writes each kind of site, and so has its bias."""
+"""For each kind of site, the matrix that writes it and whose bias it has."""
 
 
 @dataclass
 class Vocabulary:
-    """Tokens that occur on the page, in order of first use."""
+    """Tokens that occur on the page, in order of first use; calling it with a token id gives the token's index."""
 
-    places: dict[int, int] = field(default_factory=dict)
+    indices: dict[int, int] = field(default_factory=dict)
 
     def __call__(self, token: int) -> int:
-        return self.places.setdefault(int(token), len(self.places))
+        return self.indices.setdefault(int(token), len(self.indices))
 
 
 def node_view(
@@ -39,7 +39,7 @@ def node_view(
     shown: list[int],
     word: Vocabulary,
 ) -> NodeView:
-    """One node with all the page shows of it."""
+    """Everything that the page shows of one node; `shown` has the rows of the batch that are example prompts."""
     site, shape = node.site, model.config
     head, channel = divmod(node.index, shape.d_head) if site.headed else (None, node.index)
     position = site.kind.endswith("act_in") and channel >= shape.d_model
@@ -79,7 +79,7 @@ def _bias(model: Transformer, node: Node) -> float | None:
 
 
 def prompt_view(batch: PairBatch, acts: Behaviour, row: int, word: Vocabulary) -> Prompt:
-    """One prompt of a batch, with its answers and what the model makes of them."""
+    """One prompt of a batch, with its answers and their probabilities."""
     answer, foil = int(batch.target[row]), int(batch.foil[row])
     return Prompt(
         tokens=_words(batch.tokens[row, : int(batch.last[row]) + 1], word),
@@ -99,9 +99,9 @@ def _window(excerpt: Excerpt, word: Vocabulary) -> Window:
     )
 
 
-def token_wires(edges: list[TokenEdge], word: Vocabulary) -> tuple[TokenWire, ...]:
-    """Token wires in the words of the page."""
-    return tuple(TokenWire(token=word(e.token), channel=e.channel, weight=short(e.weight)) for e in edges)
+def token_edges(edges: list[TokenEdge], word: Vocabulary) -> tuple[TokenEdgeView, ...]:
+    """Weights of the embedding or unembedding as records of the page."""
+    return tuple(TokenEdgeView(token=word(e.token), channel=e.channel, weight=short(e.weight)) for e in edges)
 
 
 def _words(tokens: Tensor, word: Vocabulary) -> tuple[int, ...]:
@@ -114,5 +114,5 @@ def short(value: float) -> float:
 
 
 def shorts(values: np.ndarray) -> tuple[float, ...]:
-    """`short` of every entry."""
+    """`short` of every entry of an array [n]."""
     return tuple(short(value) for value in values.tolist())

@@ -1,4 +1,4 @@
-"""The picture of one circuit as plain records with coordinates, drawn alike by the page and by `figure`.
+"""The picture of one circuit as plain records with coordinates, drawn by the page and by `figure`.
 
 Units are CSS pixels at zoom 1; x grows to the right, y grows downwards, and the model runs from bottom to top.
 """
@@ -16,7 +16,7 @@ class Item(Record):
     kind: Literal["token", "embed", "node", "unembed", "answer"]
     label: str
     node: int | None = None
-    """Place in `TaskView.nodes`."""
+    """Index in `TaskView.nodes`."""
     channel: int | None = None
     token: int | None = None
     """Index into `Payload.vocab`."""
@@ -63,7 +63,7 @@ class Box(Record):
 
 
 class Band(Record):
-    """The vertical stretch of one layer."""
+    """The rows of one layer, from `top` to `bottom`."""
 
     label: str
     top: float

@@ -20,14 +20,14 @@ from thinwire.view.payload import TaskView
 
 POSITIVE, NEGATIVE, BUS, INK, SOFT, BAND = "#1d69ad", "#c2540a", "#9aa0a8", "#1b1f24", "#5c636d", "#f3f3ef"
 GUTTER, BEND = 158.0, 0.45
-"""Room for the names of rows; how far a wire runs straight before it bends, as a fraction of its height."""
+"""Room for the names of rows; how far an edge runs straight before it bends, as a fraction of its height."""
 PIXELS_PER_INCH = 96.0
 LABELLED = 60
-"""Most wires with their weights written beside them."""
+"""Most edges that get their weights written beside them."""
 SPOTS = 0.5, 0.43, 0.57, 0.36, 0.64, 0.27, 0.73, 0.2, 0.8, 0.14, 0.86
-"""Where along a wire its weight may stand, the best first."""
+"""Where along an edge its weight may stand, the best first."""
 APART = 40, 11
-"""How far apart two weights are at least: sideways, or else in height."""
+"""Least distance between two weights: sideways, or else in height."""
 FORMATS = (".svg", ".png", ".pdf")
 
 
@@ -71,13 +71,13 @@ def picture(drawing: Drawing) -> Figure:
         _text(axes, head.x + 7, head.y + 10, head.label, 7.5, ha="left", color=SOFT)
     for bus in drawing.buses:
         axes.add_patch(PathPatch(_bus_path(bus.points), fill=False, edgecolor=BUS, linewidth=0.9, zorder=1))
-    _wires(axes, drawing)
+    _edges(axes, drawing)
     for item in drawing.items:
         _item(axes, item, drawing.item_height)
     return figure
 
 
-def _wires(axes: Axes, drawing: Drawing) -> None:
+def _edges(axes: Axes, drawing: Drawing) -> None:
     most = max((abs(link.weight) for link in drawing.links), default=1.0) or 1.0
     for link in drawing.links:
         x1, y1, x2, y2 = _ends(drawing, link)
@@ -92,9 +92,9 @@ def _wires(axes: Axes, drawing: Drawing) -> None:
 
 
 def _weights(axes: Axes, drawing: Drawing) -> None:
-    """Weights beside their wires, moved along the wire until they cover no other.
+    """Weights beside their edges, moved along the edge until they cover no other weight.
 
-    The strongest come first; those that find no place are left out.
+    The strongest come first; those that find no room are left out.
     """
     taken: list[tuple[float, float]] = []
     for link in sorted(drawing.links, key=lambda link: -abs(link.weight)):
@@ -118,7 +118,7 @@ def _ends(drawing: Drawing, link: Link) -> tuple[float, float, float, float]:
 
 
 def _along(x1: float, y1: float, x2: float, y2: float, t: float) -> tuple[float, float]:
-    """The point at t (0 … 1) of a wire's curve."""
+    """The point at t (0 … 1) of an edge's curve."""
     s, bend = 1 - t, (y1 - y2) * BEND
     x = s * s * (s + 3 * t) * x1 + t * t * (t + 3 * s) * x2
     y = s**3 * y1 + 3 * s * s * t * (y1 - bend) + 3 * s * t * t * (y2 + bend) + t**3 * y2

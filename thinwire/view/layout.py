@@ -1,15 +1,15 @@
-"""Where everything of a circuit's picture goes: computed once, drawn by the page and by `figure`.
+"""Coordinates of a circuit's picture: computed once, drawn by the page and by `figure`.
 
 1. Blocks: a head's q, k and v stay together; a bus has a slim waypoint in every row it passes without an item.
 2. `arrange` orders and places the blocks of every row; ranks without items do not exist.
-3. Rows too wide are dealt out over several lanes, at the width that shows the whole picture largest.
+3. Rows that are too wide are split into several lanes, at the width that shows the whole picture largest.
 4. Ends of links spread over the width of their items, in the order of their far ends, so that few cross.
 """
 
 from collections import defaultdict
 from itertools import pairwise
 
-from thinwire.view.arrange import Block, arrange, settle, tie
+from thinwire.view.arrange import Block, arrange, relax, tie
 from thinwire.view.drawing import Band, Box, Bus, Drawing, Item, Link, Row
 from thinwire.view.payload import TaskView
 from thinwire.view.sketch import INPUT, OUTPUT, Rank, Sketch, row_label, sketch
@@ -17,7 +17,7 @@ from thinwire.view.sketch import INPUT, OUTPUT, Rank, Sketch, row_label, sketch
 HEIGHT, GAP, INNER_GAP, HEAD_ROOM, MARGIN = 26.0, 16.0, 7.0, 22.0, 24.0
 """Height of an item; room between blocks, within a block, above a head, around the picture."""
 ROOMY, FEW = 84.0, 6
-"""Room between blocks when no row has more than FEW items: weights then fit beside their wires."""
+"""Room between blocks when no row has more than FEW items: weights then fit beside their edges."""
 PITCH, DENSE_PITCH, MANY_ROWS = 70.0, 56.0, 12
 """From row to row, and the same in pictures with more than MANY_ROWS lanes."""
 WIDTHS, WINDOW = (
@@ -32,23 +32,23 @@ Lanes = list[tuple[Rank, list[Block]]]
 
 def lay_out(task: TaskView, vocab: tuple[str, ...]) -> Drawing:
     """The picture of a task's circuit. A circuit without nodes gives a Drawing without items."""
-    made = sketch(task, vocab)
+    content = sketch(task, vocab)
     if not task.nodes:
         return Drawing(width=0.0, height=0.0, item_height=HEIGHT)
-    rows = _rows(made)
-    paths = _tie_all(made, rows)
+    rows = _rows(content)
+    paths = _tie_all(content, rows)
     gap = ROOMY if max(sum(len(block.items) for block in blocks) for blocks in rows.values()) <= FEW else GAP
     arrange(list(rows.values()), gap)
     lanes = _lanes(rows)
-    settle([blocks for _, blocks in lanes], gap)
-    return _draw(made, lanes, paths)
+    relax([blocks for _, blocks in lanes], gap)
+    return _draw(content, lanes, paths)
 
 
-def _rows(made: Sketch) -> dict[Rank, list[Block]]:
+def _rows(content: Sketch) -> dict[Rank, list[Block]]:
     """Blocks of items by rank, from the bottom up."""
-    rows: dict[Rank, list[Block]] = {rank: [] for rank in sorted(set(made.ranks))}
+    rows: dict[Rank, list[Block]] = {rank: [] for rank in sorted(set(content.ranks))}
     of_head: dict[tuple[Rank, int], Block] = {}
-    for index, (item, rank, head) in enumerate(zip(made.items, made.ranks, made.heads, strict=True)):
+    for index, (item, rank, head) in enumerate(zip(content.items, content.ranks, content.heads, strict=True)):
         block = of_head.get((rank, head)) if head is not None else None
         if block is None:
             block = Block(INNER_GAP if head is not None else 0.0, head=head)
@@ -60,20 +60,20 @@ def _rows(made: Sketch) -> dict[Rank, list[Block]]:
     return rows
 
 
-def _tie_all(made: Sketch, rows: dict[Rank, list[Block]]) -> dict[int, list[Block]]:
+def _tie_all(content: Sketch, rows: dict[Rank, list[Block]]) -> dict[int, list[Block]]:
     """Tie blocks that lines join; returns each bus's blocks and waypoints from bottom to top."""
     home = {index: block for blocks in rows.values() for block in blocks for index in block.items}
-    offset = {index: x for block in home.values() for index, x in _offsets(block, made.items)}
-    for source, target, _ in made.links:
+    offset = {index: x for block in home.values() for index, x in _offsets(block, content.items)}
+    for source, target, _ in content.links:
         tie(home[source], home[target], offset[source], offset[target], 1.0)
-    buses = {channel: items for channel, items in made.channels.items() if len(items) > 1}
+    buses = {channel: items for channel, items in content.channels.items() if len(items) > 1}
     slim = 10.0 if len(buses) <= 30 else 1.0
     order = list(rows)
     paths = {}
     for channel, items in buses.items():
-        stops = {made.ranks[index]: home[index] for index in items}
+        stops = {content.ranks[index]: home[index] for index in items}
         paths[channel] = []
-        for rank in order[order.index(made.ranks[items[0]]) : order.index(made.ranks[items[-1]]) + 1]:
+        for rank in order[order.index(content.ranks[items[0]]) : order.index(content.ranks[items[-1]]) + 1]:
             if rank not in stops:
                 rows[rank].append(Block(slim))
             paths[channel].append(stops.get(rank, rows[rank][-1]))
@@ -93,7 +93,7 @@ def _offsets(block: Block, items: list[Item]) -> list[tuple[int, float]]:
 
 
 def _lanes(rows: dict[Rank, list[Block]]) -> Lanes:
-    """Rows as lanes from bottom to top; a row that is too wide deals its blocks out, keeping their order."""
+    """Rows as lanes from bottom to top; the blocks of a row that is too wide go to several lanes, in order."""
     widths = [sum(block.width + GAP for block in blocks) for blocks in rows.values()]
 
     def shrunk(widest: float) -> float:
@@ -110,14 +110,14 @@ def _lanes(rows: dict[Rank, list[Block]]) -> Lanes:
     return lanes
 
 
-def _draw(made: Sketch, lanes: Lanes, paths: dict[int, list[Block]]) -> Drawing:
+def _draw(content: Sketch, lanes: Lanes, paths: dict[int, list[Block]]) -> Drawing:
     """Final coordinates: the top left corner at zero, y growing downwards."""
     blocks = [block for _, lane in lanes for block in lane]
     left = min(block.x - block.width / 2 for block in blocks) - MARGIN
     pitch = PITCH if len(lanes) <= MANY_ROWS else DENSE_PITCH
     heights = [pitch + HEAD_ROOM * any(block.head is not None for block in lane) for _, lane in lanes]
     bottom = height = sum(heights)
-    items, rows, boxes = list(made.items), [], []
+    items, rows, boxes = list(content.items), [], []
     numbers = {rank: number for number, rank in enumerate(dict.fromkeys(rank for rank, _ in lanes))}
     for (rank, lane), tall in zip(lanes, heights, strict=True):
         y, bottom = round(bottom - pitch / 2, 1), bottom - tall
@@ -134,8 +134,8 @@ def _draw(made: Sketch, lanes: Lanes, paths: dict[int, list[Block]]) -> Drawing:
         height=height,
         item_height=HEIGHT,
         items=tuple(items),
-        links=ports(items, made.links),
-        buses=tuple(_bus(channel, path, made.channels[channel], items) for channel, path in paths.items()),
+        links=ports(items, content.links),
+        buses=tuple(_bus(channel, path, content.channels[channel], items) for channel, path in paths.items()),
         rows=tuple(rows),
         boxes=tuple(boxes),
         bands=_bands(lanes, heights, height),

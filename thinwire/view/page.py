@@ -1,4 +1,4 @@
-"""A payload as one HTML file that opens from anywhere and asks the network for nothing.
+"""A payload as one HTML file that opens from anywhere and makes no network request.
 
 The page's own scripts are the ES modules in `static/`, committed as they are. Browsers do not load modules from
 `file://`, so they are joined into one inline module: `ORDER` lists them, their `import … from "./…"` lines and the
@@ -28,12 +28,13 @@ ORDER = (
     "state.js",
     "heatmap.js",
     "histogram.js",
+    "sparkline.js",
     "evidence.js",
     "relations.js",
     "panel_node.js",
     "panel_channel.js",
     "panel_task.js",
-    "wires.js",
+    "edges.js",
     "viewport.js",
     "graph.js",
     "help.js",

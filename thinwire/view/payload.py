@@ -1,8 +1,8 @@
-"""What a page is told: plain, strict, versioned data. This is the only place that knows the format.
+"""The data of a page: plain, strict, versioned. Only this module defines the format.
 
-A `Payload` holds facts and no drawing: the model, and per task the circuit's nodes, wires and losses, example prompts,
-and for each node where its activation is strongest. Token texts live once in `vocab`; everywhere else tokens are
-indices into it. Pages trust nothing in it: texts are shown as text, never as markup.
+A `Payload` holds facts and no drawing: the model, and per task the circuit's nodes and edges, what the checks measured,
+example prompts, and for each node the texts where its activation is strongest. Token texts are stored once, in `vocab`;
+everywhere else tokens are indices into it. Pages do not trust the texts: they show them as text, never as markup.
 """
 
 from typing import Literal, Self
@@ -18,7 +18,7 @@ class Record(Config):
 
 
 class ModelCard(Record):
-    """The model a page is about, so that a picture can be traced to its weights."""
+    """The model of a page, so that a picture can be traced to its weights."""
 
     n_layers: int = Field(ge=0)
     d_model: int = Field(ge=1)
@@ -39,25 +39,50 @@ class ModelCard(Record):
     """Content hash of the token artefact the windows of text come from."""
 
 
-class Losses(Record):
-    """Task losses in nats, mean over both sides of every pair, on pairs that pruning never saw."""
+class CurveView(Record):
+    """The values behind a measurement."""
 
-    target: float | None = Field(default=None, ge=0)
-    """The loss that pruning had to reach."""
-    circuit: float
-    """Every node outside the circuit frozen at its mean."""
-    circuit_accuracy: float = Field(ge=0, le=1)
-    model: float
-    """Nothing removed."""
-    model_accuracy: float = Field(ge=0, le=1)
-    removed: float | None = None
-    """The circuit's own nodes frozen at their means, everything else intact."""
-    random: tuple[float, ...] = ()
-    """Random circuits with as many nodes at every site, one loss a draw."""
-    chance: float | None = None
-    """Loss of guessing: ln 2 for a choice of two."""
-    n_pairs: int | None = Field(default=None, ge=0)
-    split: str = "held-out"
+    x_label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    """One value per x, in the unit of the measurement."""
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if not self.x or len(self.x) != len(self.y):
+            raise ValueError("a curve needs one y for each x, and at least one")
+        return self
+
+
+class MeasurementView(Record):
+    """One measured number of a verdict; `thinwire.verify.Measurement` describes the fields."""
+
+    check: str
+    """Measurements of the same check stand side by side and are shown together."""
+    title: str
+    quantity: str
+    """What was measured: `loss`."""
+    value: float
+    unit: str
+    """`nats`, `fraction` (shown in percent) or any other."""
+    n: int = Field(ge=0)
+    """Pairs that the value is measured on."""
+    low: float | None = None
+    """Lower end of the 95 % confidence interval."""
+    high: float | None = None
+    split: str
+    ablation: str
+    budget: str | None = None
+    status: Literal["pass", "warn", "fail", "info"] = "info"
+    reason: str = ""
+    meaning: str
+    curve: CurveView | None = None
+
+    @model_validator(mode="after")
+    def _whole_interval(self) -> Self:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval needs both ends")
+        return self
 
 
 class Counts(Record):
@@ -70,7 +95,7 @@ class Counts(Record):
 
 
 class Window(Record):
-    """A stretch of text with one node's activation at every token."""
+    """An excerpt of text with one node's activation at every token."""
 
     tokens: tuple[int, ...]
     """Indices into `vocab`."""
@@ -119,7 +144,7 @@ class NodeView(Record):
     position: bool = False
     """Whether an act_in channel is one of the read-only position channels instead of a residual channel."""
     mean: float
-    """Mean activation over pretraining text: the value the node is frozen at when it is removed."""
+    """Mean activation over pretraining text: the value the node is ablated to."""
     bias: float | None = None
     strength: float | None = None
     """How much the node matters; `TaskView.strength_label` says in what sense."""
@@ -136,15 +161,15 @@ class NodeView(Record):
         return Site.of(self.layer, self.kind)
 
 
-class Wire(Record):
-    """A nonzero weight between two kept nodes, given by their places in `TaskView.nodes`."""
+class EdgeView(Record):
+    """A nonzero weight between two kept nodes, given by their indices in `TaskView.nodes`."""
 
     source: int = Field(ge=0)
     target: int = Field(ge=0)
     weight: float
 
 
-class TokenWire(Record):
+class TokenEdgeView(Record):
     """A weight between a token and a residual channel, of the embedding or the unembedding."""
 
     token: int = Field(ge=0)
@@ -180,23 +205,27 @@ class TaskView(Record):
     circuit_id: str = ""
     """Content hash of the circuit artefact."""
     sides: tuple[str, str] = ("first side", "second side")
-    """What the two sides of a pair are called."""
-    losses: Losses
+    """Names of the two sides of a pair."""
+    target_loss: float | None = Field(default=None, ge=0)
+    """The task loss that pruning had to reach, nats."""
+    guessing_loss: float = Field(ge=0)
+    """The task loss of guessing, nats: ln 2 for a choice of two."""
+    measurements: tuple[MeasurementView, ...] = ()
     counts: Counts
     scale: float = 1.0
     """Calibration of the circuit's log-odds of the first answer over the second: times scale, plus shift."""
     shift: float = 0.0
     strength_label: str = ""
     nodes: tuple[NodeView, ...] = ()
-    wires: tuple[Wire, ...] = ()
-    embedding: tuple[TokenWire, ...] = ()
-    unembedding: tuple[TokenWire, ...] = ()
+    edges: tuple[EdgeView, ...] = ()
+    embedding: tuple[TokenEdgeView, ...] = ()
+    unembedding: tuple[TokenEdgeView, ...] = ()
     pairs: tuple[Pair, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if any(max(wire.source, wire.target) >= len(self.nodes) for wire in self.wires):
-            raise ValueError("a wire joins a node that is not listed")
+        if any(max(edge.source, edge.target) >= len(self.nodes) for edge in self.edges):
+            raise ValueError("an edge joins a node that is not listed")
         if len({node.name for node in self.nodes}) != len(self.nodes):
             raise ValueError("a node is listed twice")
         lengths = [len(prompt.tokens) for prompt in self.prompts]
@@ -214,7 +243,7 @@ class Payload(Record):
     """Everything a page shows."""
 
     format: Literal["thinwire.page"] = "thinwire.page"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     """Raised when an older reader could no longer understand the payload."""
     title: str = "thinwire"
     model: ModelCard
@@ -233,7 +262,7 @@ class Payload(Record):
 
 
 def _tokens(task: TaskView) -> list[int]:
-    found = [wire.token for wire in (*task.embedding, *task.unembedding)]
+    found = [edge.token for edge in (*task.embedding, *task.unembedding)]
     for prompt in task.prompts:
         found += [*prompt.tokens, *(token for token in (prompt.answer, prompt.foil) if token is not None)]
     for node in task.nodes:

@@ -1,6 +1,6 @@
-"""The report of a training run: one self-contained HTML page with what it was, its curves, and what it left.
+"""The report of a training run: one self-contained HTML page with its config, its curves and its results.
 
-It is written from a model folder alone, finished or under way, and is no part of the artefact: it can be written again.
+It is written from a model folder alone, finished or unfinished. It is no part of the artefact and can be written again.
 """
 
 from collections.abc import Mapping
@@ -76,19 +76,19 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     """
     folder = Path(folder)
     path = folder / REPORT if out is None else Path(out)
-    made = report_of(folder)
+    report = report_of(folder)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of an HTML file for --out.")
     artifact.make_parents(path)
     try:
-        artifact.write_text(path, page.compose(made.title, asdict(made), ORDER, STYLES))
+        artifact.write_text(path, page.compose(report.title, asdict(report), ORDER, STYLES))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another --out.") from None
     return path
 
 
 def report_of(folder: Path) -> RunReport:
-    """What there is to report of the run in a model folder, finished or not."""
+    """The report of the run in a model folder, finished or not."""
     config = TrainConfig.load(folder / "config.json")
     curves = read_metrics(folder)
     result = read_summary(folder) if artifact.is_finished(folder) else None
@@ -143,11 +143,11 @@ def fillings_of(config: TrainConfig, nonzeros: Mapping[str, Curve]) -> dict[str,
     found: dict[str, tuple[Filling, ...]] = {}
     for name, parameter in sparse_parameters(model):
         if name in nonzeros and 0 <= nonzeros[name].last <= parameter.numel():
-            parts = name.split(".")
-            inside = parts[0] == "blocks"
-            place, short = (f"layer {parts[1]}", ".".join(parts[2:])) if inside else ("in and out", name)
+            path = name.split(".")
+            inside = path[0] == "blocks"
+            part, short = (f"layer {path[1]}", ".".join(path[2:])) if inside else ("in and out", name)
             row = Filling(short, int(nonzeros[name].last), parameter.numel())
-            found[place] = (*found.get(place, ()), row)
+            found[part] = (*found.get(part, ()), row)
     return found
 
 

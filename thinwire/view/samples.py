@@ -1,4 +1,4 @@
-"""Where nodes are strongest: held-out pretraining text through the whole model, with a recording tap.
+"""Texts where nodes are strongest: held-out pretraining text through the whole model, with a recording tap.
 
 Every node gets a histogram over all sampled tokens and its strongest windows of both signs: at most one from each
 window of text and two with the same strongest token, so that neither one document nor one word fills the list.
@@ -21,13 +21,13 @@ from thinwire.view.config import SampleConfig
 
 BATCH = 16
 """Windows per forward pass."""
-ALIKE = 2
+SAME_TOKEN = 2
 """Most windows of one sign whose strongest token is the same."""
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A stretch of text around a strong activation."""
+    """An excerpt of text around a strong activation."""
 
     tokens: np.ndarray
     """int64 [pos]"""
@@ -69,13 +69,16 @@ class Texts:
 def profiles(
     model: Transformer, tokens: Tokens, nodes: Iterable[Node], config: SampleConfig, report: Report = silent
 ) -> dict[Node, Profile]:
-    """The profile of every node. Takes 4 bytes a node and token. Raises UserError when no part holds a whole window."""
+    """The profile of every node. Uses 4 bytes of memory per node and token.
+
+    Raises UserError when no part of the corpus holds a whole window.
+    """
     nodes = sorted(set(nodes))
     if not nodes:
         return {}
     texts = held_out(tokens, config.text_tokens, model.config.context)
-    seen = activations(model, texts.tokens, nodes, report)
-    return {node: profile(seen[place], texts, config) for place, node in enumerate(nodes)}
+    found = activations(model, texts.tokens, nodes, report)
+    return {node: profile(found[index], texts, config) for index, node in enumerate(nodes)}
 
 
 def held_out(tokens: Tokens, n_tokens: int, context: int) -> Texts:
@@ -96,49 +99,49 @@ def held_out(tokens: Tokens, n_tokens: int, context: int) -> Texts:
 @torch.no_grad()
 def activations(model: Transformer, tokens: np.ndarray, nodes: list[Node], report: Report = silent) -> np.ndarray:
     """Activations of nodes over windows of tokens [windows, pos]: float32 [nodes, windows, pos]."""
-    seen = np.empty((len(nodes), *tokens.shape), dtype=np.float32)
+    found = np.empty((len(nodes), *tokens.shape), dtype=np.float32)
     sites = sorted({node.site for node in nodes})
     for start in range(0, len(tokens), BATCH):
         tap = record(sites)
         model.run(model.embed(torch.from_numpy(tokens[start : start + BATCH])), tap=tap)
-        for place, node in enumerate(nodes):
-            seen[place, start : start + BATCH] = tap.values[node.site][..., node.index].float().numpy()
+        for index, node in enumerate(nodes):
+            found[index, start : start + BATCH] = tap.values[node.site][..., node.index].float().numpy()
         report(min(start + BATCH, len(tokens)), len(tokens), "sampling activations")
-    return seen
+    return found
 
 
-def profile(seen: np.ndarray, texts: Texts, config: SampleConfig) -> Profile:
+def profile(values: np.ndarray, texts: Texts, config: SampleConfig) -> Profile:
     """The profile of one node from its activations [windows, pos]."""
-    nonzero = seen[seen != 0]
+    nonzero = values[values != 0]
     bounds, counts = np.empty(0, np.float32), np.empty(0, np.int64)
     if len(nonzero):
         counts, bounds = np.histogram(nonzero, bins=config.bins, range=_range(nonzero))
     return Profile(
-        low=float(seen.min()),
-        high=float(seen.max()),
-        nonzero=len(nonzero) / seen.size,
-        tokens=seen.size,
+        low=float(values.min()),
+        high=float(values.max()),
+        nonzero=len(nonzero) / values.size,
+        tokens=values.size,
         bounds=bounds,
         counts=counts,
-        positive=strongest(seen, texts, config, 1),
-        negative=strongest(seen, texts, config, -1),
+        positive=strongest(values, texts, config, 1),
+        negative=strongest(values, texts, config, -1),
     )
 
 
-def strongest(seen: np.ndarray, texts: Texts, config: SampleConfig, sign: int) -> tuple[Excerpt, ...]:
-    """The strongest windows of a sign, strongest first; at most ALIKE of them share their strongest token."""
-    peaks = (sign * seen).argmax(1)
-    sizes = sign * seen[np.arange(len(seen)), peaks]
+def strongest(values: np.ndarray, texts: Texts, config: SampleConfig, sign: int) -> tuple[Excerpt, ...]:
+    """The strongest windows of a sign, strongest first; at most SAME_TOKEN of them share their strongest token."""
+    peaks = (sign * values).argmax(1)
+    sizes = sign * values[np.arange(len(values)), peaks]
     order = np.argsort(-sizes, kind="stable")
-    found, alike = [], Counter()
+    found, per_token = [], Counter()
     for row in order[sizes[order] > 0]:
         peak = int(peaks[row])
         token = int(texts.tokens[row, peak])
-        alike[token] += 1
-        if len(found) == config.windows or alike[token] > ALIKE:
+        per_token[token] += 1
+        if len(found) == config.windows or per_token[token] > SAME_TOKEN:
             continue
         start, stop = max(0, peak - config.before), peak + config.after + 1
-        found.append(Excerpt(texts.tokens[row, start:stop], seen[row, start:stop], peak - start, texts.sources[row]))
+        found.append(Excerpt(texts.tokens[row, start:stop], values[row, start:stop], peak - start, texts.sources[row]))
     return tuple(found)
 
 

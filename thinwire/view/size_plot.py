@@ -34,7 +34,7 @@ class SizeRecord:
 
 
 def records_of(scores: PruneScores | None, model: str, task: str) -> list[SizeRecord]:
-    """What the ladder among these scores says of a model and a task; nothing where there is no circuit."""
+    """The records of one model and task in the scores' ladder; none where there is no circuit."""
     return [SizeRecord(model, task, rung.target, rung.edges) for rung in (scores.ladder if scores else ())]
 
 

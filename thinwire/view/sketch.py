@@ -1,8 +1,8 @@
-"""What a circuit's picture holds, before anything has a place: items by rank, and what joins them.
+"""The contents of a circuit's picture, before coordinates: items by rank, and the lines between them.
 
-A residual channel is not a bundle of wires from every writer to every later reader but one line through all its items
-(a bus), which is what it is: writers add to it, readers read the sum so far. So lines grow with channels, not with
-pairs.
+A residual channel is drawn as one line (a bus) through all its items, not as one edge from every writer to every later
+reader: writers add to the channel, readers read the sum so far. So the number of lines grows with the channels, not
+with the pairs.
 """
 
 import unicodedata
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from thinwire.sites import HEADED_KINDS, KINDS
 from thinwire.view.drawing import Item
-from thinwire.view.payload import NodeView, TaskView, TokenWire
+from thinwire.view.payload import NodeView, TaskView, TokenEdgeView
 
 CHARACTER, PADDING, SIDES, NARROWEST, LONGEST = 7.3, 18.0, 16.0, 38.0, 18
 """Width of a label's character, room around a label, room for a node's two side marks, least width; most characters."""
@@ -24,12 +24,12 @@ MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
 SHORT = {"attn.q": "q", "attn.k": "k", "attn.v": "v", "mlp.post_act": "n"}
 
 Rank = tuple[int, int]
-"""Layer and place within it; ranks sort in the order of the forward pass. q, k and v share one."""
+"""Layer and position within it; ranks sort in the order of the forward pass. q, k and v share one."""
 
 
 @dataclass
 class Sketch:
-    """Items without places, their ranks, signed links between them, and each residual channel's items in order."""
+    """Items without coordinates, their ranks, signed links between them, and each residual channel's items in order."""
 
     items: list[Item] = field(default_factory=list)
     ranks: list[Rank] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Sketch:
     channels: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, rank: Rank, kind: str, id: str, label: str, head: int | None = None, **fields: int) -> int:
-        """File one item and return its index."""
+        """Add one item and return its index."""
         label = label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
         width = max(NARROWEST, len(label) * CHARACTER + PADDING + (SIDES if kind == "node" else 0.0))
         self.items.append(Item.model_validate({"id": id, "kind": kind, "label": label, "width": width, **fields}))
@@ -49,28 +49,28 @@ class Sketch:
 
 def sketch(task: TaskView, vocab: tuple[str, ...]) -> Sketch:
     """Items, links and channels of a task's circuit, in the order of the forward pass."""
-    made = Sketch()
-    _add_inputs(made, task, vocab)
-    item_of = _add_nodes(made, task)
-    made.links += [(item_of[wire.source], item_of[wire.target], wire.weight) for wire in task.wires]
-    _add_outputs(made, task, vocab)
-    return made
+    content = Sketch()
+    _add_inputs(content, task, vocab)
+    item_of = _add_nodes(content, task)
+    content.links += [(item_of[edge.source], item_of[edge.target], edge.weight) for edge in task.edges]
+    _add_outputs(content, task, vocab)
+    return content
 
 
 def row_label(rank: Rank) -> str:
-    """What the row of a rank is called."""
-    layer, place = rank
+    """Label of the row of a rank."""
+    layer, position = rank
     if layer == INPUT:
-        return ("tokens", "embedding")[place]
+        return ("tokens", "embedding")[position]
     if layer == OUTPUT:
-        return ("unembedding", "answers")[place]
-    return "attn.q · k · v" if place == QKV else KINDS[place]
+        return ("unembedding", "answers")[position]
+    return "attn.q · k · v" if position == QKV else KINDS[position]
 
 
 def node_label(node: NodeView) -> str:
     """A node in a few characters: `ch 104`, `q 3.1`, `n 2790`."""
-    place = f"{node.head}.{node.channel}" if node.head is not None else f"{node.channel}"
-    return f"{'pos' if node.position else SHORT.get(node.kind, 'ch')} {place}"
+    number = f"{node.head}.{node.channel}" if node.head is not None else f"{node.channel}"
+    return f"{'pos' if node.position else SHORT.get(node.kind, 'ch')} {number}"
 
 
 def reads(node: NodeView) -> bool:
@@ -79,7 +79,7 @@ def reads(node: NodeView) -> bool:
 
 
 def visible(text: str) -> str:
-    """Token text with blanks, control characters and invisible ones made visible."""
+    """Token text with blanks, control characters and invisible ones content visible."""
     return "".join(_mark(char) for char in text) or "∅"
 
 
@@ -88,33 +88,33 @@ def _mark(char: str) -> str:
     return MARKS.get(char) or (f"‹{ord(char):x}›" if hidden else char)
 
 
-def _add_inputs(made: Sketch, task: TaskView, vocab: tuple[str, ...]) -> None:
-    """Embedding channels that something reads, below them the tokens most worth drawing: those of the prompts first."""
+def _add_inputs(content: Sketch, task: TaskView, vocab: tuple[str, ...]) -> None:
+    """Embedding channels that the circuit reads, and below them some of their tokens: first those of the prompts."""
     read = {node.channel for node in task.nodes if reads(node)}
-    read |= {wire.channel for wire in task.unembedding}
-    wires = [wire for wire in task.embedding if wire.channel in read]
-    for channel in sorted({wire.channel for wire in wires}):
-        embed = made.add((INPUT, 1), "embed", f"embed:{channel}", f"ch {channel}", channel=channel)
-        made.channels[channel].append(embed)
+    read |= {edge.channel for edge in task.unembedding}
+    edges = [edge for edge in task.embedding if edge.channel in read]
+    for channel in sorted({edge.channel for edge in edges}):
+        embed = content.add((INPUT, 1), "embed", f"embed:{channel}", f"ch {channel}", channel=channel)
+        content.channels[channel].append(embed)
     prompts = {token for prompt in task.prompts for token in prompt.tokens}
 
-    def worth(wire: TokenWire) -> tuple[bool, float, int]:
-        return wire.token not in prompts, -abs(wire.weight), wire.token
+    def worth(edge: TokenEdgeView) -> tuple[bool, float, int]:
+        return edge.token not in prompts, -abs(edge.weight), edge.token
 
-    for token in list(dict.fromkeys(wire.token for wire in sorted(wires, key=worth)))[:DRAWN_TOKENS]:
-        item = made.add((INPUT, 0), "token", f"token:{token}", visible(vocab[token]), token=token)
-        written = [wire for wire in wires if wire.token == token]
-        made.links += [(item, made.channels[wire.channel][0], wire.weight) for wire in written]
+    for token in list(dict.fromkeys(edge.token for edge in sorted(edges, key=worth)))[:DRAWN_TOKENS]:
+        item = content.add((INPUT, 0), "token", f"token:{token}", visible(vocab[token]), token=token)
+        written = [edge for edge in edges if edge.token == token]
+        content.links += [(item, content.channels[edge.channel][0], edge.weight) for edge in written]
 
 
-def _add_nodes(made: Sketch, task: TaskView) -> dict[int, int]:
+def _add_nodes(content: Sketch, task: TaskView) -> dict[int, int]:
     """Every node; returns the item of each."""
     item_of = {}
     for index, node in sorted(enumerate(task.nodes), key=lambda pair: _order(pair[1])):
         rank = (node.layer, QKV if node.kind in HEADED_KINDS else KINDS.index(node.kind))
-        item_of[index] = made.add(rank, "node", node.name, node_label(node), node.head, node=index)
+        item_of[index] = content.add(rank, "node", node.name, node_label(node), node.head, node=index)
         if reads(node) or node.kind.endswith("resid_delta"):
-            made.channels[node.channel].append(item_of[index])
+            content.channels[node.channel].append(item_of[index])
     return item_of
 
 
@@ -124,15 +124,15 @@ def _order(node: NodeView) -> tuple[int, int, int, int]:
     return node.layer, node.head if node.head is not None else -1, rank, node.channel
 
 
-def _add_outputs(made: Sketch, task: TaskView, vocab: tuple[str, ...]) -> None:
-    """The answers, below them the ends of channels that vote for them and that something in the picture writes."""
+def _add_outputs(content: Sketch, task: TaskView, vocab: tuple[str, ...]) -> None:
+    """The answers, and below them the ends of the channels that the unembedding reads and the circuit writes."""
     answers: dict[int, int] = {}
-    voting = [wire for wire in task.unembedding if made.channels.get(wire.channel)]
-    for channel in sorted({wire.channel for wire in voting}):
-        end = made.add((OUTPUT, 0), "unembed", f"unembed:{channel}", f"ch {channel}", channel=channel)
-        made.channels[channel].append(end)
-    for wire in voting:
-        if wire.token not in answers:
-            label = visible(vocab[wire.token])
-            answers[wire.token] = made.add((OUTPUT, 1), "answer", f"answer:{wire.token}", label, token=wire.token)
-        made.links.append((made.channels[wire.channel][-1], answers[wire.token], wire.weight))
+    voting = [edge for edge in task.unembedding if content.channels.get(edge.channel)]
+    for channel in sorted({edge.channel for edge in voting}):
+        end = content.add((OUTPUT, 0), "unembed", f"unembed:{channel}", f"ch {channel}", channel=channel)
+        content.channels[channel].append(end)
+    for edge in voting:
+        if edge.token not in answers:
+            label = visible(vocab[edge.token])
+            answers[edge.token] = content.add((OUTPUT, 1), "answer", f"answer:{edge.token}", label, token=edge.token)
+        content.links.append((content.channels[edge.channel][-1], answers[edge.token], edge.weight))

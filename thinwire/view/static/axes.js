@@ -1,7 +1,7 @@
-// Round ticks, and the scales that place values.
+// Round ticks, and the scales from values to positions.
 
 /**
- * Round numbers within [low, high], about `wanted` of them, a step of 1, 2 or 5 times a power of ten apart.
+ * Round numbers within [low, high], about `wanted` of them, with a step of 1, 2 or 5 times a power of ten.
  * @param {number} low
  * @param {number} high
  * @param {number} wanted
@@ -27,15 +27,15 @@ export function roundTicks(low, high, wanted, whole = false) {
 export function logTicks(low, high, wanted) {
   const [from, to] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
   /** @param {number[]} factors @param {number} every */
-  const made = (factors, every) => {
+  const ticksAt = (factors, every) => {
     const ticks = [];
     for (let power = from; power <= to; power += 1) {
       if (power % every === 0) for (const factor of factors) ticks.push(Number((factor * 10 ** power).toPrecision(12)));
     }
     return ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
   };
-  for (const factors of [[1, 2, 5], [1, 3]]) if (made(factors, 1).length <= wanted + 1) return made(factors, 1);
-  for (let every = 1; every < 40; every += 1) if (made([1], every).length <= wanted + 1) return made([1], every);
+  for (const factors of [[1, 2, 5], [1, 3]]) if (ticksAt(factors, 1).length <= wanted + 1) return ticksAt(factors, 1);
+  for (let every = 1; every < 40; every += 1) if (ticksAt([1], every).length <= wanted + 1) return ticksAt([1], every);
   return [low];
 }
 
@@ -57,7 +57,7 @@ export function bounds(values, logarithmic, fromZero) {
 }
 
 /**
- * A function from values in [low, high] to places in [start, end].
+ * A function from values in [low, high] to positions in [start, end].
  * @param {number} low
  * @param {number} high
  * @param {number} start

@@ -31,7 +31,7 @@ function written(value, plan, digits, tick = false) {
 }
 
 /**
- * The colour of a line: of its own, or its place on a scale.
+ * The colour of a line: its own, or its position on a scale.
  * @param {ChartData} chart
  * @param {number} index
  */
@@ -50,7 +50,7 @@ export function figure(chart, lastStep) {
   const stage = el("div", { class: "stage" });
   const many = plan.curves.includes("*");
   const latest = (/** @type {Line} */ line) => written(line.values[line.values.length - 1], plan, 3);
-  const made = el("figure", { class: "chart" },
+  const box = el("figure", { class: "chart" },
     el("figcaption", {},
       el("h2", {}, plan.title, plan.unit && el("small", {}, plan.unit), !many && el("b", {}, latest(lines[0]))),
       el("p", { class: "note" }, plan.about)),
@@ -63,7 +63,7 @@ export function figure(chart, lastStep) {
     if (wide && wide !== drawn) draw(stage, chart, lastStep, wide);
     drawn = wide;
   }).observe(stage);
-  return made;
+  return box;
 }
 
 /**

@@ -1,4 +1,4 @@
-// The page's data: what it looks like, and how it is unpacked.
+// The page's data: its types, and how it is unpacked.
 
 /** @typedef {{tokens: number[], activations: number[], peak: number, source: string}} Window_ */
 /** @typedef {{low: number, high: number, nonzero: number, tokens: number, bounds: number[], counts: number[]}} Activity */
@@ -6,13 +6,16 @@
  *   strength: number | null, sides: [number, number] | null, activity: Activity | null, positive: Window_[], negative: Window_[],
  *   on_prompts: number[][]}} NodeView */
 /** @typedef {{tokens: number[], answer: number | null, foil: number | null, p_circuit: number | null, p_model: number | null}} Prompt */
-/** @typedef {{target: number | null, circuit: number, circuit_accuracy: number, model: number, model_accuracy: number,
- *   removed: number | null, random: number[], chance: number | null, n_pairs: number | null, split: string}} Losses */
-/** @typedef {{token: number, channel: number, weight: number}} TokenWire */
-/** @typedef {{name: string, summary: string, circuit_id: string, sides: [string, string], losses: Losses,
+/** @typedef {{x_label: string, x: number[], y: number[]}} Curve */
+/** @typedef {"pass" | "warn" | "fail" | "info"} Status */
+/** @typedef {{check: string, title: string, quantity: string, value: number, unit: string, n: number, low: number | null, high: number | null,
+ *   split: string, ablation: string, budget: string | null, status: Status, reason: string, meaning: string, curve: Curve | null}} Measurement */
+/** @typedef {{token: number, channel: number, weight: number}} TokenEdgeView */
+/** @typedef {{name: string, summary: string, circuit_id: string, sides: [string, string], target_loss: number | null, guessing_loss: number,
+ *   measurements: Measurement[],
  *   counts: {nodes: number, edges: number, embedding_edges: number, unembedding_edges: number}, scale: number,
- *   shift: number, strength_label: string, nodes: NodeView[], wires: {source: number, target: number, weight: number}[],
- *   embedding: TokenWire[], unembedding: TokenWire[], pairs: {first: Prompt, second: Prompt}[]}} TaskView */
+ *   shift: number, strength_label: string, nodes: NodeView[], edges: {source: number, target: number, weight: number}[],
+ *   embedding: TokenEdgeView[], unembedding: TokenEdgeView[], pairs: {first: Prompt, second: Prompt}[]}} TaskView */
 /** @typedef {{id: string, kind: "token" | "embed" | "node" | "unembed" | "answer", label: string, node: number | null,
  *   channel: number | null, token: number | null, row: number, x: number, y: number, width: number}} Item */
 /** @typedef {{source: number, target: number, weight: number, x1: number, x2: number}} Link */

@@ -48,19 +48,12 @@ export function plural(amount, noun) {
   return `${amount.toLocaleString("en-US")} ${noun}${amount === 1 ? "" : "s"}`;
 }
 
-/** @param {readonly number[]} values */
-export function median(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
-}
-
 /** Blanks, control characters and direction overrides, each with the mark that stands for it. */
 const MARKS = new Map([["\n", "⏎"], ["\t", "⇥"], ["\r", "␍"], [" ", "·"]]);
 const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/;
 
 /**
- * Token text cut into runs: plain text, and marks for characters one would not see.
+ * Token text cut into runs: plain text, and marks for invisible characters.
  * @param {string} text
  * @returns {{text: string, mark: boolean, breaks: boolean}[]}
  */

@@ -1,16 +1,16 @@
-// The picture: wires on a canvas, items as buttons above it, row names in a gutter that stays in sight.
+// The picture: edges on a canvas, items as buttons above it, row names in a gutter that stays in sight.
 
 import { el, refill } from "./dom.js";
-import { num, plural } from "./format.js";
+import { plural, signed } from "./format.js";
 import { called, company, relations, ROLES } from "./relations.js";
 import { Viewport } from "./viewport.js";
-import { drawWires } from "./wires.js";
+import { drawEdges } from "./edges.js";
 
 /** Room for the names of rows, and what is left of it on a phone, where they are not shown. */
 const GUTTER = 158;
 const SLIM_GUTTER = 8;
 const PHONE = 560;
-/** With more wires than this, gestures move the finished canvas and it is redrawn when they end. */
+/** With more edges than this, gestures move the finished canvas and it is redrawn when they end. */
 const REDRAW_AT_ONCE = 1200;
 const SETTLED = 120;
 
@@ -80,7 +80,7 @@ export class Graph {
     const kind = node ? node.kind.split(".")[1] : item.kind;
     /** @param {number} value */
     const heat = (value) => ({ class: value < 0 ? "neg" : "pos", css: { "--heat": `${Math.round(100 * Math.min(1, Math.abs(value) / loudest))}%` } });
-    const hint = node ? `${node.name}\n${ROLES[node.kind]}${node.strength === null ? "" : `\nalone removed: +${num(node.strength)}`}` : item.label;
+    const hint = node ? `${node.name}\n${ROLES[node.kind]}${node.strength === null ? "" : `\nloss when ablated: ${signed(node.strength)}`}` : item.label;
     return el("button", {
       type: "button", class: `item ${item.kind} ${kind}`, title: hint, "aria-pressed": "false", "data-id": item.id,
       css: { left: `${item.x - item.width / 2}px`, top: `${item.y - 13}px`, width: `${item.width}px` },
@@ -135,7 +135,7 @@ export class Graph {
     else this.paint();
   }
 
-  /** Follow the viewport: items at once; wires at once when they are few, else when the gesture ends. */
+  /** Follow the viewport: items at once; edges at once when they are few, else when the gesture ends. */
   moved() {
     const { zoom, x, y } = this.view;
     this.layer.style.transform = `translate(${x}px, ${y}px) scale(${zoom})`;
@@ -152,7 +152,7 @@ export class Graph {
     return undefined;
   }
 
-  /** Draw the wires on the next frame. */
+  /** Draw the edges on the next frame. */
   paint() {
     if (this.frame) return;
     this.frame = requestAnimationFrame(() => {
@@ -165,13 +165,13 @@ export class Graph {
       if (!pen || !this.drawing) return;
       const { zoom, x, y } = this.view;
       pen.setTransform(zoom * ratio, 0, 0, zoom * ratio, x * ratio, y * ratio);
-      drawWires(pen, this.drawing, { focus: this.hovered ?? this.selected, lit: this.lit ?? null, zoom });
+      drawEdges(pen, this.drawing, { focus: this.hovered ?? this.selected, lit: this.lit ?? null, zoom });
       this.drawn = { zoom, x, y };
     });
   }
 
   /**
-   * Arrows move within a row, and along the strongest wire between rows.
+   * Arrows move within a row, and along the strongest edge between rows.
    * @param {KeyboardEvent} event
    */
   key(event) {

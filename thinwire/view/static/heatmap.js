@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 import { num, runs, signed } from "./format.js";
 
-/** Tokens shown on either side of the peak until the rest is asked for. */
+/** Tokens shown on either side of the peak before a click shows the rest. */
 const BEFORE = 26;
 const AFTER = 12;
 
@@ -30,7 +30,7 @@ export function tokenSpan(text, activation, scale, boxed = false) {
 }
 
 /**
- * A stretch of text as a heatmap, cut around its peak when it is long, unless it is to be shown whole.
+ * An excerpt of text as a heatmap, cut around its peak when it is long, unless it is to be shown whole.
  * @param {{tokens: number[], activations: number[], peak: number}} window
  * @param {string[]} vocab
  * @param {number} scale

@@ -6,7 +6,7 @@ import { reading } from "./panel_task.js";
 const KEYS = [
   ["Tab", "from item to item"],
   ["← →", "along a row"],
-  ["↑ ↓", "along the strongest wire, up or down the model"],
+  ["↑ ↓", "along the strongest edge, up or down the model"],
   ["Enter", "open the item in the panel"],
   ["Esc", "back to the task"],
   ["[ ]", "previous, next task"],

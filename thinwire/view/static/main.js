@@ -2,7 +2,7 @@
 
 import { unpack } from "./data.js";
 import { el, refill } from "./dom.js";
-import { evidence, meets, modelLine } from "./evidence.js";
+import { evidence, modelLine, worst } from "./evidence.js";
 import { Graph } from "./graph.js";
 import { helpDialog } from "./help.js";
 import { channelPanel } from "./panel_channel.js";
@@ -21,10 +21,10 @@ function build(app, { payload, drawings }) {
   const strip = el("section", { class: "evidence", "aria-label": "Evidence" });
   const picture = el("section", { class: "graph", "aria-label": "Circuit" });
   const panel = el("aside", { class: "panel", "aria-label": "Details" });
-  const live = el("div", { class: "unseen", "aria-live": "polite" });
+  const live = el("div", { class: "visually-hidden", "aria-live": "polite" });
   refill(app,
     el("header", { class: "top" }, el("h1", {}, payload.title), el("p", { class: "modelline" }, modelLine(payload.model)),
-      el("button", { type: "button", class: "ask", title: "Help (?)", "aria-label": "Help", on: { click: () => help.showModal() } }, "?")),
+      el("button", { type: "button", class: "helpbutton", title: "Help (?)", "aria-label": "Help", on: { click: () => help.showModal() } }, "?")),
     tabs, strip, el("main", {}, picture, panel), live, help);
   if (!payload.tasks.length) {
     refill(strip, el("p", { class: "nothing" }, "This page holds no circuit: no task was pruned."));
@@ -33,9 +33,9 @@ function build(app, { payload, drawings }) {
   const graph = new Graph(picture, select);
   const buttons = payload.tasks.map((task, index) => el("button", {
     type: "button", title: task.summary, on: { click: () => show(index, "") },
-  }, el("i", { class: meets(task.losses) ? "dot met" : "dot missed" }), task.name));
+  }, el("i", { class: `dot ${worst(task.measurements)}` }), task.name));
   refill(tabs, buttons);
-  const notice = el("p", { class: "nothing" }, "This circuit keeps no node: with every node frozen at its mean there is nothing to draw. Look at the losses above.");
+  const notice = el("p", { class: "nothing" }, "This circuit keeps no node, so there is nothing to draw. The losses above are those with every node ablated.");
 
   /** @param {number} index @param {string} id */
   function show(index, id) {

@@ -1,10 +1,10 @@
-// What the panel says about the other items: tokens, answers, and the two ends of a residual channel.
+// The panel of the other items: tokens, answers, and the two ends of a residual channel.
 
 import { el } from "./dom.js";
 import { glyphs, plural } from "./format.js";
-import { panelHead, weightBar, wiring } from "./panel_node.js";
+import { edgeLists, panelHead, weightBar } from "./panel_node.js";
 
-/** Rows of a token table shown before the rest is asked for. */
+/** Rows of a token table shown before a click shows the rest. */
 const FIRST = 40;
 
 /**
@@ -15,16 +15,16 @@ const FIRST = 40;
 export function channelPanel(context, index, item) {
   const { payload, task } = context;
   if (item.token !== null) {
-    const role = item.kind === "token" ? "Token whose embedding writes into channels of this circuit" : "Answer the circuit's channels vote for or against";
-    return [panelHead(context, glyphs(payload.vocab[item.token]), role), wiring(context, index, null)];
+    const role = item.kind === "token" ? "Token whose embedding writes into channels of this circuit" : "Answer whose logit the circuit's channels raise or lower";
+    return [panelHead(context, glyphs(payload.vocab[item.token]), role), edgeLists(context, index, null)];
   }
   const input = item.kind === "embed";
   const role = input ? "where the token embedding writes into it" : "where the unembedding reads it";
-  const all = (input ? task.embedding : task.unembedding).filter((wire) => wire.channel === item.channel);
+  const all = (input ? task.embedding : task.unembedding).filter((edge) => edge.channel === item.channel);
   return [
     panelHead(context, `channel ${item.channel}`, `Residual channel ${item.channel}, ${role}`),
-    tokenTable(payload, input ? "Written by tokens" : "Votes for tokens", all),
-    wiring(context, index, null),
+    tokenTable(payload, input ? "Written by tokens" : "Reads into token logits", all),
+    edgeLists(context, index, null),
   ];
 }
 
@@ -32,14 +32,14 @@ export function channelPanel(context, index, item) {
  * Tokens of a channel by weight.
  * @param {import("./data.js").Payload} payload
  * @param {string} title
- * @param {import("./data.js").TokenWire[]} wires
+ * @param {import("./data.js").TokenEdgeView[]} edges
  */
-function tokenTable(payload, title, wires) {
-  const sorted = [...wires].sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+function tokenTable(payload, title, edges) {
+  const sorted = [...edges].sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
   const most = Math.abs(sorted[0]?.weight ?? 0);
-  /** @param {import("./data.js").TokenWire} wire */
-  const row = (wire) => el("li", {}, weightBar(wire.weight, most), el("span", { class: "mono" }, glyphs(payload.vocab[wire.token])));
-  const list = el("ul", { class: "wires" }, sorted.slice(0, FIRST).map(row));
+  /** @param {import("./data.js").TokenEdgeView} edge */
+  const row = (edge) => el("li", {}, weightBar(edge.weight, most), el("span", { class: "mono" }, glyphs(payload.vocab[edge.token])));
+  const list = el("ul", { class: "edges" }, sorted.slice(0, FIRST).map(row));
   const rest = sorted.slice(FIRST);
   const more = rest.length ? el("button", {
     class: "more", type: "button", on: { click: () => (more?.remove(), list.append(...rest.map(row))) },

@@ -1,4 +1,4 @@
-// What the panel says about a node: its wires, its mean, how active it is, and the texts where it is strongest.
+// The panel of a node: its edges, its mean, how active it is, and the texts where it is strongest.
 
 import { el, factList, refill } from "./dom.js";
 import { nats, num, plural, signed } from "./format.js";
@@ -18,7 +18,7 @@ export function nodePanel(context, item, node) {
   return [
     panelHead(context, node.name, `Layer ${node.layer}${node.head === null ? "" : `, head ${node.head}`}: ${ROLES[node.kind]}`),
     nodeFacts(context.task, node),
-    wiring(context, item, node.bias),
+    edgeLists(context, item, node.bias),
     el("section", {}, el("h3", {}, "Activation over pretraining text"),
       node.activity ? histogram(node.activity, node.mean) : el("p", { class: "note" }, "Not sampled.")),
     texts(context, node),
@@ -43,8 +43,8 @@ export function panelHead(context, name, role) {
  */
 function nodeFacts(task, node) {
   /** @type {[string, string, string?][]} */
-  const facts = [["mean", num(node.mean), "Mean activation over pretraining text: what the node is frozen at when it is removed"]];
-  if (node.strength !== null) facts.push(["alone removed", signed(node.strength), task.strength_label]);
+  const facts = [["mean", num(node.mean), "The value that the node is ablated to: by default its mean activation over pretraining text"]];
+  if (node.strength !== null) facts.push(["loss when ablated", signed(node.strength), task.strength_label]);
   if (node.sides) task.sides.forEach((side, index) => facts.push([side, signed(/** @type {number[]} */ (node.sides)[index]),
     "Mean over this side's prompts of the activation of largest magnitude within the prompt"]));
   return factList(facts);
@@ -56,22 +56,22 @@ function nodeFacts(task, node) {
  * @param {number} item
  * @param {number | null} bias
  */
-export function wiring(context, item, bias) {
+export function edgeLists(context, item, bias) {
   const { incoming, outgoing, before, after, channel } = relations(context.drawing, context.task, item);
   const most = Math.max(0, ...[...incoming, ...outgoing].map((end) => Math.abs(end.weight)));
   /** @param {string} title @param {import("./relations.js").End[]} ends */
-  const table = (title, ends) => ends.length ? [el("h4", {}, title), el("ul", { class: "wires" }, ends.map((end) =>
+  const table = (title, ends) => ends.length ? [el("h4", {}, title), el("ul", { class: "edges" }, ends.map((end) =>
     el("li", {}, weightBar(end.weight, most), jump(context, end.item))))] : [];
   /** @param {string} title @param {number[]} items */
-  const list = (title, items) => items.length ? [el("h4", {}, title), el("ul", { class: "wires" }, items.map((other) =>
+  const list = (title, items) => items.length ? [el("h4", {}, title), el("ul", { class: "edges" }, items.map((other) =>
     el("li", {}, el("span", { class: "channel" }, `ch ${channel}`), jump(context, other))))] : [];
   const parts = [
-    ...list("Channel written by", before), ...table("Wires in", incoming),
-    ...(bias ? [el("h4", {}, "Bias"), el("ul", { class: "wires" }, el("li", {}, weightBar(bias, Math.max(most, Math.abs(bias))), el("span", {}, "constant")))] : []),
-    ...table("Wires out", outgoing), ...list("Channel read by", after),
+    ...list("Channel written by", before), ...table("Edges in", incoming),
+    ...(bias ? [el("h4", {}, "Bias"), el("ul", { class: "edges" }, el("li", {}, weightBar(bias, Math.max(most, Math.abs(bias))), el("span", {}, "constant")))] : []),
+    ...table("Edges out", outgoing), ...list("Channel read by", after),
   ];
-  return el("section", { class: "wiring" }, el("h3", {}, "Wires"),
-    parts.length ? parts : el("p", { class: "note" }, "No wire to another kept node: it acts through its mean alone, or not at all."));
+  return el("section", { class: "edgelists" }, el("h3", {}, "Edges"),
+    parts.length ? parts : el("p", { class: "note" }, "No edge to another kept node: it adds a constant, or nothing."));
 }
 
 /**
@@ -147,6 +147,6 @@ function prompts(context, node, scale) {
 
 /** @param {import("./data.js").TaskView} task @param {import("./data.js").NodeView} node */
 export function spoken(task, node) {
-  const alone = node.strength === null ? "" : `, ${nats(node.strength)} nats alone`;
+  const alone = node.strength === null ? "" : `, the loss rises by ${nats(node.strength)} nats when it is ablated`;
   return `${node.name} selected: ${ROLES[node.kind]}${alone}; ${plural(node.positive.length + node.negative.length, "text")} in the panel.`;
 }

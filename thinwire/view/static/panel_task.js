@@ -1,4 +1,4 @@
-// What the panel says while nothing is selected: the task, example pairs, and how to read the picture.
+// The panel while nothing is selected: the task, example pairs, and how to read the picture.
 
 import { el, factList } from "./dom.js";
 import { glyphs, num, percent, plural } from "./format.js";
@@ -14,7 +14,7 @@ export function taskPanel({ payload, task }) {
   return [
     el("header", { class: "panelhead" }, el("h2", { class: "mono" }, task.name), el("p", {}, task.summary)),
     factList([
-      ["measured on", task.losses.n_pairs === null ? `${task.losses.split} pairs` : `${plural(task.losses.n_pairs, "pair")}, ${task.losses.split}`, "Pairs that pruning never saw"],
+      ["measured on", [...new Set(task.measurements.map(({ n, split }) => `${plural(n, "pair")}, ${split}`))].join("; ") || "–", "Pairs of prompts that the checks above use; pruning never saw the held-out ones"],
       ["log-odds", `× ${num(task.scale)} ${task.shift < 0 ? "−" : "+"} ${num(Math.abs(task.shift))}`, "Calibration fitted after pruning: scale and shift of the circuit's log-odds of the first answer over the second"],
       ["circuit", task.circuit_id.slice(0, 8) || "–", `Content hash of the circuit artefact: ${task.circuit_id}`],
     ]),
@@ -40,9 +40,9 @@ function pairView({ vocab }, task, { first, second }) {
   while (end < shorter && first.tokens.at(-1 - end) === second.tokens.at(-1 - end)) end += 1;
   /** @param {import("./data.js").Prompt} prompt @param {number} side */
   const prompt = ({ tokens, answer, foil, p_circuit, p_model }, side) => el("article", { class: "text" },
-    el("code", { class: "heatmap" }, tokens.map((token, place) => {
+    el("code", { class: "heatmap" }, tokens.map((token, index) => {
       const span = tokenSpan(vocab[token], null, 1);
-      if (place >= start && place < tokens.length - end) span.classList.add("differs");
+      if (index >= start && index < tokens.length - end) span.classList.add("differs");
       return span;
     })),
     el("footer", {}, el("span", { class: "answer mono", title: "Right answer" }, answer === null ? "any other token" : glyphs(vocab[answer])),
@@ -58,14 +58,14 @@ export function reading() {
   const row = (key, words) => el("li", {}, el("i", { class: `key ${key}` }), el("span", {}, words));
   return el("section", { class: "reading" }, el("h3", {}, "How to read this"),
     el("ul", { class: "legend" },
-      row("wire pos", "positive weight (blue, solid); thicker is larger"),
-      row("wire neg", "negative weight (orange, dashed)"),
-      row("wire bus", "one residual channel: writers add to it, later readers read the sum"),
+      row("edge pos", "positive weight (blue, solid); thicker is larger"),
+      row("edge neg", "negative weight (orange, dashed)"),
+      row("edge bus", "one residual channel: writers add to it, later readers read the sum"),
       row("headbox", "attention head: q and k decide where it looks, v what it copies"),
       row("sides", "activation on the task's first and second side, by colour"),
-      row("bar", "how much the loss rises when this node alone is removed")),
+      row("bar", "how much the circuit's loss rises when this node is ablated too")),
     el("details", {}, el("summary", {}, "What the picture claims, and what it does not"),
-      el("p", {}, "The model runs from bottom to top. A node is one channel of one place in one layer; an edge is a nonzero weight between two nodes. Every node that is not drawn is frozen at its mean over pretraining text, for all prompts and positions; the loss of that model is the first number above."),
-      el("p", {}, "A small circuit is evidence only next to the other numbers: the whole model can do the task, it fails without the circuit, and random circuits of the same size fail. Weights are those of the model; normalization before each read and attention patterns are not drawn. Activations are those of the whole model, so a node may act differently once the rest is frozen."),
-      el("p", {}, "Freezing at the mean is weaker than resampling: a frozen node can still carry a constant. Texts show where a node is strongest, which is not all it does; look at both signs and at the histogram.")));
+      el("p", {}, "The model runs from bottom to top. A node is one channel of one site in one layer. An edge is a nonzero weight between two nodes. Every node that is not drawn is ablated to a constant (its mean over pretraining text, unless the checks above name another), for all prompts and positions. The loss of that model is the first number above."),
+      el("p", {}, "A small circuit is evidence only together with the other numbers: the whole model can do the task, it fails without the circuit, and random circuits of the same size fail. Weights are those of the model. The normalization before each read and the attention patterns are not drawn. Activations are those of the whole model, so a node may act differently once the rest is ablated."),
+      el("p", {}, "Mean ablation is a weaker test than resampling: a node that is ablated to its mean still adds a constant. The texts show where a node is strongest, which is not all it does. Look at both signs and at the histogram.")));
 }

@@ -1,4 +1,4 @@
-// What an item of the picture is joined to, and what it is called in words.
+// What an item of the picture is connected to, and its name in words.
 
 /** @typedef {{item: number, weight: number}} End */
 /** @typedef {{incoming: End[], outgoing: End[], before: number[], after: number[], channel: number | null}} Relations */
@@ -33,10 +33,10 @@ export function relations(drawing, task, item) {
   }
   for (const ends of [incoming, outgoing]) ends.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
   const bus = drawing.buses.find((candidate) => candidate.items.includes(item));
-  const place = bus ? bus.items.indexOf(item) : 0;
+  const index = bus ? bus.items.indexOf(item) : 0;
   const writes = writing(drawing, task, item);
-  const before = !bus || writes ? [] : bus.items.slice(0, place).filter((other) => writing(drawing, task, other));
-  const after = !bus || !writes ? [] : bus.items.slice(place + 1).filter((other) => !writing(drawing, task, other));
+  const before = !bus || writes ? [] : bus.items.slice(0, index).filter((other) => writing(drawing, task, other));
+  const after = !bus || !writes ? [] : bus.items.slice(index + 1).filter((other) => !writing(drawing, task, other));
   return { incoming, outgoing, before, after, channel: bus ? bus.channel : null };
 }
 

@@ -1,10 +1,10 @@
-// Wires and residual channels on the canvas. One stroke a wire: faster than few large paths, and each has its own width.
+// Edges and residual channels on the canvas. One stroke per edge: faster than a few large paths, and each has its own width.
 
 import { signed } from "./format.js";
 
-/** With at most so many wires, every weight is written beside its wire. */
+/** With at most so many edges, every weight is written beside its edge. */
 const ALWAYS_LABELLED = 40;
-/** Where along a wire its weight may stand, the best first. */
+/** Where along an edge its weight may stand, the best first. */
 const SPOTS = [0.5, 0.43, 0.57, 0.36, 0.64, 0.27, 0.73, 0.2, 0.8, 0.14, 0.86];
 /** How far apart in height two weights are at least, if they are not side by side. */
 const LABEL_PITCH = 12;
@@ -20,12 +20,12 @@ function colours() {
 }
 
 /**
- * Draw all wires in picture units; the context is already moved and scaled.
+ * Draw all edges in picture units; the context is already moved and scaled.
  * @param {CanvasRenderingContext2D} pen
  * @param {import("./data.js").Drawing} drawing
  * @param {{focus: number | null, lit: Set<number> | null, zoom: number}} look item in focus, items lit with it (null: all)
  */
-export function drawWires(pen, drawing, { focus, lit, zoom }) {
+export function drawEdges(pen, drawing, { focus, lit, zoom }) {
   const ink = colours();
   const most = Math.max(1e-12, ...drawing.links.map((link) => Math.abs(link.weight)));
   const crowd = Math.min(1, Math.max(0.35, 400 / (drawing.links.length + 1)));
@@ -58,9 +58,9 @@ function drawBus(pen, bus, ink, level) {
   pen.strokeStyle = ink;
   pen.setLineDash([]);
   pen.beginPath();
-  bus.points.forEach(([x, y], place) => {
-    if (!place) return pen.moveTo(x, y);
-    const [x0, y0] = bus.points[place - 1];
+  bus.points.forEach(([x, y], index) => {
+    if (!index) return pen.moveTo(x, y);
+    const [x0, y0] = bus.points[index - 1];
     const middle = (y0 + y) / 2;
     return pen.bezierCurveTo(x0, middle, x, middle, x, y);
   });
@@ -93,8 +93,8 @@ function drawLink(pen, drawing, link, ink, size) {
 }
 
 /**
- * Weights beside their wires, moved along the wire until they cover no other label; the strongest first, and those
- * that find no place are left out.
+ * Weights beside their edges, moved along the edge until they cover no other label; the strongest first, and those
+ * that find no room are left out.
  * @param {CanvasRenderingContext2D} pen
  * @param {import("./data.js").Drawing} drawing
  * @param {import("./data.js").Link[]} links

@@ -1,0 +1,55 @@
+"""The checks of a verdict: one registered function per module of this package.
+
+To add a check, add a module here:
+
+    @check("mine", order=50)
+    def mine(inputs: CheckInput) -> list[Measurement]:
+        condition = Condition("mine", "my check", inputs.ablation, len(inputs.heldout))
+        margins = inputs.margins(inputs.heldout, tap)
+        return [mean_loss(margins, condition, "How to read it.", inputs.config.seed), mean_accuracy(margins, condition)]
+
+The verdict, the tables of the command line, their JSON and the page then show its measurements.
+"""
+
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+
+from thinwire.registry import Registry
+from thinwire.verify.inputs import CheckInput
+from thinwire.verify.measurement import Measurement
+
+Run = Callable[[CheckInput], Iterable[Measurement]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A registered check."""
+
+    name: str
+    order: int
+    """Verdicts list checks by order, then by name."""
+    run: Run
+    """Measures; every measurement's name begins with the check's name and a dot."""
+
+
+CHECKS: Registry[Check] = Registry("check")
+"""The checks of all modules imported so far; `all_checks` imports those of this package first."""
+
+
+def check(name: str, order: int) -> Callable[[Run], Run]:
+    """Decorator that registers a function as a check."""
+
+    def add(run: Run) -> Run:
+        CHECKS.register(name)(Check(name, order, run))
+        return run
+
+    return add
+
+
+def all_checks() -> list[Check]:
+    """Every check of this package and every other registered one, in the order of a verdict."""
+    for module in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    return sorted((CHECKS[name] for name in CHECKS), key=lambda found: (found.order, found.name))

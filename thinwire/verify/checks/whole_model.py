@@ -1,0 +1,19 @@
+"""What the whole model does on the same pairs: the other checks are read against it."""
+
+from dataclasses import replace
+
+from thinwire.verify.checks import check
+from thinwire.verify.inputs import CheckInput
+from thinwire.verify.margins import Condition, mean_accuracy, mean_loss
+from thinwire.verify.measurement import Headline, Measurement
+
+MEANING = "The model as trained, with nothing removed. Read the other losses against this one."
+
+
+@check("unpruned", order=20)
+def unpruned(inputs: CheckInput) -> list[Measurement]:
+    """Loss and accuracy of the whole model, not calibrated."""
+    condition = Condition("unpruned", "whole model", "none", len(inputs.heldout))
+    margins = inputs.margins(inputs.heldout)
+    loss = mean_loss(margins, condition, MEANING, inputs.config.seed)
+    return [replace(loss, headline=Headline("whole model", "unpruned_loss")), mean_accuracy(margins, condition)]

@@ -1,0 +1,71 @@
+"""What a check gets: a circuit, its model, and pairs that pruning never used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from thinwire.circuit import Circuit
+from thinwire.errors import UserError
+from thinwire.model.taps import Tap, ablate, identity
+from thinwire.model.transformer import Transformer
+from thinwire.prune.config import Ablation
+from thinwire.sites import Site
+from thinwire.tasks import PairBatch, last_logits, margin
+from thinwire.verify.config import VerifyConfig
+
+
+@dataclass(frozen=True)
+class CheckInput:
+    """A circuit to check, its model, and the pairs to check it on."""
+
+    model: Transformer
+    circuit: Circuit
+    heldout: PairBatch
+    """Pairs whose templates and names no stage of pruning saw."""
+    fit: PairBatch
+    """Pairs of the train split, to fit calibrations of other circuits on."""
+    config: VerifyConfig
+    ablation: Ablation = "mean"
+    """What `circuit.means` holds: what the circuit was pruned with."""
+
+    @property
+    def target_loss(self) -> float | None:
+        """The task loss that the circuit was pruned to reach, nats; None for circuits that were not pruned to one."""
+        return self.circuit.scores.target_loss if self.circuit.scores else None
+
+    @torch.no_grad()
+    def margins(self, batch: PairBatch, tap: Tap = identity, model: Transformer | None = None) -> Tensor:
+        """Log-odds of the right answers of a batch of n pairs under a tap, not calibrated. float32 [2n]
+
+        Rows 0 … n - 1 are the first sides of the pairs, rows n … 2n - 1 the second. `model` replaces the whole model.
+        """
+        norms = self.circuit.norms(self.model, batch)
+        return margin(last_logits(model or self.model, batch, tap=tap, norms=norms), batch)
+
+    def kept_margins(self, batch: PairBatch, keep: Mapping[Site, Tensor]) -> Tensor:
+        """The margins [2n] with every node ablated except the kept ones; `keep` is bool [width] per site."""
+        return self.margins(batch, ablate(keep, self.circuit.means))
+
+
+class _Pruned(BaseModel):
+    """The one field of a circuit's config that checks need."""
+
+    model_config = ConfigDict(frozen=True)
+    ablation: Ablation = "mean"
+
+
+def ablation_of(circuit: Circuit) -> Ablation:
+    """What a circuit's removed nodes are set to; the mean for a circuit that does not come from an artefact.
+
+    Raises UserError when the artefact's config cannot be read.
+    """
+    if circuit.artifact is None:
+        return "mean"
+    path = circuit.artifact.path / "config.json"
+    try:
+        return _Pruned.model_validate_json(path.read_bytes()).ablation
+    except (OSError, ValidationError):
+        raise UserError(f"{path} is not the config of a circuit; prune again.") from None

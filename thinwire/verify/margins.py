@@ -1,0 +1,84 @@
+"""Loss and accuracy, with their intervals, from the log-odds of the right answers."""
+
+from dataclasses import dataclass
+from math import log
+
+from torch import Tensor
+
+from thinwire.tasks import margin_losses
+from thinwire.verify.intervals import bootstrap, wilson
+from thinwire.verify.measurement import Interval, Judgement, Measurement
+
+GUESSING = log(2)
+"""Task loss of a model that finds both answers equally likely, nats."""
+CLEARLY = 0.97
+"""A loss below this share of GUESSING counts as better than guessing."""
+ACCURACY = "Share of prompts for which the right answer is the likelier of the two. Guessing gives one half."
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is measured, and how: the fields that all measurements of a check share."""
+
+    check: str
+    title: str
+    """What readers call it: `circuit alone`."""
+    ablation: str
+    n: int
+    """Pairs that are measured on."""
+    split: str = "heldout"
+    budget: str | None = None
+
+    def loss(self, value: float, interval: Interval, meaning: str) -> Measurement:
+        """A loss in nats as a measurement."""
+        fixed = (self.n, interval, self.split, self.ablation, meaning, self.budget)
+        return Measurement(f"{self.check}.loss", self.title, value, "nats", *fixed)
+
+    def accuracy(self, value: float, interval: Interval) -> Measurement:
+        """A share of right answers as a measurement."""
+        fixed = (self.n, interval, self.split, self.ablation, ACCURACY, self.budget)
+        return Measurement(f"{self.check}.accuracy", self.title, value, "fraction", *fixed)
+
+
+def loss_of(margins: Tensor) -> float:
+    """Task loss in nats: the mean over all sequences. Margins [2n]"""
+    return margin_losses(margins).mean().item()
+
+
+def accuracy_of(margins: Tensor) -> float:
+    """Share of sequences whose right answer is the likelier of the two. Margins [2n]"""
+    return (margins > 0).float().mean().item()
+
+
+def mean_loss(margins: Tensor, condition: Condition, meaning: str, seed: int) -> Measurement:
+    """The task loss from margins [2n], rows as in `PairBatch`.
+
+    The interval is a percentile bootstrap over the n pairs; the two sequences of a pair stay together.
+    """
+    per_pair = margin_losses(margins).unflatten(0, (2, -1)).mean(0)
+    return condition.loss(loss_of(margins), bootstrap(per_pair, seed), meaning)
+
+
+def mean_accuracy(margins: Tensor, condition: Condition) -> Measurement:
+    """The accuracy from margins [2n], rows as in `PairBatch`.
+
+    The interval is Wilson's with the n pairs as trials, since the two sequences of a pair are not independent.
+    """
+    share = accuracy_of(margins)
+    return condition.accuracy(share, wilson(share, len(margins) // 2))
+
+
+def against_target(value: float, target: float | None) -> Judgement:
+    """Pass where a loss is at most the target, fail where it is above; info without a target. Nats."""
+    if target is None:
+        return Judgement("info", "")
+    if value <= target:
+        return Judgement("pass", f"meets the target of {target:.3f}")
+    return Judgement("fail", f"misses the target of {target:.3f}")
+
+
+def against_guessing(value: float) -> Judgement:
+    """Pass where a loss is no better than guessing (at least 97 % of ln 2 nats), a warning where it is better."""
+    if value >= CLEARLY * GUESSING:
+        return Judgement("pass", "no better than guessing")
+    return Judgement("warn", "better than guessing")

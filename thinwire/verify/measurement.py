@@ -1,0 +1,130 @@
+"""One measured number of a verdict, with everything that a reader needs to judge it."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pydantic import with_config
+
+from thinwire.config import STRICT
+
+Status = Literal["pass", "warn", "fail", "info"]
+"""Whether a measurement meets the threshold that its check states; info where a check states none."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % confidence interval, in the unit of its measurement."""
+
+    low: float
+    high: float
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Curve:
+    """The values behind a measurement, such as one per random circuit, or a loss over steps."""
+
+    x_label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    """One value per x, in the unit of the measurement."""
+
+    def __post_init__(self) -> None:
+        if not self.x or len(self.x) != len(self.y):
+            raise ValueError("a curve needs one y for each x, and at least one")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Headline:
+    """How tables of several circuits show a measurement."""
+
+    column: str
+    """Title of its column."""
+    key: str
+    """Its name among the flat values of `--json`."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A status and the reason for it."""
+
+    status: Status
+    reason: str
+    """A few words, such as `meets the target of 0.150`."""
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Measurement:
+    """One number that a check measured."""
+
+    name: str
+    """Name of the check, a dot, and what was measured: `sufficiency.loss`."""
+    title: str
+    """What readers call the thing measured, equal for all measurements of a check: `circuit alone`."""
+    value: float
+    unit: str
+    """`nats` for losses; `fraction` for shares between 0 and 1."""
+    n: int
+    """Pairs that the value is measured on."""
+    interval: Interval | None
+    split: str
+    """Split of the task that the pairs come from."""
+    ablation: str
+    """What removed nodes are set to, as in `PruneConfig.ablation`; `none` where nothing is removed."""
+    meaning: str
+    """What was measured and how to read it, in full sentences."""
+    budget: str | None = None
+    """What the check spent, where spending more could change the value: `20 random circuits`."""
+    status: Status = "info"
+    reason: str = ""
+    """Why the status is what it is, in a few words; empty where it is `info`."""
+    headline: Headline | None = None
+    """None keeps the measurement out of tables of several circuits."""
+    curve: Curve | None = None
+
+    def __post_init__(self) -> None:
+        if "" in self.name.partition("."):
+            raise ValueError(f"{self.name} is not a measurement's name; write `check.quantity`")
+
+    @property
+    def check(self) -> str:
+        """Name of the check."""
+        return self.name.partition(".")[0]
+
+    @property
+    def quantity(self) -> str:
+        """What was measured: `loss`."""
+        return self.name.partition(".")[2]
+
+    @property
+    def number(self) -> str:
+        """The value for reading, without its unit."""
+        return written(self.value, self.unit)
+
+    def judged(self, judgement: Judgement) -> "Measurement":
+        """The same measurement with a status and the reason for it."""
+        return replace(self, status=judgement.status, reason=judgement.reason)
+
+    def row(self) -> dict[str, object]:
+        """The measurement as one flat row for JSON."""
+        return {
+            "name": self.name,
+            "ablation": self.ablation,
+            "split": self.split,
+            "value": self.value,
+            "unit": self.unit,
+            "n": self.n,
+            "low": self.interval.low if self.interval else None,
+            "high": self.interval.high if self.interval else None,
+            "status": self.status,
+            "budget": self.budget,
+            "column": self.headline.column if self.headline else None,
+        }
+
+
+def written(value: float, unit: str) -> str:
+    """A value for reading: losses and fractions with three decimals, so that columns compare."""
+    return f"{value:.3f}" if unit in ("nats", "fraction") else f"{value:.4g}"
