@@ -10,6 +10,7 @@ import numpy as np
 from numba import prange
 
 from thinwire.engine.jit import allocating, device_function, inline_function, kernel
+from thinwire.engine.layers.parts import KernelBeginning, KernelEnd, KernelMap, KernelRead
 from thinwire.engine.simd.lanes import keep_reaching
 from thinwire.engine.simd.memory import CACHE_LINE, fence, load, store
 from thinwire.engine.simd.nonlinearities import IDENTITY, activate
@@ -25,7 +26,6 @@ from thinwire.engine.simd.tiles import (
     store_range,
     token_range,
 )
-from thinwire.engine.layers.parts import KernelBeginning, KernelEnd, KernelMap, KernelRead
 from thinwire.engine.simd.vectors import broadcast
 from thinwire.engine.sites.forward import map_vector
 from thinwire.engine.sites.norm_kernels import norm_tile

@@ -27,13 +27,13 @@ from thinwire.engine.layers.parts import (
     site_widths,
 )
 from thinwire.engine.layout import empty_activations, features, floats
-from thinwire.engine.operator import shown
+from thinwire.engine.operator import profiled
 from thinwire.engine.sites.pointwise import Ablation, KernelAblation, join_ablations
 
 MAX_POSITIONS = 1 << 23
 """Position channels times tokens that are copied for all layers before the first kernel runs; beyond, one by one."""
-_between_attentions = shown("thinwire::between_attentions", forward.between_attentions)
-_attend = shown("thinwire::attend_by_feature", attention.attend)
+_between_attentions = profiled("thinwire::between_attentions", forward.between_attentions)
+_attend = profiled("thinwire::attend_by_feature", attention.attend)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """`attend(layer, q, k, v)`, each [batch, pos, d_heads], returns what the heads return, [batch, pos, d_heads]."""
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 
-
 class Rows(NamedTuple):
     """Which rows of a site's map are constant over all tokens, and which compete for AbsTopK's places."""
 
