@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import thinwire
+from tests.import_graph import circles, import_graph
 
 PACKAGE = Path(thinwire.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -43,6 +44,34 @@ def length(node: ast.AST) -> int:
 def test_functions_are_short() -> None:
     found = nodes(ast.FunctionDef, ast.AsyncFunctionDef)
     assert [place(path, function) for path, function in found if own_lines(function) > 60] == []
+
+
+def n_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    arguments = function.args
+    return len(arguments.args) + len(arguments.kwonlyargs) + len(arguments.posonlyargs)
+
+
+def test_functions_have_few_parameters() -> None:
+    found = nodes(ast.FunctionDef, ast.AsyncFunctionDef)
+    assert [place(path, function) for path, function in found if n_parameters(function) > 8] == []  # pyright: ignore
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    assert circles(import_graph(PACKAGE)) == []
+
+
+def test_a_circle_would_be_found(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    (package / "room").mkdir(parents=True)
+    sources = {
+        "__init__.py": "",
+        "one.py": "from package.room import value\n",
+        "room/__init__.py": "from package.room.two import value\n",
+        "room/two.py": "def value():\n    from package.one import other\n",
+    }
+    for name, source in sources.items():
+        (package / name).write_text(source)
+    assert circles(import_graph(package)) == [["package.one", "package.room.two"]]
 
 
 def test_library_code_does_not_print() -> None:
