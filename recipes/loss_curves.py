@@ -50,7 +50,7 @@ PANELS = {
     "gradient, floor, rate": (BASE, "clip", "floor_2", "no_l0_factor"),
     "linear anneal until": (BASE, "anneal_5", "anneal_20", "anneal_50", "anneal_80"),
     "kind of anneal": (BASE, "exponential_10", "anneal_50", "exponential_50", "no_anneal"),
-    "way to sparsity": (BASE, "soft_topk", "hardconcrete", "l1", "group_lasso", "dense"),
+    "sparsifier": (BASE, "soft_topk", "hardconcrete", "l1", "group_lasso", "dense"),
 }
 
 

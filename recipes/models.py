@@ -34,6 +34,7 @@ from thinwire.train.config import TrainConfig
 from thinwire.train.loop import train
 from thinwire.train.presets import PRESETS
 from thinwire.train.ship import ship
+from thinwire.train.watch import Monitoring
 
 TOLERANCE = 0.01
 """Largest difference of the shipped models' validation losses, nats per token."""
@@ -123,7 +124,7 @@ def release(
 
     def loss_of(config: TrainConfig, name: str) -> float:
         with progress(name) as report:
-            return train(config, tokens, places.work / name, report, device=device).val_loss
+            return train(config, tokens, places.work / name, monitoring=Monitoring(report), device=device).val_loss
 
     target = loss_of(config, "sparse")
     first = max(1, round(FIRST * config.steps))

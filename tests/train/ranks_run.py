@@ -19,7 +19,7 @@ from torch import Tensor
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.progress import Report, silent
-from thinwire.train import TrainConfig, checkpoint, train
+from thinwire.train import Monitoring, Sources, TrainConfig, checkpoint, train
 from thinwire.train.ranks import Ranks, joined
 from thinwire.train.step import State
 
@@ -53,9 +53,10 @@ def outcome(run: dict, tokens: Tokens, ranks: Ranks) -> str:
     config = TrainConfig.parse(json.dumps(run["config"]), "argv")
     if "die_in_save" in run and ranks.first:
         die_in_save(run["die_in_save"])
-    given = {name: run[name] for name in ("start", "teacher") if name in run}
+    sources = Sources(run.get("start"), run.get("teacher"))
+    placed = ranks.placed(run["mode"], "cpu", 0)
     try:
-        result = train(config, tokens, run["out"], report, ranks=ranks.placed(run["mode"], "cpu", 0), **given)
+        result = train(config, tokens, run["out"], sources, Monitoring(report), ranks=placed)
     except UserError as error:
         return str(error)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from tiny import synthetic_batch, tiny_run
 from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.errors import UserError
-from thinwire.train import train
+from thinwire.train import Monitoring, train
 from thinwire.train.finite import NotFinite, check_weights, origin
 from thinwire.train.loop import CHECKPOINT
 from thinwire.train.step import State, new_state, train_step
@@ -98,7 +98,7 @@ def test_the_last_good_checkpoint_is_kept(tiny_tokens: Tokens, tmp_path: Path, m
 
     monkeypatch.setattr("thinwire.train.loop.new_state", remember)
     with pytest.raises(UserError, match=r"embedding.weight .* step 10; .* \(the checkpoint of step 5 is kept\)\.$"):
-        train(CONFIG, tiny_tokens, tmp_path, spoil)
+        train(CONFIG, tiny_tokens, tmp_path, monitoring=Monitoring(spoil))
     assert not artifact.is_finished(tmp_path)
     assert all(torch.isfinite(value).all() for value in load_file(tmp_path / CHECKPOINT).values())
     monkeypatch.undo()

@@ -13,8 +13,7 @@ from thinwire.errors import UserError
 from thinwire.model import Transformer
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.weights import floor_dim, sparse_parameters
-from thinwire.train import TrainConfig, l0
-from thinwire.train.objective import Objective
+from thinwire.train import LanguageObjective, TrainConfig, l0
 from thinwire.train.plan import memory as plan_memory
 from thinwire.train.plan import work
 from thinwire.train.plan.inventory import check_floor, final_nonzeros, group_sizes, parameters
@@ -88,7 +87,7 @@ def test_floors_are_refused_as_training_refuses_them(floor: int) -> None:
 
 def saved_bytes(config: TrainConfig) -> int:
     """Bytes of all tensors but parameters that autograd saves for the backward pass of one batch."""
-    objective = Objective(Transformer(config.model), config)
+    objective = LanguageObjective(Transformer(config.model), config)
     own = {p.untyped_storage().data_ptr() for p in objective.parameters()}
     seen: dict[int, torch.Tensor] = {}
 
@@ -147,7 +146,7 @@ def test_states_are_spread_or_not() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_operations_are_those_that_run(shape: dict, recompute: bool) -> None:
     config = run_of(shape, precision="fp32", density=1.0, recompute=recompute)
-    objective = Objective(Transformer(config.model), config)
+    objective = LanguageObjective(Transformer(config.model), config)
     batch = torch.randint(50, (config.batch_size, config.model.context + 1))
     with FlopCounterMode(display=False) as counter:
         objective(batch).total.backward()

@@ -128,7 +128,7 @@ def test_what_is_left_out_is_said() -> None:
     assert plan(config, "", flat_device()).notes == ()
     assumed = plan(config, "", flat_device(measured=False, source="a data sheet")).notes
     assert assumed == ("Times are assumed, not measured: a data sheet",)
-    with pytest.raises(UserError, match="hardconcrete way to sparsity keeps no floor"):
+    with pytest.raises(UserError, match="The sparsifier hardconcrete keeps no floor"):
         plan(config.replace(sparsity="hardconcrete", floor=1), "", flat_device())
     other = plan(config.replace(sparsity="hardconcrete"), "", flat_device())
     assert "What hardconcrete adds" in other.notes[0]

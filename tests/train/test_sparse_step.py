@@ -14,7 +14,7 @@ from torch import Tensor
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.weights import sparse_parameters
-from thinwire.train import TrainConfig, read_metrics, train
+from thinwire.train import Monitoring, TrainConfig, read_metrics, train
 from thinwire.train.plan import plan
 from thinwire.train.sparse_step import NEVER_ZERO, check_compute, computes_sparsely, mean_share
 from thinwire.train.stats import support, turnover
@@ -170,8 +170,8 @@ def test_value_that_comes_to_be_zero_stays_in_the_support() -> None:
     with torch.no_grad():
         entries.values[3] = 0
         entries.put_back((torch.zeros_like(entries.values), torch.zeros_like(entries.values)))
-    assert entries.parameter.flatten()[entries.places[3]] == NEVER_ZERO
-    assert int(entries.parameter.count_nonzero()) == len(entries.places)
+    assert entries.parameter.flatten()[entries.indices[3]] == NEVER_ZERO
+    assert int(entries.parameter.count_nonzero()) == len(entries.indices)
 
 
 def test_share_is_a_running_mean() -> None:
@@ -196,8 +196,8 @@ def test_teacher_is_listened_to_on_the_support() -> None:
     for step in range(ANNEALED + 2):
         done = train_step(state, synthetic_batch(step, config), config)
     assert state.support is not None
-    assert done.divergence is not None
-    assert math.isfinite(done.divergence)
+    assert done.parts
+    assert math.isfinite(done.parts["divergence"])
 
 
 @pytest.mark.parametrize("stops", [(14,), (ANNEALED, 13, 16, 23)])
@@ -211,7 +211,7 @@ def test_resumed_run_is_the_uninterrupted_one(stops: tuple[int, ...], tiny_token
 
     for _ in stops:
         with pytest.raises(KeyboardInterrupt):
-            train(config, tiny_tokens, tmp_path / "cut", report)
+            train(config, tiny_tokens, tmp_path / "cut", monitoring=Monitoring(report))
     train(config, tiny_tokens, tmp_path / "cut")
     for name in ("weights.safetensors", "metrics.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -229,7 +229,7 @@ def test_watchers_see_the_ordinary_model_and_validation_the_same_losses(tiny_tok
             seen.update({name: value.clone() for name, value in model.state_dict().items()})
             return {"watched": 1}
 
-    train(config, tiny_tokens, tmp_path, watchers=[Watcher()])
+    train(config, tiny_tokens, tmp_path, monitoring=Monitoring(watchers=[Watcher()]))
     state = new_state(config)
     assert seen.keys() == state.model.state_dict().keys()
     state.model.load_state_dict(seen)
@@ -237,7 +237,7 @@ def test_watchers_see_the_ordinary_model_and_validation_the_same_losses(tiny_tok
         assert int(parameter.count_nonzero()) <= max(1, round(parameter.numel() / 16)), name
     rows = torch.from_numpy(tiny_tokens.validation("idioms", 256, 16))
     with torch.no_grad():
-        expected = state.objective(rows).cross_entropy.item()
+        expected = state.objective(rows).parts["loss"].item()
     found = read_metrics(tmp_path)["val_losses/idioms"]
     assert dict(zip(found.steps, found.values, strict=True))[15] == pytest.approx(expected, rel=1e-5)
 

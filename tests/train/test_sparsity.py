@@ -17,13 +17,13 @@ from thinwire.cli.main import run
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.weights import count_nonzeros, sparse_parameters
-from thinwire.train import TrainConfig, read_result, train
+from thinwire.train import Monitoring, Sources, TrainConfig, read_result, train
 from thinwire.train.l0 import budget
-from thinwire.train.sparsity import SPARSIFIERS
+from thinwire.train.sparsity import OPTIONS, SPARSIFIERS
 from thinwire.train.step import State, new_state, train_step
 
 WAYS = sorted(SPARSIFIERS)
-FREE = [way for way in WAYS if not SPARSIFIERS[way].needs_start]
+FREE = [way for way in WAYS if not OPTIONS[way].needs_start]
 GLOBAL = ["hardconcrete", "l1", "group_lasso"]
 
 
@@ -59,7 +59,7 @@ def test_it_learns_and_meets_the_budget(way: str) -> None:
     config = run_of(way, steps=100, learning_rate=0.1, density=1 / 8, model=shape)
     state, losses = trained(config)
     model, allowed = state.model, sum(budget(state.model, config.steps, config).values())
-    state.objective.sparsifier.settle(model, config.steps)
+    state.objective.sparsifier.materialize(model, config.steps)
     assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 0.5
     assert 0.75 * allowed < count_nonzeros(model) <= allowed
 
@@ -68,7 +68,7 @@ def test_it_learns_and_meets_the_budget(way: str) -> None:
 def test_dense_biases_are_left_alone(way: str) -> None:
     config = run_of(way, steps=12, learning_rate=0.1, density=1 / 8, sparse_biases=False)
     state, _ = trained(config)
-    state.objective.sparsifier.settle(state.model, config.steps)
+    state.objective.sparsifier.materialize(state.model, config.steps)
     kept = budget(state.model, config.steps, config)
     biases = {name: p for name, p in sparse_parameters(state.model) if name.endswith(".bias")}
     assert all(kept[name] == p.numel() for name, p in biases.items())
@@ -84,14 +84,14 @@ def test_density_1_is_the_dense_run(way: str) -> None:
     models = []
     for each in (config, config.replace(sparsity="topk")):
         state, _ = trained(each)
-        state.objective.sparsifier.settle(state.model, 4)
+        state.objective.sparsifier.materialize(state.model, 4)
         models.append(state.model)
     for name, parameter in models[1].named_parameters():
         assert torch.equal(models[0].get_parameter(name), parameter), name
 
 
 @pytest.mark.parametrize("way", FREE)
-def test_a_look_at_the_settled_model_changes_nothing(way: str) -> None:
+def test_a_look_at_the_materialized_model_changes_nothing(way: str) -> None:
     config = run_of(way, anneal_start=0.0, anneal_stop=0.1)
     ends = []
     for looking in (False, True):
@@ -100,7 +100,7 @@ def test_a_look_at_the_settled_model_changes_nothing(way: str) -> None:
             train_step(state, synthetic_batch(step, config), config)
             if looking:
                 before = {name: p.clone() for name, p in state.objective.named_parameters()}
-                with state.objective.settled(state.step) as model:
+                with state.objective.materialized(state.step) as model:
                     assert count_nonzeros(model) > 0
                 assert all(torch.equal(before[name], p) for name, p in state.objective.named_parameters())
                 assert all(module.training for module in state.objective.modules())
@@ -111,8 +111,8 @@ def test_a_look_at_the_settled_model_changes_nothing(way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_interrupted_run_resumes_bit_for_bit(way: str, tiny_tokens: Tokens, sparse_start: Path, tmp_path: Path) -> None:
     config = run_of(way, learning_rate=0.1, validate_every=6, checkpoint_every=4)
-    start = sparse_start if SPARSIFIERS[way].needs_start else None
-    train(config, tiny_tokens, tmp_path / "whole", start=start)
+    start = sparse_start if OPTIONS[way].needs_start else None
+    train(config, tiny_tokens, tmp_path / "whole", Sources(start))
 
     def interrupt(done: int, total: int, status: str) -> None:
         if done in (7, 20):
@@ -120,9 +120,9 @@ def test_interrupted_run_resumes_bit_for_bit(way: str, tiny_tokens: Tokens, spar
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train(config, tiny_tokens, tmp_path / "cut", interrupt, start=start)
+            train(config, tiny_tokens, tmp_path / "cut", Sources(start), Monitoring(interrupt))
     torch.manual_seed(7)  # a run depends on no random state but its own
-    result = train(config, tiny_tokens, tmp_path / "cut", start=start)
+    result = train(config, tiny_tokens, tmp_path / "cut", Sources(start))
     for name in ("weights.safetensors", "metrics.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     model = thinwire.load(tmp_path / "cut")
@@ -137,7 +137,7 @@ def test_interrupted_run_resumes_bit_for_bit(way: str, tiny_tokens: Tokens, spar
 @pytest.mark.parametrize("way", [*GLOBAL, "frozen"])
 def test_a_floor_that_nothing_would_keep_is_refused(way: str) -> None:
     config = tiny_run(sparsity=way, floor=1)
-    with pytest.raises(UserError, match=rf"The {way} way to sparsity keeps no floor; set floor to 0\."):
+    with pytest.raises(UserError, match=rf"The sparsifier {way} keeps no floor; set floor to 0\."):
         new_state(config, new_state(tiny_run()).model)
     new_state(config.replace(density=1.0), new_state(tiny_run()).model)
 

@@ -82,7 +82,7 @@ def test_weights_that_do_not_compute_are_kept_and_trained() -> None:
     state = new_state(config)
     train_step(state, synthetic_batch(0, config), config)
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-    with state.objective.settled(1) as model:
+    with state.objective.materialized(1) as model:
         computing = {name: p != 0 for name, p in model.named_parameters()}
     train_step(state, synthetic_batch(1, config), config)
     for name in ("blocks.0.mlp.w_in.weight", "unembedding.weight"):

@@ -22,7 +22,7 @@ from thinwire.model.weights import count_nonzeros
 from thinwire.prune import PruneConfig
 from thinwire.stages import train_stage
 from thinwire.tasks import TASKS
-from thinwire.train import WatchConfig, read_metrics, read_result, train
+from thinwire.train import Monitoring, WatchConfig, read_metrics, read_result, train
 from thinwire.train.metrics import Metrics
 from thinwire.view.report import REPORT
 
@@ -147,8 +147,8 @@ def test_tensorboard_holds_every_number_once(tokens: Tokens, tmp_path: Path) -> 
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        train(CONFIG, tokens, tmp_path, interrupt, track=("tensorboard",))
-    train(CONFIG, tokens, tmp_path, track=("tensorboard",))
+        train(CONFIG, tokens, tmp_path, monitoring=Monitoring(interrupt, track=("tensorboard",)))
+    train(CONFIG, tokens, tmp_path, monitoring=Monitoring(track=("tensorboard",)))
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     curves = read_metrics(tmp_path)
     assert set(events.Tags()["scalars"]) == set(curves)
@@ -171,8 +171,8 @@ def test_wandb_is_given_every_number_and_stays_one_run(tokens: Tokens, tmp_path:
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        train(CONFIG, tokens, tmp_path, interrupt, track=("wandb",))
-    train(CONFIG, tokens, tmp_path, track=("wandb",))
+        train(CONFIG, tokens, tmp_path, monitoring=Monitoring(interrupt, track=("wandb",)))
+    train(CONFIG, tokens, tmp_path, monitoring=Monitoring(track=("wandb",)))
     assert begun[0]["id"] == begun[1]["id"]
     assert begun[0]["config"]["steps"] == 6
     assert {(step, name, value) for step, values in logged for name, value in values.items()} == {
@@ -190,7 +190,7 @@ def test_a_sink_that_is_not_there_is_refused_at_once(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=said):
-        train(CONFIG, tokens, tmp_path / "model", track=(name,))
+        train(CONFIG, tokens, tmp_path / "model", monitoring=Monitoring(track=(name,)))
     assert list(tmp_path.iterdir()) == []
 
 

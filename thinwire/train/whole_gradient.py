@@ -1,7 +1,7 @@
-"""Exact gradients at the price of one dense product in three: zeros add nothing to a product, but have a gradient.
+"""Exact gradients with one dense product per matrix instead of three.
 
-Through a matrix of which most is zero, activations and their gradients pass on sparse kernels. The gradient of the
-whole matrix is then a product of the two, dense as ever.
+Zero weights contribute nothing to a product, so the forward pass and the gradient of the activations use sparse
+kernels. But zero weights have a gradient: that of the whole matrix is a dense product of the two.
 """
 
 from typing import Any
@@ -16,15 +16,15 @@ from thinwire.model.sparse import FeatureEmbedding, FeatureLinear, SparseEmbeddi
 from thinwire.model.transformer import Transformer
 
 
-def with_whole_gradients(model: Transformer, twin: Transformer, precision: str) -> Transformer:
-    """A second twin of the model, whose backward pass leaves gradients of whole matrices in the model's parameters.
+def with_whole_gradients(model: Transformer, compiled: Transformer, precision: str) -> Transformer:
+    """A model on sparse kernels whose backward pass leaves gradients of whole matrices in the parameters of `model`.
 
-    `twin` is the compiled one, whose patterns and values it shares; the dense products are in bf16 where `precision`
-    says so.
+    It shares the patterns and values of `compiled`, the compiled model. The dense products are in bf16 where
+    `precision` selects it.
     """
     with torch.device("meta"):
         other = Transformer(model.config)
-    for name, module in twin.named_modules():
+    for name, module in compiled.named_modules():
         if isinstance(module, SparseLinear):
             other.set_submodule(name, _WholeLinear(module, model.get_parameter(f"{name}.weight"), precision))
         elif isinstance(module, SparseEmbedding | FeatureEmbedding):

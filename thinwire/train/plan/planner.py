@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from thinwire.errors import UserError
 from thinwire.train.config import Parallel, TrainConfig
+from thinwire.train.density import check_floor_is_kept
 from thinwire.train.plan import work
 from thinwire.train.plan.inventory import GroupSize, check_floor, group_sizes
 from thinwire.train.plan.memory import Memory, memory, saved_by_recomputing
@@ -119,10 +120,7 @@ def _check(config: TrainConfig, ranks: int, parallel: Parallel) -> None:
     config.check_ranks(ranks)
     if parallel == "fsdp" and ranks == 1:
         raise UserError("fsdp spreads a model over several ranks; give --ranks 2 or more, or leave it out.")
-    if config.sparsity != "topk":  # the default waits for no import of torch
-        from thinwire.train.sparsity import SPARSIFIERS
-
-        SPARSIFIERS[config.sparsity].refuse_floor(config)
+    check_floor_is_kept(config)
     check_floor(config)
 
 

@@ -23,13 +23,12 @@ import math
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from thinwire.config import Config
 from thinwire.model.transformer import Transformer
 from thinwire.train.config import TrainConfig
-from thinwire.train.sparsity.base import SPARSIFIERS, Sparsifier, key
+from thinwire.train.sparsity.base import SPARSIFIERS, Sparsifier, buffer_name
+from thinwire.train.sparsity.options import HardConcreteOptions
 from thinwire.train.sparsity.steering import Steering
 
 HIGHEST = 0.5
@@ -38,31 +37,19 @@ GAIN = 20.0
 """How strongly the multiplier answers to the present error."""
 
 
-class HardConcreteOptions(Config):
-    """Options of HardConcrete gates."""
-
-    temperature: float = Field(default=2 / 3, gt=0)
-    """Sharpness of the gates' distribution; towards 0 they are all or nothing."""
-    stretch: float = Field(default=0.1, gt=0)
-    """How far the distribution reaches below 0 and above 1 before it is clipped."""
-    initial: float = Field(default=3.0, ge=-100, le=100)
-    """log_alpha at the start."""
-    travel: float = Field(default=200.0, gt=0)
-    """How far log_alpha could go in a run at its peak rate, which is this over the steps, and at most 1."""
-
-
 @SPARSIFIERS.register("hardconcrete")
 class HardConcrete(Sparsifier):
-    """Gates with a steered penalty on their expected number."""
+    """Gates with a penalty on their expected number, whose multiplier is controlled."""
 
-    Options = HardConcreteOptions
-    learns_apart = True
+    trains_latent_weights = True
     options: HardConcreteOptions
 
     def __init__(self, model: Transformer, config: TrainConfig) -> None:
         super().__init__(model, config)
         self.learning_rate = min(self.options.travel / config.steps, 1.0)
-        gates = {key(name): nn.Parameter(torch.full_like(p, self.options.initial)) for name, p in self.chosen(model)}
+        gates = {
+            buffer_name(name): nn.Parameter(torch.full_like(p, self.options.initial)) for name, p in self.chosen(model)
+        }
         self.log_alpha = nn.ParameterDict(gates)
         self.steering = Steering(config.steps, HIGHEST, GAIN)
 
@@ -78,7 +65,7 @@ class HardConcrete(Sparsifier):
 
     def gate(self, name: str, noise: torch.Generator | None = None) -> Tensor:
         """Gates of the parameter called `name`: sampled with the given noise, or those of evaluation without."""
-        log_alpha, stretch = self.log_alpha[key(name)], self.options.stretch
+        log_alpha, stretch = self.log_alpha[buffer_name(name)], self.options.stretch
         if noise is None:
             s = torch.sigmoid(log_alpha)
         else:
@@ -105,9 +92,9 @@ class HardConcrete(Sparsifier):
             self.steering.follow(self.expected_l0().detach(), allowed)
 
     @torch.no_grad()
-    def settle(self, model: Transformer, step: int) -> None:
+    def materialize(self, model: Transformer, step: int) -> None:
         """Give the model the gated weights, and after the last step no more of them than the budget."""
-        super().settle(model, step)
+        super().materialize(model, step)
         if step == self.config.steps:
             self.keep_largest_overall(model)
 

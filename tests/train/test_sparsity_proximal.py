@@ -191,7 +191,7 @@ def test_frozen_leaves_dense_biases_free() -> None:
 
 def test_frozen_needs_a_start_that_is_sparse_enough() -> None:
     config = tiny_run(sparsity="frozen", floor=0, density=1 / 8)
-    with pytest.raises(UserError, match=r"frozen way to sparsity needs a model to start from; give one with --start\."):
+    with pytest.raises(UserError, match=r"The sparsifier frozen needs a model to start from; give one with --start\."):
         new_state(config)
     dense = tiny_model(vocab_size=300)
     with pytest.raises(UserError, match=rf"has {count_nonzeros(dense)} nonzeros and density 0.125 allows \d+; start"):
