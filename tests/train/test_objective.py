@@ -1,4 +1,4 @@
-"""Another objective than the default one: its loss and gradients, its parameter group, logging, resumption, refusals."""
+"""An objective besides the default one: its loss, its parameter group, what is logged, resumption and refusals."""
 
 import json
 import os

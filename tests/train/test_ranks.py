@@ -119,8 +119,8 @@ def test_damaged_shards_are_refused(shards: Path, tiny_tokens: Tokens) -> None:
 @pytest.mark.slow
 def test_a_run_goes_on_in_any_mode_and_number(folder: Path, shards: Path, tiny_tokens: Tokens, tmp_path: Path) -> None:
     """From rows on two ranks to all on two and back, from rows on two to rows on four, from one to four to two."""
+    stop = Monitoring(lambda done, *_: os.kill(os.getpid(), 15) if done == 7 else None)
     with pytest.raises(KeyboardInterrupt):
-        stop = Monitoring(lambda done, *_: os.kill(os.getpid(), 15) if done == 7 else None)
         train(CONFIG, tiny_tokens, tmp_path / "one", monitoring=stop)
     run_all(2, tiny_tokens, [{"copy": [str(shards), str(tmp_path / "four")]}, a_run(shards, "ddp", stop_at=12)])
     run_all(4, tiny_tokens, [a_run(tmp_path / "four", "fsdp"), a_run(tmp_path / "one", "fsdp", stop_at=13)])

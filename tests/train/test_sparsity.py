@@ -108,6 +108,16 @@ def test_a_look_at_the_materialized_model_changes_nothing(way: str) -> None:
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
+@pytest.mark.parametrize("way", FREE)
+def test_recomputed_activations_have_the_same_gradients(way: str) -> None:
+    """Recomputed with the weights of the forward pass, also where these are not the parameters."""
+    config = run_of(way, anneal="none", density=1 / 8, steps=3)
+    ends = [trained(config.replace(recompute=recompute)) for recompute in (False, True)]
+    assert ends[1][1] == ends[0][1]
+    for name, parameter in ends[0][0].objective.named_parameters():
+        torch.testing.assert_close(ends[1][0].objective.get_parameter(name), parameter, rtol=1e-5, atol=1e-7, msg=name)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_interrupted_run_resumes_bit_for_bit(way: str, tiny_tokens: Tokens, sparse_start: Path, tmp_path: Path) -> None:
     config = run_of(way, learning_rate=0.1, validate_every=6, checkpoint_every=4)

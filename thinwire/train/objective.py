@@ -13,12 +13,12 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from thinwire.config import Config
 from thinwire.model.precision import autocast
@@ -27,6 +27,7 @@ from thinwire.train.config import TrainConfig
 from thinwire.train.sparsity import SPARSIFIERS, Sparsifier
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,10 @@ class Objective(nn.Module, ABC):
 
         `compiled`, a copy of the model that multiplies with nonzeros only, takes the model's place, in fp32.
         """
-        weights = {f"model.{name}": value for name, value in self.sparsifier.effective(self.model).items()}
+        weights = self.sparsifier.effective(self.model)
         device = next(self.model.parameters()).device
         with autocast(self.config.precision if compiled is None else "fp32", device):
-            if weights:
-                return functional_call(_Call(self.model), weights, (function,))
-            return function(compiled or self.model)
+            return function(with_weights(self.model, weights) if weights else compiled or self.model)
 
     @contextmanager
     def materialized(self, step: int) -> Iterator[Transformer]:
@@ -116,15 +115,23 @@ class Objective(nn.Module, ABC):
                     self.model.get_parameter(name).copy_(value)
 
 
-class _Call(nn.Module):
-    """Applies a function to a model, so that `functional_call` replaces its weights whatever the function runs."""
+def with_weights(model: M, weights: dict[str, Tensor]) -> M:
+    """A copy of a module that computes with `weights` in place of its parameters of these names, in the same shapes.
 
-    def __init__(self, model: Transformer) -> None:
-        super().__init__()
-        self.model = model
+    Everything else is shared. The copy keeps its weights until the backward pass, where activations may be recomputed;
+    `torch.func.functional_call` would have put the parameters back by then.
+    """
+    copied = copy(model)
+    parameters: dict[str, Any] = {name: weights.get(name, value) for name, value in model._parameters.items()}
+    copied._parameters = parameters
+    copied._modules = {
+        child: module and with_weights(module, _of_child(weights, child)) for child, module in model._modules.items()
+    }
+    return copied
 
-    def forward(self, function: Callable[[Transformer], T]) -> T:
-        return function(self.model)
+
+def _of_child(weights: dict[str, Tensor], child: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{child}."): value for name, value in weights.items() if name.startswith(f"{child}.")}
 
 
 class ObjectiveFactory(Config, ABC):
