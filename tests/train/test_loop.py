@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import case
 from safetensors.torch import load_file, save_file
 from tiny import tiny_run
 
@@ -192,15 +193,16 @@ def test_floor_that_does_not_fit_is_refused_before_anything_is_written(tiny_toke
     refused(tmp_path, tiny_tokens, "A floor of 9 needs", CONFIG.replace(floor=9))
 
 
-@pytest.mark.parametrize("left", [0, 4, 500, -1])
-def test_truncated_checkpoint_is_refused(left: int, half: Path, tiny_tokens: Tokens) -> None:
-    (half / CHECKPOINT).write_bytes((half / CHECKPOINT).read_bytes()[:left])
-    refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
+def test_truncated_checkpoint_is_refused(half: Path, tiny_tokens: Tokens) -> None:
+    whole = (half / CHECKPOINT).read_bytes()
+    for left in [0, 4, 500, -1]:
+        with case(left):
+            (half / CHECKPOINT).write_bytes(whole[:left])
+            refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
+def test_foreign_checkpoint_is_refused(half: Path, tiny_tokens: Tokens) -> None:
+    for run in [
         None,
         "{}",
         "[]",
@@ -221,12 +223,11 @@ def test_truncated_checkpoint_is_refused(left: int, half: Path, tiny_tokens: Tok
             )
         ),
         '{"parents": 3}',
-    ],
-)
-def test_foreign_checkpoint_is_refused(run: str | None, half: Path, tiny_tokens: Tokens) -> None:
-    metadata = None if run is None else {"run": run.replace("TOKENS", tiny_tokens.artifact.id)}
-    save_file(load_file(half / CHECKPOINT), half / CHECKPOINT, metadata=metadata)
-    refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
+    ]:
+        with case(run):
+            metadata = None if run is None else {"run": run.replace("TOKENS", tiny_tokens.artifact.id)}
+            save_file(load_file(half / CHECKPOINT), half / CHECKPOINT, metadata=metadata)
+            refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
 
 
 def test_checkpoint_of_another_shape_is_refused(half: Path, tiny_tokens: Tokens) -> None:

@@ -173,7 +173,7 @@ def test_three_ranks_with_uneven_rows_equal_one(changes: dict, tiny_tokens: Toke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["soft_topk", "hardconcrete"])
-def test_other_ways_to_sparsity_on_two_ranks(how: str, tiny_tokens: Tokens, tmp_path: Path) -> None:
+def test_other_sparsifiers_on_two_ranks(how: str, tiny_tokens: Tokens, tmp_path: Path) -> None:
     config = CONFIG.replace(sparsity=how, floor=0)
     train(config, tiny_tokens, tmp_path / "one")
     said = run_all(2, tiny_tokens, [a_run(tmp_path / mode, mode, config) for mode in ("ddp", "fsdp")])

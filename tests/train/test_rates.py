@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import case
 from tiny import SHAPE, tiny_run
 
 from thinwire.errors import UserError
@@ -82,13 +83,14 @@ def test_files_of_rates(tmp_path: Path) -> None:
     assert list(rates.read_rates(path)) == ["one", "two", "three"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": {"kind": "abacus"}}', '{"a": 3}'])
-def test_bad_files_of_rates_are_one_sentence(text: str, tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text(text)
-    with pytest.raises(UserError, match=r"r\.json is not a file of rates: .*\.$"):
-        rates.read_rates(tmp_path / "r.json")
-    with pytest.raises(UserError, match=r"cannot be read .*; give a file of thinwire doctor"):
-        rates.read_rates(tmp_path / "nowhere.json")
+def test_bad_files_of_rates_are_one_sentence(tmp_path: Path) -> None:
+    for text in ["", "[]", '{"a": {"kind": "abacus"}}', '{"a": 3}']:
+        with case(text):
+            (tmp_path / "r.json").write_text(text)
+            with pytest.raises(UserError, match=r"r\.json is not a file of rates: .*\.$"):
+                rates.read_rates(tmp_path / "r.json")
+            with pytest.raises(UserError, match=r"cannot be read .*; give a file of thinwire doctor"):
+                rates.read_rates(tmp_path / "nowhere.json")
 
 
 def test_sizes_of_another_form_are_refused() -> None:
@@ -133,23 +135,24 @@ def measured() -> tuple[str, Device]:
     return measure.measure_device(quick=True)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("sink", [False, True])
-def test_every_kernel_of_a_plan_is_measured(precision: str, sink: bool, measured: tuple[str, Device]) -> None:
-    name, found = measured
-    assert found.measured
-    assert "--quick" in found.source
-    assert find_device(name)[0] == name if name in rates.read_rates(rates.PACKAGED) else True
-    for changes in (
-        {},
-        {"positions": "added", "bigram": False},
-        {"positions": "concatenated", "active_residual": True},
-    ):
-        for run in ({"recompute": True}, {"floor": 0}):
-            shape = SHAPE.replace(vocab_size=300, sink=sink, **changes)
-            made = plan(tiny_run(precision=precision, model=shape, **run), name, found)
-            assert 0 < made.step_seconds < 60
-            assert min(made.seconds.values()) > 0
+def test_every_kernel_of_a_plan_is_measured(measured: tuple[str, Device]) -> None:
+    for sink in [False, True]:
+        for precision in ["bf16", "fp32"]:
+            with case(precision, sink):
+                name, found = measured
+                assert found.measured
+                assert "--quick" in found.source
+                assert find_device(name)[0] == name if name in rates.read_rates(rates.PACKAGED) else True
+                for changes in (
+                    {},
+                    {"positions": "added", "bigram": False},
+                    {"positions": "concatenated", "active_residual": True},
+                ):
+                    for run in ({"recompute": True}, {"floor": 0}):
+                        shape = SHAPE.replace(vocab_size=300, sink=sink, **changes)
+                        made = plan(tiny_run(precision=precision, model=shape, **run), name, found)
+                        assert 0 < made.step_seconds < 60
+                        assert min(made.seconds.values()) > 0
 
 
 def test_what_is_measured_has_a_family_and_sizes_of_its_form(measured: tuple[str, Device]) -> None:

@@ -3,10 +3,12 @@
 import math
 import os
 import signal
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from cases import case
 from plan_pieces import flat_device
 from tiny import synthetic_batch, tiny_run
 from torch import Tensor
@@ -52,18 +54,21 @@ def moments(state: State, name: str) -> tuple[Tensor, Tensor]:
     ids=["recipe", "positions and sinks"],
 )
 def test_exact_steps_are_those_of_the_exact_recipe(changes: dict[str, object]) -> None:
-    """Bit for bit until the anneal is over; then sums over nonzeros alone."""
+    """Bit for bit until the anneal is over. Then every step, from the same state, differs only by rounding."""
     sparse, dense = sparse_run(support_every=1, **changes), sparse_run(compute="dense", **changes)
     ours, exact = new_state(sparse), new_state(dense)
     for step in range(sparse.steps):
         batch = synthetic_batch(step, sparse)
+        if step > ANNEALED:
+            exact.objective.load_state_dict(ours.objective.state_dict())
+            exact.optimizer.load_state_dict(deepcopy(ours.optimizer.state_dict()))
         found, expected = train_step(ours, batch, sparse), train_step(exact, batch, dense)
         assert (ours.support_share is not None) == (step >= ANNEALED)
         if step < ANNEALED:
             assert found == expected
         else:
-            assert found.loss == pytest.approx(expected.loss, rel=1e-3)
-            assert found.gradient_rms == pytest.approx(expected.gradient_rms, rel=1e-2)
+            assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+            assert found.gradient_rms == pytest.approx(expected.gradient_rms, rel=1e-3)
         if step == ANNEALED:
             for name, value in ours.model.state_dict().items():
                 torch.testing.assert_close(value, exact.model.get_parameter(name), rtol=1e-4, atol=1e-5)
@@ -83,14 +88,15 @@ def test_sparse_compute_begins_when_the_anneal_is_over() -> None:
     "changes",
     [
         {},
-        {"sparse_biases": False},
-        {"gradient": "none", "recompute": True},
-        {"gradient": "clip", "floor": 0},
-        {"model": MODEL.replace(sink=True, positions="concatenated")},
-        {"model": MODEL.replace(biases=False, positions="added", bigram=False)},
+        {"sparse_biases": False, "gradient": "clip", "floor": 0, "model": MODEL.replace(sink=True)},
+        {
+            "gradient": "none",
+            "recompute": True,
+            "model": MODEL.replace(biases=False, positions="concatenated", bigram=False),
+        },
         {"density_rule": "released", "model": MODEL.replace(d_model=512, n_layers=1, active_fraction=1.0)},
     ],
-    ids=["recipe", "dense biases", "as it is", "clipped", "positions and sinks", "bare", "dense embeddings"],
+    ids=["recipe", "dense biases, clipped", "no biases, as it is", "dense embeddings"],
 )
 def test_step_is_the_exact_one_with_gradients_masked_to_the_support(changes: dict[str, object]) -> None:
     config = sparse_run(**changes)
@@ -242,18 +248,15 @@ def test_watchers_see_the_ordinary_model_and_validation_the_same_losses(tiny_tok
     assert dict(zip(found.steps, found.values, strict=True))[15] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
+def test_configs_that_cannot_compute_sparsely_are_refused() -> None:
+    for changes, said in [
         ({"sparsity": "soft_topk", "floor": 0}, "topk alone, not of soft_topk"),
         ({"density": 1.0}, "nothing at density 1;"),
         ({"density": 1 / 8}, "nothing at density 0.125;"),
         ({"support_every": 0}, "support_every"),
-    ],
-)
-def test_configs_that_cannot_compute_sparsely_are_refused(changes: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        sparse_run(**changes)
+    ]:
+        with case(changes, said), pytest.raises(UserError, match=said):
+            sparse_run(**changes)
 
 
 def test_places_that_cannot_compute_sparsely_are_refused() -> None:
