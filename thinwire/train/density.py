@@ -13,7 +13,7 @@ BASE_WIDTH = 256
 
 def density_at(step: int, config: TrainConfig) -> float:
     """Fraction of nonzeros of a matrix after `step` of config.steps: 1, then falling, then the target."""
-    return _annealed_from_1(config.density, step, config)
+    return _annealed(config.density, step, config)
 
 
 def is_annealed(step: int, config: TrainConfig) -> bool:
@@ -34,7 +34,7 @@ def density_of(name: str, step: int, config: TrainConfig) -> float:
     expansion = config.model.d_model / BASE_WIDTH
     if config.embedding_anneal == "late":
         return min(1.0, density_at(step, config) * expansion)
-    return _annealed_from_1(min(1.0, config.density * expansion), step, config)
+    return _annealed(min(1.0, config.density * expansion), step, config)
 
 
 def is_matrix(name: str) -> bool:
@@ -66,7 +66,7 @@ def check_floor_is_kept(config: TrainConfig) -> None:
         raise UserError(f"The sparsifier {config.sparsity} keeps no floor; set floor to 0.")
 
 
-def _annealed_from_1(target: float, step: int, config: TrainConfig) -> float:
+def _annealed(target: float, step: int, config: TrainConfig) -> float:
     if config.density == 1:
         return 1.0
     done = _anneal_progress(step, config)
