@@ -15,10 +15,12 @@ from torch import Tensor
 
 from thinwire.data import Tokens
 from thinwire.errors import UserError
+from thinwire.model import Transformer
 from thinwire.model.weights import sparse_parameters
+from thinwire.sites import Site
 from thinwire.train import Monitoring, TrainConfig, read_metrics, train
 from thinwire.train.plan import plan
-from thinwire.train.sparse_step import NEVER_ZERO, check_compute, computes_sparsely, mean_share
+from thinwire.train.sparse_step import NEVER_ZERO, Support, check_compute, computes_sparsely, mean_share
 from thinwire.train.stats import support, turnover
 from thinwire.train.step import State, new_state, train_step
 
@@ -33,6 +35,7 @@ def sparse_run(**changes: object) -> TrainConfig:
 
 
 MODEL = tiny_run().model
+WIDER = MODEL.replace(d_model=64)
 
 
 def after(config: TrainConfig, steps: int) -> State:
@@ -50,30 +53,53 @@ def moments(state: State, name: str) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"floor": 0, "model": MODEL.replace(sink=True, positions="concatenated")}],
+    [{"model": WIDER}, {"floor": 0, "model": WIDER.replace(sink=True, positions="concatenated")}],
     ids=["recipe", "positions and sinks"],
 )
 def test_exact_steps_are_those_of_the_exact_recipe(changes: dict[str, object]) -> None:
-    """Bit for bit until the anneal is over. Then every step, from the same state, differs only by rounding."""
+    """Bit for bit until the anneal is over. Then every step, from the same state, differs only by rounding.
+
+    AbsTopK passes gradients to zeros where a token has fewer than k nonzeros. So where a sum is zero in one order of
+    summation and not in the other, gradients differ by more; such steps are not compared.
+    """
     sparse, dense = sparse_run(support_every=1, **changes), sparse_run(compute="dense", **changes)
     ours, exact = new_state(sparse), new_state(dense)
+    compared = 0
     for step in range(sparse.steps):
         batch = synthetic_batch(step, sparse)
-        if step > ANNEALED:
+        same = step >= ANNEALED
+        if same:
             exact.objective.load_state_dict(ours.objective.state_dict())
             exact.optimizer.load_state_dict(deepcopy(ours.optimizer.state_dict()))
+            compiled = Support.of(ours.model, ours.optimizer, sparse).exact_model
+            same = all(map(torch.equal, zeros(exact.model, batch), zeros(compiled, batch)))
         found, expected = train_step(ours, batch, sparse), train_step(exact, batch, dense)
         assert (ours.support_share is not None) == (step >= ANNEALED)
         if step < ANNEALED:
             assert found == expected
         else:
             assert found.loss == pytest.approx(expected.loss, rel=1e-5)
-            assert found.gradient_rms == pytest.approx(expected.gradient_rms, rel=1e-3)
-        if step == ANNEALED:
+        if same:
+            compared += 1
+            assert found.gradient_rms == pytest.approx(expected.gradient_rms, rel=1e-4)
             for name, value in ours.model.state_dict().items():
                 torch.testing.assert_close(value, exact.model.get_parameter(name), rtol=1e-4, atol=1e-5)
                 for mine, whole in zip(moments(ours, name), moments(exact, name), strict=True):
                     torch.testing.assert_close(mine, whole, rtol=1e-4, atol=1e-5)
+    assert compared > 8, compared
+
+
+@torch.no_grad()
+def zeros(model: Transformer, batch: Tensor) -> list[Tensor]:
+    """Where each site of a model is zero on a batch [batch, context + 1]."""
+    found: list[Tensor] = []
+
+    def tap(site: Site, x: Tensor) -> Tensor:
+        found.append(x == 0)
+        return x
+
+    model(batch[:, :-1], tap=tap)
+    return found
 
 
 def test_sparse_compute_begins_when_the_anneal_is_over() -> None:
@@ -250,7 +276,7 @@ def test_watchers_see_the_ordinary_model_and_validation_the_same_losses(tiny_tok
 
 def test_configs_that_cannot_compute_sparsely_are_refused() -> None:
     for changes, said in [
-        ({"sparsity": "soft_topk", "floor": 0}, "topk alone, not of soft_topk"),
+        ({"sparsity": "soft_topk", "floor": 0}, "topk alone, not for soft_topk"),
         ({"density": 1.0}, "nothing at density 1;"),
         ({"density": 1 / 8}, "nothing at density 0.125;"),
         ({"support_every": 0}, "support_every"),
