@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from penalized import Penalized
 from ranks_pieces import CONFIG, HELPER, a_run, launch, metrics, run_all, same_course, weights
 
 from thinwire import artifact
@@ -179,6 +180,17 @@ def test_other_sparsifiers_on_two_ranks(how: str, tiny_tokens: Tokens, tmp_path:
     said = run_all(2, tiny_tokens, [a_run(tmp_path / mode, mode, config) for mode in ("ddp", "fsdp")])
     same_course(tmp_path / "ddp", tmp_path / "one")
     assert dict(said[1])["fsdp"] == f"The sparsifier {how} needs whole matrices on every rank; use ddp."
+
+
+@pytest.mark.slow
+def test_another_objective_on_two_ranks(tiny_tokens: Tokens, tmp_path: Path) -> None:
+    train(CONFIG, tiny_tokens, tmp_path / "one", objective=Penalized(strength=0.5))
+    runs = [a_run(tmp_path / mode, mode, strength=0.5) for mode in ("ddp", "fsdp")]
+    said = run_all(2, tiny_tokens, runs)
+    same_course(tmp_path / "ddp", tmp_path / "one")
+    ours, one = ([line["scale"] for line in metrics(tmp_path / m) if "scale" in line] for m in ("ddp", "one"))
+    assert ours == pytest.approx(one, rel=1e-6)
+    assert "penalized has parameters of its own" in dict(said[1])["fsdp"]
 
 
 @pytest.mark.slow
