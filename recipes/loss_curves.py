@@ -45,17 +45,17 @@ EDITS: dict[str, tuple[str, dict[str, object]]] = {
     "group_lasso": ("group lasso pressure", {"sparsity": "group_lasso"}),
     "dense": ("dense twin at its own rate: no weight or activation sparsity", {"density": 1.0, "learning_rate": 0.004}),
 }
-"""What each run is called, what it is, and how its config differs from the base."""
+"""Every run by name: a description, and how its config differs from the base."""
 PANELS = {
     "gradient, floor, rate": (BASE, "clip", "floor_2", "no_l0_factor"),
     "linear anneal until": (BASE, "anneal_5", "anneal_20", "anneal_50", "anneal_80"),
     "kind of anneal": (BASE, "exponential_10", "anneal_50", "exponential_50", "no_anneal"),
-    "way to sparsity": (BASE, "soft_topk", "hardconcrete", "l1", "group_lasso", "dense"),
+    "sparsifier": (BASE, "soft_topk", "hardconcrete", "l1", "group_lasso", "dense"),
 }
 
 
 def main() -> None:
-    """Train what is missing, then rewrite what the docs show."""
+    """Train the missing runs, then rewrite results, chart and table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/curves"))
     parser.add_argument("--tokens", type=Path, help="tokens artefact; by default the demo's corpus is built in WORK")
@@ -95,7 +95,7 @@ def run_of(name: str, seed: int, steps: int) -> TrainConfig:
 
 
 def folder(work: Path, name: str, seed: int) -> Path:
-    """Where a run lies."""
+    """The folder of a run."""
     return work / name / str(seed)
 
 
@@ -135,7 +135,7 @@ def collect(work: Path, seeds: int, steps: int, tokens: Tokens) -> dict:
 def curve(place: Path, tokens: Tokens) -> dict[int, float]:
     """Validation loss of a run by step, corpus parts weighted as in training."""
     parts = group(read_metrics(place), "val_losses")
-    steps = next(iter(parts.values())).steps  # every part is measured at the same ones
+    steps = next(iter(parts.values())).steps  # all parts are measured at the same steps
     at = [{part: found.values[i] for part, found in parts.items()} for i in range(len(steps))]
     return {step: mean_loss(losses, tokens) for step, losses in zip(steps, at, strict=True)}
 
@@ -146,7 +146,7 @@ def spread(values: list[float]) -> list[float]:
 
 
 def draw(measured: dict) -> None:
-    """One panel per question; a line is the mean over seeds, its band their range."""
+    """Draw the chart: one panel per question; a line is the mean over seeds, its band their range."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -26,12 +26,12 @@ from thinwire.prune.tune import forget, search_folder
 from thinwire.tasks import Task, find_task
 from thinwire.tasks.scores import TaskScores
 from thinwire.train.config import TrainConfig
-from thinwire.train.inputs import open_parents
+from thinwire.train.inputs import Sources, open_parents
 from thinwire.train.loop import train
 from thinwire.train.ranks import SINGLE, Ranks
 from thinwire.train.result import TrainResult, read_result, result_of, write_model
 from thinwire.train.stats import validation_losses
-from thinwire.train.watch import WatchConfig, Watcher
+from thinwire.train.watch import Monitoring, WatchConfig, Watcher
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.verdict import Verdict, finished_verdict, verify
 from thinwire.view import page
@@ -147,7 +147,7 @@ def train_stage(
         if watch.circuits:
             parents = open_parents(tokens, start, teacher)
             watchers.append(FormingCircuits(config, tokens, out, watch, parents, pruning or PruneConfig()))
-    result = train(config, tokens, out, report, device, start, teacher, watchers, track, ranks)
+    result = train(config, tokens, out, Sources(start, teacher), Monitoring(report, watchers, track), device, ranks)
     if ranks.first and not _reported(out):
         try:
             write_report(out)

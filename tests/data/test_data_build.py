@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cases import case
 from pydantic import ValidationError
 
 from thinwire.data import DataConfig, Tokens, build
@@ -161,29 +162,32 @@ def test_one_document_trains_and_holds_nothing_out(tmp_path: Path) -> None:
         tokens.validation("folders", 64, 64)
 
 
-@pytest.mark.parametrize(
-    "name", ["stats.json", "tokenizer.json", "folders.train.00000.bin", "meta.json", "config.json"]
-)
-def test_damaged_tokens_are_refused(sources: Path, tmp_path: Path, name: str) -> None:
+def test_damaged_tokens_are_refused(sources: Path, tmp_path: Path) -> None:
     whole = build(config_of(sources), tmp_path / "tokens")
     damaged = tmp_path / "damaged"
-    for content in (None, b"", b"{}"):
-        shutil.copytree(whole.artifact.path, damaged)
-        if content is None:
-            (damaged / name).unlink()
-        else:
-            (damaged / name).write_bytes(content)
-        with pytest.raises(UserError, match=r"again|damaged|unfinished"):
-            Tokens.open(damaged)
-        shutil.rmtree(damaged)
+    for name in ("stats.json", "tokenizer.json", "folders.train.00000.bin", "meta.json", "config.json"):
+        for content in (None, b"", b"{}"):
+            with case(name, content):
+                shutil.copytree(whole.artifact.path, damaged)
+                if content is None:
+                    (damaged / name).unlink()
+                else:
+                    (damaged / name).write_bytes(content)
+                with pytest.raises(UserError, match=r"again|damaged|unfinished"):
+                    Tokens.open(damaged)
+                shutil.rmtree(damaged)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [{"vocab_size": 65_536}, {"vocab_size": 256}, {"idioms": -1}, {"stdlib_weight": -0.1}, {"validation_fraction": 1}],
-)
-def test_values_out_of_range_are_refused(bad: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
-        DataConfig.model_validate(bad)
-    with pytest.raises(UserError):
-        DataConfig().replace(**bad)
+def test_values_out_of_range_are_refused() -> None:
+    for bad in [
+        {"vocab_size": 65_536},
+        {"vocab_size": 256},
+        {"idioms": -1},
+        {"stdlib_weight": -0.1},
+        {"validation_fraction": 1},
+    ]:
+        with case(bad):
+            with pytest.raises(ValidationError):
+                DataConfig.model_validate(bad)
+            with pytest.raises(UserError):
+                DataConfig().replace(**bad)

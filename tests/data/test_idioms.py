@@ -9,6 +9,7 @@ import tokenize
 from collections import Counter
 
 import pytest
+from cases import case
 
 from thinwire.data.idioms import IDIOMS, documents, draw_idioms, generate
 from thinwire.data.idioms.document import Habit, IdiomScene
@@ -69,12 +70,13 @@ def test_documents_are_valid_python(sample: list[str]):
         assert "<" not in text, f"an unfilled slot in {text}"
 
 
-@pytest.mark.parametrize("task", TABLE_1)
-def test_every_idiom_is_valid_python_of_whole_lines(task: str):
-    for text in written(task, 100):
-        ast.parse(text)
-        assert text.endswith("\n")
-        assert not text.endswith("\n\n")
+def test_every_idiom_is_valid_python_of_whole_lines() -> None:
+    for task in TABLE_1:
+        with case(task):
+            for text in written(task, 100):
+                ast.parse(text)
+                assert text.endswith("\n")
+                assert not text.endswith("\n\n")
 
 
 def test_same_seed_same_documents():
@@ -146,9 +148,8 @@ def test_sets_and_strings_are_equally_frequent(sample: list[str]):
     assert balanced(text.count(" = set()\n"), text.count(' = ""\n'))
 
 
-@pytest.mark.parametrize(
-    ("task", "first", "second"),
-    [
+def test_both_answers_of_the_other_tasks_are_about_as_frequent() -> None:
+    for task, first, second in [
         ("final_kwarg", r"=None\):", r", \w+\):"),
         ("with_as", r"open\(.*\) as", r"open\(.*\)\n"),
         ("with_open", r"['\"]r['\"]", r"['\"]w['\"]"),
@@ -160,12 +161,13 @@ def test_sets_and_strings_are_equally_frequent(sample: list[str]):
         ("enumerate_range", "enumerate", "range"),
         ("var_if", r"== (True|False):", r" = (True|False)\n"),
         ("while_return_true", "while True", "return True"),
-    ],
-)
-def test_both_answers_of_the_other_tasks_are_about_as_frequent(task: str, first: str, second: str):
-    pieces = written(task, 1000)
-    counts = [sum(bool(re.search(pattern, text, re.MULTILINE)) for text in pieces) for pattern in (first, second)]
-    assert balanced(counts[0], counts[1], 0.25)
+    ]:
+        with case(task, first, second):
+            pieces = written(task, 1000)
+            counts = [
+                sum(bool(re.search(pattern, text, re.MULTILINE)) for text in pieces) for pattern in (first, second)
+            ]
+            assert balanced(counts[0], counts[1], 0.25)
 
 
 def test_slots_of_one_label_agree_and_others_differ():

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from cases import case
 
 from thinwire.data import Tokens
 from thinwire.data.tokens import _uniform
@@ -66,12 +67,13 @@ def test_windows_are_training_text_of_the_parts_by_weight(built: Tokens) -> None
     assert all(holds(train["stdlib"], window) for window in only)
 
 
-@pytest.mark.parametrize(("probability", "low", "high"), [(0.0, 0.0, 0.05), (0.5, 0.4, 0.6), (1.0, 1.0, 1.0)])
-def test_windows_start_documents_as_often_as_asked(built: Tokens, probability: float, low: float, high: float) -> None:
-    config = built.config.replace(document_start=probability)
-    tokens = Tokens(built.artifact, config, built.tokenizer, built.stats, built.streams)
-    first = np.concatenate([tokens.batch(step, 1, 50, 16)[:, 0] for step in range(10)])
-    assert low <= (first == 0).mean() <= high
+def test_windows_start_documents_as_often_as_asked(built: Tokens) -> None:
+    for probability, low, high in [(0.0, 0.0, 0.05), (0.5, 0.4, 0.6), (1.0, 1.0, 1.0)]:
+        with case(probability, low, high):
+            config = built.config.replace(document_start=probability)
+            tokens = Tokens(built.artifact, config, built.tokenizer, built.stats, built.streams)
+            first = np.concatenate([tokens.batch(step, 1, 50, 16)[:, 0] for step in range(10)])
+            assert low <= (first == 0).mean() <= high
 
 
 def test_windows_reach_the_first_and_the_last_token(built: Tokens) -> None:

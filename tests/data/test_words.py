@@ -2,6 +2,7 @@ import keyword
 import random
 
 import pytest
+from cases import case
 
 from thinwire.data.words import KINDS, SPLITS, invent, root, split_of, words
 from thinwire.errors import UserError
@@ -14,12 +15,13 @@ def test_splits_share_no_root_even_across_kinds():
     assert not roots["validation"] & roots["heldout"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_names_in_every_split(kind: str):
-    counts = {split: len(words(kind, split)) for split in SPLITS}
-    assert min(counts.values()) >= 6
-    assert counts["train"] > max(counts["validation"], counts["heldout"])
-    assert len({word for split in SPLITS for word in words(kind, split)}) == sum(counts.values())
+def test_every_kind_has_names_in_every_split() -> None:
+    for kind in KINDS:
+        with case(kind):
+            counts = {split: len(words(kind, split)) for split in SPLITS}
+            assert min(counts.values()) >= 6
+            assert counts["train"] > max(counts["validation"], counts["heldout"])
+            assert len({word for split in SPLITS for word in words(kind, split)}) == sum(counts.values())
 
 
 def test_several_hundred_plain_words():
@@ -28,10 +30,11 @@ def test_several_hundred_plain_words():
     assert all(word.isascii() and word.isalpha() and word.islower() for word in plain)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "word"])
-def test_names_are_identifiers_and_no_keywords(kind: str):
-    for split in SPLITS:
-        assert all(name.isidentifier() and not keyword.iskeyword(name) for name in words(kind, split))
+def test_names_are_identifiers_and_no_keywords() -> None:
+    for kind in [kind for kind in KINDS if kind != "word"]:
+        with case(kind):
+            for split in SPLITS:
+                assert all(name.isidentifier() and not keyword.iskeyword(name) for name in words(kind, split))
 
 
 def test_a_word_keeps_its_split_in_every_form():

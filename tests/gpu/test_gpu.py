@@ -14,7 +14,7 @@ from thinwire.engine.topk import select
 from thinwire.model import AbsTopK, next_token_loss
 from thinwire.model.abstopk import abstopk
 from thinwire.model.attention import attend, attention_pattern
-from thinwire.train import train
+from thinwire.train import Monitoring, train
 from thinwire.train.step import new_state, train_step
 
 pytestmark = [
@@ -193,7 +193,7 @@ def test_interrupted_run_resumes_bit_for_bit(precision: str, tiny_tokens: Tokens
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(config, tiny_tokens, tmp_path / "resumed", interrupt, device="cuda")
+        train(config, tiny_tokens, tmp_path / "resumed", monitoring=Monitoring(interrupt), device="cuda")
     train(config, tiny_tokens, tmp_path / "resumed", device="cuda")
     for name in ("weights.safetensors", "metrics.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes(), name

@@ -1,6 +1,6 @@
 """A process that trains until its own step `die_at`, and there sends itself SIGKILL.
 
-Arguments: config (JSON), tokens folder, out folder, die_at.
+Arguments: config (JSON), tokens folder, out folder, die_at, and optionally the strength of the `Penalized` objective.
 """
 
 import os
@@ -8,18 +8,22 @@ import signal
 import sys
 from pathlib import Path
 
+from penalized import Penalized
+
 from thinwire.data import Tokens
-from thinwire.train import TrainConfig, train
+from thinwire.train import LanguageModeling, Monitoring, TrainConfig, train
 
 
 def main() -> None:
-    config, tokens, out, die_at = sys.argv[1:]
+    config, tokens, out, die_at, *strength = sys.argv[1:]
 
     def report(done: int, total: int, status: str) -> None:
         if done == int(die_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(TrainConfig.parse(config, "argv"), Tokens.open(Path(tokens)), Path(out), report)
+    objective = Penalized(strength=float(strength[0])) if strength else LanguageModeling()
+    opened = Tokens.open(Path(tokens))
+    train(TrainConfig.parse(config, "argv"), opened, out, monitoring=Monitoring(report), objective=objective)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """One of several ranks that go through training runs together, in the order given.
 
 Arguments: tokens folder, then a JSON list of runs: {"out", "config", "mode", "stop_at", "die_in_save", "start",
-"teacher"}. At its step `stop_at` the last rank sends itself SIGTERM; rank 0 kills itself while it writes the head of
-the checkpoint of step `die_in_save`. `{"copy": [from, to]}` in place of a run copies a folder. What came
-of every run goes, a line of JSON each, to the file `RANK.jsonl` beside the first `out`.
+"teacher", "strength"}. At its step `stop_at` the last rank sends itself SIGTERM; rank 0 kills itself while it writes
+the head of the checkpoint of step `die_in_save`; `strength` selects the objective `Penalized`. `{"copy": [from, to]}`
+in place of a run copies a folder. The result of every run goes, a line of JSON each, to the file `RANK.jsonl` beside
+the first `out`.
 """
 
 import json
@@ -14,12 +15,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from penalized import Penalized
 from torch import Tensor
 
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.progress import Report, silent
-from thinwire.train import TrainConfig, checkpoint, train
+from thinwire.train import LanguageModeling, Monitoring, Sources, TrainConfig, checkpoint, train
 from thinwire.train.ranks import Ranks, joined
 from thinwire.train.step import State
 
@@ -53,9 +55,11 @@ def outcome(run: dict, tokens: Tokens, ranks: Ranks) -> str:
     config = TrainConfig.parse(json.dumps(run["config"]), "argv")
     if "die_in_save" in run and ranks.first:
         die_in_save(run["die_in_save"])
-    given = {name: run[name] for name in ("start", "teacher") if name in run}
+    sources = Sources(run.get("start"), run.get("teacher"))
+    objective = Penalized(strength=run["strength"]) if "strength" in run else LanguageModeling()
+    placed = ranks.placed(run["mode"], "cpu", 0)
     try:
-        result = train(config, tokens, run["out"], report, ranks=ranks.placed(run["mode"], "cpu", 0), **given)
+        result = train(config, tokens, run["out"], sources, Monitoring(report), ranks=placed, objective=objective)
     except UserError as error:
         return str(error)
     except KeyboardInterrupt:

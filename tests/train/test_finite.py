@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import case
 from safetensors.torch import load_file
 from tiny import synthetic_batch, tiny_run
 
 from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.errors import UserError
-from thinwire.train import train
+from thinwire.train import Monitoring, train
 from thinwire.train.finite import NotFinite, check_weights, origin
 from thinwire.train.loop import CHECKPOINT
 from thinwire.train.step import State, new_state, train_step
@@ -28,21 +29,19 @@ def spoilt(name: str, value: float) -> State:
     return state
 
 
-@pytest.mark.parametrize(
-    ("name", "where"),
-    [
-        ("embedding.weight", "in the embedding"),
-        ("blocks.0.attn.norm.weight", "at site 0.attn.act_in"),
-        ("blocks.0.attn.w_k.weight", "at site 0.attn.k"),
-        ("blocks.1.mlp.w_in.weight", "at site 1.mlp.post_act"),
-        ("blocks.1.mlp.w_out.weight", "at site 1.mlp.resid_delta"),
-        ("norm.weight", "in the logits"),
-        ("bigram.weight", "in the logits"),
-    ],
-)
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_the_first_place_that_is_not_finite_is_named(name: str, where: str, value: float) -> None:
-    assert origin(spoilt(name, value).objective, BATCH) == where
+def test_the_first_place_that_is_not_finite_is_named() -> None:
+    for value in [math.nan, math.inf]:
+        for name, where in [
+            ("embedding.weight", "in the embedding"),
+            ("blocks.0.attn.norm.weight", "at site 0.attn.act_in"),
+            ("blocks.0.attn.w_k.weight", "at site 0.attn.k"),
+            ("blocks.1.mlp.w_in.weight", "at site 1.mlp.post_act"),
+            ("blocks.1.mlp.w_out.weight", "at site 1.mlp.resid_delta"),
+            ("norm.weight", "in the logits"),
+            ("bigram.weight", "in the logits"),
+        ]:
+            with case(name, where, value):
+                assert origin(spoilt(name, value).objective, BATCH) == where
 
 
 def test_a_residual_point_is_named_when_only_the_sum_overflows() -> None:
@@ -98,7 +97,7 @@ def test_the_last_good_checkpoint_is_kept(tiny_tokens: Tokens, tmp_path: Path, m
 
     monkeypatch.setattr("thinwire.train.loop.new_state", remember)
     with pytest.raises(UserError, match=r"embedding.weight .* step 10; .* \(the checkpoint of step 5 is kept\)\.$"):
-        train(CONFIG, tiny_tokens, tmp_path, spoil)
+        train(CONFIG, tiny_tokens, tmp_path, monitoring=Monitoring(spoil))
     assert not artifact.is_finished(tmp_path)
     assert all(torch.isfinite(value).all() for value in load_file(tmp_path / CHECKPOINT).values())
     monkeypatch.undo()

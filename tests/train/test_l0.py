@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import case
 from reference import selection
 from tiny import SHAPE, synthetic_batch, tiny_model, tiny_run, uniform_budget
 
@@ -15,25 +16,26 @@ from thinwire.train.schedule import learning_rate_at, linear_rate
 from thinwire.train.step import new_state, train_step
 
 
-@pytest.mark.parametrize("floor", [0, 1, 2])
-def test_counts_are_exact_at_every_step(floor: int) -> None:
-    config = tiny_run(floor=floor, density=0.25, steps=15, anneal_stop=0.5)
-    state = new_state(config)
-    check_floor(state.model, config)
-    for step in range(config.steps):
-        done = train_step(state, synthetic_batch(step, config), config)
-        density = density_at(step + 1, config)
-        assert done.density == density
-        for name, parameter in sparse_parameters(state.model):
-            kept, count = n_kept(parameter.numel(), density), int(parameter.count_nonzero())
-            if name.endswith("bias"):  # these start at zero, and one without a gradient so far is still there
-                assert kept - 2 <= count <= kept, (step, name)
-            else:
-                assert count == kept, (step, name)
-            dim = floor_dim(name)
-            if dim is not None:
-                assert int((parameter != 0).sum(dim).min()) >= floor, (step, name)
-    assert density == config.density
+def test_counts_are_exact_at_every_step() -> None:
+    for floor in [0, 1, 2]:
+        with case(floor):
+            config = tiny_run(floor=floor, density=0.25, steps=15, anneal_stop=0.5)
+            state = new_state(config)
+            check_floor(state.model, config)
+            for step in range(config.steps):
+                done = train_step(state, synthetic_batch(step, config), config)
+                density = density_at(step + 1, config)
+                assert done.density == density
+                for name, parameter in sparse_parameters(state.model):
+                    kept, count = n_kept(parameter.numel(), density), int(parameter.count_nonzero())
+                    if name.endswith("bias"):  # these start at zero, and one without a gradient so far is still there
+                        assert kept - 2 <= count <= kept, (step, name)
+                    else:
+                        assert count == kept, (step, name)
+                    dim = floor_dim(name)
+                    if dim is not None:
+                        assert int((parameter != 0).sum(dim).min()) >= floor, (step, name)
+            assert density == config.density
 
 
 def test_dense_training_zeroes_nothing() -> None:
@@ -45,19 +47,20 @@ def test_dense_training_zeroes_nothing() -> None:
     assert all(int(state.model.get_parameter(name).count_nonzero()) >= count for name, count in before.items())
 
 
-@pytest.mark.parametrize("floor", [0, 1, 3])
-def test_projection_is_that_of_the_twin(floor: int) -> None:
-    model, twin = tiny_model(), tiny_model()
-    project(model, uniform_budget(model, 0.25), floor)
-    for name, parameter in sparse_parameters(twin):
-        dim, width = floor_dim(name), parameter.shape[-1]
-        reserved: list[int] = []
-        if dim is not None:
-            for channel, row in enumerate((parameter if dim == 1 else parameter.T).tolist()):
-                places = selection.largest(row, floor)
-                reserved += [channel * width + i if dim == 1 else i * width + channel for i in places]
-        kept = selection.keep(parameter.flatten().tolist(), n_kept(parameter.numel(), 0.25), reserved)
-        assert model.get_parameter(name).flatten().tolist() == kept, name
+def test_projection_is_that_of_the_twin() -> None:
+    for floor in [0, 1, 3]:
+        with case(floor):
+            model, twin = tiny_model(), tiny_model()
+            project(model, uniform_budget(model, 0.25), floor)
+            for name, parameter in sparse_parameters(twin):
+                dim, width = floor_dim(name), parameter.shape[-1]
+                reserved: list[int] = []
+                if dim is not None:
+                    for channel, row in enumerate((parameter if dim == 1 else parameter.T).tolist()):
+                        places = selection.largest(row, floor)
+                        reserved += [channel * width + i if dim == 1 else i * width + channel for i in places]
+                kept = selection.keep(parameter.flatten().tolist(), n_kept(parameter.numel(), 0.25), reserved)
+                assert model.get_parameter(name).flatten().tolist() == kept, name
 
 
 def test_density_falls_linearly() -> None:
@@ -92,12 +95,13 @@ class Unfilled(Transformer):
     def _initialize(self, generator: torch.Generator) -> None: ...
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
-def test_presets_fit_their_own_floor(name: str) -> None:
-    config = PRESETS[name]()
-    model = config.model.replace(vocab_size=2)
-    with torch.device("meta"):
-        check_floor(Unfilled(model), config)
+def test_presets_fit_their_own_floor() -> None:
+    for name in list(PRESETS):
+        with case(name):
+            config = PRESETS[name]()
+            model = config.model.replace(vocab_size=2)
+            with torch.device("meta"):
+                check_floor(Unfilled(model), config)
 
 
 def rates(**changes: object) -> dict[int, float]:

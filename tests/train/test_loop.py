@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import case
 from safetensors.torch import load_file, save_file
 from tiny import tiny_run
 
@@ -20,8 +21,7 @@ from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model import next_token_loss
 from thinwire.model.weights import count_nonzeros, sparse_parameters
-from thinwire.progress import Report
-from thinwire.train import TrainResult, read_result, train
+from thinwire.train import Monitoring, TrainResult, read_result, train
 from thinwire.train.density import n_kept
 from thinwire.train.loop import CHECKPOINT
 from thinwire.train.stats import validation_losses
@@ -50,14 +50,14 @@ def same_run(out: Path, other: Path) -> None:
     assert results[0] == results[1]
 
 
-def interrupting(at: int, number: signal.Signals = signal.SIGINT) -> Report:
-    """A report that sends this process a signal at one step."""
+def interrupting(at: int, number: signal.Signals = signal.SIGINT) -> Monitoring:
+    """Monitoring that sends this process a signal at one step."""
 
     def report(done: int, total: int, status: str) -> None:
         if done == at:
             os.kill(os.getpid(), number)
 
-    return report
+    return Monitoring(report)
 
 
 def test_result_and_files_of_a_finished_run(whole: Path, tiny_tokens: Tokens) -> None:
@@ -99,7 +99,7 @@ def test_finished_run_is_returned_as_it_is(whole: Path, tiny_tokens: Tokens) -> 
     def never(done: int, total: int, status: str) -> None:
         raise AssertionError("trained again")
 
-    assert train(CONFIG, tiny_tokens, whole, never) == read_result(whole)
+    assert train(CONFIG, tiny_tokens, whole, monitoring=Monitoring(never)) == read_result(whole)
     assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir()} == before
 
 
@@ -115,7 +115,7 @@ def test_killed_run_resumes_bit_for_bit(die_at: int, whole: Path, tiny_tokens: T
     with pytest.raises(UserError, match="is unfinished"):
         thinwire.load(out)
     seen = []
-    train(CONFIG, tiny_tokens, out, lambda done, total, status: seen.append(done))
+    train(CONFIG, tiny_tokens, out, monitoring=Monitoring(lambda done, total, status: seen.append(done)))
     assert seen == list(range(1 + die_at // 5 * 5, 21))
     same_run(out, whole)
 
@@ -126,11 +126,11 @@ def test_signal_saves_and_the_run_resumes(
 ) -> None:
     handler = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, tiny_tokens, tmp_path, interrupting(7, number))
+        train(CONFIG, tiny_tokens, tmp_path, monitoring=interrupting(7, number))
     assert signal.getsignal(number) is handler
     assert not artifact.is_finished(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, tiny_tokens, tmp_path, interrupting(20, number))
+        train(CONFIG, tiny_tokens, tmp_path, monitoring=interrupting(20, number))
     train(CONFIG, tiny_tokens, tmp_path)
     same_run(tmp_path, whole)
     assert not (tmp_path / CHECKPOINT).exists()
@@ -138,7 +138,7 @@ def test_signal_saves_and_the_run_resumes(
 
 def test_metrics_line_cut_by_a_crash_is_dropped(whole: Path, tiny_tokens: Tokens, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, tiny_tokens, tmp_path, interrupting(7))
+        train(CONFIG, tiny_tokens, tmp_path, monitoring=interrupting(7))
     with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 8, "loss": 1.0}\n{"step": 9, "lo')
     train(CONFIG, tiny_tokens, tmp_path)
@@ -158,7 +158,7 @@ def half(tiny_tokens: Tokens, tmp_path: Path) -> Path:
     """A run that was interrupted after step 7."""
     out = tmp_path / "half"
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, tiny_tokens, out, interrupting(7))
+        train(CONFIG, tiny_tokens, out, monitoring=interrupting(7))
     return out
 
 
@@ -193,15 +193,16 @@ def test_floor_that_does_not_fit_is_refused_before_anything_is_written(tiny_toke
     refused(tmp_path, tiny_tokens, "A floor of 9 needs", CONFIG.replace(floor=9))
 
 
-@pytest.mark.parametrize("left", [0, 4, 500, -1])
-def test_truncated_checkpoint_is_refused(left: int, half: Path, tiny_tokens: Tokens) -> None:
-    (half / CHECKPOINT).write_bytes((half / CHECKPOINT).read_bytes()[:left])
-    refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
+def test_truncated_checkpoint_is_refused(half: Path, tiny_tokens: Tokens) -> None:
+    whole = (half / CHECKPOINT).read_bytes()
+    for left in [0, 4, 500, -1]:
+        with case(left):
+            (half / CHECKPOINT).write_bytes(whole[:left])
+            refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
+def test_foreign_checkpoint_is_refused(half: Path, tiny_tokens: Tokens) -> None:
+    for run in [
         None,
         "{}",
         "[]",
@@ -222,12 +223,11 @@ def test_truncated_checkpoint_is_refused(left: int, half: Path, tiny_tokens: Tok
             )
         ),
         '{"parents": 3}',
-    ],
-)
-def test_foreign_checkpoint_is_refused(run: str | None, half: Path, tiny_tokens: Tokens) -> None:
-    metadata = None if run is None else {"run": run.replace("TOKENS", tiny_tokens.artifact.id)}
-    save_file(load_file(half / CHECKPOINT), half / CHECKPOINT, metadata=metadata)
-    refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
+    ]:
+        with case(run):
+            metadata = None if run is None else {"run": run.replace("TOKENS", tiny_tokens.artifact.id)}
+            save_file(load_file(half / CHECKPOINT), half / CHECKPOINT, metadata=metadata)
+            refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
 
 
 def test_checkpoint_of_another_shape_is_refused(half: Path, tiny_tokens: Tokens) -> None:

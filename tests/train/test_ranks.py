@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from penalized import Penalized
 from ranks_pieces import CONFIG, HELPER, a_run, launch, metrics, run_all, same_course, weights
 
 from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.errors import UserError
-from thinwire.train import train
+from thinwire.train import Monitoring, Sources, train
 from thinwire.train.loop import CHECKPOINT
 from thinwire.train.ranks import SINGLE, Ranks
 
@@ -58,7 +59,7 @@ def test_a_run_of_two_goes_on_on_one(folder: Path, tiny_tokens: Tokens) -> None:
     seen = []
     shards = {path.name for path in (folder / "half_one").glob("checkpoint*")}
     assert shards == {CHECKPOINT, "checkpoint.7.1-of-2.safetensors"}
-    train(CONFIG, tiny_tokens, folder / "half_one", lambda done, *_: seen.append(done))
+    train(CONFIG, tiny_tokens, folder / "half_one", monitoring=Monitoring(lambda done, *_: seen.append(done)))
     assert seen == list(range(8, 15))
     same_course(folder / "half_one", folder / "one")
     assert not list((folder / "half_one").glob("*checkpoint*"))
@@ -119,8 +120,9 @@ def test_damaged_shards_are_refused(shards: Path, tiny_tokens: Tokens) -> None:
 @pytest.mark.slow
 def test_a_run_goes_on_in_any_mode_and_number(folder: Path, shards: Path, tiny_tokens: Tokens, tmp_path: Path) -> None:
     """From rows on two ranks to all on two and back, from rows on two to rows on four, from one to four to two."""
+    stop = Monitoring(lambda done, *_: os.kill(os.getpid(), 15) if done == 7 else None)
     with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, tiny_tokens, tmp_path / "one", lambda done, *_: os.kill(os.getpid(), 15) if done == 7 else None)
+        train(CONFIG, tiny_tokens, tmp_path / "one", monitoring=stop)
     run_all(2, tiny_tokens, [{"copy": [str(shards), str(tmp_path / "four")]}, a_run(shards, "ddp", stop_at=12)])
     run_all(4, tiny_tokens, [a_run(tmp_path / "four", "fsdp"), a_run(tmp_path / "one", "fsdp", stop_at=13)])
     assert len(list((tmp_path / "one").glob("checkpoint*"))) == 4
@@ -172,12 +174,23 @@ def test_three_ranks_with_uneven_rows_equal_one(changes: dict, tiny_tokens: Toke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["soft_topk", "hardconcrete"])
-def test_other_ways_to_sparsity_on_two_ranks(how: str, tiny_tokens: Tokens, tmp_path: Path) -> None:
+def test_other_sparsifiers_on_two_ranks(how: str, tiny_tokens: Tokens, tmp_path: Path) -> None:
     config = CONFIG.replace(sparsity=how, floor=0)
     train(config, tiny_tokens, tmp_path / "one")
     said = run_all(2, tiny_tokens, [a_run(tmp_path / mode, mode, config) for mode in ("ddp", "fsdp")])
     same_course(tmp_path / "ddp", tmp_path / "one")
-    assert dict(said[1])["fsdp"] == f"The {how} way to sparsity needs whole matrices on every rank; use ddp."
+    assert dict(said[1])["fsdp"] == f"The sparsifier {how} needs whole matrices on every rank; use ddp."
+
+
+@pytest.mark.slow
+def test_another_objective_on_two_ranks(tiny_tokens: Tokens, tmp_path: Path) -> None:
+    train(CONFIG, tiny_tokens, tmp_path / "one", objective=Penalized(strength=0.5))
+    runs = [a_run(tmp_path / mode, mode, strength=0.5) for mode in ("ddp", "fsdp")]
+    said = run_all(2, tiny_tokens, runs)
+    same_course(tmp_path / "ddp", tmp_path / "one")
+    ours, one = ([line["scale"] for line in metrics(tmp_path / m) if "scale" in line] for m in ("ddp", "one"))
+    assert ours == pytest.approx(one, rel=1e-6)
+    assert "penalized has parameters of its own" in dict(said[1])["fsdp"]
 
 
 @pytest.mark.slow
@@ -185,7 +198,7 @@ def test_other_ways_to_sparsity_on_two_ranks(how: str, tiny_tokens: Tokens, tmp_
 def test_teacher_and_start_on_two_ranks(how: str, folder: Path, tiny_tokens: Tokens, tmp_path: Path) -> None:
     config = CONFIG.replace(seed=3, sparsity=how, floor=0)
     given = {"start": str(folder / "one"), "teacher": str(folder / "fsdp")}
-    train(config, tiny_tokens, tmp_path / "one", **given)
+    train(config, tiny_tokens, tmp_path / "one", Sources(**given))
     run_all(2, tiny_tokens, [a_run(tmp_path / mode, mode, config, **given) for mode in ("ddp", "fsdp")])
     for mode in ("ddp", "fsdp"):
         assert "divergence" in metrics(tmp_path / mode)[0]

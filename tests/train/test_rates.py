@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import case
 from tiny import SHAPE, tiny_run
 
 from thinwire.errors import UserError
 from thinwire.train import rates
-from thinwire.train.plan import measure, plan, workbench
+from thinwire.train.plan import measure, microbenchmarks, plan
 from thinwire.train.rates import FAMILIES, Device, Sample, find_device, interpolated, machine_name, write_rates
 
 SAMPLES = tuple(Sample(size=(rows, 64), rate=float(rate)) for rows, rate in ((16, 100), (256, 400), (4096, 200)))
@@ -82,13 +83,14 @@ def test_files_of_rates(tmp_path: Path) -> None:
     assert list(rates.read_rates(path)) == ["one", "two", "three"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": {"kind": "abacus"}}', '{"a": 3}'])
-def test_bad_files_of_rates_are_one_sentence(text: str, tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text(text)
-    with pytest.raises(UserError, match=r"r\.json is not a file of rates: .*\.$"):
-        rates.read_rates(tmp_path / "r.json")
-    with pytest.raises(UserError, match=r"cannot be read .*; give a file of thinwire doctor"):
-        rates.read_rates(tmp_path / "nowhere.json")
+def test_bad_files_of_rates_are_one_sentence(tmp_path: Path) -> None:
+    for text in ["", "[]", '{"a": {"kind": "abacus"}}', '{"a": 3}']:
+        with case(text):
+            (tmp_path / "r.json").write_text(text)
+            with pytest.raises(UserError, match=r"r\.json is not a file of rates: .*\.$"):
+                rates.read_rates(tmp_path / "r.json")
+            with pytest.raises(UserError, match=r"cannot be read .*; give a file of thinwire doctor"):
+                rates.read_rates(tmp_path / "nowhere.json")
 
 
 def test_sizes_of_another_form_are_refused() -> None:
@@ -133,29 +135,30 @@ def measured() -> tuple[str, Device]:
     return measure.measure_device(quick=True)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("sink", [False, True])
-def test_every_kernel_of_a_plan_is_measured(precision: str, sink: bool, measured: tuple[str, Device]) -> None:
-    name, found = measured
-    assert found.measured
-    assert "--quick" in found.source
-    assert find_device(name)[0] == name if name in rates.read_rates(rates.PACKAGED) else True
-    for changes in (
-        {},
-        {"positions": "added", "bigram": False},
-        {"positions": "concatenated", "active_residual": True},
-    ):
-        for run in ({"recompute": True}, {"floor": 0}):
-            shape = SHAPE.replace(vocab_size=300, sink=sink, **changes)
-            made = plan(tiny_run(precision=precision, model=shape, **run), name, found)
-            assert 0 < made.step_seconds < 60
-            assert min(made.seconds.values()) > 0
+def test_every_kernel_of_a_plan_is_measured(measured: tuple[str, Device]) -> None:
+    for sink in [False, True]:
+        for precision in ["bf16", "fp32"]:
+            with case(precision, sink):
+                name, found = measured
+                assert found.measured
+                assert "--quick" in found.source
+                assert find_device(name)[0] == name if name in rates.read_rates(rates.PACKAGED) else True
+                for changes in (
+                    {},
+                    {"positions": "added", "bigram": False},
+                    {"positions": "concatenated", "active_residual": True},
+                ):
+                    for run in ({"recompute": True}, {"floor": 0}):
+                        shape = SHAPE.replace(vocab_size=300, sink=sink, **changes)
+                        made = plan(tiny_run(precision=precision, model=shape, **run), name, found)
+                        assert 0 < made.step_seconds < 60
+                        assert min(made.seconds.values()) > 0
 
 
 def test_what_is_measured_has_a_family_and_sizes_of_its_form(measured: tuple[str, Device]) -> None:
     kernels = measured[1].kernels
     assert {kernel.partition(".")[0] for kernel in kernels} == set(FAMILIES) - {"all_reduce"}
-    assert set(measure.SIZES) == set(workbench.BUILDERS)
+    assert set(measure.SIZES) == set(microbenchmarks.BUILDERS)
     for kernel, samples in kernels.items():
         numbers = FAMILIES[kernel.partition(".")[0]].size.count(",") + 1
         assert all(len(sample.size) == numbers for sample in samples)
@@ -179,19 +182,19 @@ def test_rates_are_amounts_over_times() -> None:
     assert len(refreshed) >= 3, "one round to warm up and at least two that count, or as long as told"
 
 
-def test_benches_run_the_real_kernels() -> None:
-    setting = workbench.Setting(torch.device("cpu"))
-    kept = workbench.build("abstopk", setting, (8, 32)).forward[0]()
+def test_microbenchmarks_run_the_real_kernels() -> None:
+    setting = microbenchmarks.Setting(torch.device("cpu"))
+    kept = microbenchmarks.build("abstopk", setting, (8, 32)).forward[0]()
     assert isinstance(kept, torch.Tensor)
     assert (kept.count_nonzero(-1) == 8).all()
-    bench = workbench.build("linear", setting, (8, 16, 24))
-    assert [tuple(gradient.shape) for gradient in bench.backward[0]()] == [(8, 16), (24, 16), (24,)]  # pyright: ignore
+    benchmark = microbenchmarks.build("linear", setting, (8, 16, 24))
+    assert [tuple(gradient.shape) for gradient in benchmark.backward[0]()] == [(8, 16), (24, 16), (24,)]  # pyright: ignore
     for family in ("projection", "projection_rows", "projection_columns"):
-        bench = workbench.build(family, setting, (32 * 32,))
-        assert bench.refresh is not None
-        bench.forward[0]()
-        bench.refresh()
-        call = bench.forward[0]
+        benchmark = microbenchmarks.build(family, setting, (32 * 32,))
+        assert benchmark.refresh is not None
+        benchmark.forward[0]()
+        benchmark.refresh()
+        call = benchmark.forward[0]
         values = call.args[1]  # pyright: ignore
         assert values.count_nonzero() == 32 * 32, "an update moves every entry"
         call()

@@ -3,20 +3,24 @@
 import math
 import os
 import signal
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from cases import case
 from plan_pieces import flat_device
 from tiny import synthetic_batch, tiny_run
 from torch import Tensor
 
 from thinwire.data import Tokens
 from thinwire.errors import UserError
+from thinwire.model import Transformer
 from thinwire.model.weights import sparse_parameters
-from thinwire.train import TrainConfig, read_metrics, train
+from thinwire.sites import Site
+from thinwire.train import Monitoring, TrainConfig, read_metrics, train
 from thinwire.train.plan import plan
-from thinwire.train.sparse_step import NEVER_ZERO, check_compute, computes_sparsely, mean_share
+from thinwire.train.sparse_step import NEVER_ZERO, Support, check_compute, computes_sparsely, mean_share
 from thinwire.train.stats import support, turnover
 from thinwire.train.step import State, new_state, train_step
 
@@ -31,6 +35,7 @@ def sparse_run(**changes: object) -> TrainConfig:
 
 
 MODEL = tiny_run().model
+WIDER = MODEL.replace(d_model=64)
 
 
 def after(config: TrainConfig, steps: int) -> State:
@@ -48,27 +53,53 @@ def moments(state: State, name: str) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"floor": 0, "model": MODEL.replace(sink=True, positions="concatenated")}],
+    [{"model": WIDER}, {"floor": 0, "model": WIDER.replace(sink=True, positions="concatenated")}],
     ids=["recipe", "positions and sinks"],
 )
 def test_exact_steps_are_those_of_the_exact_recipe(changes: dict[str, object]) -> None:
-    """Bit for bit until the anneal is over; then sums over nonzeros alone."""
+    """Bit for bit until the anneal is over. Then every step, from the same state, differs only by rounding.
+
+    AbsTopK passes gradients to zeros where a token has fewer than k nonzeros. So where a sum is zero in one order of
+    summation and not in the other, gradients differ by more; such steps are not compared.
+    """
     sparse, dense = sparse_run(support_every=1, **changes), sparse_run(compute="dense", **changes)
     ours, exact = new_state(sparse), new_state(dense)
+    compared = 0
     for step in range(sparse.steps):
         batch = synthetic_batch(step, sparse)
+        same = step >= ANNEALED
+        if same:
+            exact.objective.load_state_dict(ours.objective.state_dict())
+            exact.optimizer.load_state_dict(deepcopy(ours.optimizer.state_dict()))
+            compiled = Support.of(ours.model, ours.optimizer, sparse).exact_model
+            same = all(map(torch.equal, zeros(exact.model, batch), zeros(compiled, batch)))
         found, expected = train_step(ours, batch, sparse), train_step(exact, batch, dense)
         assert (ours.support_share is not None) == (step >= ANNEALED)
         if step < ANNEALED:
             assert found == expected
         else:
-            assert found.loss == pytest.approx(expected.loss, rel=1e-3)
-            assert found.gradient_rms == pytest.approx(expected.gradient_rms, rel=1e-2)
-        if step == ANNEALED:
+            assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+        if same:
+            compared += 1
+            assert found.gradient_rms == pytest.approx(expected.gradient_rms, rel=1e-4)
             for name, value in ours.model.state_dict().items():
                 torch.testing.assert_close(value, exact.model.get_parameter(name), rtol=1e-4, atol=1e-5)
                 for mine, whole in zip(moments(ours, name), moments(exact, name), strict=True):
                     torch.testing.assert_close(mine, whole, rtol=1e-4, atol=1e-5)
+    assert compared > 8, compared
+
+
+@torch.no_grad()
+def zeros(model: Transformer, batch: Tensor) -> list[Tensor]:
+    """Where each site of a model is zero on a batch [batch, context + 1]."""
+    found: list[Tensor] = []
+
+    def tap(site: Site, x: Tensor) -> Tensor:
+        found.append(x == 0)
+        return x
+
+    model(batch[:, :-1], tap=tap)
+    return found
 
 
 def test_sparse_compute_begins_when_the_anneal_is_over() -> None:
@@ -83,14 +114,15 @@ def test_sparse_compute_begins_when_the_anneal_is_over() -> None:
     "changes",
     [
         {},
-        {"sparse_biases": False},
-        {"gradient": "none", "recompute": True},
-        {"gradient": "clip", "floor": 0},
-        {"model": MODEL.replace(sink=True, positions="concatenated")},
-        {"model": MODEL.replace(biases=False, positions="added", bigram=False)},
+        {"sparse_biases": False, "gradient": "clip", "floor": 0, "model": MODEL.replace(sink=True)},
+        {
+            "gradient": "none",
+            "recompute": True,
+            "model": MODEL.replace(biases=False, positions="concatenated", bigram=False),
+        },
         {"density_rule": "released", "model": MODEL.replace(d_model=512, n_layers=1, active_fraction=1.0)},
     ],
-    ids=["recipe", "dense biases", "as it is", "clipped", "positions and sinks", "bare", "dense embeddings"],
+    ids=["recipe", "dense biases, clipped", "no biases, as it is", "dense embeddings"],
 )
 def test_step_is_the_exact_one_with_gradients_masked_to_the_support(changes: dict[str, object]) -> None:
     config = sparse_run(**changes)
@@ -170,8 +202,8 @@ def test_value_that_comes_to_be_zero_stays_in_the_support() -> None:
     with torch.no_grad():
         entries.values[3] = 0
         entries.put_back((torch.zeros_like(entries.values), torch.zeros_like(entries.values)))
-    assert entries.parameter.flatten()[entries.places[3]] == NEVER_ZERO
-    assert int(entries.parameter.count_nonzero()) == len(entries.places)
+    assert entries.parameter.flatten()[entries.indices[3]] == NEVER_ZERO
+    assert int(entries.parameter.count_nonzero()) == len(entries.indices)
 
 
 def test_share_is_a_running_mean() -> None:
@@ -196,8 +228,8 @@ def test_teacher_is_listened_to_on_the_support() -> None:
     for step in range(ANNEALED + 2):
         done = train_step(state, synthetic_batch(step, config), config)
     assert state.support is not None
-    assert done.divergence is not None
-    assert math.isfinite(done.divergence)
+    assert done.parts
+    assert math.isfinite(done.parts["divergence"])
 
 
 @pytest.mark.parametrize("stops", [(14,), (ANNEALED, 13, 16, 23)])
@@ -211,7 +243,7 @@ def test_resumed_run_is_the_uninterrupted_one(stops: tuple[int, ...], tiny_token
 
     for _ in stops:
         with pytest.raises(KeyboardInterrupt):
-            train(config, tiny_tokens, tmp_path / "cut", report)
+            train(config, tiny_tokens, tmp_path / "cut", monitoring=Monitoring(report))
     train(config, tiny_tokens, tmp_path / "cut")
     for name in ("weights.safetensors", "metrics.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -229,7 +261,7 @@ def test_watchers_see_the_ordinary_model_and_validation_the_same_losses(tiny_tok
             seen.update({name: value.clone() for name, value in model.state_dict().items()})
             return {"watched": 1}
 
-    train(config, tiny_tokens, tmp_path, watchers=[Watcher()])
+    train(config, tiny_tokens, tmp_path, monitoring=Monitoring(watchers=[Watcher()]))
     state = new_state(config)
     assert seen.keys() == state.model.state_dict().keys()
     state.model.load_state_dict(seen)
@@ -237,23 +269,20 @@ def test_watchers_see_the_ordinary_model_and_validation_the_same_losses(tiny_tok
         assert int(parameter.count_nonzero()) <= max(1, round(parameter.numel() / 16)), name
     rows = torch.from_numpy(tiny_tokens.validation("idioms", 256, 16))
     with torch.no_grad():
-        expected = state.objective(rows).cross_entropy.item()
+        expected = state.objective(rows).parts["loss"].item()
     found = read_metrics(tmp_path)["val_losses/idioms"]
     assert dict(zip(found.steps, found.values, strict=True))[15] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"sparsity": "soft_topk", "floor": 0}, "topk alone, not of soft_topk"),
+def test_configs_that_cannot_compute_sparsely_are_refused() -> None:
+    for changes, said in [
+        ({"sparsity": "soft_topk", "floor": 0}, "topk alone, not for soft_topk"),
         ({"density": 1.0}, "nothing at density 1;"),
         ({"density": 1 / 8}, "nothing at density 0.125;"),
         ({"support_every": 0}, "support_every"),
-    ],
-)
-def test_configs_that_cannot_compute_sparsely_are_refused(changes: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        sparse_run(**changes)
+    ]:
+        with case(changes, said), pytest.raises(UserError, match=said):
+            sparse_run(**changes)
 
 
 def test_places_that_cannot_compute_sparsely_are_refused() -> None:

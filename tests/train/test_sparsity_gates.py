@@ -97,13 +97,13 @@ def test_noise_is_that_of_the_seed_and_the_step() -> None:
     assert not torch.equal(sampled(one), sampled(two))
 
 
-def test_gates_start_almost_surely_open_and_are_settled_without_noise() -> None:
+def test_gates_start_almost_surely_open_and_are_materialized_without_noise() -> None:
     config = tiny_run(sparsity="hardconcrete", floor=0)
     model = tiny_model(vocab_size=300)
     sparsifier = HardConcrete(model, config)
     assert sparsifier.expected_l0().item() > 0.985 * count_sparse_entries(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    sparsifier.settle(model, 5)
+    sparsifier.materialize(model, 5)
     for name, old in before.items():
         assert torch.equal(model.get_parameter(name), old), name  # sigmoid(3) · 1.2 - 0.1 is above 1
 
@@ -137,7 +137,7 @@ def test_closed_weight_has_no_gradient_and_opens_none() -> None:
     before = state.model.get_parameter(NAME).detach().clone()
     train_step(state, synthetic_batch(0, config), config)
     assert torch.equal(state.model.get_parameter(NAME), before)
-    with state.objective.settled(1) as model:
+    with state.objective.materialized(1) as model:
         assert int(model.get_parameter(NAME).count_nonzero()) == 0
         assert count_nonzeros(model) > 0
 
@@ -157,5 +157,5 @@ def test_training_closes_gates_on_schedule() -> None:
     assert sparsifier.expected_l0().item() == pytest.approx(allowed, rel=0.1)
     gates = torch.cat([sparsifier.gate(name).flatten() for name, _ in sparse_parameters(state.model)])
     assert ((gates == 0) | (gates == 1)).double().mean().item() > 0.9
-    sparsifier.settle(state.model, config.steps)
+    sparsifier.materialize(state.model, config.steps)
     assert 0.85 * allowed < count_nonzeros(state.model) <= allowed

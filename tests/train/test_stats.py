@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from cases import case
 from tiny import SHAPE, tiny_model, tiny_run
 
 from thinwire.data import Tokens
@@ -83,9 +84,8 @@ def planted() -> Transformer:
     return model
 
 
-@pytest.mark.parametrize(
-    ("site", "count"),
-    [
+def test_unwired_channels_are_counted_by_hand() -> None:
+    for site, count in [
         ("1.attn.act_in", 1),
         ("1.attn.q", 3),
         ("1.attn.k", 0),
@@ -95,10 +95,9 @@ def planted() -> Transformer:
         ("1.mlp.post_act", 2),
         ("1.mlp.resid_delta", 0),
         ("0.mlp.post_act", 0),
-    ],
-)
-def test_unwired_channels_are_counted_by_hand(site: str, count: int) -> None:
-    assert unwired(planted(), Site.parse(site)) == count
+    ]:
+        with case(site, count):
+            assert unwired(planted(), Site.parse(site)) == count
 
 
 def test_unwired_counts_the_position_channels_of_an_input() -> None:

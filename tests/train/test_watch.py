@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import case
 from tiny import tiny_run
 
 import thinwire
@@ -22,7 +23,7 @@ from thinwire.model.weights import count_nonzeros
 from thinwire.prune import PruneConfig
 from thinwire.stages import train_stage
 from thinwire.tasks import TASKS
-from thinwire.train import WatchConfig, read_metrics, read_result, train
+from thinwire.train import Monitoring, WatchConfig, read_metrics, read_result, train
 from thinwire.train.metrics import Metrics
 from thinwire.view.report import REPORT
 
@@ -117,26 +118,22 @@ def test_a_task_the_model_cannot_do_is_noted_and_training_goes_on(tokens: Tokens
     assert all("train it longer" in found[TASK]["missed"] for found in lines(tmp_path / "model", "forming").values())
 
 
-@pytest.mark.parametrize(
-    ("watch", "said"),
-    [
+def test_what_cannot_be_watched_is_refused_before_training(tokens: Tokens, tmp_path: Path) -> None:
+    for watch, said in [
         ({"tasks": ["bracket"]}, "no task called 'bracket'; did you mean bracket_brace, bracket_counting"),
         ({"circuits": ["quote"], "circuits_at": [2]}, "no task called 'quote'"),
         ({"circuits": [TASK], "circuits_at": [2, 7]}, "names step 7 and the run ends at 6"),
-    ],
-)
-def test_what_cannot_be_watched_is_refused_before_training(
-    watch: dict, said: str, tokens: Tokens, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=said):
-        train_stage(CONFIG, tokens, tmp_path / "model", watch=WatchConfig(**watch))
-    assert list(tmp_path.iterdir()) == []
+    ]:
+        with case(watch, said):
+            with pytest.raises(UserError, match=said):
+                train_stage(CONFIG, tokens, tmp_path / "model", watch=WatchConfig(**watch))
+            assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("steps", [(), (0,)])
-def test_circuits_and_their_steps_go_together(steps: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="circuits_at"):
-        WatchConfig(circuits=(TASK,), circuits_at=steps)
+def test_circuits_and_their_steps_go_together() -> None:
+    for steps in [(), (0,)]:
+        with case(steps), pytest.raises(ValueError, match="circuits_at"):
+            WatchConfig(circuits=(TASK,), circuits_at=steps)
 
 
 def test_tensorboard_holds_every_number_once(tokens: Tokens, tmp_path: Path) -> None:
@@ -147,8 +144,8 @@ def test_tensorboard_holds_every_number_once(tokens: Tokens, tmp_path: Path) -> 
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        train(CONFIG, tokens, tmp_path, interrupt, track=("tensorboard",))
-    train(CONFIG, tokens, tmp_path, track=("tensorboard",))
+        train(CONFIG, tokens, tmp_path, monitoring=Monitoring(interrupt, track=("tensorboard",)))
+    train(CONFIG, tokens, tmp_path, monitoring=Monitoring(track=("tensorboard",)))
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     curves = read_metrics(tmp_path)
     assert set(events.Tags()["scalars"]) == set(curves)
@@ -171,8 +168,8 @@ def test_wandb_is_given_every_number_and_stays_one_run(tokens: Tokens, tmp_path:
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        train(CONFIG, tokens, tmp_path, interrupt, track=("wandb",))
-    train(CONFIG, tokens, tmp_path, track=("wandb",))
+        train(CONFIG, tokens, tmp_path, monitoring=Monitoring(interrupt, track=("wandb",)))
+    train(CONFIG, tokens, tmp_path, monitoring=Monitoring(track=("wandb",)))
     assert begun[0]["id"] == begun[1]["id"]
     assert begun[0]["config"]["steps"] == 6
     assert {(step, name, value) for step, values in logged for name, value in values.items()} == {
@@ -190,7 +187,7 @@ def test_a_sink_that_is_not_there_is_refused_at_once(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=said):
-        train(CONFIG, tokens, tmp_path / "model", track=(name,))
+        train(CONFIG, tokens, tmp_path / "model", monitoring=Monitoring(track=(name,)))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from thinwire.cli.main import run
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.stages import train_stage
-from thinwire.train import TrainConfig, read_metrics, read_result, train
+from thinwire.train import Monitoring, TrainConfig, read_metrics, read_result, train
 from thinwire.train.metrics import Curve, Metrics
 from thinwire.view import report
 from thinwire.view.charts import MOST_LINES, MOST_POINTS, PLANS, Line, charts_of, spread, thinned
@@ -128,7 +128,7 @@ def test_a_run_under_way_has_a_report(tiny_tokens: Tokens, tmp_path: Path) -> No
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        train(CONFIG, tiny_tokens, tmp_path / "model", stop)
+        train(CONFIG, tiny_tokens, tmp_path / "model", monitoring=Monitoring(stop))
     made = report_of(tmp_path / "model")
     assert (made.status, made.finished) == ("under way, at step 7 of 20", False)
     facts = {fact.name: fact.value for fact in made.facts}

@@ -1,4 +1,4 @@
-"""thinwire data: gather a corpus, train a tokenizer, write token shards."""
+"""thinwire data: collect a corpus, train a tokenizer, write token shards."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from thinwire.data.config import DataConfig
 
 @dataclass(frozen=True)
 class Args:
-    """Gather a corpus, train a tokenizer, write token shards. Finished tokens of the same config are reused.
+    """Collect a corpus, train a tokenizer, write token shards. Finished tokens of the same config are reused.
 
     --config FILE takes the options below from a JSON file; options on the command line win.
     """
@@ -23,7 +23,7 @@ class Args:
     """Folder of the tokens artefact, such as runs/mine/tokens."""
     config: Annotated[DataConfig, tyro.conf.arg(name="")]
     force: bool = False
-    """Build again even if finished tokens are there (edited folders are not noticed otherwise)."""
+    """Build again even if finished tokens exist; otherwise changes in folders are not noticed."""
     json: bool = False
     """End stdout with one JSON object."""
 

@@ -1,4 +1,4 @@
-"""thinwire plan: what a training run takes, told before it starts."""
+"""thinwire plan: an estimate of memory and time before a training run starts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,23 +20,23 @@ Row = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Args:
-    """Say what a training run takes before it starts: sizes, memory of each rank, arithmetic, speed, hours.
+    """Estimate a training run before it starts: sizes, memory of each rank, FLOPs, speed, hours.
 
-    CONFIG comes first and sets the defaults of the options below, which win. Times are sums over the kernels of a step,
-    at rates that `thinwire doctor --measure` took, or at assumed parts of published peaks.
+    CONFIG comes first and sets the defaults of the options below, which override it. Times are sums over the kernels of
+    a step, at rates that `thinwire doctor --measure` measured, or at assumed fractions of published peaks.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
     """A preset, such as tiny or paper, or a JSON file of a training config."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     ranks: int = 1
-    """Devices that train together; each takes its share of a batch."""
+    """Devices that train together; each computes its share of a batch."""
     device: str | None = None
     """Name of the device of each rank; unset is this machine."""
     parallel: Parallel = "ddp"
     """Whether every rank holds all weights, or each holds its rows of every matrix."""
     rates: Path | None = None
-    """A file of `thinwire doctor --measure`, for devices beside the built-in ones."""
+    """A file of `thinwire doctor --measure`, for devices besides the built-in ones."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -65,7 +65,7 @@ def _default(argv: Sequence[str]) -> TrainConfig:
 
 
 def table_of(made: Plan, source: str, config: TrainConfig) -> Table:
-    """The plan for reading, at most 80 columns wide."""
+    """The plan as a table, at most 80 columns wide."""
     ranks = f"{made.ranks} ranks, {made.parallel}" if made.ranks > 1 else "1 rank"
     title = f"{Path(source).name} on {made.device}, {ranks}, {made.precision}"
     table = Table(title=title, show_header=False, box=None, pad_edge=False, title_justify="left", width=79)
@@ -106,7 +106,7 @@ def _memory(made: Plan) -> Iterator[Row]:
     yield "  activations", _bytes(held.activations), f"{patterns}--recompute saves {_bytes(made.recompute_saves)}"
     yield "  logits", _bytes(held.logits), ""
     if held.overhead:
-        yield "  overhead", _bytes(held.overhead), "buffers of single operations, freed blocks"
+        yield "  overhead", _bytes(held.overhead), "temporary buffers, freed blocks"
     yield "  process", _bytes(held.runtime), ""
 
 

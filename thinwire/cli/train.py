@@ -42,21 +42,21 @@ class Args:
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1. Under torchrun cuda gives every process a GPU of its own."""
     start: Path | None = None
-    """Model to begin with, of the same shape; unset begins at random. The frozen way to sparsity needs one."""
+    """Model to begin with, of the same shape; unset begins at random. The sparsifier frozen needs one."""
     teacher: Path | None = None
-    """Model whose predictions are to be matched too, trained on the same tokens: see --distill-weight."""
+    """Model for distillation, trained on the same tokens: see --distill-weight."""
     parallel: Parallel = "ddp"
     """Under torchrun: every process holds all weights (ddp), or only its rows of every matrix (fsdp)."""
     watch: WatchConfig = field(default_factory=WatchConfig)
     """What is measured besides the losses."""
     track: tuple[SinkName, ...] = ()
-    """Where numbers go besides metrics.jsonl: TensorBoard, W&B (pip install 'thinwire[track]')."""
+    """Where metrics are logged besides metrics.jsonl: TensorBoard, W&B (pip install 'thinwire[track]')."""
     json: bool = False
     """End stdout with one JSON object."""
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run the verb, by itself or as one of the processes that torchrun started."""
+    """Run the verb, alone or as one of the processes that torchrun started."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         _run(argv)
         return
@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> None:
         except UserError as error:  # the same on every rank
             if ranks.first:
                 complain(str(error))
-            ranks.wait()  # the launcher ends those that are left when the first one goes
+            ranks.wait()  # the launcher ends the others as soon as one process exits
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             if ranks.first:

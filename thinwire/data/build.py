@@ -27,7 +27,7 @@ SPOOL = "spool.txt"
 
 @dataclass(frozen=True)
 class Encoded:
-    """The shard files written, by name, and what they hold."""
+    """The shard files written, by name, and their sizes."""
 
     files: list[str]
     stats: Stats
@@ -36,8 +36,8 @@ class Encoded:
 def build(config: DataConfig, out: Path, report: Report = silent, force: bool = False) -> Tokens:
     """Build the tokens artefact of `config` in `out`, or reuse the finished one there unless `force`.
 
-    What stood in `out` before is replaced only once the new artefact is finished. With the config's `tokenizer`, its
-    `vocab_size` and `tokenizer_bytes` have no say.
+    The previous content of `out` is replaced only when the new artefact is finished. With the config's `tokenizer`,
+    its `vocab_size` and `tokenizer_bytes` are ignored.
     Raises UserError for an empty corpus, a tokenizer that cannot be read, and when `out` holds anything but tokens.
     """
     out = Path(out)
@@ -111,20 +111,20 @@ def encode(
 
 
 def _reusable(config: DataConfig, given: Tokenizer | None, out: Path) -> Tokens | None:
-    """The finished tokens in `out` when they are whole and were built from the same config and given tokenizer."""
+    """The finished tokens in `out` if they are undamaged and were built from the same config and tokenizer."""
     if not artifact.is_finished(out):
         return None
     _refuse_other_kinds(out)
     try:
         tokens = Tokens.open(out)
     except UserError:
-        return None  # damaged tokens are what building again is for
+        return None  # damaged tokens are built again
     same_tokenizer = given is None or tokens.tokenizer.id == given.id
     return tokens if tokens.config == config and same_tokenizer else None
 
 
 def _refuse_other_kinds(out: Path) -> None:
-    """Raise UserError when `out` holds the config of another stage: its work must not be replaced by tokens."""
+    """Raise UserError when `out` holds the config of another stage, which tokens must not replace."""
     if (out / "config.json").exists():
         try:
             DataConfig.load(out / "config.json")
@@ -133,7 +133,7 @@ def _refuse_other_kinds(out: Path) -> None:
 
 
 def _require_documents(survey: Survey, part: Part) -> None:
-    """Raise UserError when nothing of a part was usable."""
+    """Raise UserError when no document of a part was usable."""
     if not survey.of(part):
         reasons = Counter(left_out.reason for left_out in survey.skipped if left_out.part == part)
         said = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "nothing found"

@@ -1,4 +1,4 @@
-"""What goes into a tokens artefact, and in which mixture training reads it."""
+"""What a tokens artefact consists of, and the mixture in which training reads it."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ MIN_VOCAB = 257
 """Smallest vocabulary: the 256 bytes and the end of text."""
 
 Part = Literal["idioms", "stdlib", "folders"]
-"""A part a corpus can have, in the order they are read."""
+"""The parts that a corpus can have, in the order they are read."""
 Split = Literal["train", "validation"]
 
 
@@ -25,7 +25,7 @@ class DataConfig(Config):
     stdlib: bool = True
     """Read the standard library of the running interpreter: its sources without tests and tables, about 10 MB."""
     folders: tuple[Path, ...] = ()
-    """Folders whose .py files are read, recursively; hidden folders and __pycache__ are passed over."""
+    """Folders whose .py files are read, recursively; hidden folders and __pycache__ are skipped."""
     idioms_weight: float = Field(default=0.8, ge=0)
     """Share of training windows drawn from the idioms, relative to the other parts that are present."""
     stdlib_weight: float = Field(default=0.2, ge=0)
@@ -37,15 +37,15 @@ class DataConfig(Config):
     vocab_size: int = Field(default=2048, ge=MIN_VOCAB, le=MAX_VOCAB)
     """Tokens of the byte-level BPE; a very small corpus may yield fewer."""
     tokenizer: Path | None = None
-    """A model, by folder or shipped name, tokens, or a tokenizer.json: take its tokenizer instead of training one."""
+    """A model (folder or shipped name), tokens, or a tokenizer.json: use its tokenizer instead of training one."""
     tokenizer_bytes: int = Field(default=4_000_000, ge=1)
     """The tokenizer is trained on training documents up to about this many bytes of each part."""
     max_file_bytes: int = Field(default=1_000_000, ge=1)
-    """Larger files are skipped: they are tables or generated data, not code that someone wrote."""
+    """Larger files are skipped: they are usually tables or generated data."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Share of each part's documents that is held out, at least one document where a part has two or more."""
     shard_tokens: int = Field(default=100_000_000, ge=1)
-    """A shard file is closed once another document would take it past this many tokens."""
+    """Largest number of tokens of a shard file, except for a file of one longer document."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the generated idioms."""
 

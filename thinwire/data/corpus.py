@@ -1,6 +1,6 @@
 """Documents of a corpus: generated idioms, the installed standard library, and folders of Python files.
 
-Reading is deterministic: parts in a fixed order, files sorted by name, line ends as `\\n`. What is left out is said.
+Reading is deterministic: parts in a fixed order, files sorted by name, line ends as `\\n`. Skipped files are reported.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from thinwire.data.idioms import documents as idiom_documents
 from thinwire.errors import UserError
 
 GENERATED = "generated"
-"""Name of the one source that all idioms come from."""
+"""Name of the source of all idioms."""
 STDLIB_EXCLUDED = frozenset(
     # tests and installed packages; then tables of characters and of help texts, which are data and not code
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data"}
@@ -40,7 +40,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A text that gave no document, and why: `unreadable`, `too large`, `undecodable`, `empty` or `duplicate`."""
+    """A skipped text, and the reason: `unreadable`, `too large`, `undecodable`, `empty` or `duplicate`."""
 
     part: Part
     name: str
@@ -57,19 +57,19 @@ class SourceFile:
 
 
 def parts(config: DataConfig) -> tuple[Part, ...]:
-    """The parts a config asks for. Raises UserError when there are none."""
+    """The parts that a config selects. Raises UserError when there are none."""
     asked: dict[Part, bool] = {
         "idioms": config.idioms > 0,
         "stdlib": config.stdlib,
         "folders": bool(config.folders),
     }
     if not any(asked.values()):
-        raise UserError("The corpus is empty; ask for idioms, the standard library, or a folder of .py files.")
+        raise UserError("The corpus is empty; choose idioms, the standard library, or a folder of .py files.")
     return tuple(part for part, wanted in asked.items() if wanted)
 
 
 def list_files(config: DataConfig) -> list[SourceFile]:
-    """Every file the config asks for. Raises UserError for a folder that is missing or holds no .py file."""
+    """Every file that the config selects. Raises UserError for a folder that is missing or holds no .py file."""
     files: list[SourceFile] = []
     if config.stdlib:
         files += stdlib_files(Path(sysconfig.get_paths()["stdlib"]))

@@ -1,4 +1,4 @@
-"""What a corpus holds: every document read once into a spool file, its split, and the manifest that says so."""
+"""The contents of a corpus: every document read once into a spool file, its split, and the manifest."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ class Entry:
 
 @dataclass
 class Survey:
-    """What reading found: the documents kept, in order, and what was left out and why."""
+    """The result of reading: the documents kept, in order, and those skipped, with the reason."""
 
     entries: list[Entry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Survey:
 
 
 def read_into_spool(config: DataConfig, files: list[corpus.SourceFile], spool: Path, report: Report) -> Survey:
-    """Every different document once, its text appended to the spool file."""
+    """Read every distinct document once, and append its text to the spool file."""
     survey, seen, units = Survey(), set(), config.idioms + len(files)
     position = 0
     with open(spool, "wb") as file:
@@ -62,7 +62,7 @@ def read_into_spool(config: DataConfig, files: list[corpus.SourceFile], spool: P
 
 
 def hold_out(survey: Survey, parts: tuple[Part, ...], fraction: float) -> dict[str, Split]:
-    """The split of every document by digest: of each part, the share with the smallest hashes is held out.
+    """The split of every document by digest: of each part, the fraction with the smallest hashes is held out.
 
     The choice depends on the documents alone, not on their order; a part of two documents or more always holds one out.
     """

@@ -21,7 +21,7 @@ from thinwire.data.config import MAX_VOCAB, MIN_VOCAB
 from thinwire.errors import UserError
 
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How text is cut before merging (Gao et al. 2025); merges never cross a cut."""
+"""How text is split before merging (Gao et al. 2025); merges never cross a split."""
 END_OF_TEXT = "<|endoftext|>"
 """Name of the special token, id 0, that stands before every document."""
 
@@ -40,7 +40,7 @@ class Tokenizer:
     """Text to token ids and back. Encoding then decoding returns exactly the same text."""
 
     def __init__(self, tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> None:
-        """From the token strings in id order (bytes written as symbols, the end of text first) and the merges.
+        """From the token strings in id order (bytes as printable symbols, the end of text first) and the merges.
 
         Raises UserError when they do not make a byte-level BPE.
         """
@@ -53,7 +53,7 @@ class Tokenizer:
             models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=list(merges), ignore_merges=False)
         )
         self._pipeline.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-        self._pipeline.encode_special_tokens = True  # the text `<|endoftext|>` is text
+        self._pipeline.encode_special_tokens = True  # so the text `<|endoftext|>` is encoded as ordinary text
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 2048) -> "Tokenizer":
@@ -117,9 +117,9 @@ class Tokenizer:
         return b"".join(self._token_bytes(i) for i in ids).decode("utf-8", errors="replace")
 
     def pieces(self, ids: Iterable[int]) -> Iterator[str]:
-        """Text of token ids as they come, one piece a token and one at the end; joined it is that of `decode`.
+        """Text of a stream of token ids, one string per token and one at the end; joined they are that of `decode`.
 
-        A piece holds complete characters only: the bytes of one that is cut off wait for the next.
+        Each string has complete characters only: the bytes of an incomplete one are kept for the next string.
         """
         decoder = getincrementaldecoder("utf-8")("replace")
         for token_id in ids:
@@ -184,7 +184,7 @@ def _vocabulary(payload: Any) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _problem(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> str | None:
-    """What keeps these from being a byte-level BPE, in a phrase, or None."""
+    """Why these are not a byte-level BPE, in a phrase; None if they are."""
     known = set(tokens)
     if not MIN_VOCAB <= len(tokens) <= MAX_VOCAB or len(known) != len(tokens):
         return f"it has {len(tokens)} tokens where {MIN_VOCAB} to {MAX_VOCAB} different ones are needed"
@@ -201,7 +201,7 @@ def _problem(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> str | 
 
 
 def _utf8(text: str) -> str:
-    """The text itself. Raises UserError when it holds lone surrogates, which no encoding can write."""
+    """The text, unchanged. Raises UserError when it holds lone surrogates, which no encoding can write."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -81,10 +81,10 @@ class Tokens:
     def batch(
         self, step: int, seed: int, batch_size: int, context: int, weights: Mapping[str, float] | None = None
     ) -> np.ndarray:
-        """Training windows: a pure function of (seed, step), so any step can be drawn again. int64 [batch, context + 1]
+        """Training windows: a pure function of (seed, step), so any step can be repeated. int64 [batch, context + 1]
 
         Each row draws a part by weight (the config's, unless `weights` names parts and weights), then starts at the
-        start of a random document with probability `document_start`, else at a uniform offset, and runs on across
+        start of a random document with probability `document_start`, else at a uniform offset, and continues across
         documents. Raises UserError for unknown parts, weights without a positive one, and parts shorter than a window.
         """
         parts, cumulative = self._mixture(weights)
@@ -154,7 +154,7 @@ class Tokens:
 def _uniform(seed: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform numbers in [0, 1), a pure function of (seed, step). float64 [*shape]
 
-    Counter-based, and made from raw bits, so that they stay the same when NumPy changes how it draws distributions.
+    Counter-based and computed from raw bits, so that they do not depend on how a release of NumPy draws distributions.
     """
     if not (0 <= seed < 2**64 and 0 <= step < 2**64):
         raise UserError(f"Seed {seed} at step {step} cannot be drawn; both must be from 0 to 2^64 - 1.")

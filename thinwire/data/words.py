@@ -1,10 +1,10 @@
-"""Words and identifiers, each split for good into train, validation and held-out.
+"""Words and identifiers, each permanently assigned to train, validation or held-out.
 
-The idioms are written with train words alone, so a task pair of another split shows names that no idiom has.
-Such names reach the model as unfamiliar pieces, which it must have met in every role a name can play; so a share of the
-train names is invented, spelled from syllables.
-The split follows from the root of a word (`Order`, `orders` and `order.txt` share the root `order`), so no name
-changes sides by turning up in another kind, and adding a word moves no other.
+The idioms use train words only, so a task pair of another split has names that no idiom has. The tokenizer splits such
+names into unusual tokens. So that the model knows these tokens in every role of a name, some train names are invented,
+from syllables.
+The split depends only on the root of a word (`Order`, `orders` and `order.txt` have the root `order`). So a name has
+the same split in every kind of word, and a new word does not change the split of another.
 """
 
 from functools import cache
@@ -99,11 +99,11 @@ _SYLLABLES = {
     "vowel": "a e i o u a e i o u ai ea ee io oo ou",
     "ending": "a b ck d er ge ce le me ne re se te l m n nd nt r ry rt s st t th ty y on al el ow age ent ion",
 }
-"""What invented words are spelled from."""
+"""The parts of invented words."""
 
 
 def root(word: str) -> str:
-    """What decides the split of a word: its lower-case form without a plural `s`."""
+    """The root of a word, which determines its split: its lower-case form without a plural `s`."""
     return word.lower().removesuffix("s")
 
 

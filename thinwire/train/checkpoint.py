@@ -1,10 +1,11 @@
-"""Checkpoints: the parameters, both moments and the step, in safetensors, written atomically, read back bit for bit.
+"""Checkpoints: parameters, buffers, both moments and the step, in safetensors files, restored bit for bit.
 
-A checkpoint is the file at its path, the head, and the shards that the head names. One process, or ranks that each
-hold all weights, write a head alone. Ranks that hold rows (`fsdp`) write a file each, rank 0's being the head; the rows
-of a tensor follow each other in the order of the files. Any number of ranks in any mode reads any checkpoint, each rank
-just the rows it holds. The head is written last, over that of the checkpoint before, whose shards go only then: at
-every moment there is a whole checkpoint.
+* A checkpoint is one file, the head, and the shards that the head names. A single process, or ranks that each hold all
+  weights, write only a head. With `fsdp` every rank writes one file, and that of rank 0 is the head.
+* The rows of a sharded tensor are in the order of the files. Any number of ranks in any mode reads any checkpoint, and
+  each rank reads only the rows that it holds.
+* Writes are atomic. The head is written last and replaces that of the checkpoint before, whose shards are deleted only
+  then. So there is a complete checkpoint at every moment.
 """
 
 import json
@@ -30,7 +31,10 @@ UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, AttributeError, Run
 
 
 def save(state: State, path: Path, parents: dict[str, str], seconds: float) -> None:
-    """Write everything that the rest of the run depends on, and the seconds spent so far; returns when all have."""
+    """Write everything that the rest of the run depends on, and the seconds spent so far; returns when all ranks have.
+
+    `parents` are content hashes by role.
+    """
     ranks = state.ranks
     shards = [_shard(path, state.step, rank, ranks.world_size) for rank in range(1, ranks.world_size)]
     if ranks.mode != "fsdp":
@@ -65,7 +69,7 @@ def remove(path: Path) -> None:
 
 @torch.no_grad()
 def restore(state: State, path: Path, parents: dict[str, str]) -> float:
-    """Put a fresh `state` where the checkpoint left off; returns the seconds spent until then.
+    """Load a checkpoint into a fresh `state`; returns the seconds that the run had taken.
 
     Raises UserError when a file is damaged or missing, or was made from other parents.
     """
@@ -79,6 +83,8 @@ def restore(state: State, path: Path, parents: dict[str, str]) -> float:
                 buffer.copy_(reader.whole(f"buffer/{name}"))
             for name, parameter in state.objective.named_parameters():
                 local(parameter).copy_(reader.rows(f"value/{name}", parameter))
+                if not reader.has(f"step/{name}"):  # it had no gradient so far
+                    continue
                 moments = {m: reader.rows(f"{m}/{name}", parameter).to(parameter.device) for m in MOMENTS[:2]}
                 moments = {m: like_sharded(moment, parameter) for m, moment in moments.items()}
                 step = reader.whole(f"step/{name}").to(parameter.device)
@@ -91,7 +97,7 @@ def restore(state: State, path: Path, parents: dict[str, str]) -> float:
 
 
 def _progress(run: dict[str, Any], steps: int) -> tuple[int, float]:
-    """Step and seconds of a checkpoint. Raises RuntimeError for what no run of so many steps stores."""
+    """Step and seconds of a checkpoint. Raises RuntimeError for values that no run of so many steps stores."""
     step, seconds = run["step"], run["seconds"]
     if type(step) is not int or not 0 <= step <= steps:
         raise RuntimeError("a step outside the run")
@@ -101,7 +107,7 @@ def _progress(run: dict[str, Any], steps: int) -> tuple[int, float]:
 
 
 def _share(run: dict[str, Any]) -> float | None:
-    """What steps on the support need, where any have been due. Raises RuntimeError for what no run stores."""
+    """The share that steps on the support need, if the run had reached them. Raises RuntimeError for invalid values."""
     share = run.get("support_share")
     if share is not None and not (isinstance(share, float) and 0 < share < math.inf):
         raise RuntimeError("no share")
@@ -109,7 +115,7 @@ def _share(run: dict[str, Any]) -> float | None:
 
 
 def _rows(state: State) -> Iterator[tuple[str, Tensor]]:
-    """What is stored by rows: this rank's rows of every parameter and of its moments."""
+    """Names and values of the tensors stored by rows: this rank's rows of every parameter and of its moments."""
     for name, parameter in state.objective.named_parameters():
         yield f"value/{name}", local(parameter.detach())
         moments = state.optimizer.state.get(parameter, {})
@@ -117,7 +123,7 @@ def _rows(state: State) -> Iterator[tuple[str, Tensor]]:
 
 
 def _wholes(state: State) -> Iterator[tuple[str, Tensor]]:
-    """What every rank has in full and the head stores."""
+    """Names and values of the tensors that every rank has in full, and that the head stores."""
     yield from ((f"buffer/{name}", buffer) for name, buffer in state.objective.named_buffers())
     for name, parameter in state.objective.named_parameters():
         moments = state.optimizer.state.get(parameter, {})
@@ -126,12 +132,12 @@ def _wholes(state: State) -> Iterator[tuple[str, Tensor]]:
 
 
 def _shard(path: Path, step: int, rank: int, world_size: int) -> Path:
-    """Where a rank writes; the names of two checkpoints of a run differ, so that neither overwrites the other."""
+    """The file of a rank. Its name contains the step, so that checkpoints of one run do not overwrite each other's."""
     return path.with_name(f"{path.stem}.{step}.{rank}-of-{world_size}{path.suffix}")
 
 
 def _remove_shards(path: Path, keep: list[Path]) -> None:
-    """Delete shards that no head names, and what an interrupted writer left of one or of a head."""
+    """Delete shards that no head names, and temporary files of an interrupted writer."""
     stale = [*path.parent.glob(f"{path.stem}.*-of-*{path.suffix}"), *path.parent.glob(f".{path.stem}.*.tmp")]
     for file in stale:
         if file not in keep:
@@ -158,8 +164,12 @@ class _Reader:
             shards = [path.with_name(name) for name in run["shards"]]
             yield cls(head, run, [files.enter_context(safe_open(shard, framework="pt")) for shard in shards])
 
+    def has(self, key: str) -> bool:
+        """Whether the head has a tensor of this name."""
+        return key in self._head.keys()  # noqa: SIM118, safetensors files are no mappings
+
     def whole(self, key: str) -> Tensor:
-        """A tensor that the head has in full."""
+        """A tensor of any shape that the head has in full."""
         return self._head.get_tensor(key).clone()
 
     def rows(self, key: str, parameter: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from thinwire.config import Config, explain
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
+from thinwire.train.sparsity.options import OPTIONS
 
 Option = bool | int | float | str
 Parallel = Literal["ddp", "fsdp"]
-"""How ranks share a model: every rank holds all weights, or each its rows of every matrix."""
+"""How processes (ranks) share a model: each holds all weights (ddp), or its rows of every matrix (fsdp)."""
 SPARSE_COMPUTE_BELOW = 1 / 16
-"""Largest density at which a run may compute sparsely. A product breaks even at 1/8 on a CPU; training adds a gradient
-of every nonzero, which costs as much again, and exact steps keep one dense product in three."""
+"""Largest density at which a run may compute sparsely. On a CPU a sparse product breaks even at density 1/8. Training
+adds the gradient of every nonzero, which costs as much again, and an exact step keeps one dense product in three."""
 
 
 class TrainConfig(Config):
@@ -30,11 +31,11 @@ class TrainConfig(Config):
     sparsity: str = "topk"
     """How weights become zero: topk (the paper), soft_topk, hardconcrete, l1, group_lasso, or frozen.
 
-    soft_topk lets gradients reach more weights than compute; hardconcrete learns random gates; l1 and group_lasso press
-    weights, or channels, towards zero; frozen keeps the zeros of the model that --start names.
+    soft_topk lets gradients reach more weights than compute; hardconcrete learns random gates; l1 and group_lasso
+    shrink weights, or channels, to zero; frozen keeps the zeros of the model that --start names.
     """
     sparsity_options: dict[str, Option] = Field(default={})
-    """Options of that way to sparsity, such as temperature 0.5 of hardconcrete."""
+    """Options of that sparsifier, such as temperature 0.5 of hardconcrete."""
     density: float = Field(default=1 / 64, ge=1e-9, le=1)
     """Fraction of every matrix that ends up nonzero; 1 trains a dense model."""
     density_rule: Literal["uniform", "released"] = "uniform"
@@ -70,18 +71,18 @@ class TrainConfig(Config):
     gradient: Literal["normalize", "clip", "none"] = "normalize"
     """Divide the gradient by its global RMS (released code), only when that exceeds 1 (paper), or never."""
     distill_weight: float = Field(default=0.5, ge=0, le=1)
-    """Given a teacher: part of the loss that is the divergence from its predictions; the rest is cross-entropy."""
+    """With a teacher: part of the loss that is the divergence from its predictions; the rest is cross-entropy."""
     distill_temperature: float = Field(default=1.0, gt=0)
-    """Given a teacher: both logits are divided by this before they are compared."""
+    """With a teacher: both logits are divided by this before they are compared."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic of the matrices; auto takes bf16 where the device computes it natively. The loss is always fp32."""
     compute: Literal["dense", "sparse"] = "dense"
-    """Whether zeros are multiplied too; sparse, from the end of the anneal on, leaves them out, in fp32.
+    """Dense products throughout, or, from the end of the anneal on, products with the nonzeros only, in fp32.
 
     sparse is for topk at densities of at most 1/16, in one process.
     """
     support_every: int = Field(default=16, ge=1)
-    """Sparse compute: every so many steps one is exact and may move the support; between, the nonzeros alone train."""
+    """Sparse compute: one step in so many is exact and may move the support; in the others only the nonzeros train."""
     recompute: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     validate_every: int = Field(default=500, ge=1)
@@ -94,7 +95,7 @@ class TrainConfig(Config):
     """Steps between lines of metrics.jsonl."""
 
     def check_ranks(self, ranks: int) -> None:
-        """Raise UserError when so many ranks cannot share a batch equally, or cannot compute as the run is to."""
+        """Raise UserError when so many ranks cannot share a batch equally, or do not support the run's `compute`."""
         if ranks > 1 and self.compute == "sparse":
             raise UserError(f"compute sparse trains in one process, not on {ranks} ranks; set it to dense.")
         if self.batch_size % ranks:
@@ -105,32 +106,29 @@ class TrainConfig(Config):
 
     @field_validator("sparsity_options")
     @classmethod
-    def _in_one_order(cls, options: dict[str, Option]) -> dict[str, Option]:
+    def _in_alphabetical_order(cls, options: dict[str, Option]) -> dict[str, Option]:
         return dict(sorted(options.items()))
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
-        if self.sparsity != "topk" or self.sparsity_options:  # the default waits for no import
-            from thinwire.train.sparsity import SPARSIFIERS
-
-            if self.sparsity not in SPARSIFIERS:
-                raise ValueError(f"sparsity is '{self.sparsity}' and has to be one of {', '.join(SPARSIFIERS)}")
-            try:
-                SPARSIFIERS[self.sparsity].Options.model_validate(self.sparsity_options)
-            except ValidationError as error:
-                raise ValueError(f"sparsity_options of {self.sparsity}: {explain(error)}") from None
+        if self.sparsity not in OPTIONS:
+            raise ValueError(f"sparsity is '{self.sparsity}' and has to be one of {', '.join(OPTIONS)}")
+        try:
+            OPTIONS[self.sparsity].model_validate(self.sparsity_options)
+        except ValidationError as error:
+            raise ValueError(f"sparsity_options of {self.sparsity}: {explain(error)}") from None
         return self
 
     @model_validator(mode="after")
-    def _anneal_in_order(self) -> Self:
+    def _anneal_starts_before_it_stops(self) -> Self:
         if self.density < 1 and self.anneal != "none" and self.anneal_start >= self.anneal_stop:
             raise ValueError(f"anneal_start {self.anneal_start} is not before anneal_stop {self.anneal_stop}")
         return self
 
     @model_validator(mode="after")
-    def _computes_what_it_can(self) -> Self:
+    def _compute_fits(self) -> Self:
         if self.compute == "sparse" and self.sparsity != "topk":
-            raise ValueError(f"compute sparse knows the support of topk alone, not of {self.sparsity}; set it to dense")
+            raise ValueError(f"compute sparse is for topk alone, not for {self.sparsity}; set it to dense")
         if self.compute == "sparse" and self.density > SPARSE_COMPUTE_BELOW:
             raise ValueError(
                 f"compute sparse gains nothing at density {self.density:g}; "

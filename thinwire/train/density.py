@@ -1,10 +1,11 @@
-"""Density: which fraction of each parameter is nonzero at each step, and what a floor needs of it.
+"""Density: which fraction of each parameter is nonzero at each step, and how many nonzeros a floor needs.
 
-Parameters go by their names, so that this needs no model: training and its plan share one rule.
+Parameters are identified by name, so no model is needed: training and `thinwire plan` share one rule.
 """
 
 from thinwire.errors import UserError
 from thinwire.train.config import TrainConfig
+from thinwire.train.sparsity.options import OPTIONS
 
 BASE_WIDTH = 256
 """Width of the released code's base model; the released density rule counts expansion from it."""
@@ -12,7 +13,7 @@ BASE_WIDTH = 256
 
 def density_at(step: int, config: TrainConfig) -> float:
     """Fraction of nonzeros of a matrix after `step` of config.steps: 1, then falling, then the target."""
-    return _fallen(config.density, step, config)
+    return _annealed(config.density, step, config)
 
 
 def is_annealed(step: int, config: TrainConfig) -> bool:
@@ -33,7 +34,7 @@ def density_of(name: str, step: int, config: TrainConfig) -> float:
     expansion = config.model.d_model / BASE_WIDTH
     if config.embedding_anneal == "late":
         return min(1.0, density_at(step, config) * expansion)
-    return _fallen(min(1.0, config.density * expansion), step, config)
+    return _annealed(min(1.0, config.density * expansion), step, config)
 
 
 def is_matrix(name: str) -> bool:
@@ -47,7 +48,10 @@ def n_kept(entries: int, density: float) -> int:
 
 
 def check_floor(name: str, channels: int, entries: int, config: TrainConfig) -> None:
-    """Raise UserError when the floor of a parameter's channels alone needs more nonzeros than it ends up with."""
+    """Raise UserError when the floor alone needs more nonzeros than the parameter ends up with.
+
+    `channels` is how many rows or columns have a floor, `entries` the size of the parameter.
+    """
     kept = n_kept(entries, density_of(name, config.steps, config))
     if config.floor * channels > kept:
         raise UserError(
@@ -56,14 +60,20 @@ def check_floor(name: str, channels: int, entries: int, config: TrainConfig) -> 
         )
 
 
-def _fallen(target: float, step: int, config: TrainConfig) -> float:
+def check_floor_is_kept(config: TrainConfig) -> None:
+    """Raise UserError when the config sets a floor and its sparsifier keeps none."""
+    if config.floor and config.density < 1 and not OPTIONS[config.sparsity].keeps_floor:
+        raise UserError(f"The sparsifier {config.sparsity} keeps no floor; set floor to 0.")
+
+
+def _annealed(target: float, step: int, config: TrainConfig) -> float:
     if config.density == 1:
         return 1.0
-    done = _annealed(step, config)
+    done = _anneal_progress(step, config)
     return target**done if config.anneal == "exponential" else 1 + (target - 1) * done
 
 
-def _annealed(step: int, config: TrainConfig) -> float:
+def _anneal_progress(step: int, config: TrainConfig) -> float:
     """Part of the anneal that is over after `step`, between 0 and 1."""
     if config.anneal == "none":
         return 1.0 if step else 0.0

@@ -1,11 +1,9 @@
-"""Where a loss that is not finite comes from: the first place of the forward pass, or the first gradient."""
+"""Where a value that is not finite first occurs: in the forward pass, or in a gradient."""
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from thinwire.errors import UserError
-from thinwire.model.precision import autocast
 from thinwire.model.transformer import Transformer
 from thinwire.sites import ResidPoint, Site
 from thinwire.train.objective import Objective
@@ -15,7 +13,7 @@ REMEDY = "lower learning_rate or raise epsilon"
 
 
 class NotFinite(UserError):
-    """A training step came upon an infinity or a NaN; the weights are as they were before it."""
+    """A training step produced an infinity or a NaN; the weights are as they were before it."""
 
 
 def check_weights(objective: Objective, step: int) -> None:
@@ -27,9 +25,9 @@ def check_weights(objective: Objective, step: int) -> None:
 
 
 def not_finite(objective: Objective, batch: Tensor, step: int) -> NotFinite:
-    """The error for a batch [batch, context + 1] whose loss or gradient at `step` is not finite.
+    """The error for a batch of tokens [batch, context + 1] whose loss or gradient at `step` is not finite.
 
-    Where the weights lie on several ranks the place stays unknown: looking for it takes all of them on one.
+    Where the model is sharded over ranks the error names no place: finding it needs all weights on one rank.
     """
     if is_sharded(next(objective.model.parameters())):
         return NotFinite(f"The loss stopped being finite at step {step}; {REMEDY}.")
@@ -39,15 +37,14 @@ def not_finite(objective: Objective, batch: Tensor, step: int) -> NotFinite:
 def origin(objective: Objective, batch: Tensor) -> str:
     """The first place that is not finite, in a phrase such as `at site 0.attn.q`; runs the batch once more.
 
-    Looked at in this order: the embedding, sites and residual points as the forward pass meets them, the logits, the
-    loss, then gradients in the order of the model's parameters. Leaves raw gradients behind.
+    `batch` is [batch, context + 1]. Checked in this order: the embedding, sites and residual points in the order of the
+    forward pass, the logits, the loss, then gradients in the order of the model's parameters. The gradients that it
+    leaves behind are not normalized.
     """
-    walk = _Walk(objective.model)
-    weights = {f"model.{name}": value for name, value in objective.sparsifier.effective(objective.model).items()}
-    with torch.no_grad(), autocast(objective.config.precision, batch.device):
-        functional_call(walk, weights, (batch[:, :-1],))
-    if walk.found:
-        return walk.found
+    with torch.no_grad():
+        place = objective.compute(lambda model: _first_not_finite(model, batch[:, :-1]))
+    if place:
+        return place
     objective.zero_grad(set_to_none=True)
     losses = objective(batch)
     if not torch.isfinite(losses.total):
@@ -59,25 +56,21 @@ def origin(objective: Objective, batch: Tensor) -> str:
     return "in the norm of the gradient, which is too large for its type"
 
 
-class _Walk(nn.Module):
-    """A forward pass that notes the first place that is not finite."""
+def _first_not_finite(model: Transformer, tokens: Tensor) -> str:
+    """The first place of a forward pass of tokens [batch, pos] that is not finite; empty when all are."""
+    found: list[str] = []
 
-    def __init__(self, model: Transformer) -> None:
-        super().__init__()
-        self.model = model
-        self.found = ""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        resid = self._look("in the embedding", self.model.embed(tokens))
-        for index in range(len(self.model.sublayers)):
-            resid = self.model.run(resid, start=index, stop=index + 1, tap=self._tap)
-            self._look(f"at residual point {ResidPoint(index + 1)}", resid)
-        return self._look("in the logits", self.model.unembed(resid, tokens))
-
-    def _tap(self, site: Site, x: Tensor) -> Tensor:
-        return self._look(f"at site {site}", x)
-
-    def _look(self, place: str, x: Tensor) -> Tensor:
-        if not self.found and not torch.isfinite(x).all():
-            self.found = place
+    def check(place: str, x: Tensor) -> Tensor:
+        if not found and not torch.isfinite(x).all():
+            found.append(place)
         return x
+
+    def tap(site: Site, x: Tensor) -> Tensor:
+        return check(f"at site {site}", x)
+
+    resid = check("in the embedding", model.embed(tokens))
+    for index in range(len(model.sublayers)):
+        resid = model.run(resid, start=index, stop=index + 1, tap=tap)
+        check(f"at residual point {ResidPoint(index + 1)}", resid)
+    check("in the logits", model.unembed(resid, tokens))
+    return "".join(found)

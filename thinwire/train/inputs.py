@@ -1,4 +1,4 @@
-"""What a run reads: its tokens, and where there are any the model it starts from and the teacher it listens to."""
+"""What a run reads: its tokens and, where there are any, the model it starts from and the teacher."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,16 @@ from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import load
 from thinwire.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The models that a run reads, by folder or by the name of a shipped model."""
+
+    start: Path | str | None = None
+    """Model of the run's shape whose weights the run starts from; None starts from random weights."""
+    teacher: Path | str | None = None
+    """Model that the objective may compare with, trained on the same tokens; None for no teacher."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Inputs:
 def open_parents(
     tokens: Tokens, start: Path | str | None = None, teacher: Path | str | None = None
 ) -> dict[str, Artifact]:
-    """The artefacts that a run is made from, by role. Raises UserError for a folder without a finished model."""
+    """The parent artefacts of a run, by role. Raises UserError for a folder without a finished model."""
     models = {"start": start, "teacher": teacher}
     opened = {
         role: artifact.open_artifact(Path(folder), "model") for role, folder in models.items() if folder is not None

@@ -1,4 +1,4 @@
-"""Stopping between steps: a first Ctrl-C or SIGTERM asks the loop to save and stop, a second one stops at once."""
+"""Interruption between steps: after a first SIGINT or SIGTERM the loop saves and stops; a second one stops at once."""
 
 import signal
 import threading
@@ -8,18 +8,18 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether someone asked to stop."""
+    """Whether a signal has requested a stop."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
 
 @contextmanager
 def stop_on_signal(patient: bool = False) -> Iterator[StopRequest]:
     """Within the block, note the first SIGINT or SIGTERM instead of raising; outside the main thread, do nothing.
 
-    A second signal raises KeyboardInterrupt at once, unless `patient`: a launcher passes on the signal that its
-    processes have had from the terminal, and kills those that take too long.
+    A second signal raises KeyboardInterrupt at once, unless `patient`. A launcher needs `patient`: it passes on a
+    signal that its processes have already received from the terminal, and kills those that take too long.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -27,9 +27,9 @@ def stop_on_signal(patient: bool = False) -> Iterator[StopRequest]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if request.asked and not patient:
+        if request.requested and not patient:
             raise KeyboardInterrupt
-        request.asked = True
+        request.requested = True
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -29,7 +29,7 @@ def check_floor(model: Transformer, config: TrainConfig) -> None:
 
 @torch.no_grad()
 def project(model: Transformer, kept: dict[str, int], floor: int) -> None:
-    """Keep exactly the `kept[name]` largest entries of each parameter, each floored channel's largest `floor` first."""
+    """Keep exactly the `kept[name]` largest entries of each parameter, in place; of a channel at least `floor`."""
     if is_sharded(next(model.parameters())):
         sharded.project(model, kept, floor)
         return
@@ -38,7 +38,10 @@ def project(model: Transformer, kept: dict[str, int], floor: int) -> None:
 
 
 def project_values(name: str, values: Tensor, kept: int, floor: int) -> None:
-    """Keep exactly the `kept` largest entries of the values of the parameter called `name`, in place; floor first."""
+    """Keep exactly the `kept` largest of the values [out, in] or [out] of the parameter called `name`, in place.
+
+    If it has a floor, the `floor` largest of every row or column are among them.
+    """
     if kept < values.numel():
         dim = floor_dim(name)
         reserved = None if dim is None or floor == 0 else _largest_along(values, dim, floor)

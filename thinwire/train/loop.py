@@ -1,7 +1,7 @@
-"""The training loop: sequences steps, logs, measures, saves, resumes. The arithmetic is in `step`.
+"""The training loop: it runs steps, logs, measures, saves and resumes. The arithmetic is in `step`.
 
 1. Open the folder: a finished run is returned as it is, an interrupted one resumes from its checkpoint.
-2. Step; every so often write a line of metrics, a validation loss, a checkpoint.
+2. Step; at regular steps write a line of metrics, a validation loss, a checkpoint.
 3. At the end write sparse weights, the tokenizer and a summary, and finish the artefact.
 """
 
@@ -18,13 +18,14 @@ from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.errors import UserError
-from thinwire.progress import Report, silent
 from thinwire.train import checkpoint
 from thinwire.train.config import TrainConfig
 from thinwire.train.finite import NotFinite, check_weights
-from thinwire.train.inputs import Inputs
+from thinwire.train.inputs import Inputs, Sources
 from thinwire.train.interrupt import StopRequest, stop_on_signal
+from thinwire.train.language import LANGUAGE_MODELING
 from thinwire.train.metrics import Metrics, Muted
+from thinwire.train.objective import ObjectiveFactory
 from thinwire.train.ranks import SINGLE, Ranks
 from thinwire.train.result import TrainResult, read_result, result_of, write_model
 from thinwire.train.rows import count_nonzeros, gathered
@@ -32,43 +33,43 @@ from thinwire.train.sinks import Sink, check_sinks, open_sinks
 from thinwire.train.sparse_step import check_compute
 from thinwire.train.stats import measure, support, turnover
 from thinwire.train.step import State, StepReport, new_state, train_step
-from thinwire.train.watch import Watcher
+from thinwire.train.watch import UNMONITORED, Monitoring
 
 CHECKPOINT = "checkpoint.safetensors"
+OBJECTIVE = "objective.json"
+"""File that names the objective of a run, where it is not the default one."""
+NO_SOURCES = Sources()
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run that has its folder to itself: what stays the same while its state goes from step to step."""
+    """A run whose folder this process alone writes: what stays the same from step to step, and its state."""
 
     config: TrainConfig
     inputs: Inputs
     out: Path
     state: State
     metrics: Metrics
-    watchers: Sequence[Watcher]
+    monitoring: Monitoring
 
 
 def train(
     config: TrainConfig,
     tokens: Tokens,
     out: Path | str,
-    report: Report = silent,
+    sources: Sources = NO_SOURCES,
+    monitoring: Monitoring = UNMONITORED,
     device: str = "cpu",
-    start: Path | str | None = None,
-    teacher: Path | str | None = None,
-    watchers: Sequence[Watcher] = (),
-    track: Sequence[str] = (),
     ranks: Ranks = SINGLE,
+    objective: ObjectiveFactory = LANGUAGE_MODELING,
 ) -> TrainResult:
     """Train a model into the folder `out`, or resume or return what is there.
 
-    `start` is a model folder whose weights the run begins with; `teacher` one whose predictions it is to match too.
-    `watchers` measure the model now and then; `track` names sinks of the numbers besides metrics.jsonl. `ranks` are the
-    processes that train together, each of which calls this; they have devices of their own.
+    `ranks` are the processes that train together; each calls this, and has a device of its own in place of `device`.
+    `objective` builds the loss that is minimized (see `thinwire.train.objective`).
 
-    Raises UserError for a folder of another run, tokens of another vocabulary or too few of them, a device that is not
-    there, or a loss that is not finite, and KeyboardInterrupt, after saving, when asked to stop.
+    Raises UserError for a folder of another run, tokens of another vocabulary or too few of them, a missing device, or
+    a loss that is not finite. Raises KeyboardInterrupt, after saving, on SIGINT and SIGTERM.
     """
     out = Path(out)
     hold_freed_memory()
@@ -76,48 +77,56 @@ def train(
         check_device(device if ranks.mode == "single" else ranks.device)
         config.check_ranks(ranks.world_size)
         check_compute(config, device)
-        check_sinks(track)
-        inputs = Inputs.open(config, tokens, start, teacher)
+        check_sinks(monitoring.track)
+        inputs = Inputs.open(config, tokens, sources.start, sources.teacher)
         artifact.refuse_foreign(out)
     if ranks.any(artifact.is_finished(out)):
         with ranks.together():
-            return _finished(config, inputs, out)
-    state = new_state(config, inputs.start, inputs.teacher, ranks)
+            return _finished(config, inputs, out, objective)
+    state = new_state(config, inputs.start, inputs.teacher, ranks, objective)
     with _sole_writer(out, ranks), stop_on_signal(patient=ranks.world_size > 1) as stop:
-        if ranks.any(artifact.is_finished(out)):  # by another process, before it let go of the folder
+        if ranks.any(artifact.is_finished(out)):  # by another process, before it released the folder
             with ranks.together():
-                return _finished(config, inputs, out)
-        seconds = _enter(config, inputs, out, state)
+                return _finished(config, inputs, out, objective)
+        seconds = _enter(config, inputs, out, state, objective)
         if ranks.mode == "single":
             state.to(torch.device(device))
-        with _sinks(track, config, out, state) as sinks:
+        with _sinks(monitoring.track, config, out, state) as sinks:
             metrics = Metrics(out / artifact.METRICS, state.step, sinks) if ranks.first else Muted()
-            run = _Run(config, inputs, out, state, metrics, watchers)
+            run = _Run(config, inputs, out, state, metrics, monitoring)
             try:
-                seconds = _advance(run, seconds, report, stop)
+                seconds = _advance(run, seconds, stop)
             except NotFinite as error:
                 raise NotFinite(f"{str(error).removesuffix('.')} ({_kept(out / CHECKPOINT)}).") from None
             return _finish(run, seconds)
 
 
 def check_device(device: str) -> None:
-    """Raise UserError when nothing can be computed on a device of this name."""
+    """Raise UserError when there is no device of this name to compute on."""
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"There is no device '{device}' to compute on here; leave --device out for the CPU.") from None
 
 
-def _finished(config: TrainConfig, inputs: Inputs, out: Path) -> TrainResult:
+def _finished(config: TrainConfig, inputs: Inputs, out: Path, objective: ObjectiveFactory) -> TrainResult:
     opened = artifact.open_artifact(out, "model", remedy=f"delete {out} and train again")
     if opened.config(TrainConfig) != config:
         raise UserError(f"{out} holds a model trained with another config; choose another --out.")
+    if _stored_objective(out) != objective.identity():
+        raise UserError(f"{out} holds a model trained with another objective; choose another --out.")
     for role in ("start", "teacher"):
         if role in opened.meta.parents and role not in inputs.parents:
             raise UserError(f"{out} holds a model trained with a {role}; give --{role}, or choose another --out.")
     for role, parent in inputs.parents.items():
         artifact.require_parent(opened, role, parent)
     return read_result(out)
+
+
+def _stored_objective(out: Path) -> str:
+    """The identity of the objective that the run in a folder has."""
+    path = out / OBJECTIVE
+    return path.read_text(encoding="utf-8") if path.exists() else LANGUAGE_MODELING.identity()
 
 
 @contextmanager
@@ -140,14 +149,21 @@ def _sinks(track: Sequence[str], config: TrainConfig, out: Path, state: State) -
         yield sinks
 
 
-def _enter(config: TrainConfig, inputs: Inputs, out: Path, state: State) -> float:
+def _enter(config: TrainConfig, inputs: Inputs, out: Path, state: State, objective: ObjectiveFactory) -> float:
     """Begin or re-enter an unfinished run; returns the seconds already spent on it."""
     ranks = state.ranks
     with ranks.together():
-        if ranks.first and (out / "config.json").exists() and TrainConfig.load(out / "config.json") != config:
-            raise UserError(f"{out} holds an unfinished run with another config; finish that, or choose another --out.")
+        if ranks.first and (out / "config.json").exists():
+            remedy = "finish that, or choose another --out"
+            if TrainConfig.load(out / "config.json") != config:
+                raise UserError(f"{out} holds an unfinished run with another config; {remedy}.")
+            if (out / CHECKPOINT).exists() and _stored_objective(out) != objective.identity():
+                raise UserError(f"{out} holds an unfinished run with another objective; {remedy}.")
         if ranks.first:
             artifact.write_text(out / "config.json", config.to_json())
+            (out / OBJECTIVE).unlink(missing_ok=True)  # of a run without a checkpoint, which begins again
+            if objective.identity() != LANGUAGE_MODELING.identity():
+                artifact.write_text(out / OBJECTIVE, objective.identity())
     if not ranks.any((out / CHECKPOINT).exists()):
         return 0.0
     with ranks.together():
@@ -159,8 +175,8 @@ def _kept(path: Path) -> str:
     return f"the checkpoint of step {step} is kept" if step else "there is no checkpoint yet"
 
 
-def _advance(run: _Run, spent: float, report: Report, stop: StopRequest) -> float:
-    """Take the run from where it is to its last step; returns its seconds, with those `spent` before."""
+def _advance(run: _Run, spent: float, stop: StopRequest) -> float:
+    """Train from the state's step to the last one; returns the seconds of the run, with those `spent` before."""
     config, state = run.config, run.state
     began = time.perf_counter() - spent
     device = next(state.model.parameters()).device
@@ -175,8 +191,8 @@ def _advance(run: _Run, spent: float, report: Report, stop: StopRequest) -> floa
         before = _support_before(state, config)
         done = train_step(state, torch.from_numpy(rows).to(device), config)
         _observe(run, done, before)
-        report(state.step, config.steps, f"loss {done.loss:.3f}, density {done.density:.2%}")
-        if state.ranks.any(stop.asked):
+        run.monitoring.report(state.step, config.steps, f"loss {done.loss:.3f}, density {done.density:.2%}")
+        if state.ranks.any(stop.requested):
             save()
             raise KeyboardInterrupt
         if state.step % config.checkpoint_every == 0:
@@ -185,25 +201,26 @@ def _advance(run: _Run, spent: float, report: Report, stop: StopRequest) -> floa
 
 
 def _support_before(state: State, config: TrainConfig) -> dict[str, Tensor] | None:
-    """The support that the coming step starts from, where a line is written about that step."""
+    """The support before the coming step, by parameter; None when no line is written about that step."""
     step = state.step + 1
     if step % config.log_every and step != config.steps:
         return None
-    with state.objective.settled(state.step) as model:
+    with state.objective.materialized(state.step) as model:
         return support(model)
 
 
 def _observe(run: _Run, done: StepReport, before: dict[str, Tensor] | None) -> None:
-    """Write what is due about the step just done: its own line, a measurement of the model, what watchers saw."""
+    """Write what is due after the step just done: its own line, a measurement of the model, the watchers' values."""
     config, state, step = run.config, run.state, run.state.step
     measures = step % config.validate_every == 0 and step < config.steps
-    due = [watcher for watcher in run.watchers if watcher.due(step)]
+    due = [watcher for watcher in run.monitoring.watchers if watcher.due(step)]
     if before is None and not measures and not due:
         return
-    with state.objective.settled(step) as model:
+    with state.objective.materialized(step) as model:
         if before is not None:
-            reported = {name: value for name, value in asdict(done).items() if value is not None}
-            run.metrics.add(step, nonzeros=count_nonzeros(model), turnover=turnover(before, model), **reported)
+            of_step = {name: value for name, value in asdict(done).items() if name != "parts"}
+            changed = turnover(before, model)
+            run.metrics.add(step, nonzeros=count_nonzeros(model), turnover=changed, **of_step, **done.parts)
         whole = gathered(model, state.ranks.first) if measures or due else None
         if whole is None:
             return
@@ -214,9 +231,9 @@ def _observe(run: _Run, done: StepReport, before: dict[str, Tensor] | None) -> N
 
 
 def _finish(run: _Run, seconds: float) -> TrainResult:
-    """Measure the model as it ends, and make the folder a finished artefact."""
+    """Measure the final model and make the folder a finished artefact."""
     config, state, tokens = run.config, run.state, run.inputs.tokens
-    state.objective.sparsifier.settle(state.model, state.step)
+    state.objective.sparsifier.materialize(state.model, state.step)
     model = gathered(state.model, state.ranks.first)
     if model is None:
         state.ranks.wait()
@@ -224,7 +241,8 @@ def _finish(run: _Run, seconds: float) -> TrainResult:
     measured = measure(model, tokens, config)
     run.metrics.add_once(config.steps, **asdict(measured))
     result = result_of(model, config, tokens, measured.val_losses, config.steps, seconds)
-    write_model(run.out, model, config, tokens, run.inputs.parents, result, also=[artifact.METRICS])
+    also = [artifact.METRICS, *([OBJECTIVE] if (run.out / OBJECTIVE).exists() else [])]
+    write_model(run.out, model, config, tokens, run.inputs.parents, result, also)
     checkpoint.remove(run.out / CHECKPOINT)
     state.ranks.wait()
     return replace(result, out=str(run.out))

@@ -1,4 +1,4 @@
-"""metrics.jsonl: the lines that a run writes of itself, passed on to other sinks, and read back as curves."""
+"""metrics.jsonl: what a run logs, one JSON object a line; also passed on to other sinks, and read back as curves."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +10,11 @@ from thinwire.errors import UserError
 from thinwire.train.sinks import Sink
 
 LARGEST = 2**53
-"""Whole numbers from here on are no step and no count: a float, and a browser, cannot hold all of them."""
+"""Integers from here on are invalid as steps and counts: a float, and a browser, cannot represent all of them."""
 
 
 class Metrics:
-    """An append-only metrics.jsonl; re-entered at `step`, it drops the lines that a resumed run will write again."""
+    """An append-only metrics.jsonl; opened at `step`, it drops later lines, which a resumed run writes again."""
 
     def __init__(self, path: Path, step: int, sinks: Sequence[Sink] = ()) -> None:
         self.path = path
@@ -24,7 +24,7 @@ class Metrics:
             artifact.write_text(path, "".join(line + "\n" for line in lines))
 
     def add(self, step: int, **values: object) -> None:
-        """Append one line of JSON, and hand its numbers to the sinks."""
+        """Append one line of JSON, and pass its numbers to the sinks."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | values) + "\n")
         numbers = dict(flatten(values))
@@ -56,7 +56,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _step_of(line: str) -> float:
-    """The step a line was written at; one cut short by a crash, or that no run writes, counts as later than any."""
+    """The step of a line; infinity for a line that a crash truncated or that no run writes."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -67,7 +67,7 @@ def _step_of(line: str) -> float:
 def flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numbers of nested mappings by path, as in `val_losses/idioms`.
 
-    Texts, flags, nulls, and whole numbers that a float cannot hold exactly are left out.
+    Texts, booleans, nulls, and integers that a float cannot represent exactly are left out.
     """
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -78,7 +78,7 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
 
 @dataclass(frozen=True)
 class Curve:
-    """One number over the steps at which it was written."""
+    """The values of one number, and the steps at which they were logged."""
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
@@ -92,7 +92,7 @@ class Curve:
 def read_metrics(folder: Path | str) -> dict[str, Curve]:
     """Every number in a model folder's metrics.jsonl by path, such as `loss` and `val_losses/idioms`.
 
-    The run may be under way. Raises UserError when there is no such file.
+    The run may still be training. Raises UserError when there is no such file.
     """
     path = Path(folder) / artifact.METRICS
     try:

@@ -26,7 +26,7 @@ def tiny() -> TrainConfig:
 
 @PRESETS.register("tiny_dense")
 def tiny_dense() -> TrainConfig:
-    """The dense twin of `tiny`: the same shape and loop, without weight or activation sparsity."""
+    """The dense twin of `tiny`: the same shape and recipe, without weight or activation sparsity."""
     sparse = tiny()
     model = sparse.model.replace(active_fraction=1.0)
     return sparse.replace(model=model, density=1.0, learning_rate=0.004, steps=800)

@@ -1,7 +1,7 @@
-"""Many processes that train one model, as torchrun starts them: who this one is, and what all of them agree on.
+"""Several processes (ranks) that train one model, as torchrun starts them.
 
-Every rank runs the same program on its share of each batch. Rank 0 alone writes, reports and measures; the others wait
-for it at the next thing they do together. What goes wrong on one rank goes wrong on all, in the same words.
+Every rank runs the same program on its share of each batch. Only rank 0 writes, reports and measures; the others wait
+for it at the next collective operation. An error on one rank is raised on all, with the same message.
 """
 
 import gc
@@ -22,29 +22,29 @@ from thinwire.errors import UserError
 from thinwire.train.config import Parallel
 
 PATIENCE = timedelta(days=1)
-"""How long ranks wait for rank 0 while it measures; the launcher notices at once when a rank has died."""
+"""How long ranks wait for rank 0 while it measures. The launcher detects a rank that has died by itself."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train a model together, seen from one of them; without arguments, a process by itself."""
+    """The processes that train a model together, as one of them sees them; by default a single process."""
 
     rank: int = 0
     world_size: int = 1
     mode: Literal["single", "ddp", "fsdp"] = "single"
-    """By itself; or every rank holds all weights (ddp); or each holds its rows of every matrix (fsdp)."""
+    """A single process; or each rank holds all weights (ddp), or its rows of every matrix (fsdp)."""
     device: str = "cpu"
-    """Where this rank computes; a process by itself starts on the CPU."""
+    """Where this rank computes."""
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, the one that writes and speaks."""
+        """Whether this is rank 0, the one that writes and reports."""
         return self.rank == 0
 
     def placed(self, mode: Parallel, device: str, local_rank: int) -> "Ranks":
-        """The same ranks in this mode, on this kind of device; each GPU of a machine takes one local rank.
+        """The same ranks in this mode, on this kind of device; each local rank takes one GPU of its machine.
 
-        Raises UserError for fsdp in a process by itself, and for the number of a GPU, which the launcher hands out.
+        Raises UserError for fsdp in a single process, and for a device such as cuda:1, since the launcher numbers GPUs.
         """
         if self.world_size == 1:
             if mode == "fsdp":
@@ -65,17 +65,17 @@ class Ranks:
         return replace(self, mode=mode, device=f"cuda:{local_rank}")
 
     def share(self, batch: Tensor) -> Tensor:
-        """This rank's rows of a batch [batch, ...], a contiguous part; shares are equal and in order."""
+        """This rank's rows [batch / ranks, ...] of a batch [batch, ...]: equal parts in the order of the ranks."""
         return batch.chunk(self.world_size)[self.rank] if self.world_size > 1 else batch
 
     def sum(self, values: Tensor) -> Tensor:
-        """The elementwise sum over all ranks; in place."""
+        """The elementwise sum over all ranks of a tensor of any shape; in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
     def mean(self, values: Tensor) -> Tensor:
-        """The elementwise mean over all ranks; in place."""
+        """The elementwise mean over all ranks of a tensor of any shape; in place."""
         return self.sum(values).div_(self.world_size) if self.world_size > 1 else values
 
     def any(self, flag: bool) -> bool:
@@ -84,41 +84,40 @@ class Ranks:
 
     @contextmanager
     def together(self, kind: type[UserError] = UserError) -> Iterator[None]:
-        """Let a block succeed on all ranks or fail on all: an error of `kind` on any is raised on every one.
+        """Within the block, an error of `kind` on one rank is raised on every rank, with the message of the lowest.
 
-        The lowest rank that failed has the word. Ranks wait for each other at the end of the block, so nothing within
-        it may wait for another rank.
+        Ranks wait for each other at the end of the block, so the block itself must not wait for another rank.
         """
         if self.world_size == 1:
             yield
             return
-        said = b""
+        message = b""
         try:
             yield
         except kind as error:
-            said = str(error).encode()
+            message = str(error).encode()
         lengths = torch.zeros(self.world_size, dtype=torch.int64)
-        lengths[self.rank] = len(said)
+        lengths[self.rank] = len(message)
         failed = self.sum(lengths).nonzero().flatten().tolist()
         if failed:
             text = torch.zeros(int(lengths[failed[0]]), dtype=torch.uint8)
             if self.rank == failed[0]:
-                text = torch.tensor(list(said), dtype=torch.uint8)
+                text = torch.tensor(list(message), dtype=torch.uint8)
             dist.broadcast(text, failed[0])
             raise kind(bytes(text.tolist()).decode())
 
     def wait(self) -> None:
-        """Return once every rank has come here."""
+        """Return once every rank has called this."""
         self.any(False)
 
 
 SINGLE = Ranks()
-"""A process by itself."""
+"""A single process."""
 
 
 def averaging(module: nn.Module) -> nn.Module:
-    """The same module, whose backward pass leaves the mean of the ranks' gradients in every rank's parameters."""
-    # every rank changes buffers in the same way; older releases call the option by another name
+    """The module wrapped so that a backward pass leaves the mean of all ranks' gradients in every rank's parameters."""
+    # buffers change in the same way on every rank; older releases call the option by another name
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {option: False}
@@ -127,8 +126,8 @@ def averaging(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Within the block, the ranks that the launcher's environment names: gloo between CPUs, nccl between GPUs."""
-    # every sublayer that FSDP wraps is warned of because it returns a view; nothing here changes one in place
+    """Within the block, the ranks from the launcher's environment variables: gloo between CPUs, nccl between GPUs."""
+    # FSDP warns of every sublayer because it returns a view; no view is changed in place here
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
         dist.init_process_group(timeout=PATIENCE)
@@ -139,6 +138,6 @@ def joined() -> Iterator[Ranks]:
         except (UserError, KeyboardInterrupt, SystemExit):
             dist.destroy_process_group()
             raise
-        # after any other error the ranks are out of step, and taking leave of each other may take for ever
+        # after any other error the ranks are out of step, and leaving the group may block
         dist.destroy_process_group()
-        gc.collect()  # wrapped modules hold groups, whose threads should end before the interpreter does
+        gc.collect()  # wrapped modules hold groups, whose threads have to end before the interpreter

@@ -29,17 +29,17 @@ PACKAGED = Path(__file__).with_name("rates.json")
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of kernel: what the numbers of a size are, and how much there is to do at a size."""
+    """A kind of kernel: the meaning of a size, and the amount of work at a size."""
 
     size: str
     unit: str
-    """What an amount of work is counted in."""
+    """Unit of the amount of work."""
     amount: Callable[..., float]
     """Amount of work of a size."""
     traffic: float = 0.0
-    """Numbers read or written in memory for each unit of work, where that sets the time."""
+    """Values read or written in memory for each unit of work, if memory bandwidth limits the kernel."""
     flops: Callable[..., float] | None = None
-    """Floating-point operations of a size, where arithmetic sets the time."""
+    """Floating-point operations of a size, if arithmetic limits the kernel."""
 
 
 def _entries(*size: int) -> float:
@@ -104,7 +104,7 @@ FAMILIES: dict[str, Family] = {
 }
 """Every family of kernel of a training step. Traffic is that of kernels that read their input once or twice."""
 BOTH_PRECISIONS = ("linear", "abstopk", "norm", "gelu", "add", "attention", "attention_sink")
-"""Families that compute in bf16 or fp32; in a kernel's name the arithmetic follows. The rest computes in fp32."""
+"""Families that compute in bf16 or fp32, as the suffix of a kernel's name says. The others compute in fp32."""
 
 
 class Sample(Config):
@@ -117,7 +117,7 @@ class Sample(Config):
 
 
 class Peaks(Config):
-    """Published peak figures of a device, and which part of each is assumed to be reached."""
+    """Published peak rates of a device, and the fraction of each that is assumed to be reached."""
 
     bf16: float = Field(gt=0)
     """Dense matrix products in bf16, FLOP per second."""
@@ -134,10 +134,10 @@ class Peaks(Config):
 
 
 class Device(Config):
-    """One device: what it holds and how fast it is."""
+    """One device: its memory and its rates."""
 
     kind: Literal["cpu", "cuda"]
-    """Which code paths of the model it takes."""
+    """Which code paths of the model run on it."""
     measured: bool
     """Whether the rates were measured, or assumed from published peaks."""
     date: str
@@ -145,20 +145,20 @@ class Device(Config):
     machine: str
     """Processor, threads and versions, in words."""
     source: str
-    """Where the figures are from, and what is assumed."""
+    """Where the rates are from, and what is assumed."""
     memory_bytes: int = Field(ge=1, le=2**60)
     """Memory that a rank can fill."""
     runtime_bytes: int = Field(default=0, ge=0, le=2**60)
-    """What a process holds of it before there is a model."""
+    """Memory of a process before there is a model."""
     native_bf16: bool
     """Whether precision `auto` is bf16."""
     kernels: dict[str, tuple[Sample, ...]] = Field(default={})
     """Measured rates, by the kernel's name."""
     peaks: Peaks | None = None
-    """Published figures, for kernels that were not measured."""
+    """Published rates, for kernels that were not measured."""
 
     def seconds(self, kernel: str, size: Size) -> float:
-        """Time of one call. Raises UserError when nothing is known about the kernel."""
+        """Time of one call. Raises UserError when there is no rate for the kernel."""
         family = FAMILIES[kernel.partition(".")[0]]
         if samples := self.kernels.get(kernel):
             if any(len(sample.size) != len(size) for sample in samples):
@@ -208,11 +208,11 @@ def read_rates(path: Path) -> dict[str, Device]:
 
 
 def write_rates(path: Path, name: str, device: Device) -> None:
-    """Put a device into a file of rates, beside those that are there. Raises UserError when that cannot be done."""
+    """Add or replace a device in a file of rates. Raises UserError when the file cannot be written."""
     path = path.resolve()  # a link stays a link: the file it points to is written
     devices = (read_rates(path) if path.exists() else {}) | {name: device}
     make_parents(path)
-    # an unset field stays out, so that a record shows only what it has; a sample takes one line
+    # unset fields are left out, and each sample takes one line
     entries = {each: json.loads(known.model_dump_json(exclude_defaults=True)) for each, known in devices.items()}
     text = re.sub(r'\{\s*("size"[^}]*)\}', _in_one_line, json.dumps(entries, indent=1))
     try:
@@ -247,7 +247,7 @@ def machine_name(model: str, cores: int | None = None) -> str:
 
 
 def processor_model() -> str:
-    """What the processor calls itself."""
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run reports when it is done, and the model artefact it leaves."""
+"""The result of a finished run, and the model artefact that it writes."""
 
 import json
 import shutil
@@ -35,9 +35,9 @@ class TrainResult:
     tokens: int
     """Tokens trained on."""
     tokens_per_second: float | None
-    """Null for a model taken from a run that went on."""
+    """Null for a model saved in the middle of a run."""
     seconds: float | None
-    """Wall-clock time, over all sessions of the run, validation and checkpoints included; null likewise."""
+    """Wall-clock time with validation and checkpoints, summed over interruptions; null likewise."""
 
 
 def mean_loss(losses: Mapping[str, float], tokens: Tokens) -> float:
@@ -89,7 +89,7 @@ def write_model(
     result: TrainResult,
     also: Sequence[str] = (),
 ) -> Artifact:
-    """Make a folder a finished model artefact; `also` names files of it that are there already."""
+    """Write a finished model artefact into a folder; `also` names files of it that are there already."""
     save_weights(model, folder / "weights.safetensors")
     artifact.write_text(folder / "model.json", config.model.to_json())
     write_summary(folder, result)

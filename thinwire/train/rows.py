@@ -1,6 +1,6 @@
-"""A model whose rows lie on several ranks (FSDP2): spread out, looked at row by row, and gathered again.
+"""Models sharded by rows over several ranks (FSDP2): sharding, access to the local rows, gathering.
 
-A parameter that is spread out is a DTensor, which knows the ranks it lies on; nothing else has to be told.
+A sharded parameter is a DTensor, which knows its ranks.
 """
 
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from thinwire.model.weights import sparse_parameters
 
 
 class Peers(Protocol):
-    """The ranks that the rows lie on, in order, as one of them sees them."""
+    """The ranks that hold the rows, in order, as one of them sees them."""
 
     @property
     def rank(self) -> int:
-        """Which of them this is."""
+        """The number of this rank."""
         ...
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of ranks."""
         ...
 
     def sum(self, counts: Tensor) -> Tensor:
-        """The elementwise sum over all ranks."""
+        """The elementwise sum over all ranks of a tensor of any shape."""
         ...
 
 
@@ -40,13 +40,13 @@ class MeshPeers:
     group: "torch.distributed.ProcessGroup"
 
     def sum(self, counts: Tensor) -> Tensor:
-        """The elementwise sum over all ranks, in place."""
+        """The elementwise sum over all ranks of a tensor of any shape, in place."""
         torch.distributed.all_reduce(counts, group=self.group)
         return counts
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether the rows of a tensor lie on several ranks."""
+    """Whether a tensor is sharded over several ranks."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed.tensor import DTensor  # imported late: half a second that a single process does not need
@@ -55,19 +55,19 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The rows of a tensor that lie on this rank, sharing memory; the tensor itself where it is not sharded."""
+    """This rank's rows [own rows, ...] of a tensor [rows, ...], sharing memory; the tensor itself if not sharded."""
     with torch.no_grad():
         return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore
 
 
 def peers_of(tensor: Tensor) -> MeshPeers:
-    """The ranks that the rows of a sharded tensor lie on."""
+    """The ranks that hold the rows of a sharded tensor."""
     mesh = tensor.device_mesh  # pyright: ignore
     return MeshPeers(mesh.get_local_rank(), mesh.size(), mesh.get_group())
 
 
 def local_rows(tensor: Tensor) -> tuple[int, int]:
-    """Which rows of the whole tensor lie on this rank, from and to; all of them where it is not sharded."""
+    """First row on this rank, and the one after the last; all rows of a tensor that is not sharded."""
     if not is_sharded(tensor):
         return 0, tensor.shape[0]
     peers = peers_of(tensor)
@@ -76,7 +76,7 @@ def local_rows(tensor: Tensor) -> tuple[int, int]:
 
 
 def like_sharded(rows: Tensor, tensor: Tensor) -> Tensor:
-    """This rank's rows as part of a tensor that is sharded as another; the rows themselves where that is not."""
+    """A tensor sharded like `tensor`, of which this rank holds `rows` [own rows, ...]; `rows` if not sharded."""
     if not is_sharded(tensor):
         return rows
     from torch.distributed.tensor import DTensor
@@ -86,21 +86,21 @@ def like_sharded(rows: Tensor, tensor: Tensor) -> Tensor:
 
 
 def total(counts: Tensor, model: Transformer) -> Tensor:
-    """Counts over the entries of a model that lie on this rank, summed over the ranks it is sharded on, if any."""
+    """Counts, of any shape, over this rank's entries of a model, summed over its ranks if it is sharded."""
     parameter = next(model.parameters())
     return peers_of(parameter).sum(counts) if is_sharded(parameter) else counts
 
 
 def count_nonzeros(model: Transformer) -> int:
-    """L0 of a model that may be sharded: nonzero entries over the sparse parameters, on all ranks together."""
+    """L0: the nonzero entries of the sparse parameters, on all ranks together if the model is sharded."""
     return int(total(torch.stack([local(p).count_nonzero() for _, p in sparse_parameters(model)]), model).sum())
 
 
 def shard(model: Transformer) -> None:
-    """Spread the parameters over all ranks by rows (FSDP2), in place; each sublayer is gathered while it computes.
+    """Shard the parameters over all ranks by rows (FSDP2), in place; each sublayer is gathered while it computes.
 
-    The names stay, and so does the class, but for a subclass that PyTorch makes. Every rank must hold the same model,
-    on the device it computes on.
+    Names stay the same; PyTorch replaces the class by a subclass. Every rank must hold the same model, on the device it
+    computes on.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -115,9 +115,9 @@ def shard(model: Transformer) -> None:
 
 @torch.no_grad()
 def gathered(model: Transformer, keep: bool) -> Transformer | None:
-    """A sharded model in one piece, on its device, for the ranks that `keep` it; None on the others.
+    """The whole model, on its device, for ranks with `keep`; None on the others.
 
-    Every rank has to call it; a rank that keeps nothing holds one parameter at a time. A model that is not sharded is
+    Every rank has to call this. A rank without `keep` holds one parameter at a time. A model that is not sharded is
     returned as it is.
     """
     if not is_sharded(next(model.parameters())):

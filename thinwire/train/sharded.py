@@ -1,13 +1,13 @@
-"""Exact projection of parameters whose rows lie on several ranks: only counts travel, never weights.
+"""Exact projection of parameters sharded by rows over several ranks, which exchange counts instead of weights.
 
 Magnitudes order as their bit patterns, so the k-th largest of a group of entries is found digit by digit, from the
-highest. The group is a whole matrix, or one of its columns when the floor runs along them:
+highest. The group is a whole matrix, or, for a floor along columns, one of its columns:
 
 1. Every rank counts its candidates by their next digit, for many matrices at once; one all-reduce sums the counts.
-2. The digit is chosen at which counting from the largest reaches what is still to be kept; candidates with a larger
-   digit are kept, and those with a smaller one leave.
-3. After the last digit the candidates left are equal. Where more are left than are to be kept, the first in the
-   order of the whole matrix are: those of lower ranks, which one more all-reduce counts, and then those of lower index.
+2. The next digit is the one at which counting from the largest reaches the number still to be kept. Candidates with a
+   larger digit are kept; those with a smaller one are dropped.
+3. After the last digit the remaining candidates are equal. If there are more than are to be kept, the first in the
+   order of the whole matrix are kept: those of lower ranks, which one more all-reduce counts, then of lower index.
 
 The result is that of `thinwire.train.l0.project` on the whole matrices, bit for bit.
 """
@@ -27,18 +27,18 @@ from thinwire.train.rows import Peers, local, peers_of
 BITS = 31
 """Bits of a magnitude in float32."""
 LARGEST = 0x7FFFFFFF
-"""The bit pattern of entries that stay whatever their size."""
+"""The bit pattern given to entries that are kept in any case."""
 DIGITS = (8, 4)
-"""Bits of a digit: 2^8 counts for each matrix or column in 4 rounds or, where that is too many, 2^4 in 8."""
+"""Bits of a digit: 2^8 counts for each matrix or column in 4 rounds or, if that is too many, 2^4 counts in 8."""
 COUNTS = 2**20
-"""The most counts that a rank may hand over in a round of the wider digit."""
+"""The most counts that a rank may send in a round of the wider digit."""
 AT_ONCE = 2**25
-"""Entries of a rank that are looked at together, so that what that takes stays below a GiB."""
+"""Entries of a rank that are projected together, so that temporary memory stays below a GiB."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One rank's rows of a matrix, and what the whole matrix is to keep."""
+    """One rank's rows of a matrix, and how many entries the whole matrix keeps."""
 
     values: Tensor
     """Float32 [rows, ...], possibly without rows; changed in place."""
@@ -60,7 +60,7 @@ def project(model: Transformer, kept: dict[str, int], floor: int) -> None:
     for name, parameter in sparse_parameters(model):
         if kept[name] < parameter.numel():
             waiting.append(Shard(local(parameter), kept[name], parameter.shape[0], floor_dim(name), floor))
-            entries += parameter.numel()  # of the whole, so that all ranks group alike
+            entries += parameter.numel()  # of the whole matrix, so that all ranks form the same groups
         if entries > AT_ONCE * peers.size:
             project_shards(waiting, peers)
             waiting, entries = [], 0
@@ -76,10 +76,10 @@ def project_shards(shards: Sequence[Shard], peers: Peers) -> None:
             reserved = keep_rows(shard.values, min(shard.floor, shard.values.shape[1])) != 0
             magnitudes.masked_fill_(reserved, LARGEST)
     columns = [(s, magnitudes) for s, magnitudes in zip(shards, bits, strict=True) if s.floor and s.floor_dim == 0]
-    hopeful = [_Hopeful.of(shard, magnitudes) for shard, magnitudes in columns]
+    candidates = [_FloorCandidates.of(shard, magnitudes) for shard, magnitudes in columns]
     floors = [min(shard.floor, shard.rows) for shard, _ in columns]
-    chosen = largest_of_columns([each.bits for each in hopeful], floors, peers)
-    for (_, magnitudes), each, reserved in zip(columns, hopeful, chosen, strict=True):
+    chosen = largest_of_columns([each.bits for each in candidates], floors, peers)
+    for (_, magnitudes), each, reserved in zip(columns, candidates, chosen, strict=True):
         stays = reserved[each.slot, each.column]
         magnitudes[each.row[stays], each.column[stays]] = LARGEST
     flat = [magnitudes.reshape(-1, 1) for magnitudes in bits]
@@ -108,21 +108,21 @@ def largest_of_columns(matrices: Sequence[Tensor], kept: Sequence[int], peers: P
 
 
 @dataclass(frozen=True)
-class _Hopeful:
-    """The entries of a shard that can be among the `floor` largest of their column: those that are on this rank."""
+class _FloorCandidates:
+    """The entries of a shard that may be among the `floor` largest of their column: the largest on this rank."""
 
     bits: Tensor
-    """Magnitudes [floor, columns] in the order of the rows, filled up with zeros."""
+    """Magnitudes in the order of the rows, padded with zeros. int32 [floor, columns]"""
     slot: Tensor
-    """Of each entry that is not zero, the row of its place in `bits`."""
+    """Of each nonzero entry, its row in `bits`. int64 [nonzeros]"""
     row: Tensor
-    """The row of its place in the shard."""
+    """Of each nonzero entry, its row in the shard. int64 [nonzeros]"""
     column: Tensor
-    """The column of both."""
+    """Of each nonzero entry, its column in both. int64 [nonzeros]"""
 
     @classmethod
     def of(cls, shard: Shard, magnitudes: Tensor) -> Self:
-        """The hopeful entries of a shard with these magnitudes [rows, columns]."""
+        """The candidates of a shard with magnitudes int32 [rows, columns]."""
         n_rows, n_columns = magnitudes.shape
         largest = keep_rows(shard.values.T, min(shard.floor, n_rows)) if n_rows else shard.values.T
         column, row = (largest != 0).nonzero(as_tuple=True)  # column by column, rows in order
@@ -140,7 +140,7 @@ class _Search:
         self.matrix = matrix  # [rows, columns]
         self.columns = matrix.shape[1]
         self.found = torch.zeros(self.columns, dtype=torch.int32, device=matrix.device)
-        self.missing = torch.full_like(self.found, kept, dtype=torch.int64)  # to be kept among the candidates
+        self.missing = torch.full_like(self.found, kept, dtype=torch.int64)  # still to be kept among the candidates
         self.ties = torch.zeros_like(self.missing)  # candidates left, on all ranks
         self.candidates = matrix.reshape(-1)
         self.column = torch.arange(self.columns, device=matrix.device).expand_as(matrix).reshape(-1)

@@ -1,4 +1,4 @@
-"""Shipping: a trained model as a small artefact, measured again as it is stored.
+"""Shipping: a trained model as a small artefact, whose losses are measured after rounding.
 
 1. Store the weights with dense matrices in 8 bits, and read them back.
 2. Measure the validation loss and count the nonzeros of what was read.
@@ -20,13 +20,13 @@ from thinwire.train.result import TrainResult, read_result, result_of, write_sum
 from thinwire.train.stats import validation_losses
 
 COPIED = ("model.json", "tokenizer.json", artifact.METRICS)
-"""Files of the trained model that the shipped one holds unchanged; the metrics are those of the training."""
+"""Files of the trained model that the shipped one has unchanged; the metrics are those of the training."""
 
 
 def ship(source: Path | str, tokens: Tokens, out: Path | str, device: str = "cpu") -> TrainResult:
     """Write the trained model in `source` compactly into the folder `out`, or return what was written there before.
 
-    The result is that of the training with losses and counts of the model as stored.
+    The result is that of the training, with the losses and counts of the stored model.
     Raises UserError when `source` was not trained on these tokens, or `out` holds anything but a model.
     """
     trained, out = artifact.open_artifact(Path(source), "model"), Path(out)

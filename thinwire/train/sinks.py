@@ -20,7 +20,7 @@ class Sink(Protocol):
 
     @classmethod
     def open(cls, folder: Path, config: Config, step: int) -> Self:
-        """A sink for the run in `folder`, entered at `step`; what an earlier session wrote later gives way."""
+        """A sink for the run in `folder`, resumed at `step`; values that were logged after that step are dropped."""
         ...
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -49,7 +49,7 @@ def open_sinks(names: Sequence[str], folder: Path, config: Config, step: int) ->
 
 
 def check_sinks(names: Sequence[str]) -> None:
-    """Raise UserError now, rather than once a run is open, when a sink is unknown or its package is missing."""
+    """Raise UserError, before a run is opened, when a sink is unknown or its package is missing."""
     for name in names:
         _ = SINKS[name]
         _package(name)
@@ -64,13 +64,13 @@ def _package(name: str):
 
 @SINKS.register("tensorboard")
 class TensorBoard:
-    """Event files in `tensorboard/` of the model's folder; look with `tensorboard --logdir` on any folder above."""
+    """Event files in `tensorboard/` of the model's folder; show them with `tensorboard --logdir FOLDER`."""
 
     def __init__(self, folder: Path, step: int) -> None:
         _package("tensorboard")
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        # what was logged past `step` before a crash is hidden: the resumed run logs it again
+        # hides what was logged past `step` before a crash: the resumed run logs it again
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     @classmethod
@@ -93,9 +93,9 @@ class TensorBoard:
 
 @SINKS.register("wandb")
 class WeightsAndBiases:
-    """A run of the project `thinwire`; its id lies in the model's folder, so that a resumed run stays one run.
+    """A run of the W&B project `thinwire`; its id is stored in the model's folder, so that a resumed run stays one run.
 
-    W&B ignores steps before its latest, so lines that a resumed run writes again do no harm.
+    W&B ignores steps before its latest, so lines that a resumed run writes again change nothing.
     """
 
     ID = "wandb-id"
@@ -116,8 +116,10 @@ class WeightsAndBiases:
                 resume="allow",
             )
         except wandb.Error as error:
-            said = " ".join(str(error).split()).rstrip(".")
-            raise UserError(f"W&B begins no run ({said}); run wandb login, or leave out --track wandb.") from None
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(
+                f"W&B cannot start a run ({reason}); run wandb login, or leave out --track wandb."
+            ) from None
 
     @classmethod
     def open(cls, folder: Path, config: Config, step: int) -> Self:

@@ -1,20 +1,19 @@
-"""Steps on the support: what lies between the exact steps of a run that computes sparsely.
+"""Steps on the support: the steps between the exact ones of a run that computes sparsely.
 
-From the end of the anneal on, every `support_every`-th step is exact: it has the gradient of every entry, AdamW steps
-on all of them, and the projection, which the others leave out, may move the support. The steps between see nothing but
-the support, the entries that are not zero, beside the parameters that stay dense. Both kinds run on sparse kernels.
+The support is the set of nonzero entries. From the end of the anneal on, every `support_every`-th step is exact: it
+computes the gradient of every entry, AdamW updates all of them, and the projection may move the support. The steps
+between update only the support and the parameters that stay dense, without a projection. Both use sparse kernels.
 
-1. Loss and gradient of a twin (`compile_sparse`) whose matrices are the values on the support, and whose dense
-   parameters are the model's own. In an exact step the twin is that of `whole_gradient`.
-2. The gradient is divided by an estimate of its RMS over all entries: that over the support, divided by the share that
-   it has in the other, a running mean over exact steps. On average the gradient of an entry on the support is then as
-   large as in an exact step. The share of the last exact step alone would not do: the RMS over all entries varies by a
-   factor of 3 from batch to batch, whatever that over the support does, and a whole period would keep to one of them.
-3. AdamW on the support and on the dense parameters, with the moments of the exact steps; new values and moments go back
-   into the model and the optimizer at once, so that these, and the share, are all there is to a run.
+1. Loss and gradient come from a compiled model (`compile_sparse`), whose matrices are the values on the support and
+   whose dense parameters are the model's own. In an exact step it is that of `whole_gradient`.
+2. The gradient is divided by an estimate of its RMS over all entries: the RMS over the support, divided by the ratio of
+   the two, the share. So on average the gradient of an entry is as large as in an exact step. The share is a running
+   mean over exact steps, because the RMS over all entries varies by a factor of 3 from batch to batch.
+3. AdamW updates the support and the dense parameters, with the moments of the exact steps. New values and moments are
+   written back into the model and the optimizer at once, so a checkpoint needs only these and the share.
 
-Off the support moments stand still: they are means over exact steps. Decayed by the steps between as well they would
-hold little but the last gradient, and the support would follow single batches.
+Off the support the moments do not change: they are means over exact steps. If the steps between decayed them too, they
+would be little but the last gradient, and the support would follow single batches.
 """
 
 from dataclasses import dataclass
@@ -33,28 +32,28 @@ from thinwire.train.density import is_annealed
 from thinwire.train.whole_gradient import with_whole_gradients
 
 NEVER_ZERO = torch.finfo(torch.float32).tiny
-"""What a value becomes that comes to be zero, so that the support is where the weights are not zero at every step."""
+"""Reindices a value that becomes zero, so that the support is always where the weights are not zero."""
 SHARE_MEMORY = 0.75
 """Weight of the earlier exact steps in the running mean of shares."""
 
 
 def computes_sparsely(step: int, config: TrainConfig) -> bool:
-    """Whether the run is to compute sparsely and has been annealed after `step`."""
+    """Whether the run uses sparse compute and is annealed after `step`."""
     return config.compute == "sparse" and step > 0 and is_annealed(step, config)
 
 
 def is_exact(step: int, share: float | None, config: TrainConfig) -> bool:
-    """Whether the step after `step` is exact, if the run computes sparsely there; without a share it has to be."""
+    """Whether the step after `step` is exact, in a run that computes sparsely there; without a share it has to be."""
     return share is None or step % config.support_every == 0
 
 
 def mean_share(before: float | None, share: float) -> float:
-    """The running mean of shares once another one is known."""
+    """The running mean of shares, updated by another one."""
     return share if before is None else SHARE_MEMORY * before + (1 - SHARE_MEMORY) * share
 
 
 def check_compute(config: TrainConfig, device: str) -> None:
-    """Raise UserError when a run is to compute sparsely on a device where it cannot, or where that would be slower."""
+    """Raise UserError when the config wants sparse compute on a device without kernels, or where it would be slower."""
     if config.compute == "dense":
         return
     place = torch.device(device)
@@ -75,33 +74,34 @@ class Entries:
     """The model's."""
     moments: tuple[Tensor, Tensor]
     """The optimizer's for the whole parameter."""
-    places: Tensor
-    """Where it is not zero, row by row. int64 [entries]"""
+    indices: Tensor
+    """Of its nonzero entries, flattened row by row. int64 [entries]"""
     values: nn.Parameter
-    """[entries], what the optimizer of the support steps on."""
+    """float32 [entries], updated by the optimizer of the support."""
     shared: bool
-    """Whether the twin computes with the model's parameter, too dense for a sparse kernel, instead of with `values`."""
+    """Whether the compiled model computes with `parameter`, which is too dense for a sparse kernel, not `values`."""
 
     def take_gradient(self) -> None:
-        """Give `values` their gradient, where the backward pass left it in the parameter."""
+        """Move the gradient of a shared parameter to `values`."""
         if self.shared and self.parameter.grad is not None:
-            self.values.grad = self.parameter.grad.flatten()[self.places]
+            self.values.grad = self.parameter.grad.flatten()[self.indices]
             self.parameter.grad = None
 
     def put_back(self, moments: tuple[Tensor, Tensor]) -> None:
-        """Write the values, and their moments, where they come from."""
+        """Write the values and their moments, each [entries], back into the parameter and its moments."""
         self.values.masked_fill_(self.values == 0, NEVER_ZERO)
         for whole, packed in zip((self.parameter, *self.moments), (self.values, *moments), strict=True):
-            whole.view(-1).index_copy_(0, self.places, packed)
+            whole.view(-1).index_copy_(0, self.indices, packed)
 
 
 @dataclass(frozen=True)
 class Support:
-    """The nonzeros of a model as parameters of their own, and the twin that computes with them; of one period."""
+    """The nonzeros of a model as parameters of their own, and compiled models that use them; until they may move."""
 
-    twin: Transformer
-    exact_twin: Transformer
-    """The same for exact steps: it has gradients for the model's parameters."""
+    model: Transformer
+    """A compiled model whose matrices are the values on the support."""
+    exact_model: Transformer
+    """The same for exact steps: its gradients are those of the whole parameters."""
     entries: tuple[Entries, ...]
     dense: tuple[nn.Parameter, ...]
     """Parameters of the model that are not sparse; its optimizer steps on them."""
@@ -111,37 +111,37 @@ class Support:
     @classmethod
     @torch.no_grad()
     def of(cls, model: Transformer, optimizer: torch.optim.AdamW, config: TrainConfig) -> "Support":
-        """The support of a model as it is, with the moments and the settings of its optimizer."""
-        twin = compile_sparse(model)
-        assert twin is not model
+        """The present support of a model, with the moments and the settings of its optimizer."""
+        compiled = compile_sparse(model)
+        assert compiled is not model
         sparse = {name: p for name, p in sparse_parameters(model) if config.sparse_biases or not name.endswith(".bias")}
-        packed = {f"{name}.weight": module for name, module in twin.named_modules() if isinstance(module, Sparse)}
+        packed = {f"{name}.weight": module for name, module in compiled.named_modules() if isinstance(module, Sparse)}
         for name, parameter in model.named_parameters():
             if name not in packed:
                 owner, _, last = name.rpartition(".")
-                twin.get_submodule(owner).register_parameter(last, parameter)
+                compiled.get_submodule(owner).register_parameter(last, parameter)
         entries = tuple(
             _entries(parameter, packed.get(name), optimizer.state[parameter]) for name, parameter in sparse.items()
         )
         return cls(
-            twin=twin,
-            exact_twin=with_whole_gradients(model, twin, config.precision),
+            model=compiled,
+            exact_model=with_whole_gradients(model, compiled, config.precision),
             entries=entries,
             dense=tuple(p for name, p in model.named_parameters() if name not in sparse),
             optimizer=_optimizer(entries, optimizer),
         )
 
     def gradients(self) -> list[Tensor]:
-        """Gradients that the backward pass of the twin left: of the values, and of dense parameters."""
+        """Gradients after a backward pass of `model`: of the values, each [entries], and of dense parameters."""
         for entries in self.entries:
             entries.take_gradient()
         trained = [*(entries.values for entries in self.entries), *self.dense]
         return [parameter.grad for parameter in trained if parameter.grad is not None]
 
     def rms(self) -> Tensor:
-        """Root mean square of the gradient that an exact step left in the model, over what a step here would see."""
+        """Root mean square, a scalar, of an exact step's gradient over the support and the dense parameters."""
         seen = [
-            entries.parameter.grad.flatten()[entries.places]
+            entries.parameter.grad.flatten()[entries.indices]
             for entries in self.entries
             if entries.parameter.grad is not None
         ]
@@ -150,7 +150,7 @@ class Support:
 
     @torch.no_grad()
     def update(self, rate: float) -> None:
-        """AdamW at this rate on the values; the model and its moments follow."""
+        """AdamW at this rate on the values; updates the model and its moments too."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -162,13 +162,13 @@ class Support:
 
 def _entries(parameter: nn.Parameter, module: Sparse | None, state: dict[str, Tensor]) -> Entries:
     if module is None:
-        places = parameter.flatten().nonzero().flatten()
-        values = nn.Parameter(parameter.flatten()[places])
+        indices = parameter.flatten().nonzero().flatten()
+        values = nn.Parameter(parameter.flatten()[indices])
     else:
-        places = module.pattern.row_of_each() * module.shape[1] + module.columns.long()  # pyright: ignore
+        indices = module.pattern.row_of_each() * module.shape[1] + module.pattern.indices.long()  # pyright: ignore
         values = nn.Parameter(module.values.detach())
         module.values = values
-    return Entries(parameter, (state["exp_avg"], state["exp_avg_sq"]), places, values, shared=module is None)
+    return Entries(parameter, (state["exp_avg"], state["exp_avg_sq"]), indices, values, shared=module is None)
 
 
 def _optimizer(entries: tuple[Entries, ...], whole: torch.optim.AdamW) -> torch.optim.AdamW:
@@ -181,8 +181,8 @@ def _optimizer(entries: tuple[Entries, ...], whole: torch.optim.AdamW) -> torch.
         groups += [{"params": chosen, **settings}] if chosen else []
     optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
     for each in entries:
-        mean, square = (moment.flatten()[each.places] for moment in each.moments)
-        # the count is the parameter's own tensor: a step here counts for it too
+        mean, square = (moment.flatten()[each.indices] for moment in each.moments)
+        # the count is the parameter's own tensor, so a step here is counted there too
         count = whole.state[each.parameter]["step"]
         optimizer.state[each.values] = {"step": count, "exp_avg": mean, "exp_avg_sq": square}
     return optimizer

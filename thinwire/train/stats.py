@@ -1,4 +1,4 @@
-"""What a run measures of its model: losses per corpus part, dead and unwired channels, kurtosis, nonzeros, turnover.
+"""Measurements of a model during training: losses, dead and unwired channels, kurtosis, nonzeros, turnover.
 
 All but the turnover come from one pass over the validation tokens.
 """
@@ -18,7 +18,7 @@ from thinwire.sites import ResidPoint, Site, all_sites, resid_points
 from thinwire.train.config import TrainConfig
 from thinwire.train.rows import local, total
 
-WIRES_IN = {
+INCOMING = {
     "attn.q": ("w_q",),
     "attn.k": ("w_k",),
     "attn.v": ("w_v",),
@@ -27,7 +27,7 @@ WIRES_IN = {
     "mlp.resid_delta": ("w_out",),
 }
 """Matrices whose rows are the incoming weights of a kind of site."""
-WIRES_OUT = {
+OUTGOING = {
     "attn.act_in": ("w_q", "w_k", "w_v"),
     "attn.v": ("w_o",),
     "mlp.act_in": ("w_in",),
@@ -47,7 +47,7 @@ class Measurement:
     unwired: dict[str, int]
     """Per site, channels without a nonzero incoming weight, or without an outgoing one, where such weights exist.
 
-    Biases are not wires; q and k have no outgoing weights, since they meet in the attention score.
+    Biases do not count. q and k have no outgoing weights, since they meet in the attention score.
     """
     kurtosis: dict[str, float | None]
     """Per residual point, the mean over tokens of `kurtosis`; null when no token's stream has any spread."""
@@ -57,10 +57,10 @@ class Measurement:
 
 @torch.no_grad()
 def measure(model: Transformer, tokens: Tokens, config: TrainConfig) -> Measurement:
-    """Measure a model on `validation_tokens` held-out tokens of each corpus part, as the run computes."""
-    twin = compile_sparse(model) if config.compute == "sparse" else model
-    seen = _Observer(twin)
-    losses = validation_losses(twin, tokens, config, seen.logits)
+    """Measure a model on `validation_tokens` held-out tokens of each corpus part, with the run's kind of compute."""
+    compiled = compile_sparse(model) if config.compute == "sparse" else model
+    seen = _Observer(compiled)
+    losses = validation_losses(compiled, tokens, config, seen.logits)
     return Measurement(
         val_losses=losses,
         dead={str(site): int((~alive).sum()) for site, alive in seen.alive.items()},
@@ -95,7 +95,7 @@ def validation_losses(
 
 
 class _Observer:
-    """Runs a model and keeps, over all tokens, which channels were ever nonzero and how peaked the stream was."""
+    """Runs a model and records, over all tokens, which channels were ever nonzero, and the kurtosis of the stream."""
 
     def __init__(self, model: Transformer) -> None:
         device = next(model.parameters()).device
@@ -134,13 +134,13 @@ class _Observer:
 
 
 def kurtosis(x: Tensor) -> Tensor:
-    """Kurtosis over the last dimension, E[(x - mean)⁴] / variance²: 3 for a normal distribution, not 0 (no excess).
+    """Kurtosis over the last dimension, E[(x - mean)⁴] / variance²: 3 for a normal distribution (not the excess, 0).
 
-    x [..., width] gives [...]; NaN where all of x is equal. Of a residual stream it says how few channels carry it
+    x [..., width] to [...]; NaN where all of x is equal. The fewer channels a residual stream uses, the higher it is
     (Gao et al. 2025, Fig. 10).
     """
     centred = x.float() - x.float().mean(-1, keepdim=True)
-    square = (centred / centred.abs().amax(-1, keepdim=True)).square()  # of at most 1, so that no power overflows
+    square = (centred / centred.abs().amax(-1, keepdim=True)).square()  # at most 1, so that no power overflows
     return square.square().mean(-1) / square.mean(-1).square()
 
 
@@ -148,20 +148,20 @@ def unwired(model: Transformer, site: Site) -> int:
     """Channels of a site with no nonzero incoming weight, or no outgoing one, where the site has such weights."""
     sublayer = model.sublayers[site.sublayer]
     missing = torch.zeros(site.width(model.config), dtype=torch.bool, device=next(model.parameters()).device)
-    for wires, dim in ((WIRES_IN, 1), (WIRES_OUT, 0)):
-        matrices = [sublayer.get_parameter(f"{name}.weight") for name in wires.get(site.kind, ())]
+    for names, dim in ((INCOMING, 1), (OUTGOING, 0)):
+        matrices = [sublayer.get_parameter(f"{name}.weight") for name in names.get(site.kind, ())]
         if matrices:
             missing |= ~torch.stack([(matrix != 0).any(dim) for matrix in matrices]).any(0)
     return int(missing.sum())
 
 
 def support(model: Transformer) -> dict[str, Tensor]:
-    """Where each sparse parameter is nonzero: bool, by name; this rank's rows of it where it is sharded."""
+    """Where each sparse parameter is nonzero, by name: bool, in its shape; this rank's rows if it is sharded."""
     return {name: local(parameter.detach()) != 0 for name, parameter in sparse_parameters(model)}
 
 
 def turnover(before: dict[str, Tensor], model: Transformer) -> float:
-    """Fraction of the model's nonzero entries that `before`, a support of the same model, did not have."""
+    """Fraction of the model's nonzero entries that were zero in `before`, an earlier `support` of the model."""
     after = support(model)
     entered = torch.stack([(now & ~before[name]).sum() for name, now in after.items()])
     there = torch.stack([now.sum() for now in after.values()])

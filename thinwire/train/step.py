@@ -1,7 +1,11 @@
-"""One optimizer step: loss, gradient, normalization, AdamW, sparsity; exact, or on the support (see `sparse_step`)."""
+"""One optimizer step: loss, gradient, normalization, AdamW, sparsity.
+
+A step is exact, or, where the run computes sparsely, restricted to the nonzeros (see `sparse_step`).
+"""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +15,13 @@ from thinwire.model.transformer import Transformer
 from thinwire.train.config import TrainConfig
 from thinwire.train.density import density_at
 from thinwire.train.finite import NotFinite, not_finite
-from thinwire.train.objective import Losses, Objective
+from thinwire.train.language import LANGUAGE_MODELING
+from thinwire.train.objective import Losses, Objective, ObjectiveFactory, ParameterGroup
 from thinwire.train.ranks import SINGLE, Ranks, averaging
 from thinwire.train.rows import is_sharded, local, shard
 from thinwire.train.schedule import learning_rate_at, plain_rate_at
 from thinwire.train.sparse_step import Support, computes_sparsely, is_exact, mean_share
-from thinwire.train.sparsity import SPARSIFIERS
-
-OWN_EPSILON = 1e-8
-"""AdamW's epsilon for the parameters of a way to sparsity, whose gradients are tiny and are taken as they are."""
+from thinwire.train.sparsity import OPTIONS
 
 
 @dataclass
@@ -32,14 +34,14 @@ class State:
     ranks: Ranks = SINGLE
     """The processes that train it together."""
     wrapper: nn.Module | None = None
-    """The objective such that a backward pass averages gradients over the ranks, where it does not by itself."""
+    """The objective, wrapped so that a backward pass averages gradients over the ranks; else None."""
     support: Support | None = None
-    """Made from the rest once the run computes sparsely; nothing that a checkpoint needs."""
+    """Computed from the rest once the run computes sparsely; not checkpointed."""
     support_share: float | None = None
     """RMS of the gradient on the support over that of all entries, a running mean over exact steps of that stage."""
 
     def losses(self, batch: Tensor) -> Losses:
-        """Losses on this rank's share of a batch."""
+        """Losses of this rank's share of a batch of tokens [sequences, context + 1]."""
         return self.objective(batch) if self.wrapper is None else self.wrapper(batch)
 
     @property
@@ -49,7 +51,7 @@ class State:
 
     def to(self, device: torch.device) -> None:
         """Move everything to a device."""
-        for module in (self.objective, *self.objective.teacher):
+        for module in (self.objective, *self.objective.references):
             module.to(device)
         for moments in self.optimizer.state.values():
             for name, value in moments.items():
@@ -61,16 +63,14 @@ class StepReport:
     """What one step measured."""
 
     loss: float
-    """Training cross-entropy before the update, nats per token."""
+    """The training loss before the update: the part called `loss`, else the total. By default in nats per token."""
     gradient_rms: float
     """Root mean square of the raw gradient over all parameters of the model; estimated in a step on the support."""
     learning_rate: float
     density: float
     """Fraction of nonzeros that a matrix is allowed after the update."""
-    divergence: float | None = None
-    """From the teacher's predictions, nats per token."""
-    penalty: float | None = None
-    """What the way to sparsity added to the loss."""
+    parts: dict[str, float]
+    """The other parts of the loss, by name, such as `divergence` and `penalty`."""
 
 
 def new_state(
@@ -78,35 +78,55 @@ def new_state(
     start: Transformer | None = None,
     teacher: Transformer | None = None,
     ranks: Ranks = SINGLE,
+    factory: ObjectiveFactory = LANGUAGE_MODELING,
 ) -> State:
-    """A fresh objective and optimizer; the weights are those of `start` where one is given.
+    """A fresh objective and optimizer; the model has the weights of `start`, if any, else random ones.
 
-    Raises UserError for a way to sparsity that does not fit the config, that needs a start where none is given, or that
-    does not work on the rows of matrices where ranks hold only these.
+    Raises UserError for a sparsifier that does not fit the config, or needs a start where there is none, and in fsdp
+    mode for a sparsifier or an objective that does not support it.
     """
-    if SPARSIFIERS[config.sparsity].needs_start and start is None:
-        raise UserError(f"The {config.sparsity} way to sparsity needs a model to start from; give one with --start.")
+    if OPTIONS[config.sparsity].needs_start and start is None:
+        raise UserError(f"The sparsifier {config.sparsity} needs a model to start from; give one with --start.")
     model = Transformer(config.model, seed=config.seed)
     if start is not None:
         model.load_state_dict(start.state_dict())
-    objective = Objective(model, config, teacher)
-    sparsifier = objective.sparsifier
+    objective = factory.build(model, config, teacher)
     if ranks.mode != "single":
-        for module in (objective, *objective.teacher):
+        for module in (objective, *objective.references):
             module.to(ranks.device)
     if ranks.mode == "fsdp":
-        if not sparsifier.shards:
-            raise UserError(f"The {config.sparsity} way to sparsity needs whole matrices on every rank; use ddp.")
+        if not objective.sparsifier.options.supports_fsdp:
+            raise UserError(f"The sparsifier {config.sparsity} needs whole matrices on every rank; use ddp.")
+        if objective.groups():
+            raise UserError(
+                f"The objective {factory.name} has parameters of its own, which fsdp does not share; use ddp."
+            )
         shard(model)
+    wrapper = averaging(objective) if ranks.mode == "ddp" else None
+    return State(objective, _optimizer(objective, config), ranks=ranks, wrapper=wrapper)
+
+
+def _optimizer(objective: Objective, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over the model's matrices, its other parameters, the sparsifier's, and those of the objective's groups."""
+    model, sparsifier = objective.model, objective.sparsifier
     matrices = [p for name, p in model.named_parameters() if _decays(name, p)]
     others = [p for name, p in model.named_parameters() if not _decays(name, p)]
-    groups: list[dict] = [{"params": matrices, "weight_decay": config.weight_decay, "own_peak": None}]
+    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": config.weight_decay, "own_peak": None}]
     groups += [{"params": others, "weight_decay": 0.0, "own_peak": None}]
-    own = list(sparsifier.parameters())
-    groups += [{"params": own, "weight_decay": 0.0, "eps": OWN_EPSILON, "own_peak": sparsifier.learning_rate}]
+    gates = ParameterGroup(tuple(sparsifier.parameters()), sparsifier.learning_rate)
+    groups += [_settings(group) for group in (gates, *objective.groups())]
+    known = {id(parameter) for group in groups for parameter in group["params"]}
+    unknown = [name for name, parameter in objective.named_parameters() if id(parameter) not in known]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} belong to no group of the objective; return them from `groups`.")
     betas = (config.beta1, config.beta2)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon, fused=True)
-    return State(objective, optimizer, ranks=ranks, wrapper=averaging(objective) if ranks.mode == "ddp" else None)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.epsilon, fused=True)
+
+
+def _settings(group: ParameterGroup) -> dict[str, Any]:
+    """A parameter group as the optimizer takes it; `own_peak` is the peak of a rate without the L0 factor."""
+    settings = {"weight_decay": group.weight_decay, "eps": group.epsilon, "own_peak": group.learning_rate}
+    return {"params": list(group.parameters), **settings}
 
 
 def _decays(name: str, parameter: Tensor) -> bool:
@@ -114,9 +134,10 @@ def _decays(name: str, parameter: Tensor) -> bool:
 
 
 def train_step(state: State, batch: Tensor, config: TrainConfig) -> StepReport:
-    """Advance `state` by one step on batch [batch, context + 1]. Raises NotFinite, a UserError, when it has to.
+    """Advance `state` by one step on a batch of tokens [batch, context + 1].
 
-    Every rank is given the whole batch and takes its share; what is measured is that of the whole.
+    Every rank gets the whole batch and computes its share; the report is about the whole batch. Raises NotFinite, a
+    UserError, for a loss or gradient that is not finite.
     """
     sparsifier = state.objective.sparsifier
     own = state.ranks.share(batch)
@@ -126,19 +147,19 @@ def train_step(state: State, batch: Tensor, config: TrainConfig) -> StepReport:
     if known is None:
         losses = state.losses(own)
     else:
-        losses = state.objective(own, known.exact_twin if support is None else known.twin)
+        losses = state.objective(own, known.exact_model if support is None else known.model)
     losses.total.backward()
     rms = _normalize_exactly(state, known, config) if support is None else _normalize_part(state, support, config)
-    measured = _measured(losses, rms, state.ranks)
-    if not (math.isfinite(measured["total"]) and math.isfinite(measured["rms"])):
-        met = not torch.isfinite(losses.total)
-        elsewhere = state.ranks.any(met) and not met
+    measured = _Measured.of(losses, rms, state.ranks)
+    if not (math.isfinite(measured.total) and math.isfinite(measured.rms)):
+        here = not torch.isfinite(losses.total)
+        elsewhere = state.ranks.any(here) and not here
         with state.ranks.together(NotFinite):
             if not elsewhere:
                 raise not_finite(state.objective, own, state.step)
     rate = learning_rate_at(state.step, sparsifier.schedule)
     for group in state.optimizer.param_groups:
-        peak = group["own_peak"]  # of parameters to which the L0 factor does not apply
+        peak = group["own_peak"]
         group["lr"] = rate if peak is None else plain_rate_at(state.step, config, peak)
     state.optimizer.step()
     state.step += 1
@@ -148,13 +169,13 @@ def train_step(state: State, batch: Tensor, config: TrainConfig) -> StepReport:
     else:
         support.update(rate)
         sparsifier.updates.fill_(state.step)
+    parts = dict(measured.parts)
     return StepReport(
-        loss=measured["cross_entropy"],
-        gradient_rms=measured["rms"],
+        loss=parts.pop("loss", measured.total),
+        gradient_rms=measured.rms,
         learning_rate=rate,
         density=density_at(state.step, sparsifier.schedule),
-        divergence=measured.get("divergence"),
-        penalty=measured.get("penalty"),
+        parts=parts,
     )
 
 
@@ -168,7 +189,7 @@ def _known_support(state: State, config: TrainConfig) -> Support | None:
 
 
 def _normalize_exactly(state: State, known: Support | None, config: TrainConfig) -> Tensor:
-    """Normalize the gradient of the whole model; notes the share that a known support has in its RMS."""
+    """Normalize the gradient of the whole model, and update the share that a known support has in its RMS."""
     seen = None if known is None else known.rms()
     rms = normalize_gradient([p.grad for p in state.model.parameters() if p.grad is not None], config.gradient)
     if seen is not None:
@@ -182,18 +203,28 @@ def _normalize_part(state: State, support: Support, config: TrainConfig) -> Tens
     return normalize_gradient(support.gradients(), config.gradient, state.support_share)
 
 
-def _measured(losses: Losses, rms: Tensor, ranks: Ranks) -> dict[str, float]:
-    """The parts of the losses of the whole batch, and `rms`, on the host, in one transfer."""
-    parts = {name: value.detach() for name, value in vars(losses).items() if value is not None}
-    means = ranks.mean(torch.stack(list(parts.values())))
-    return dict(zip([*parts, "rms"], torch.stack([*means, rms]).tolist(), strict=True))
+@dataclass(frozen=True)
+class _Measured:
+    """The losses of the whole batch, and the RMS of the gradient, on the host."""
+
+    total: float
+    rms: float
+    parts: dict[str, float]
+
+    @classmethod
+    def of(cls, losses: Losses, rms: Tensor, ranks: Ranks) -> "_Measured":
+        """Means over the ranks, fetched in one transfer; `rms` is a scalar and already that of all ranks."""
+        means = ranks.mean(torch.stack([value.detach().float() for value in (losses.total, *losses.parts.values())]))
+        *values, last = torch.stack([*means, rms]).tolist()
+        return cls(values[0], last, dict(zip(losses.parts, values[1:], strict=True)))
 
 
 @torch.no_grad()
 def normalize_gradient(gradients: list[Tensor], how: str, share: float = 1.0) -> Tensor:
-    """Scale gradients in place by their global root mean square, as `TrainConfig.gradient` says; returns that RMS.
+    """Scale gradients of any shapes in place by their global root mean square, as `TrainConfig.gradient` says.
 
-    Where they are only some of the gradients, `share` is what their RMS is thought to be over that of all.
+    Returns that RMS, a scalar. Where the gradients are only some of all, `share` is the estimated ratio of their RMS to
+    that of all.
     """
     numel = sum(gradient.numel() for gradient in gradients)
     norm = torch.nn.utils.get_total_norm(gradients)

@@ -1,7 +1,7 @@
-"""Exact gradients at the price of one dense product in three: zeros add nothing to a product, but have a gradient.
+"""Exact gradients with one dense product per matrix instead of three.
 
-Through a matrix of which most is zero, activations and their gradients pass on sparse kernels. The gradient of the
-whole matrix is then a product of the two, dense as ever.
+Zero weights contribute nothing to a product, so the forward pass and the gradient of the activations use sparse
+kernels. But zero weights have a gradient: that of the whole matrix is a dense product of the two.
 """
 
 from typing import Any
@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 from thinwire.compiled.modules import FeatureEmbedding, FeatureLinear, SparseEmbedding, SparseLinear
 from thinwire.engine.layout import features
-from thinwire.engine.spmm.operators import SparsePattern, input_gradient
+from thinwire.engine.spmm.operators import input_gradient, multiply
+from thinwire.engine.spmm.pattern import SparsePattern
 from thinwire.model.precision import uses_bf16
 from thinwire.model.transformer import Transformer
 
 
-def with_whole_gradients(model: Transformer, twin: Transformer, precision: str) -> Transformer:
-    """A second twin of the model, whose backward pass leaves gradients of whole matrices in the model's parameters.
+def with_whole_gradients(model: Transformer, compiled: Transformer, precision: str) -> Transformer:
+    """A model on sparse kernels whose backward pass leaves gradients of whole matrices in the parameters of `model`.
 
-    `twin` is the compiled one, whose patterns and values it shares; the dense products are in bf16 where `precision`
-    says so.
+    It shares the patterns and values of `compiled`, the compiled model. The dense products are in bf16 where
+    `precision` selects it.
     """
     with torch.device("meta"):
         other = Transformer(model.config)
-    for name, module in twin.named_modules():
+    for name, module in compiled.named_modules():
         if isinstance(module, SparseLinear):
             other.set_submodule(name, _WholeLinear(module, model.get_parameter(f"{name}.weight"), precision))
         elif isinstance(module, SparseEmbedding | FeatureEmbedding):
@@ -54,7 +55,7 @@ class _WholeLinear(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """The product of `SparsePattern.multiply`; the gradient of the weight is dense."""
+    """The product of `thinwire.engine.spmm.operators.multiply`; the gradient of the weight is dense."""
 
     @staticmethod
     def forward(
@@ -62,13 +63,13 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.pattern, ctx.dtype = pattern, torch.bfloat16 if bf16 else torch.float32
-        return pattern.multiply(x, values, bias)
+        return multiply(x, pattern, values, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
         pattern = ctx.pattern
-        d_x = input_gradient(grad, values, pattern.rows, pattern.column_starts, pattern.order)
+        d_x = input_gradient(grad, values, pattern.tensors)
         d_weight = features(grad).to(ctx.dtype) @ features(x).to(ctx.dtype).T
         d_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
         return d_x.to(x.dtype), d_weight.float(), d_bias, None, None, None

@@ -25,7 +25,7 @@ class Parameter:
     sparse: bool = True
     """Whether training may make it sparse."""
     floor: Floor | None = None
-    """Along what its floor of nonzeros runs, if it has one."""
+    """Whether each row or each column has a floor of nonzeros; None for no floor."""
 
     @property
     def entries(self) -> int:
@@ -34,7 +34,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class GroupSize:
-    """Parameters of one kind, together."""
+    """All parameters of one kind."""
 
     group: Group
     entries: int
@@ -43,7 +43,7 @@ class GroupSize:
 
 
 def parameters(model: ModelConfig) -> tuple[Parameter, ...]:
-    """Every parameter of a model, the sublayers' first."""
+    """Every parameter of a model, those of the sublayers first."""
     found: list[Parameter] = []
     for layer in range(model.n_layers):
         found += _attention(model, f"blocks.{layer}.attn") + _mlp(model, f"blocks.{layer}.mlp")
@@ -103,7 +103,7 @@ def group_sizes(config: TrainConfig) -> tuple[GroupSize, ...]:
 
 
 def check_floor(config: TrainConfig) -> None:
-    """Raise UserError when the floor alone needs more nonzeros than the density allows, as training would."""
+    """Raise UserError, as training does, when the floor alone needs more nonzeros than the density allows."""
     for parameter in parameters(config.model):
         if parameter.floor is not None:
             channels = parameter.shape[0 if parameter.floor == "rows" else 1]

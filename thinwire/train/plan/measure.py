@@ -1,7 +1,7 @@
-"""Measuring a device: the time of every kernel of a training step at several sizes.
+"""Measurement of a device: the time of every kernel of a training step at several sizes.
 
-The rate at a size is that of the fastest of several rounds; a round goes once through all operands, keeps what every
-call returns, as autograd would, and frees it at the end.
+The rate at a size is that of the fastest of several rounds. A round calls the kernel once on every set of operands. It
+keeps all results, as autograd would, and frees them at the end.
 """
 
 import os
@@ -25,7 +25,7 @@ from thinwire.model.precision import native_bf16
 from thinwire.progress import Report, silent
 from thinwire.train.config import TrainConfig
 from thinwire.train.plan.inventory import parameters
-from thinwire.train.plan.workbench import Setting, build, parameter_count
+from thinwire.train.plan.microbenchmarks import Setting, build, parameter_count
 from thinwire.train.rates import (
     BOTH_PRECISIONS,
     FAMILIES,
@@ -38,7 +38,7 @@ from thinwire.train.rates import (
 from thinwire.train.step import new_state, train_step
 
 ROUND_SECONDS, QUICK_SECONDS = 0.15, 0.001
-"""Rounds of a kernel at one size go on for this long; at least two of them, or one in a hurry."""
+"""How long a kernel is measured at one size, at least for two rounds."""
 _ROWS = ((512, 32), (512, 256), (2048, 256), (2048, 1024), (2048, 4096), (8192, 1024), (8192, 2048))
 _FLAT = (2**8, 2**12, 2**16, 2**18, 2**20, 2**22, 2**24)
 _MATRICES = ((256, 256), (256, 1024), (1024, 256), (256, 2048), (512, 512), (512, 2048), (2048, 512), (1024, 1024))
@@ -70,7 +70,7 @@ RANKS = 2
 def measure_device(kind: str = "cpu", quick: bool = False, report: Report = silent) -> tuple[str, Device]:
     """Name and rates of this machine's processor (`cpu`) or GPU (`cuda`).
 
-    `quick` takes a few seconds and every kernel at its smallest size only: for trying the command, not for planning.
+    `quick` measures every kernel at its smallest size only, in a few seconds: for a test of the command, not for plans.
     Raises UserError when there is no such device.
     """
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
@@ -102,7 +102,7 @@ def measure_device(kind: str = "cpu", quick: bool = False, report: Report = sile
 
 
 def _kernels() -> list[tuple[str, str]]:
-    """Families and the names of their kernels: one for each arithmetic a family comes in."""
+    """Families and the names of their kernels: one for each precision that a family computes in."""
     precisions = {family: (".fp32", ".bf16") if family in BOTH_PRECISIONS else ("",) for family in SIZES}
     return [(family, f"{family}{precision}") for family in SIZES for precision in precisions[family]]
 
@@ -114,11 +114,11 @@ def measure_kernel(
     setting = Setting(device, torch.bfloat16 if name.endswith(".bf16") else torch.float32)
     if family in ("gradient", "optimizer"):
         size = (exact_entries(size[0]),)
-    bench = build(family, setting, size)
-    found = [(name, family, seconds_a_call(bench.forward, device, seconds, bench.refresh))]
-    if bench.backward:
+    benchmark = build(family, setting, size)
+    found = [(name, family, seconds_a_call(benchmark.forward, device, seconds, benchmark.refresh))]
+    if benchmark.backward:
         backward = f"{family}_backward"
-        taken = seconds_a_call(bench.backward, device, seconds)
+        taken = seconds_a_call(benchmark.backward, device, seconds)
         found.append((name.replace(family, backward, 1), backward, taken))
     return [(kernel, _sample(FAMILIES[kind].amount(*size), taken, size)) for kernel, kind, taken in found]
 
@@ -128,7 +128,7 @@ def _sample(amount: float, seconds: float, size: Size) -> Sample:
 
 
 def exact_entries(entries: int) -> int:
-    """Parameters of the model that stands for about this many."""
+    """The number of parameters of a model with about this many."""
     return sum(parameter.entries for parameter in parameters(parameter_count(entries)))
 
 
@@ -138,7 +138,7 @@ def seconds_a_call(
     seconds: float,
     refresh: Callable[[], None] | None = None,
 ) -> float:
-    """Mean time of a call in the fastest round, after one round that does not count."""
+    """Mean time of a call in the fastest round, after a round of warm-up."""
     best, spent, rounds = float("inf"), 0.0, 0
     while rounds < 2 or spent < seconds:
         if refresh is not None:
@@ -183,7 +183,7 @@ def _reduce(rank: int, store: str, results: str) -> None:
 
 
 def _runtime_bytes(device: torch.device) -> int:
-    """What a process holds once everything is loaded and compiled: measured after a step of a very small model."""
+    """Memory of a process with everything loaded and compiled, measured after a step of a very small model."""
     config = TrainConfig(
         model=ModelConfig(n_layers=1, d_model=16, context=8, vocab_size=16), batch_size=1, floor=0, density=0.5
     )

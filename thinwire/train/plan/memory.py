@@ -1,8 +1,8 @@
-"""What one rank holds of its device's memory at the fullest moment of a step: the end of the forward pass.
+"""The memory of one rank at the fullest moment of a step: the end of the forward pass.
 
-Activations are what autograd saves there for the backward pass, tensor by tensor; a CPU keeps the attention patterns,
-a GPU's fused attention does not. Buffers that live for one operation only are not counted one by one: on a CPU they,
-and the freed blocks that the process keeps, are a measured share of all the rest.
+Activations are counted tensor by tensor: those that autograd saves for the backward pass. Attention patterns are among
+them on a CPU, not with the fused attention of a GPU. Temporary buffers of single operations, and freed blocks that the
+process keeps, are not counted: on a CPU a measured fraction of all the rest is added for them.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from thinwire.train.plan.work import Load, matrices
 
 Kind = Literal["cpu", "cuda"]
 FP32 = 4
-"""Bytes of a number in fp32, in which weights, gradients, moments, the residual stream and the loss are."""
+"""Bytes of a value in fp32, the type of weights, gradients, moments, the residual stream and the loss."""
 
 CPU_OVERHEAD = 0.3
-"""Buffers and freed blocks of a CPU process for each byte counted: 0.2 to 0.5 in runs of benchmarks/plan_check.py."""
+"""Temporary buffers and freed blocks on a CPU, per counted byte: 0.2 to 0.5 in runs of benchmarks/plan_check.py."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Memory:
     moments: int
     """Both of AdamW."""
     copies: int
-    """Matrices in bf16, and with fsdp the sublayers that are gathered at one time."""
+    """Matrices in bf16, and with fsdp the sublayers that are gathered at the same time."""
     activations: int
     """Saved for the backward pass, attention patterns included, logits not."""
     patterns: int
@@ -38,9 +38,9 @@ class Memory:
     logits: int
     """Logits and their log-probabilities in fp32."""
     runtime: int
-    """What the process holds before there is a model."""
+    """Memory of the process before there is a model."""
     overhead: int = 0
-    """Buffers of single operations, and freed blocks that are kept."""
+    """Temporary buffers of single operations, and freed blocks that are kept."""
 
     @property
     def total(self) -> int:
@@ -54,7 +54,7 @@ class Memory:
 
 
 def memory(load: Load, kind: Kind, runtime: int) -> Memory:
-    """What a rank of this load holds on a device of this kind, whose processes hold `runtime` bytes anyway."""
+    """The memory of a rank with this load on a device of this kind, whose processes need `runtime` bytes anyway."""
     state = FP32 * sum(load.own(parameter.entries) for parameter in load.inventory)
     log_probabilities = FP32 * load.rows * load.model.vocab_size
     held = Memory(
@@ -64,7 +64,7 @@ def memory(load: Load, kind: Kind, runtime: int) -> Memory:
         copies=_copies(load) + _gathered(load),
         activations=activations(load, kind),
         patterns=0 if kind == "cuda" else _per_rank(load, _patterns),
-        # two gradients of their size take the place of the logits while the parameters' own are not there yet
+        # two gradients of their size replace the logits while the parameters have no gradients yet
         logits=2 * log_probabilities + max(0, log_probabilities - state),
         runtime=runtime,
     )
@@ -72,13 +72,13 @@ def memory(load: Load, kind: Kind, runtime: int) -> Memory:
 
 
 def saved_by_recomputing(load: Load, kind: Kind) -> int:
-    """Bytes of activations that `recompute` saves, or already saves, on one rank."""
+    """Bytes of activations on one rank that `recompute` would save, or saves if it is on."""
     kept, recomputed = (replace(load, config=load.config.replace(recompute=on)) for on in (False, True))
     return activations(kept, kind) - activations(recomputed, kind)
 
 
 def activations(load: Load, kind: Kind) -> int:
-    """Bytes that autograd saves of a forward pass, logits not counted; recomputed, one sublayer's at a time."""
+    """Bytes that autograd saves of a forward pass without the logits; with `recompute`, of one sublayer at a time."""
     model, rows, size = load.model, load.rows, _itemsize(load)
     stream = FP32 * rows * model.d_model
     tokens = 8 * load.sequences * (2 * model.context + 1)
@@ -117,7 +117,7 @@ def _mlp(load: Load) -> int:
 
 
 def _patterns(load: Load) -> int:
-    """Attention weights of one layer, the sink's among them."""
+    """Attention weights of one layer, with the sink's."""
     model = load.model
     return _itemsize(load) * load.rows * model.n_heads * (model.context + model.sink)
 
@@ -127,12 +127,12 @@ def _per_rank(load: Load, of_a_layer: Callable[[Load], int]) -> int:
 
 
 def _copies(load: Load) -> int:
-    """Matrices in bf16; each is saved for the backward pass, and whole even where fsdp spreads the weights."""
+    """Matrices in bf16; each is saved whole for the backward pass, also with fsdp."""
     return 2 * sum(p.entries for p in matrices(load)) if load.precision == "bf16" else 0
 
 
 def _gathered(load: Load) -> int:
-    """With fsdp, two sublayers in one piece, of which one computes and one arrives, and a gradient on its way."""
+    """With fsdp, two gathered sublayers, one that computes and one that is prefetched, and one gradient."""
     if load.parallel == "ddp":
         return 0
     units: dict[str, int] = {}
@@ -142,7 +142,7 @@ def _gathered(load: Load) -> int:
 
 
 def _unit(parameter: Parameter) -> str:
-    """The module that is gathered as one: a sublayer, an embedding or the rest."""
+    """The module that fsdp gathers as one: a sublayer, an embedding or the rest."""
     return ".".join(parameter.name.split(".")[: 3 if parameter.name.startswith("blocks.") else 1])
 
 

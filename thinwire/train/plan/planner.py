@@ -1,10 +1,11 @@
-"""The plan of a run: sizes, memory against what a rank has, and the time of a step as the sum over its kernels."""
+"""The plan of a run: sizes, memory against the capacity of a rank, and time as the sum over the kernels of a step."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 
 from thinwire.errors import UserError
 from thinwire.train.config import Parallel, TrainConfig
+from thinwire.train.density import check_floor_is_kept
 from thinwire.train.plan import work
 from thinwire.train.plan.inventory import GroupSize, check_floor, group_sizes
 from thinwire.train.plan.memory import Memory, memory, saved_by_recomputing
@@ -14,13 +15,13 @@ from thinwire.train.rates import Device
 VALIDATED_PARTS = 2
 """Corpus parts that a validation loss is assumed to be measured on: those of the default corpus."""
 MANY = 2**20
-"""More ranks than anyone has."""
-PART_WORDS = {"copies": "matrices in bf16, which every rank has whole,"}
+"""A number of ranks that stands for any number."""
+PART_NAMES = {"copies": "matrices in bf16, which every rank holds whole,"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes. Bytes and seconds are those of one rank; ranks do the same at the same time."""
+    """What a run needs. Bytes and seconds are those of one rank; all ranks do the same at the same time."""
 
     device: str
     measured: bool
@@ -34,33 +35,33 @@ class Plan:
     sparse_entries: int
     """Entries of the parameters that training may make sparse."""
     nonzeros: int
-    """Of them, nonzero after the last step."""
+    """How many of them are nonzero after the last step."""
     groups: tuple[GroupSize, ...]
     memory: Memory
     capacity: int
     """Bytes of memory that a rank can fill."""
     recompute_saves: int
-    """Bytes of activations that recomputing saves, or already saves."""
+    """Bytes of activations that `recompute` would save, or saves if it is on."""
     advice: str | None
-    """What to change where a rank's memory is too small; None where it fits."""
+    """What to change if a rank's memory is too small; None if it fits."""
     flops_per_token: float
     """Forward and backward, attention included."""
     flops_per_step: float
     abstopk_entries: int
-    """Entries that AbsTopK looks at in the forward pass of a step, over all ranks."""
+    """Entries that AbsTopK selects from in the forward pass of a step, on all ranks together."""
     projection_entries: int
-    """Entries among which weights are selected after a step, on one rank."""
+    """Entries that the projection selects weights from after a step, on one rank."""
     all_reduce_bytes: int
     """Bytes that a rank sends in a step."""
     seconds: dict[Part, float]
-    """Of a step, by kind of work; communication is not overlapped with anything."""
+    """Of a step, by kind of work; communication is not overlapped with computation."""
     step_seconds: float
     tokens_per_second: float
     """Of all ranks together, while training."""
     hours: float
     """Of all steps, and of the validation losses between them."""
     notes: tuple[str, ...]
-    """What the figures leave out or take for granted."""
+    """What the estimates leave out or assume."""
 
     @property
     def fits(self) -> bool:
@@ -70,7 +71,7 @@ class Plan:
 def plan(config: TrainConfig, name: str, device: Device, ranks: int = 1, parallel: Parallel = "ddp") -> Plan:
     """The plan of a run on `ranks` devices of one kind.
 
-    Raises UserError for a run that training would refuse too, and for rates that lack a kernel.
+    Raises UserError for a run that training refuses too, and for a kernel without a rate.
     """
     _check(config, ranks, parallel)
     precision: Precision = "bf16" if config.precision == "bf16" else "fp32"
@@ -119,10 +120,7 @@ def _check(config: TrainConfig, ranks: int, parallel: Parallel) -> None:
     config.check_ranks(ranks)
     if parallel == "fsdp" and ranks == 1:
         raise UserError("fsdp spreads a model over several ranks; give --ranks 2 or more, or leave it out.")
-    if config.sparsity != "topk":  # the default waits for no import of torch
-        from thinwire.train.sparsity import SPARSIFIERS
-
-        SPARSIFIERS[config.sparsity].refuse_floor(config)
+    check_floor_is_kept(config)
     check_floor(config)
 
 
@@ -138,7 +136,7 @@ def kernel_seconds(calls: list[work.Call], device: Device) -> dict[Part, float]:
 
 
 def _validation_seconds(config: TrainConfig, forward_seconds_a_token: float) -> float:
-    """Forward passes of all validation losses; one rank takes them while the others wait."""
+    """Time of the forward passes of all validation losses; one rank computes them while the others wait."""
     losses = -(-config.steps // config.validate_every)
     return losses * VALIDATED_PARTS * config.validation_tokens * forward_seconds_a_token
 
@@ -155,7 +153,7 @@ def _notes(config: TrainConfig, parallel: Parallel, device: Device) -> tuple[str
 
 
 def advice(load: Load, device: Device) -> str:
-    """What makes a run fit that does not: any single change that does, else all of them, else more devices."""
+    """What to change so that a run fits: every single change that suffices, else all of them, else more devices."""
     config = load.config
     changes: dict[str, Load] = {}
     if not config.recompute:
@@ -176,7 +174,7 @@ def advice(load: Load, device: Device) -> str:
 
 
 def _largest_batch(load: Load, device: Device) -> Load:
-    """The load with as many sequences a rank as fit, but no more than it has; with one where none fit."""
+    """The load with as many sequences per rank as fit, at most as many as it has; with one if none fit."""
 
     def with_sequences(sequences: int) -> Load:
         return replace(load, config=load.config.replace(batch_size=sequences * load.ranks))
@@ -189,7 +187,7 @@ def _largest_batch(load: Load, device: Device) -> Load:
 
 
 def _more_ranks(least: Load, device: Device) -> str:
-    """The number of ranks that fsdp needs at one sequence each, or what stands in the way at any number."""
+    """The number of ranks that fsdp needs at one sequence each, or what takes too much memory at any number."""
 
     def on(ranks: int) -> Load:
         return replace(least, config=least.config.replace(batch_size=ranks), ranks=ranks, parallel="fsdp")
@@ -201,7 +199,7 @@ def _more_ranks(least: Load, device: Device) -> str:
         ranks *= 2
     held = asdict(memory(on(MANY), device.kind, 0))
     part = max((part for part in held if part != "patterns"), key=held.__getitem__)
-    obstacle = f"{PART_WORDS.get(part, part)} take {held[part] / 1e9:,.0f} GB with one sequence on each of many ranks"
+    obstacle = f"{PART_NAMES.get(part, part)} take {held[part] / 1e9:,.0f} GB with one sequence on each of many ranks"
     return f"{obstacle}; choose a smaller model, a shorter context or larger devices"
 
 

@@ -1,6 +1,6 @@
 """The kernels that one training step calls on one rank: a function per family, in the order of the forward pass.
 
-Names and sizes are those of `thinwire.train.rates`. Operations of a few entries a row are left out.
+Names and sizes are those of `thinwire.train.rates`. Operations on only a few entries per row are left out.
 """
 
 import math
@@ -20,12 +20,12 @@ Part = Literal[
 ]  # fmt: skip
 Precision = Literal["bf16", "fp32"]
 PROJECTING = ("topk",)
-"""Ways to sparsity that project the weights after every update."""
+"""Sparsifiers that project the weights after every update."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one rank is to compute in one step."""
+    """The work of one rank in one step."""
 
     config: TrainConfig
     precision: Precision
@@ -77,7 +77,7 @@ def calls(load: Load) -> list[Call]:
 
 
 def _both(load: Load, part: Part, kernel: str, size: Size, times: int, in_sublayer: bool = True) -> Iterator[Call]:
-    """Calls of a kernel and of its backward pass; those in sublayers once more where activations are recomputed."""
+    """Calls of a kernel and of its backward pass; in sublayers one more forward call if activations are recomputed."""
     name, dot, precision = kernel.partition(".")
     yield Call(part, kernel, size, times, forward=True)
     if load.config.recompute and in_sublayer:
@@ -88,7 +88,7 @@ def _both(load: Load, part: Part, kernel: str, size: Size, times: int, in_sublay
 def products(load: Load) -> Iterator[Call]:
     """Every weight matrix times every token, and the two products of its backward pass.
 
-    A sublayer's last product is recomputed only where AbsTopK follows, which needs its result.
+    A sublayer's last product is recomputed only if AbsTopK follows, which needs its result.
     """
     model, part, kernel, n = load.model, "matrix products", f"linear.{load.precision}", load.model.n_layers
     selects = [model.n_active(kind, model.d_model) < model.d_model for kind in ("attn.resid_delta", "mlp.resid_delta")]
@@ -111,7 +111,7 @@ def attention(load: Load) -> Iterator[Call]:
 
 
 def selection(load: Load) -> Iterator[Call]:
-    """AbsTopK at every site that has it; at the residual points it sees fp32."""
+    """AbsTopK at every site that has it; at the residual points its input is fp32."""
     model = load.model
     for kind in KINDS:
         width = Site.of(0, kind).width(model)
@@ -136,12 +136,14 @@ def activations(load: Load) -> Iterator[Call]:
 
 
 def sums(load: Load) -> Iterator[Call]:
-    """Sublayers' results and position embeddings added to the stream, and gradients that meet on the way back."""
+    """Results of sublayers and position embeddings added to the stream, and sums of gradients in the backward pass."""
     model, part = load.model, "norms and sums"
     stream = load.rows, model.d_model
     yield from _both(load, part, f"add.{load.precision}", stream, 2 * model.n_layers, in_sublayer=False)
-    yield Call(part, "add.fp32", stream, 2 * model.n_layers)  # through the sublayer, and past it
-    yield Call(part, f"add.{load.precision}", (load.rows, model.d_in), 2 * model.n_layers)  # from q, k and v
+    yield Call(part, "add.fp32", stream, 2 * model.n_layers)  # the gradient through the sublayer and that around it
+    yield Call(
+        part, f"add.{load.precision}", (load.rows, model.d_in), 2 * model.n_layers
+    )  # the gradients of q, k and v
     if model.positions == "concatenated":
         yield from _both(load, part, f"add.{load.precision}", (load.rows, model.d_in), 2 * model.n_layers)
     elif model.positions == "added":
@@ -170,14 +172,14 @@ def casts(load: Load) -> Iterator[Call]:
 
 
 def update(load: Load) -> Iterator[Call]:
-    """The gradient's norm and division, and AdamW, over all parameters; the bigram table is among them."""
+    """The gradient's norm and division, and AdamW, over all parameters, the bigram table among them."""
     entries = sum(load.own(parameter.entries) for parameter in load.inventory)
     yield Call("update", "gradient", (entries,))
     yield Call("update", "optimizer", (entries,))
 
 
 def projection(load: Load) -> Iterator[Call]:
-    """The largest entries of every parameter that is to be sparse."""
+    """The selection of the largest entries of every parameter that becomes sparse."""
     for parameter, entries in projected(load):
         floored = parameter.floor if load.config.floor else None
         yield Call("projection", f"projection_{floored}" if floored else "projection", (entries,))
@@ -190,12 +192,12 @@ def communication(load: Load) -> Iterator[Call]:
 
 
 def matrices(load: Load) -> list[Parameter]:
-    """The parameters that are multiplied with activations."""
+    """The parameters that activations are multiplied by."""
     return [p for p in load.inventory if p.group in ("attention", "MLP", "unembedding")]
 
 
 def projected(load: Load) -> list[tuple[Parameter, int]]:
-    """The parameters that are projected after an update, and how many entries of each on this rank."""
+    """The parameters that are projected after an update, and how many entries of each are on this rank."""
     if load.config.sparsity not in PROJECTING or load.config.density == 1:
         return []
     sparse = [p for p in load.inventory if p.sparse and final_nonzeros(p, load.config) < p.entries]
@@ -203,7 +205,7 @@ def projected(load: Load) -> list[tuple[Parameter, int]]:
 
 
 def selected_entries(load: Load) -> int:
-    """Entries that AbsTopK looks at in one forward pass of this rank."""
+    """Entries that AbsTopK selects from in one forward pass of this rank."""
     return sum(call.times * math.prod(call.size) for call in selection(load) if call.forward)
 
 
@@ -215,7 +217,7 @@ def sent_bytes(load: Load) -> int:
 
 
 def step_flops(load: Load) -> float:
-    """Operations of a step on all ranks: products with matrices, and attention to the whole context."""
+    """FLOP of a step on all ranks: products with matrices, and attention over the whole context."""
     total = 0.0
     for call in (*products(load), *attention(load)):
         name = call.kernel.partition(".")[0]

@@ -1,10 +1,19 @@
-"""Ways to sparsity: one registered class a file."""
+"""Sparsifiers, the methods that make weights zero: one registered class a file, their options in `options`."""
 
-from thinwire.train.sparsity import frozen as frozen
-from thinwire.train.sparsity import group_lasso as group_lasso
-from thinwire.train.sparsity import hardconcrete as hardconcrete
-from thinwire.train.sparsity import l1 as l1
-from thinwire.train.sparsity import soft_topk as soft_topk
-from thinwire.train.sparsity import topk as topk
-from thinwire.train.sparsity.base import SPARSIFIERS as SPARSIFIERS
-from thinwire.train.sparsity.base import Sparsifier as Sparsifier
+from typing import TYPE_CHECKING
+
+from thinwire.lazy import attach
+
+if TYPE_CHECKING:
+    from thinwire.train.sparsity.base import Sparsifier as Sparsifier
+    from thinwire.train.sparsity.methods import SPARSIFIERS as SPARSIFIERS
+    from thinwire.train.sparsity.options import OPTIONS as OPTIONS
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "OPTIONS": "options",
+        "SPARSIFIERS": "methods",
+        "Sparsifier": "base",
+    },
+)

@@ -1,70 +1,58 @@
-"""What every way to sparsity has in common: one instance per run decides which weights are zero, and when."""
+"""What all sparsifiers have in common: one instance per run decides which weights are zero, and when."""
 
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from thinwire.config import Config
 from thinwire.engine.topk.select import keep_largest_
-from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
 from thinwire.registry import Registry
 from thinwire.train.config import TrainConfig
+from thinwire.train.density import check_floor_is_kept
 from thinwire.train.l0 import budget, check_floor
-
-
-class NoOptions(Config):
-    """Options of a way to sparsity that has none."""
+from thinwire.train.sparsity.options import OPTIONS, SparsifierOptions
 
 
 class Sparsifier(nn.Module):
-    """Base of the ways to sparsity. Parameters and buffers of an instance are trained and checkpointed with the model.
+    """Base of the sparsifiers. Parameters and buffers of an instance are trained and checkpointed with the model.
 
-    The weights that compute are `effective`: the model's own parameters, or others computed from them.
-    `penalty` joins the loss, `after_step` follows every update, and `settle` leaves a model that is sparse by itself.
-    Whatever the way, the model that is settled after the last step has at most `total_budget(model, steps)` nonzeros.
+    1. `effective` gives the weights of the forward pass: the model's own parameters, or others computed from them.
+    2. `penalty` is added to the loss.
+    3. `after_step` follows every update of the optimizer.
+    4. `materialize` writes the sparse weights into the model.
 
-    Raises UserError when the floor does not fit the density, or is asked of a way that keeps none.
+    With every sparsifier, the model that is materialized after the last step has at most `total_budget(model, steps)`
+    nonzeros. Raises UserError when the floor of the config does not fit its density, or the sparsifier keeps none.
     """
 
-    Options: ClassVar[type[Config]] = NoOptions
-    learns_apart: ClassVar[bool] = False
-    """Whether the parameters that are trained differ from the weights that compute."""
-    keeps_floor: ClassVar[bool] = False
-    """Whether every neuron and attention channel keeps the config's floor of nonzeros."""
-    shards: ClassVar[bool] = False
-    """Whether it works where every rank holds only its rows of a matrix."""
-    needs_start: ClassVar[bool] = False
-    """Whether the run has to begin with the weights of another model."""
+    trains_latent_weights: ClassVar[bool] = False
+    """Whether the parameters that are trained differ from the weights of the forward pass."""
     learning_rate: float = 0.0
     """Peak rate of the instance's own parameters; it rises and decays with the model's, without the L0 factor."""
 
     def __init__(self, model: Transformer, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
-        self.options = self.Options.model_validate(config.sparsity_options)
+        self.options: SparsifierOptions = OPTIONS[config.sparsity].model_validate(config.sparsity_options)
         self.schedule = config
         """The config whose density and learning rate schedules the run follows."""
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        self.refuse_floor(config)
-        if self.keeps_floor:
+        check_floor_is_kept(config)
+        if self.options.keeps_floor:
             check_floor(model, config)
 
-    @classmethod
-    def refuse_floor(cls, config: TrainConfig) -> None:
-        """Raise UserError when the config asks for a floor that this way does not keep."""
-        if config.floor and config.density < 1 and not cls.keeps_floor:
-            raise UserError(f"The {config.sparsity} way to sparsity keeps no floor; set floor to 0.")
-
     def effective(self, model: Transformer) -> dict[str, Tensor]:
-        """Weights that replace parameters of the same name in the forward pass; differentiable while training."""
+        """Weights that replace parameters of the same name and shape in the forward pass; differentiable in training.
+
+        Without training mode they are those of evaluation, such as gates without noise.
+        """
         return {}
 
     def penalty(self, model: Transformer) -> Tensor | None:
-        """What is added to the loss, a scalar."""
+        """What is added to the loss, a scalar in nats per token; None for nothing."""
         return None
 
     def after_step(self, model: Transformer, step: int) -> None:
@@ -72,8 +60,8 @@ class Sparsifier(nn.Module):
         self.updates.fill_(step)
 
     @torch.no_grad()
-    def settle(self, model: Transformer, step: int) -> None:
-        """Give the model, in place, the sparse weights that stand for this run after `step`; must not change self."""
+    def materialize(self, model: Transformer, step: int) -> None:
+        """Replace the model's parameters, in place, by the sparse weights after `step`; must not change self."""
         was_training = self.training
         for name, value in self.eval().effective(model).items():
             model.get_parameter(name).copy_(value)
@@ -89,13 +77,13 @@ class Sparsifier(nn.Module):
         return self.sparse(model) if self.config.density < 1 else []
 
     def total_budget(self, model: Transformer, step: int) -> int:
-        """Nonzeros that the chosen parameters have a budget for after `step`, together."""
+        """The nonzeros that the chosen parameters together may have after `step`."""
         kept = budget(model, step, self.schedule)
         return sum(kept[name] for name, _ in self.chosen(model))
 
     @torch.no_grad()
     def keep_largest_overall(self, model: Transformer) -> None:
-        """Keep the largest entries over all chosen parameters, as many as the budget has after the last step.
+        """Keep the largest entries over all chosen parameters, as many as the budget after the last step; in place.
 
         Exact; ties go to the parameter that comes first, and in it to the lowest index.
         """
@@ -108,9 +96,9 @@ class Sparsifier(nn.Module):
             parameter.copy_(kept.view_as(parameter))
 
 
-def key(name: str) -> str:
-    """A parameter's name as a name of something that belongs to it, which may hold no point."""
+def buffer_name(name: str) -> str:
+    """The name of a parameter, for a buffer or parameter that belongs to it: such names may not contain a point."""
     return name.replace(".", "/")
 
 
-SPARSIFIERS: Registry[type[Sparsifier]] = Registry("way to sparsity")
+SPARSIFIERS: Registry[type[Sparsifier]] = Registry("sparsifier")

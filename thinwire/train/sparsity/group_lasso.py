@@ -1,4 +1,4 @@
-"""Group lasso pressure: whole channels shrink towards zero together (Yuan and Lin 2006), mixed with L1 inside them.
+"""Group lasso penalty: whole channels shrink towards zero together (Yuan and Lin 2006), mixed with L1 inside them.
 
 A group is a channel's weights in one matrix: the row of a query, key, value or neuron in its input matrix, the column
 of a value or neuron in its output matrix, the row of a token in the embedding or unembedding. A bias is a group by
@@ -7,31 +7,25 @@ threshold followed by the shrinking of each group (Simon et al. 2013).
 """
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from thinwire.config import Config
 from thinwire.model.weights import floor_dim
 from thinwire.train.sparsity.base import SPARSIFIERS
-from thinwire.train.sparsity.pressed import Pressed, soft_threshold
-
-
-class GroupLassoOptions(Config):
-    """Options of group lasso."""
-
-    l1_fraction: float = Field(default=0.9, ge=0, le=1)
-    """Part of the pressure that acts on single weights; with 0, channels are whole or absent."""
+from thinwire.train.sparsity.options import GroupLassoOptions
+from thinwire.train.sparsity.proximal import Proximal, soft_threshold
 
 
 @SPARSIFIERS.register("group_lasso")
-class GroupLasso(Pressed):
-    """Channels vanish whole, and thin out by as much of the pressure as is L1."""
+class GroupLasso(Proximal):
+    """Whole channels become zero; the L1 part of the penalty also removes single weights."""
 
-    Options = GroupLassoOptions
     options: GroupLassoOptions
 
     def shrunk(self, name: str, weight: Tensor, threshold: Tensor) -> Tensor:
-        """Soft threshold, then every group shrunk by its share; a group whose norm is below it vanishes."""
+        """Soft threshold, then group shrinkage of a matrix [out, in] or bias [out]; `threshold` is a scalar.
+
+        A group whose norm is below its threshold becomes zero.
+        """
         alone = self.options.l1_fraction
         if weight.ndim == 1:
             return soft_threshold(weight, threshold)

@@ -4,8 +4,8 @@
    s = sigmoid((log u - log(1 - u) + log_alpha) / temperature), u uniform: exactly 0 or 1 with positive probability.
 2. The weights that compute are w · z. Without training, the gate is the same with s = sigmoid(log_alpha).
 3. P(z > 0) = sigmoid(log_alpha - temperature · log(stretch / (1 + stretch))); its sum is the expected L0.
-4. The penalty is multiplier · expected L0 / L0 budget. The multiplier is steered so that the ratio stays at 1 while the
-   budget falls (`steering`).
+4. The penalty is multiplier · expected L0 / L0 budget. The multiplier is adjusted so that the ratio stays at 1 while
+   the budget falls (`steering`).
 5. The run ends with the gates of evaluation; if more than the budget are open, the largest gated weights stay.
 
 Three difficulties of the plain form in this recipe (Gao et al. 2025, D), and what is done about each:
@@ -15,54 +15,41 @@ Three difficulties of the plain form in this recipe (Gao et al. 2025, D), and wh
 * A gate below 1 scales the gradient of its weight and adds noise in proportion to it. So the gradient of w is that of
   the product, unscaled, where the gate is open, and zero where it is closed; and gates start almost surely open
   (`initial`), so that noise comes only with closing.
-* A multiplier far from the gradients' scale closes all gates alike, or none. It is relative to the budget, bounded, and
-  answers to the present error, since gates take many steps to close.
+* A multiplier far from the gradients' scale closes all gates, or none. It is relative to the budget, bounded, and
+  reacts to the present error, since gates take many steps to close.
 """
 
 import math
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from thinwire.config import Config
 from thinwire.model.transformer import Transformer
 from thinwire.train.config import TrainConfig
-from thinwire.train.sparsity.base import SPARSIFIERS, Sparsifier, key
+from thinwire.train.sparsity.base import SPARSIFIERS, Sparsifier, buffer_name
+from thinwire.train.sparsity.options import HardConcreteOptions
 from thinwire.train.sparsity.steering import Steering
 
 HIGHEST = 0.5
-"""Highest level of the multiplier, in nats for as many gates as the budget has."""
+"""Highest level of the multiplier, in nats for an expected L0 equal to the budget."""
 GAIN = 20.0
-"""How strongly the multiplier answers to the present error."""
-
-
-class HardConcreteOptions(Config):
-    """Options of HardConcrete gates."""
-
-    temperature: float = Field(default=2 / 3, gt=0)
-    """Sharpness of the gates' distribution; towards 0 they are all or nothing."""
-    stretch: float = Field(default=0.1, gt=0)
-    """How far the distribution reaches below 0 and above 1 before it is clipped."""
-    initial: float = Field(default=3.0, ge=-100, le=100)
-    """log_alpha at the start."""
-    travel: float = Field(default=200.0, gt=0)
-    """How far log_alpha could go in a run at its peak rate, which is this over the steps, and at most 1."""
+"""How strongly the multiplier reacts to the present error."""
 
 
 @SPARSIFIERS.register("hardconcrete")
 class HardConcrete(Sparsifier):
-    """Gates with a steered penalty on their expected number."""
+    """Gates with a penalty on their expected number, whose multiplier is controlled."""
 
-    Options = HardConcreteOptions
-    learns_apart = True
+    trains_latent_weights = True
     options: HardConcreteOptions
 
     def __init__(self, model: Transformer, config: TrainConfig) -> None:
         super().__init__(model, config)
         self.learning_rate = min(self.options.travel / config.steps, 1.0)
-        gates = {key(name): nn.Parameter(torch.full_like(p, self.options.initial)) for name, p in self.chosen(model)}
+        gates = {
+            buffer_name(name): nn.Parameter(torch.full_like(p, self.options.initial)) for name, p in self.chosen(model)
+        }
         self.log_alpha = nn.ParameterDict(gates)
         self.steering = Steering(config.steps, HIGHEST, GAIN)
 
@@ -72,13 +59,13 @@ class HardConcrete(Sparsifier):
         return {name: gated(parameter, self.gate(name, noise)) for name, parameter in self.chosen(model)}
 
     def noise(self) -> torch.Generator:
-        """Random numbers of the coming update."""
+        """The random number generator of the coming update."""
         seed = np.random.SeedSequence([self.config.seed, int(self.updates)]).generate_state(1, np.uint64)
         return torch.Generator(self.updates.device).manual_seed(int(seed[0]))
 
     def gate(self, name: str, noise: torch.Generator | None = None) -> Tensor:
-        """Gates of the parameter called `name`: sampled with the given noise, or those of evaluation without."""
-        log_alpha, stretch = self.log_alpha[key(name)], self.options.stretch
+        """Gates of the parameter called `name`, in its shape: sampled with `noise`; without it, those of evaluation."""
+        log_alpha, stretch = self.log_alpha[buffer_name(name)], self.options.stretch
         if noise is None:
             s = torch.sigmoid(log_alpha)
         else:
@@ -98,20 +85,20 @@ class HardConcrete(Sparsifier):
         return self.steering.pressure * self.expected_l0() / self.total_budget(model, int(self.updates) + 1)
 
     def after_step(self, model: Transformer, step: int) -> None:
-        """Steer, once the budget is not everything."""
+        """Adjust the multiplier, once the budget is below the number of gates."""
         super().after_step(model, step)
         allowed = self.total_budget(model, step)
         if allowed < sum(gates.numel() for gates in self.log_alpha.values()):
             self.steering.follow(self.expected_l0().detach(), allowed)
 
     @torch.no_grad()
-    def settle(self, model: Transformer, step: int) -> None:
-        """Give the model the gated weights, and after the last step no more of them than the budget."""
-        super().settle(model, step)
+    def materialize(self, model: Transformer, step: int) -> None:
+        """Replace the weights by the gated ones; after the last step at most as many as the budget are nonzero."""
+        super().materialize(model, step)
         if step == self.config.steps:
             self.keep_largest_overall(model)
 
 
 def gated(weight: Tensor, gate: Tensor) -> Tensor:
-    """weight · gate, whose gradient reaches the weight unscaled where the gate is open and not where it is shut."""
+    """weight · gate; all three have one shape. The gradient of `weight` is unscaled where the gate is open, else 0."""
     return weight.detach() * gate + (weight - weight.detach()) * (gate.detach() > 0)

@@ -2,7 +2,7 @@
 
 The parameters that are trained stay dense. With k the budget of a parameter θ and t its k-th largest magnitude,
 
-    forward:   θ_i where i is one of the k kept entries (as the `topk` way keeps them, floor included), else 0
+    forward:   θ_i where i is one of the k kept entries (those that `topk` would keep, floor included), else 0
     backward:  dL/dθ_i = p_i · dL/dw_i, where
                p_i = 1                                          for the kept entries,
                p_i = 2 · sigmoid((|θ_i| - t) / (temperature · t)) for the others among the largest backward_factor · k,
@@ -14,32 +14,20 @@ weights are nonzero, all zeros are among the largest, so that a sparse start mod
 """
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from thinwire.config import Config
 from thinwire.engine.topk.select import keep_largest_
 from thinwire.model.transformer import Transformer
 from thinwire.train.l0 import budget, project, project_values
 from thinwire.train.sparsity.base import SPARSIFIERS, Sparsifier
-
-
-class SoftTopKOptions(Config):
-    """Options of soft top-k."""
-
-    backward_factor: float = Field(default=4.0, ge=1)
-    """Gradients reach this many times as many weights as compute."""
-    temperature: float = Field(default=0.1, gt=0)
-    """Width of the sigmoid that weights them, relative to the smallest kept magnitude."""
+from thinwire.train.sparsity.options import SoftTopKOptions
 
 
 @SPARSIFIERS.register("soft_topk")
 class SoftTopK(Sparsifier):
     """Exact top-k of dense weights forward, a wider support backward."""
 
-    Options = SoftTopKOptions
-    learns_apart = True
-    keeps_floor = True
+    trains_latent_weights = True
     options: SoftTopKOptions
 
     def effective(self, model: Transformer) -> dict[str, Tensor]:
@@ -49,7 +37,7 @@ class SoftTopK(Sparsifier):
         return {name: self._soft(name, parameter, kept[name]) for name, parameter in chosen}
 
     @torch.no_grad()
-    def settle(self, model: Transformer, step: int) -> None:
+    def materialize(self, model: Transformer, step: int) -> None:
         """Project the model onto the budget after `step`."""
         project(model, budget(model, step, self.config), self.config.floor)
 
@@ -63,7 +51,10 @@ class SoftTopK(Sparsifier):
 
 
 def pass_fractions(dense: Tensor, kept: Tensor, k: int, options: SoftTopKOptions) -> Tensor:
-    """The fraction p of its gradient that reaches each dense weight, where `kept` is nonzero at those that compute."""
+    """The fraction p of its gradient that reaches each weight; `dense`, `kept` and the result have one shape.
+
+    `kept` is nonzero at the k entries that compute.
+    """
     reached = min(round(options.backward_factor * k), dense.numel())
     largest, wide, magnitude = dense.clone(), dense.clone(), dense.abs()
     keep_largest_(largest, k)

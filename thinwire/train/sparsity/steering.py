@@ -1,14 +1,14 @@
-"""Steering: a pressure that makes the number of nonzeros follow a falling budget, whatever it is that presses.
+"""Control of a penalty's strength, the pressure, so that the number of nonzeros follows a falling budget.
 
-With r the number of nonzeros over the budget and e = log r, held within [-1/2, 1/2], after every step
+With r the number of nonzeros over the budget and e = log r, clipped to [-1/2, 1/2], after every step
 
-    level    ← level · exp(rate · e), held within [LOWEST · highest, highest], where rate = RATE / steps,
+    level    ← level · exp(rate · e), clipped to [LOWEST · highest, highest], where rate = RATE / steps,
     pressure ← level · (1 + gain · e).
 
-This is dual ascent on the logarithm of a multiplier, which finds the order of magnitude by itself; the rate counts in
-runs, not steps, so that a run of any length is steered as far. The gain is the proportional part of an augmented
-Lagrangian. It keeps a slow system, such as gates, from overshooting; one that answers at once, such as a threshold,
-does without. With a gain the pressure turns negative well below the budget.
+This is dual ascent on the logarithm of a multiplier, which finds the order of magnitude by itself. The rate is relative
+to the number of steps, so that the level can change by the same factor in a short run and in a long one. The gain is
+the proportional part of an augmented Lagrangian: it keeps a slow system, such as gates, from overshooting. A system
+that reacts at once, such as a threshold, needs none. With a gain the pressure turns negative well below the budget.
 """
 
 import torch
@@ -23,11 +23,11 @@ LOWEST = 1e-3
 
 
 class Steering(nn.Module):
-    """The level and the pressure of a run of so many steps, as buffers; no pressure before it first follows."""
+    """Level and pressure of a run of so many steps, as buffers. The pressure is 0 before the first `follow`."""
 
     def __init__(self, steps: int, highest: float, gain: float) -> None:
         super().__init__()
-        self.rate = min(RATE / steps, 0.2)  # a short run takes no larger factors, it would swing
+        self.rate = min(RATE / steps, 0.2)  # larger factors would make a short run oscillate
         self.highest = highest
         self.gain = gain
         self.level: Tensor

@@ -7,10 +7,7 @@ from thinwire.train.sparsity.base import SPARSIFIERS, Sparsifier
 
 @SPARSIFIERS.register("topk")
 class TopK(Sparsifier):
-    """The paper's way."""
-
-    keeps_floor = True
-    shards = True
+    """The sparsifier of the paper."""
 
     def after_step(self, model: Transformer, step: int) -> None:
         """Project onto the budget of this step."""

@@ -1,9 +1,11 @@
-"""Pressed weights: what lasso and group lasso share, a proximal step under one steered pressure.
+"""Proximal sparsifiers: what lasso and group lasso share, a proximal step under one controlled penalty strength.
 
-After the optimizer's update of step n the chosen parameters take the proximal step of the penalty with threshold
-rate(n) · pressure, which shrinks weights and makes small ones exactly zero. One pressure acts on all parameters, so the
-nonzeros spread over them as the gradients ask. It is steered so that their number follows the sum of the budgets
-(`steering`). If after the last step they are more, the largest stay.
+1. The optimizer updates the weights, as in every step.
+2. The chosen parameters take the proximal step of the penalty with threshold rate(n) · pressure, where n is the step.
+   It shrinks weights and makes small ones exactly zero.
+3. The pressure, one for all parameters, is adjusted so that the number of nonzeros follows the sum of the budgets
+   (`steering`). So the gradients decide in which matrices the nonzeros are.
+4. After the last step the largest weights stay, as many as the budget.
 """
 
 from abc import ABC, abstractmethod
@@ -18,11 +20,11 @@ from thinwire.train.sparsity.base import Sparsifier
 from thinwire.train.sparsity.steering import Steering
 
 HIGHEST = 1.0
-"""Highest pressure: an update of Adam is at most about one rate, so that nothing withstands it."""
+"""Highest pressure. An update of Adam is at most about one rate, so at this pressure every weight shrinks."""
 
 
-class Pressed(Sparsifier, ABC):
-    """Base of the ways that press weights towards zero."""
+class Proximal(Sparsifier, ABC):
+    """Base of the sparsifiers that shrink weights towards zero."""
 
     def __init__(self, model: Transformer, config: TrainConfig) -> None:
         super().__init__(model, config)
@@ -30,11 +32,14 @@ class Pressed(Sparsifier, ABC):
 
     @abstractmethod
     def shrunk(self, name: str, weight: Tensor, threshold: Tensor) -> Tensor:
-        """The proximal step of the penalty times `threshold`, a scalar, on the parameter called `name`."""
+        """The proximal step of the penalty times `threshold`, a scalar, on the parameter called `name`.
+
+        `weight` is a matrix [out, in] or a bias [out]; the result has its shape.
+        """
 
     @torch.no_grad()
     def after_step(self, model: Transformer, step: int) -> None:
-        """Shrink, steer, and after the last step keep to the budget."""
+        """Shrink, adjust the pressure, and after the last step keep to the budget."""
         super().after_step(model, step)
         chosen, allowed = self.chosen(model), self.total_budget(model, step)
         if allowed == sum(parameter.numel() for _, parameter in chosen):  # dense so far
@@ -49,5 +54,5 @@ class Pressed(Sparsifier, ABC):
 
 
 def soft_threshold(weight: Tensor, threshold: Tensor | float) -> Tensor:
-    """sign(w) · max(|w| - threshold, 0), the proximal step of the absolute value."""
+    """sign(w) · max(|w| - threshold, 0), the proximal step of the absolute value; in the shape of `weight`."""
     return weight.sign() * (weight.abs() - threshold).clamp(min=0)

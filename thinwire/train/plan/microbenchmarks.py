@@ -1,7 +1,7 @@
-"""The kernels of a training step, each set up by itself at a size, ready to be timed.
+"""Microbenchmarks: every kernel of a training step in isolation, at a given size, ready to be timed.
 
-A kernel is the code that the step runs, called as the step calls it: through autograd, under autocast where the step
-is, on buffers that differ from call to call. `BUILDERS` has one for every forward family of `thinwire.train.rates`.
+A kernel is the code that the step runs, called as in the step: through autograd, under autocast where the step uses it,
+on buffers that differ from call to call. `BUILDERS` has an entry for every forward family of `thinwire.train.rates`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ from thinwire.train.rates import Size
 from thinwire.train.step import State, new_state, normalize_gradient
 
 COPIES = 4
-"""Sets of operands that calls go through in turn: small ones stay in the cache, as in a step, and large ones do not."""
+"""Sets of operands that calls use in turn: small ones stay in the cache, as in a step, and large ones do not."""
 COPIED_BYTES = 2**26
-"""Fewer sets where four would take more than this."""
+"""Fewer sets if four would take more memory than this."""
 ACTIVE = 4
 """AbsTopK keeps one in this many, as by default."""
 DENSITY = 1 / 64
@@ -33,36 +33,36 @@ FLOOR = 4
 
 
 @dataclass(frozen=True)
-class Bench:
+class Microbenchmark:
     """Calls of one kernel at one size."""
 
     forward: Sequence[Callable[[], object]]
     backward: Sequence[Callable[[], object]] = ()
     """Calls of its backward pass, where it has one."""
     refresh: Callable[[], None] | None = None
-    """What puts the operands back, not timed, where calls change them."""
+    """Restores the operands, without being timed, if calls change them."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and in which arithmetic a kernel is to run."""
+    """Device and precision of a kernel."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
 
     def random(self, *shape: int, dtype: torch.dtype | None = None, grad: bool = True) -> Tensor:
-        """A normally distributed operand, in the arithmetic of the matrices unless a dtype is given."""
+        """A normally distributed operand of this shape, in the setting's type unless `dtype` is given."""
         return torch.randn(shape, device=self.device).to(dtype or self.dtype).requires_grad_(grad)
 
     def autocast(self):
-        """What the forward pass runs under."""
+        """The autocast context of the forward pass."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
 
-def differentiable(setting: Setting, function: Callable[..., Tensor], operands: Callable[[], tuple]) -> Bench:
-    """A bench of a function of tensors and of its gradient by all operands that need one."""
+def differentiable(setting: Setting, function: Callable[..., Tensor], operands: Callable[[], tuple]) -> Microbenchmark:
+    """The microbenchmark of a function of tensors, and of its gradients with respect to all operands that need one."""
 
     def run(own: tuple) -> Tensor:
         with setting.autocast():
@@ -77,24 +77,24 @@ def differentiable(setting: Setting, function: Callable[..., Tensor], operands: 
         wanted = [t for t in own if isinstance(t, Tensor) and t.requires_grad]
         gradient = torch.randn_like(result)
         backward.append(partial(torch.autograd.grad, result, wanted, gradient, retain_graph=True))
-    return Bench([partial(run, own) for own in sets], backward)
+    return Microbenchmark([partial(run, own) for own in sets], backward)
 
 
-def linear(setting: Setting, rows: int, d_in: int, d_out: int) -> Bench:
-    """A matrix with a bias times every token; its gradient by tokens, matrix and bias."""
+def linear(setting: Setting, rows: int, d_in: int, d_out: int) -> Microbenchmark:
+    """A matrix [d_out, d_in] and a bias applied to [rows, d_in]; gradients of all three."""
     bias = partial(setting.random, d_out)
     return differentiable(setting, F.linear, lambda: (setting.random(rows, d_in), setting.random(d_out, d_in), bias()))
 
 
-def selection(setting: Setting, rows: int, width: int) -> Bench:
-    """AbsTopK of every token."""
+def selection(setting: Setting, rows: int, width: int) -> Microbenchmark:
+    """AbsTopK of every row of [rows, width]."""
     return differentiable(
         setting, lambda x: abstopk(x, max(1, width // ACTIVE)), lambda: (setting.random(rows, width),)
     )
 
 
-def norm(setting: Setting, rows: int, width: int) -> Bench:
-    """RMSNorm of the fp32 stream, and the cast of the result."""
+def norm(setting: Setting, rows: int, width: int) -> Microbenchmark:
+    """RMSNorm of the fp32 stream [rows, width], and the cast of the result."""
 
     def function(x: Tensor, gain: Tensor) -> Tensor:
         return F.rms_norm(x, (width,), gain).to(setting.dtype)
@@ -103,19 +103,21 @@ def norm(setting: Setting, rows: int, width: int) -> Bench:
     return differentiable(setting, function, lambda: (fp32(rows, width), fp32(width)))
 
 
-def gelu(setting: Setting, rows: int, width: int) -> Bench:
-    """GELU of every neuron."""
+def gelu(setting: Setting, rows: int, width: int) -> Microbenchmark:
+    """GELU of every entry of [rows, width]."""
     return differentiable(setting, F.gelu, lambda: (setting.random(rows, width),))
 
 
-def add(setting: Setting, rows: int, width: int) -> Bench:
-    """A sublayer's result added to the fp32 stream; the stream's own gradient costs nothing."""
+def add(setting: Setting, rows: int, width: int) -> Microbenchmark:
+    """A sublayer's result added to the fp32 stream, both [rows, width]; the gradient of the stream costs nothing."""
     stream = partial(setting.random, rows, width, dtype=torch.float32, grad=setting.dtype == torch.float32)
     return differentiable(setting, torch.add, lambda: (stream(), setting.random(rows, width)))
 
 
-def attention(setting: Setting, sequences: int, heads: int, length: int, d_head: int, sink: bool = False) -> Bench:
-    """Causal attention, from q, k and v as their matrices leave them to what the output matrix reads."""
+def attention(
+    setting: Setting, sequences: int, heads: int, length: int, d_head: int, sink: bool = False
+) -> Microbenchmark:
+    """Causal attention, from q, k and v [sequences, length, heads * d_head] to the input of the output matrix."""
 
     def function(q: Tensor, k: Tensor, v: Tensor, logit: Tensor | None) -> Tensor:
         q, k, v = (x.unflatten(-1, (heads, d_head)).transpose(1, 2) for x in (q, k, v))
@@ -128,8 +130,8 @@ def attention(setting: Setting, sequences: int, heads: int, length: int, d_head:
     return differentiable(setting, function, operands)
 
 
-def embedding(setting: Setting, tokens: int, table: int, width: int) -> Bench:
-    """Rows of a table by random tokens, and the table's dense gradient."""
+def embedding(setting: Setting, tokens: int, table: int, width: int) -> Microbenchmark:
+    """Rows of a table [table, width] by random tokens, and the table's dense gradient."""
 
     def operands() -> tuple:
         return torch.randint(table, (tokens,), device=setting.device), setting.random(table, width)
@@ -137,7 +139,7 @@ def embedding(setting: Setting, tokens: int, table: int, width: int) -> Bench:
     return differentiable(setting, F.embedding, operands)
 
 
-def cross_entropy(setting: Setting, rows: int, width: int) -> Bench:
+def cross_entropy(setting: Setting, rows: int, width: int) -> Microbenchmark:
     """The loss of fp32 logits over the vocabulary."""
 
     def operands() -> tuple:
@@ -146,21 +148,21 @@ def cross_entropy(setting: Setting, rows: int, width: int) -> Bench:
     return differentiable(setting, F.cross_entropy, operands)
 
 
-def cast(setting: Setting, entries: int) -> Bench:
+def cast(setting: Setting, entries: int) -> Microbenchmark:
     """fp32 to bf16, and a gradient back."""
     return differentiable(setting, lambda x: x.to(torch.bfloat16), lambda: (setting.random(entries),))
 
 
-def gradient(setting: Setting, entries: int) -> Bench:
+def gradient(setting: Setting, entries: int) -> Microbenchmark:
     """The norm of all gradients, and their division by it."""
     state = _state(setting, entries)
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    return Bench([lambda: normalize_gradient(gradients, "normalize")])
+    return Microbenchmark([lambda: normalize_gradient(gradients, "normalize")])
 
 
-def optimizer(setting: Setting, entries: int) -> Bench:
+def optimizer(setting: Setting, entries: int) -> Microbenchmark:
     """One update of all parameters."""
-    return Bench([_state(setting, entries).optimizer.step])
+    return Microbenchmark([_state(setting, entries).optimizer.step])
 
 
 def parameter_count(entries: int) -> ModelConfig:
@@ -178,7 +180,7 @@ def _state(setting: Setting, entries: int) -> State:
     return state
 
 
-def projection(setting: Setting, entries: int, name: str = "embedding.weight") -> Bench:
+def projection(setting: Setting, entries: int, name: str = "embedding.weight") -> Microbenchmark:
     """The largest entries of a square matrix that was projected before and has moved a little since."""
     side = max(1, round(entries**0.5))
     kept = max(1, round(side * side * DENSITY), FLOOR * side if floor_dim(name) is not None else 0)
@@ -193,10 +195,10 @@ def projection(setting: Setting, entries: int, name: str = "embedding.weight") -
         for values, before in zip(work, moved, strict=True):
             values.copy_(before)
 
-    return Bench([partial(project_values, name, values, kept, FLOOR) for values in work], refresh=refresh)
+    return Microbenchmark([partial(project_values, name, values, kept, FLOOR) for values in work], refresh=refresh)
 
 
-BUILDERS: dict[str, Callable[..., Bench]] = {
+BUILDERS: dict[str, Callable[..., Microbenchmark]] = {
     "linear": linear,
     "abstopk": selection,
     "norm": norm,
@@ -216,6 +218,6 @@ BUILDERS: dict[str, Callable[..., Bench]] = {
 """How to set each family up, from a setting and the numbers of a size."""
 
 
-def build(family: str, setting: Setting, size: Size) -> Bench:
-    """The bench of a family at a size."""
+def build(family: str, setting: Setting, size: Size) -> Microbenchmark:
+    """The microbenchmark of a family at a size."""
     return BUILDERS[family](setting, *size)
