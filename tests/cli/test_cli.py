@@ -126,11 +126,7 @@ def test_view_writes_a_page_and_keeps_the_verdict(work: Path, thinwire: Thinwire
     assert stamps(work / "verdicts") == before, "a verdict of other settings is shown, not made again"
 
 
-def test_view_makes_a_missing_verdict(work: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thinwire.cli import view
-    from thinwire.verify import VerifyConfig
-
-    monkeypatch.setattr(view, "VerifyConfig", lambda: VerifyConfig(pairs=8, random_circuits=1))
+def test_view_makes_a_missing_verdict(work: Path, thinwire: Thinwire, few_pairs: None) -> None:
     (work / "verdicts" / TASK / "meta.json").unlink()
     (work / "verdicts" / TASK / "config.json").unlink()
     (work / "verdicts" / TASK / "verdict.json").unlink()

@@ -71,12 +71,12 @@ def test_the_table_is_what_single_runs_find(work: Path, thinwire: Thinwire, jobs
 
 def test_done_jobs_are_passed_over(work: Path, thinwire: Thinwire, jobs: list[Job]) -> None:
     first = thinwire("prune", work / "model", *BOTH)
-    assert "1 of 2 jobs were done before" in first.err
+    assert "reused 1 of 2 jobs" in first.err
     assert f"2/2 work {OTHER}: " in first.err
     before = stamps(work / "circuits")
     again = thinwire("prune", work / "model", *BOTH)
     assert (again.code, again.out) == (0, first.out)
-    assert "2 of 2 jobs were done before" in again.err
+    assert "reused 2 of 2 jobs" in again.err
     assert stamps(work / "circuits") == before
     assert len(jobs) == 1
     thinwire("prune", work / "model", *BOTH, "--seed", "3")
@@ -183,7 +183,7 @@ def test_a_task_of_ones_own(work: Path, tmp_path: Path, thinwire: Thinwire, jobs
             ["MODEL", "--tasks", "bracket_count"],
             "There is no task called 'bracket_count'; did you mean bracket_counting",
         ),
-        (["MODEL", "--tasks", "all", "--workers", "0"], "--workers 0 does no job; give at least 1"),
+        (["MODEL", "--tasks", "all", "--workers", "0"], "--workers 0 runs no job; give at least 1"),
         (["MODEL", "nowhere", "--tasks", "all"], "nowhere is not a folder"),
         (["MODEL", "--tasks", "all", "--out", "MODEL"], "lies in the artefact"),
     ],

@@ -88,7 +88,7 @@ def test_interrupted_pruning(work: Path, thinwire: Thinwire, monkeypatch: pytest
         patch.setattr(common, "_lines", lambda title: interrupt)
         ran = thinwire(*words)
     assert ran.code == 1
-    assert ran.err == "thinwire: Interrupted; finished artefacts are intact, and the same command goes on.\n"
+    assert ran.err == "thinwire: Interrupted; finished artefacts are intact, and the same command continues.\n"
     assert stamps(work) == before
     assert thinwire(*words).code == 0
 

@@ -33,7 +33,7 @@ def test_list(thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = thinwire("tasks", "list").out.splitlines()
     assert max(map(len, shown)) <= 80
     assert all(sum(f"│ {name} " in line for line in shown) == 1 for name in TASKS)
-    assert shown[-1].strip() == "Controls, with other answers: NAME.nonsense, NAME.swapped, NAME.constant."
+    assert shown[-1].strip() == "Controls with other answers: NAME.nonsense, NAME.swapped, NAME.constant."
     assert thinwire("tasks").code == 0
 
 
@@ -75,7 +75,7 @@ def test_show_an_answer_that_is_anything_else(task: str, thinwire: Thinwire) -> 
 def test_show_nonsense(thinwire: Thinwire) -> None:
     words = ["tasks", "show", f"{TASK}.nonsense", "--pairs", "1"]
     assert thinwire(*words, "--json").json["pairs"][0]["answers"] is None
-    assert "→ an arbitrary token; --model says which" in thinwire(*words).out
+    assert "→ an arbitrary token; --model shows which" in thinwire(*words).out
     first, second = thinwire(*words, "--model", SHIPPED, "--json").json["pairs"][0]["choices"]
     assert (
         f"{json.dumps(first['target'])} rather than {json.dumps(second['target'])}"
@@ -89,7 +89,7 @@ def test_show_a_pair_that_no_token_tells_apart(thinwire: Thinwire, tmp_path: Pat
     Tokenizer.train(["x = 1\n"]).save(tmp_path / "tokenizer.json")
     words = ["tasks", "show", "if_equals", "--model", tmp_path / "tokenizer.json", "--pairs", "2"]
     assert [pair["choices"] for pair in thinwire(*words, "--json").json["pairs"]] == [None, None]
-    assert thinwire(*words).out.count("no token tells the two sides apart; the pair is passed over") == 4
+    assert thinwire(*words).out.count("no token distinguishes the two sides; the pair is skipped") == 4
 
 
 def test_show_a_file(own: Path, thinwire: Thinwire) -> None:

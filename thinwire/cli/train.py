@@ -84,7 +84,7 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
         raise UserError("Give either --preset or --config, not both; options on the command line change either.")
     args = parse(Args, remaining, "train", Args(tyro.MISSING, tyro.MISSING, default))
     from thinwire.data import Tokens
-    from thinwire.stages import train_stage
+    from thinwire.stages import Machine, ParentModels, Watching, train_stage
     from thinwire.train.ranks import SINGLE
 
     ranks = ranks or SINGLE
@@ -97,12 +97,9 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
             tokens,
             args.out,
             report,
-            args.device,
-            args.start,
-            args.teacher,
-            watch=args.watch,
-            track=args.track,
-            ranks=ranks,
+            ParentModels(args.start, args.teacher),
+            Machine(args.device, ranks),
+            Watching(args.watch, track=args.track),
         )
     if ranks.first:
         page = args.out / "report.html"
