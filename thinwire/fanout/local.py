@@ -47,10 +47,10 @@ class Child:
         if "status" in message:
             board.running(self.job, message["done"], message["total"], message["status"])
             return
-        refused = "refused" in message
-        self.outcome = (
-            Outcome.without(self.job, error=message["refused"]) if refused else Outcome.parse(message["outcome"])
-        )
+        if "refused" in message:
+            self.outcome = Outcome.without(self.job, error=message["refused"])
+        else:
+            self.outcome = Outcome.parse(message["outcome"])
         self.dismiss()
 
     def why(self) -> str:
