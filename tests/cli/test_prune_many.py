@@ -1,4 +1,4 @@
-"""thinwire prune with many tasks and models: what is planned, done, passed over, recorded and shown."""
+"""thinwire prune with many tasks and models: what is planned, run, reused, recorded and shown."""
 
 import json
 from collections.abc import Callable, Sequence
