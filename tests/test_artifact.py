@@ -194,7 +194,10 @@ def test_finished_work_is_reused_and_that_is_reported(made: Path, tmp_path: Path
         def report(done: int, total: int, status: str) -> None:
             reports.append(f"{done}/{total} {status}")
 
-        return artifact.reuse_or_make(folder, text, lambda found: found == wanted, lambda: "made", report, again)
+        def find() -> str | None:
+            return artifact.finished(folder, text, lambda found: found == wanted)
+
+        return artifact.reuse_or_make(folder, find, lambda: "made", report, again)
 
     assert get(made, "data") == "data"
     assert reports == [f"1/1 reused {made}"]

@@ -38,14 +38,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verdicts without a config of their own, as `view` makes them, are of few pairs."""
-
-    class Few:
-        load = VerifyConfig.load
-
-        def __new__(cls) -> VerifyConfig:
-            return VerifyConfig(pairs=8, random_circuits=1)
-
-    monkeypatch.setattr("thinwire.stages.verify.VerifyConfig", Few)
+    few = VerifyConfig(pairs=8, random_circuits=1)
+    monkeypatch.setattr("thinwire.stages.verify.VerifyConfig", lambda: few)
 
 
 @pytest.fixture

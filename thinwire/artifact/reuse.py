@@ -27,15 +27,10 @@ def finished(folder: Path, load: Callable[[Path], T], fits: Callable[[T], bool])
 
 
 def reuse_or_make(
-    folder: Path,
-    load: Callable[[Path], T],
-    fits: Callable[[T], bool],
-    make: Callable[[], T],
-    report: Report = silent,
-    again: bool = False,
+    folder: Path, find: Callable[[], T | None], make: Callable[[], T], report: Report = silent, again: bool = False
 ) -> T:
-    """The finished artefact in `folder` if it fits, else what `make` makes; with `again`, `make` always makes it."""
-    found = None if again else finished(folder, load, fits)
+    """What `find` finds finished in `folder`, else what `make` makes there; with `again`, `make` always makes it."""
+    found = None if again else find()
     if found is None:
         return make()
     report(1, 1, f"reused {folder}")

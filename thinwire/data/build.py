@@ -47,7 +47,10 @@ def build(config: DataConfig, out: Path, report: Report = silent, force: bool = 
     def fits(found: Tokens) -> bool:
         return found.config == config and (given is None or found.tokenizer.id == given.id)
 
-    return artifact.reuse_or_make(out, Tokens.open, fits, lambda: _build(config, given, out, report), report, force)
+    def find() -> Tokens | None:
+        return artifact.finished(out, Tokens.open, fits)
+
+    return artifact.reuse_or_make(out, find, lambda: _build(config, given, out, report), report, force)
 
 
 def _build(config: DataConfig, given: Tokenizer | None, out: Path, report: Report) -> Tokens:

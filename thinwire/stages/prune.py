@@ -1,6 +1,5 @@
 """From a model and its tokens to the circuit of a task."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from thinwire import artifact
@@ -44,16 +43,14 @@ def prune_stage(
         circuit.save(out, config, opened.artifact, config.seed)
         return Circuit.load(out)
 
-    return artifact.reuse_or_make(out, Circuit.load, _fits(opened.artifact, task, config), make, report, again)
+    def find() -> Circuit | None:
+        return finished_circuit(opened.artifact, task, config, out)
+
+    return artifact.reuse_or_make(out, find, make, report, again)
 
 
 def finished_circuit(model: Artifact, task: Task, config: PruneConfig, folder: Path) -> Circuit | None:
     """The finished circuit of a task in a folder, of this model and config; None where pruning must make it."""
-    return artifact.finished(folder, Circuit.load, _fits(model, task, config))
-
-
-def _fits(model: Artifact, task: Task, config: PruneConfig) -> Callable[[Circuit], bool]:
-    """Whether a circuit in a folder is the one that pruning this task in this model with this config writes."""
 
     def fits(found: Circuit) -> bool:
         assert found.artifact is not None
@@ -61,4 +58,4 @@ def _fits(model: Artifact, task: Task, config: PruneConfig) -> Callable[[Circuit
         same_model = found.artifact.meta.parents.get("model") == model.id
         return same_task and same_model and found.artifact.config(PruneConfig) == config
 
-    return fits
+    return artifact.finished(folder, Circuit.load, fits)

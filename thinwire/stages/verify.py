@@ -8,7 +8,7 @@ from thinwire.progress import Report, silent
 from thinwire.stages.workspace import Opened
 from thinwire.tasks import Task
 from thinwire.verify.config import VerifyConfig
-from thinwire.verify.verdict import Verdict, verify
+from thinwire.verify.verdict import Verdict, finished_verdict, verify
 
 
 def verify_stage(
@@ -32,10 +32,8 @@ def verify_stage(
     task = circuit_task(circuit, own)
     artifact.refuse_foreign(out, "verdict")
 
-    def fits(_: Verdict) -> bool:
-        found = artifact.open_artifact(out, "verdict")
-        same_circuit = found.meta.parents.get("circuit") == parent.id
-        return same_circuit and config in (None, found.config(VerifyConfig))
+    def find() -> Verdict | None:
+        return finished_verdict(circuit, out, config)
 
     def make() -> Verdict:
         chosen = config or VerifyConfig()
@@ -43,4 +41,4 @@ def verify_stage(
         verdict.save(out, chosen, parent)
         return verdict
 
-    return artifact.reuse_or_make(out, Verdict.load, fits, make, report, again)
+    return artifact.reuse_or_make(out, find, make, report, again)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from thinwire.verify.subject import Row as Row
     from thinwire.verify.subject import Subject as Subject
     from thinwire.verify.verdict import Verdict as Verdict
+    from thinwire.verify.verdict import finished_verdict as finished_verdict
     from thinwire.verify.verdict import verify as verify
 
 __getattr__, __dir__, __all__ = attach(
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = attach(
         "Subject": "subject",
         "Verdict": "verdict",
         "VerifyConfig": "config",
+        "finished_verdict": "verdict",
         "verify": "verdict",
     },
 )

@@ -60,6 +60,19 @@ class Verdict:
         return verdict
 
 
+def finished_verdict(circuit: Circuit, folder: Path, config: VerifyConfig | None = None) -> Verdict | None:
+    """The verdict on exactly this circuit in a folder, of any config or this one; None where there is no whole one."""
+    assert circuit.artifact is not None
+    if not artifact.is_finished(folder):
+        return None
+    try:
+        found = artifact.open_artifact(folder, "verdict")
+        same = found.meta.parents.get("circuit") == circuit.artifact.id
+        return Verdict.load(folder) if same and config in (None, found.config(VerifyConfig)) else None
+    except UserError:
+        return None
+
+
 def verify(
     model: Transformer,
     circuit: Circuit,
