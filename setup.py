@@ -1,4 +1,4 @@
-"""Packages of the wheel: those under thinwire, and models/, which comes to lie inside them as data."""
+"""Packages of the wheel: those under thinwire, and models/, which is put inside them as data."""
 
 from setuptools import find_packages, setup
 

@@ -1,5 +1,6 @@
 """Artefact folders: every refusal in one sentence, and writes that happen whole or not at all."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 from pydantic import Field
 
 from thinwire import artifact
-from thinwire.artifact import Artifact
+from thinwire.artifact import FORMATS, Artifact, Format
+from thinwire.cli.main import run
 from thinwire.config import Config
 from thinwire.errors import UserError
 
@@ -24,13 +26,20 @@ class Recipe(Config):
     """What it is."""
 
 
-def make(
-    folder: Path, text: str = "data", kind: str = "circuit", parents: dict[str, Artifact] | None = None
-) -> Artifact:
+def make(folder: Path, text: str = "data", kind: str = "soup", parents: dict[str, Artifact] | None = None) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sub").mkdir(exist_ok=True)
     (folder / "sub/data.txt").write_text(text)
     return artifact.finish(folder, kind, Recipe(size=5), parents or {}, ["sub/data.txt"], seed=7)
+
+
+@pytest.fixture(autouse=True)
+def formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formats of these tests alone: soup and stew, and models, which may be shipped."""
+    monkeypatch.setattr(FORMATS, "_entries", {})
+    for kind in ("soup", "stew"):
+        FORMATS.register(kind)(Format(version=1, files=("sub/*.txt",)))
+    FORMATS.register("model")(Format(version=1, files=(), shipped=True))
 
 
 @pytest.fixture
@@ -39,7 +48,7 @@ def made(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def refused(folder: Path, match: str, kind: str = "circuit") -> None:
+def refused(folder: Path, match: str, kind: str = "soup") -> None:
     with pytest.raises(UserError, match=match) as caught:
         artifact.open_artifact(folder, kind)
     message = str(caught.value)
@@ -54,7 +63,7 @@ def edit_meta(folder: Path, **changes: object) -> None:
 
 
 def test_finished_artefact_opens(made: Path) -> None:
-    opened = artifact.open_artifact(made, "circuit")
+    opened = artifact.open_artifact(made, "soup")
     assert opened.config(Recipe) == Recipe(size=5)
     assert opened.meta.seed == 7
     assert opened.meta.thinwire == artifact.version()
@@ -68,13 +77,13 @@ def test_id_follows_the_content(tmp_path: Path) -> None:
     first = make(tmp_path / "a")
     assert make(tmp_path / "b").id == first.id
     assert make(tmp_path / "c", text="date").id != first.id
-    assert make(tmp_path / "d", kind="verdict").id != first.id
+    assert make(tmp_path / "d", kind="stew").id != first.id
     assert len(first.id) == 16
-    assert artifact.open_artifact(tmp_path / "a", "circuit").id == first.id
+    assert artifact.open_artifact(tmp_path / "a", "soup").id == first.id
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "is not a folder; give the path of a circuit artefact")
+    refused(tmp_path / "nowhere", "is not a folder; give the path of a soup artefact")
     (tmp_path / "file").write_text("x")
     refused(tmp_path / "file", "is not a folder")
 
@@ -84,53 +93,129 @@ def test_unfinished_and_foreign_folders_are_told_apart(made: Path, tmp_path: Pat
     assert not artifact.is_finished(made)
     refused(made, "is unfinished; run the command that makes it again")
     (tmp_path / "photos").mkdir()
-    refused(tmp_path / "photos", "is not a circuit artefact")
+    refused(tmp_path / "photos", "is not a soup artefact")
 
 
 def test_wrong_kind_and_version_are_refused(made: Path) -> None:
-    refused(made, "is a circuit artefact where a model artefact is needed", kind="model")
+    refused(made, "is a soup artefact where a model artefact is needed", kind="model")
     edit_meta(made, version=2)
-    refused(made, "has circuit format 2 and this thinwire reads 1; make it again")
+    refused(made, "has soup format 2 and this thinwire reads 1; make it again")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "circuit"}', "\x00\x01", "null"])
-def test_damaged_meta_is_refused(made: Path, text: str) -> None:
-    (made / "meta.json").write_text(text)
-    refused(made, "meta.json is damaged or was not written by thinwire")
-
-
-def test_unknown_key_in_meta_is_refused(made: Path) -> None:
-    edit_meta(made, colour="red")
-    refused(made, "meta.json is damaged or was not written by thinwire")
+def test_damaged_meta_is_refused(made: Path) -> None:
+    whole = json.loads((made / "meta.json").read_text())
+    extra = json.dumps(whole | {"colour": "red"})
+    for text in ("", "{", "[]", "{}", '{"format": "soup"}', "\x00\x01", "null", extra):
+        (made / "meta.json").write_text(text)
+        refused(made, "meta.json is damaged or was not written by thinwire")
 
 
 def test_truncated_altered_and_missing_files_are_refused(made: Path) -> None:
+    config = (made / "config.json").read_text()
+    (made / "config.json").write_text(Recipe(size=6).to_json())
+    refused(made, "config.json is missing, truncated or altered")
+    (made / "config.json").write_text(config)
     data = made / "sub/data.txt"
     for change in (lambda: data.write_text("dat"), lambda: data.write_text("dada"), data.unlink, data.mkdir):
         change()
         refused(made, "data.txt is missing, truncated or altered; make the artefact again")
 
 
-def test_altered_config_is_refused(made: Path) -> None:
-    (made / "config.json").write_text(Recipe(size=6).to_json())
-    refused(made, "config.json is missing, truncated or altered")
-
-
-@pytest.mark.parametrize("name", ["../secret", "sub/../../secret", "/etc/passwd"])
-def test_meta_that_reaches_outside_the_folder_is_refused(made: Path, name: str) -> None:
+def test_meta_that_lists_files_of_others_is_refused(made: Path) -> None:
     (made.parent / "secret").write_text("x")
-    entry = {"bytes": 1, "sha256": artifact.sha256(made.parent / "secret")}
-    edit_meta(made, files={name: entry})
-    refused(made, "names a file outside the folder .*; do not trust this artefact")
+    (made / "run.sh").write_text("x")
+    entry = {"bytes": 1, "sha256": artifact.sha256(made / "run.sh")}
+    for name in ("../secret", "sub/../../secret", "/etc/passwd"):
+        edit_meta(made, files={name: entry})
+        refused(made, "names a file outside the folder .*; do not trust this artefact")
+    edit_meta(made, files={"run.sh": entry})
+    refused(made, r"lists run\.sh, which a soup artefact does not have; do not trust it")
+
+
+BRIDGE = """
+from thinwire import artifact
+from thinwire.config import Config
+
+artifact.FORMATS.register("bridge")(artifact.Format(version=3, files=("bridge.txt",)))
+
+
+class Span(Config):
+    metres: int
+
+
+def write(folder, model):
+    artifact.write_text(folder / "bridge.txt", "steel")
+    return artifact.finish(folder, "bridge", Span(metres=40), {"model": model}, ["bridge.txt"])
+
+
+def write_more(folder):
+    artifact.write_text(folder / "plan.txt", "drawn")
+    artifact.finish(folder, "bridge", Span(metres=40), {}, ["plan.txt"])
+"""
+
+
+def test_a_module_registers_a_format_of_its_own(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room/own_bridge.py").write_text(BRIDGE)
+    monkeypatch.syspath_prepend(tmp_path / "room")
+    folder = tmp_path / "bridge"
+    folder.mkdir()
+    own_bridge = importlib.import_module("own_bridge")
+    parent = artifact.open_artifact(made, "soup")
+    written = own_bridge.write(folder, parent)
+    opened = artifact.open_artifact(folder, "bridge")
+    assert opened == written
+    assert opened.meta.version == 3
+    assert opened.config(own_bridge.Span).metres == 40
+    artifact.require_parent(opened, "model", parent)
+    refused(folder, "is a bridge artefact where a soup artefact is needed")
+    with pytest.raises(AssertionError, match=r"the format bridge registers no file plan\.txt"):
+        own_bridge.write_more(folder)
+    assert run(["info", str(folder), "--json"]) == 0
+    described = json.loads(capfd.readouterr().out)
+    assert (described["kind"], described["format"], described["id"]) == ("bridge", 3, opened.id)
+    monkeypatch.setattr(FORMATS, "_entries", {"soup": FORMATS["soup"]})
+    refusal = "no imported module registers; import or install the module that writes this format"
+    with pytest.raises(UserError, match=f"^'bridge' is a format that {refusal}\\.$"):
+        artifact.open_artifact(folder, "bridge")
+    assert run(["info", str(folder)]) == 2
+    assert f"{folder} is an artefact of format 'bridge', which {refusal}." in capfd.readouterr().err
+
+
+def test_finished_work_is_reused_and_that_is_reported(made: Path, tmp_path: Path) -> None:
+    reports: list[str] = []
+
+    def text(folder: Path) -> str:
+        return (artifact.open_artifact(folder, "soup").path / "sub/data.txt").read_text()
+
+    def get(folder: Path, wanted: str, again: bool = False) -> str:
+        def report(done: int, total: int, status: str) -> None:
+            reports.append(f"{done}/{total} {status}")
+
+        def find() -> str | None:
+            return artifact.finished(folder, text, lambda found: found == wanted)
+
+        return artifact.reuse_or_make(folder, find, lambda: "made", report, again)
+
+    assert get(made, "data") == "data"
+    assert reports == [f"1/1 reused {made}"]
+    assert artifact.finished(made, text, lambda found: found == "data") == "data"
+    assert get(made, "other") == get(made, "data", again=True) == get(tmp_path / "nowhere", "data") == "made"
+    (made / "sub/data.txt").write_text("damaged")
+    assert get(made, "damaged") == "made"
+    assert artifact.finished(made, text, lambda found: True) is None
+    assert len(reports) == 1
 
 
 def test_parents_are_known_by_content(made: Path, tmp_path: Path) -> None:
-    parent = artifact.open_artifact(made, "circuit")
-    child = make(tmp_path / "child", kind="verdict", parents={"circuit": parent})
-    artifact.require_parent(child, "circuit", parent)
+    parent = artifact.open_artifact(made, "soup")
+    child = make(tmp_path / "child", kind="stew", parents={"soup": parent})
+    artifact.require_parent(child, "soup", parent)
     other = make(tmp_path / "other", text="more")
-    with pytest.raises(UserError, match=r"was not made from .*other .*make it again from this circuit"):
-        artifact.require_parent(child, "circuit", other)
+    with pytest.raises(UserError, match=r"was not made from .*other .*make it again from this soup"):
+        artifact.require_parent(child, "soup", other)
     with pytest.raises(UserError, match="was not made from"):
         artifact.require_parent(child, "model", parent)
 
@@ -153,23 +238,23 @@ def test_replacing_puts_the_new_in_place_of_the_old(made: Path) -> None:
         make(scratch, text="new")
         assert (made / "sub/data.txt").read_text() == "data", "until the end the old one stands"
     assert (made / "sub/data.txt").read_text() == "new"
-    artifact.open_artifact(made, "circuit")
+    artifact.open_artifact(made, "soup")
     assert "left over" not in names(made)
     assert names(made.parent) == ["made"]
 
 
 def test_replacing_makes_the_parents(tmp_path: Path) -> None:
     replace_by(tmp_path / "a/b/c", "new")
-    artifact.open_artifact(tmp_path / "a/b/c", "circuit")
+    artifact.open_artifact(tmp_path / "a/b/c", "soup")
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_failure_keeps_the_old_one(made: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error):
-        replace_by(made, "new", error)
-    assert (made / "sub/data.txt").read_text() == "data"
-    artifact.open_artifact(made, "circuit")
-    assert names(made.parent) == ["made"]
+def test_failure_keeps_the_old_one(made: Path) -> None:
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            replace_by(made, "new", error)
+        assert (made / "sub/data.txt").read_text() == "data"
+        artifact.open_artifact(made, "soup")
+        assert names(made.parent) == ["made"]
 
 
 def test_failure_to_move_the_new_one_keeps_the_old_one(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,19 +281,19 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
     assert names(tmp_path) == ["photos"]
     (tmp_path / "empty").mkdir()
     replace_by(tmp_path / "empty", "new")
-    artifact.open_artifact(tmp_path / "empty", "circuit")
+    artifact.open_artifact(tmp_path / "empty", "soup")
 
 
 def test_work_of_another_kind_is_never_replaced(made: Path) -> None:
-    for kind in ("model", "tokens", "verdict"):
-        with pytest.raises(UserError, match=f"holds a circuit where a {kind} is to be written; choose another --out"):
+    for kind in ("model", "tokens", "stew"):
+        with pytest.raises(UserError, match=f"holds a soup where a {kind} is to be written; choose another --out"):
             artifact.refuse_foreign(made, kind)
-    artifact.refuse_foreign(made, "circuit")
+    artifact.refuse_foreign(made, "soup")
     (made / "meta.json").write_text("damaged")
-    artifact.refuse_foreign(made, "circuit")
+    artifact.refuse_foreign(made, "soup")
     (made / "meta.json").unlink()  # as a training that has not ended
-    with pytest.raises(UserError, match="holds a model where a circuit is to be written"):
-        artifact.refuse_foreign(made, "circuit")
+    with pytest.raises(UserError, match="holds a model where a soup is to be written"):
+        artifact.refuse_foreign(made, "soup")
     artifact.refuse_foreign(made, "model")
 
 

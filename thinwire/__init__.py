@@ -1,6 +1,6 @@
 """thinwire: train weight-sparse transformers, prune their task circuits, check them, and show them.
 
-The verbs live in their rooms: `from thinwire.prune import prune`, and likewise `train`, `verify` and `data.build`.
+Each step is in its own package: `from thinwire.prune import prune`, and likewise `train`, `verify` and `data.build`.
 """
 
 from typing import TYPE_CHECKING

@@ -57,7 +57,7 @@ def read_record(cls: type[T], path: Path, refusal: str) -> T:
 
 
 def explain(error: ValidationError) -> str:
-    """The first problem of a validation error in a phrase: `field: what is wrong`."""
+    """The first problem of a validation error as a phrase: `field: what is wrong`."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

@@ -1,5 +1,5 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for errors that the user can correct."""
 
 
 class UserError(ValueError):
-    """Bad input, said in one sentence: what is wrong and what to do. The command line prints it and exits with 2."""
+    """Bad input; one sentence: what is wrong and what to do. The command line prints it and exits with code 2."""

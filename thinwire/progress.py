@@ -1,10 +1,10 @@
-"""How long work reports progress: a callback, so that library code neither prints nor knows about terminals."""
+"""Progress of long work: a callback, so that library code neither prints nor knows about terminals."""
 
 from collections.abc import Callable
 
 Report = Callable[[int, int, str], None]
-"""Called with units done, units in total, and a short status such as `loss 2.31`."""
+"""Called with the units done, the units in total, and a short status such as `loss 2.31`."""
 
 
 def silent(done: int, total: int, status: str) -> None:
-    """The default: say nothing."""
+    """The default: report nothing."""

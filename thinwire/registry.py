@@ -1,4 +1,4 @@
-"""Registries: names to functions or classes, filled by decorator, so that an extension is one entry in one file."""
+"""Registries: entries by name, added by a decorator, so that an extension is one entry in one file."""
 
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
@@ -10,19 +10,19 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Named things of one kind, in the order they were registered."""
+    """Named entries of one kind, in the order they were registered."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files its argument under `name`."""
+        """Decorator that adds its argument under `name`."""
 
-        def add(thing: T) -> T:
+        def add(entry: T) -> T:
             assert name not in self._entries, f"{self.kind} {name} is registered twice"
-            self._entries[name] = thing
-            return thing
+            self._entries[name] = entry
+            return entry
 
         return add
 
@@ -33,11 +33,11 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def unknown(self, name: str, known: Iterable[str]) -> UserError:
-        """The error for a name that is none of those known: it lists close matches or all of them."""
+        """The error for a name that is not known: it lists close matches, or all known names."""
         known = list(known)
         close = get_close_matches(name, known, n=3)
-        said = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(known)}."
-        return UserError(f"There is no {self.kind} called '{name}'; {said}")
+        hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(known)}."
+        return UserError(f"There is no {self.kind} called '{name}'; {hint}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

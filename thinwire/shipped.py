@@ -1,26 +1,26 @@
-"""Models that come with the package: ordinary model artefacts, known by the names of their folders.
+"""Models that come with the package: ordinary model artefacts, called by the names of their folders.
 
-Wherever a model folder is opened, such a name works too; a folder of that name in the current one comes first.
+Such a name works wherever a model folder is opened; a folder of the same name in the current folder takes precedence.
 """
 
 from pathlib import Path
 
 
 def root() -> Path:
-    """Where the shipped models lie: inside an installed package, beside the package in a checkout."""
+    """Folder of the shipped models: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).parent
     inside = package / "models"
     return inside if inside.is_dir() else package.parent / "models"
 
 
 def names(place: Path | None = None) -> tuple[str, ...]:
-    """Names of the shipped models, sorted; none where there are none. `place` stands in for `root()`."""
+    """Names of the shipped models, sorted. `place` replaces `root()`."""
     place = place or root()
     return tuple(sorted(path.parent.name for path in place.glob("*/meta.json")))
 
 
 def find(model: Path | str, place: Path | None = None) -> Path:
-    """The folder of a model given by its path or by its shipped name; any other path comes back as it is."""
+    """The folder of a model given by its path or by its shipped name; any other path is returned unchanged."""
     path = Path(model)
     if path.exists() or len(path.parts) != 1 or path.name not in names(place):
         return path

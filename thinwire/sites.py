@@ -23,13 +23,13 @@ SiteKind = Literal[
     "mlp.resid_delta",
 ]
 KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
-"""The eight kinds of site of a layer, in the order the forward pass meets them."""
+"""The eight kinds of site of a layer, in the order of the forward pass."""
 ATTENTION_KINDS = KINDS[:5]
 HEADED_KINDS = ("attn.q", "attn.k", "attn.v")
 
 
 class Shape(Protocol):
-    """What a model config must tell for widths and counts to follow from it."""
+    """The fields of a model config that determine widths and counts."""
 
     @property
     def n_layers(self) -> int: ...
@@ -62,7 +62,7 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> "Site":
-        """The site a name like `3.attn.q` stands for. Raises UserError otherwise."""
+        """The site with a name like `3.attn.q`. Raises UserError for any other text."""
         layer, _, kind = text.partition(".")
         if not re.fullmatch(r"[0-9]{1,4}", layer) or kind not in KINDS:
             raise UserError(f"'{text}' is not a site; write a layer and one of {', '.join(KINDS)}, as in 3.attn.q.")
@@ -110,7 +110,7 @@ class Node:
 
     @classmethod
     def parse(cls, text: str, shape: Shape) -> "Node":
-        """The node a name stands for in a model of this shape. Raises UserError for names outside it."""
+        """The node with this name in a model of this shape. Raises UserError for names outside it."""
         place, _, channel = text.partition(":")
         site = Site.parse(place)
         form = r"([0-9]{1,9})\.([0-9]{1,9})" if site.headed else r"([0-9]{1,9})"
@@ -139,7 +139,7 @@ class ResidPoint:
 
 
 def all_sites(shape: Shape) -> Iterator[Site]:
-    """Every site of a model, in the order the forward pass meets them."""
+    """Every site of a model, in the order of the forward pass."""
     return (Site(layer, rank) for layer in range(shape.n_layers) for rank in range(len(KINDS)))
 
 

@@ -7,6 +7,7 @@ import pytest
 from cli_workspace import DATA, PRUNE, TASK, TRAIN, VERIFY, Ran, Thinwire
 
 from thinwire.cli.main import run
+from thinwire.verify.config import VerifyConfig
 
 
 @pytest.fixture
@@ -32,6 +33,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run(["verify", str(circuit), *VERIFY]) == 0
     assert run(["view", str(circuit)]) == 0
     return work
+
+
+@pytest.fixture
+def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts without a config of their own, as `view` makes them, are of few pairs."""
+    few = VerifyConfig(pairs=8, random_circuits=1)
+    monkeypatch.setattr("thinwire.stages.verify.VerifyConfig", lambda: few)
 
 
 @pytest.fixture

@@ -9,109 +9,104 @@ import pytest
 import torch
 from cli_workspace import DATA, PRUNE, SHAPE, TASK, TRAIN, VERIFY, Thinwire, sign, stamps
 
+REFUSALS: list[tuple[list[str], str]] = [
+    (["trian"], "There is no verb 'trian'; did you mean train?"),
+    (["xyzzy"], "see thinwire --help"),
+    (["[red]\x1b[31m\nfoo"], r"'[red]\x1b[31m\nfoo'"),
+    (["train", "TOKENS", "--preset", "tny", "-o", "X"], "no preset called 'tny'; did you mean tiny"),
+    (["train", "TOKENS", "--preset"], "--preset needs a value"),
+    (["train", "TOKENS"], "Missing from thinwire train: -o PATH, --out PATH; see thinwire train --help."),
+    (["train", "TOKENS", "-o", "X", "--step", "3"], "--step, 3 (perhaps you meant --steps)"),
+    (["train", "TOKENS", "-o", "X", "--steps"], "Missing value for argument '--steps'"),
+    (["train", "TOKENS", "-o", "X", "--steps", "x"], "Error parsing --steps"),
+    (["train", "TOKENS", "-o", "X", "--steps", "0"], "steps: input should be greater than or equal to 1"),
+    (["train", "TOKENS", "-o", "X", "--learning-rate", "inf"], "learning_rate: input should be a finite number"),
+    (["train", "TOKENS", "-o", "X", "--gradient", "up"], "'up' for argument '--gradient', expected one of"),
+    (["train", "TOKENS", "-o", "X", "--model.d-model", "7"], "d_model 7 is not a multiple of d_head 16"),
+    (["train", "TOKENS", "-o", "X", "--model.n-layers", "0"], "n_layers: input should be greater"),
+    (["train", "TOKENS", "-o", "X", *TRAIN, "--device", "abacus"], "There is no device 'abacus'"),
+    (["train", "TOKENS", "-o", "X", *TRAIN, "--device", "meta"], "There is no device 'meta'"),
+    (["train", "TOKENS", "-o", "X"], "a vocabulary of 2048 and the tokens one of 600"),
+    (["train", "TOKENS", "-o", "X", *TRAIN, "--model.context", "5000"], "tokens where 5001 are needed"),
+    (["train", "TOKENS", "-o", "X", *TRAIN, "--floor", "100"], "lower the floor or raise the density"),
+    (["train", "nowhere", "-o", "X"], "nowhere is not a folder"),
+    (["train", "MODEL", "-o", "X"], "is a model artefact where a tokens artefact is needed"),
+    (
+        ["train", "TOKENS", "-o", "MODEL", *TRAIN, "--seed", "1"],
+        "trained with another config; choose another --out",
+    ),
+    (["train", "TOKENS", "-o", "TOKENS/x", *TRAIN], "which may be replaced; choose another --out"),
+    (["train", "TOKENS", "-o", "n" * 300, *TRAIN], "this path is too long; choose a shorter one"),
+    (["train", "TOKENS", "-o", "X", *TRAIN, "--density", "1e-300"], "density: input should be greater than or"),
+    (["train", "TOKENS", "-o", "X", *TRAIN, "--steps", "1" + "0" * 400], "steps: input should be less than or"),
+    (["train", "TOKENS", "-o", "X", "--watch.pairs", "1000000000000"], "pairs: input should be less than or"),
+    (["train", "TOKENS", "-o", "TOKENS", *TRAIN], "is a tokens artefact where a model artefact is needed"),
+    (["data", "-o", "X", "--vocab-size", "5"], "vocab_size: input should be greater than or equal to 257"),
+    (["data", "-o", "X", "--idioms", "0", "--no-stdlib"], "The corpus is empty"),
+    (["data", "-o", "X", *DATA, "--folders", "nowhere"], "nowhere is not a folder"),
+    (["data", "-o", "X", *DATA, "--folders", "EMPTY"], "holds no .py files; give a folder that does"),
+    (["data", "-o", "MODEL", *DATA], "holds something else than tokens"),
+    (["tasks", "lst"], "There is no 'tasks lst'; use one of list, show, score"),
+    (["tasks", "show", "bracket"], "There is no task called 'bracket'"),
+    (["tasks", "show", TASK, "--pairs", "0"], "ask for at least one"),
+    (["tasks", "show"], "Name a task (`thinwire tasks list` has them), or give --task-file"),
+    (["tasks", "show", f"{TASK}.nonsens"], "There is no control called 'nonsens'; did you mean nonsense"),
+    (["tasks", "show", TASK, "--model", "nowhere"], "nowhere cannot be read"),
+    (["tasks", "show", "--task-file", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
+    (["tasks", "score", "MODEL", "--task-file", "EMPTY"], "is not a file; give a JSON Lines file of pairs"),
+    (["tasks", "show", TASK, "--split", "test"], "'test' for argument '--split'"),
+    (["tasks", "score", "MODEL", "-t", "bracket"], "There is no task called 'bracket'"),
+    (["tasks", "score", "TOKENS"], "is a tokens artefact where a model artefact is needed"),
+    (["prune", "MODEL", "-t", "../../x", *PRUNE], "There is no task called '../../x'"),
+    (["prune", "MODEL", "-t", "[/red]\x1b", *PRUNE], r"There is no task called '[/red]\x1b'"),
+    (["prune", "MODEL", "-t", TASK, *PRUNE, "--target-loss", "0.15"], "The whole model has loss"),
+    (["prune", "MODEL", "-t", TASK, *PRUNE, "--out", "MODEL"], "holds a model where a circuit is to be written"),
+    (["prune", "MODEL", "-t", TASK, *PRUNE, "--tokens", "nowhere"], "nowhere is not a folder"),
+    (["verify", "MODEL"], "is a model artefact where a circuit artefact is needed"),
+    (["verify", "CIRCUIT", "--pairs", "0"], "pairs: input should be greater than or equal to 1"),
+    (["verify", "CIRCUIT", *VERIFY, "--out", "CIRCUIT"], "holds a circuit where a verdict is to be written"),
+    (["view"], "Name at least one circuit folder"),
+    (["view", "CIRCUIT", "--out", "EMPTY"], "is a folder; give the name of an HTML file"),
+    (["view", "CIRCUIT", "--tokens", "MODEL"], "is a model artefact where a tokens artefact is needed"),
+    (["info", "nowhere"], "nowhere is not a thinwire artefact"),
+    (["info", "EMPTY"], "is not a thinwire artefact"),
+    (["doctor", "now"], "Unrecognized options: now; see thinwire doctor --help."),
+]
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["trian"], "There is no verb 'trian'; did you mean train?"),
-        (["xyzzy"], "see thinwire --help"),
-        (["[red]\x1b[31m\nfoo"], r"'[red]\x1b[31m\nfoo'"),
-        (["train", "TOKENS", "--preset", "tny", "-o", "X"], "no preset called 'tny'; did you mean tiny"),
-        (["train", "TOKENS", "--preset"], "--preset needs a value"),
-        (["train", "TOKENS"], "Missing from thinwire train: -o PATH, --out PATH; see thinwire train --help."),
-        (["train", "TOKENS", "-o", "X", "--step", "3"], "--step, 3 (perhaps you meant --steps)"),
-        (["train", "TOKENS", "-o", "X", "--steps"], "Missing value for argument '--steps'"),
-        (["train", "TOKENS", "-o", "X", "--steps", "x"], "Error parsing --steps"),
-        (["train", "TOKENS", "-o", "X", "--steps", "0"], "steps: input should be greater than or equal to 1"),
-        (["train", "TOKENS", "-o", "X", "--learning-rate", "inf"], "learning_rate: input should be a finite number"),
-        (["train", "TOKENS", "-o", "X", "--gradient", "up"], "'up' for argument '--gradient', expected one of"),
-        (["train", "TOKENS", "-o", "X", "--model.d-model", "7"], "d_model 7 is not a multiple of d_head 16"),
-        (["train", "TOKENS", "-o", "X", "--model.n-layers", "0"], "n_layers: input should be greater"),
-        (["train", "TOKENS", "-o", "X", *TRAIN, "--device", "abacus"], "There is no device 'abacus'"),
-        (["train", "TOKENS", "-o", "X", *TRAIN, "--device", "meta"], "There is no device 'meta'"),
-        (["train", "TOKENS", "-o", "X"], "a vocabulary of 2048 and the tokens one of 600"),
-        (["train", "TOKENS", "-o", "X", *TRAIN, "--model.context", "5000"], "tokens where 5001 are needed"),
-        (["train", "TOKENS", "-o", "X", *TRAIN, "--floor", "100"], "lower the floor or raise the density"),
-        (["train", "nowhere", "-o", "X"], "nowhere is not a folder"),
-        (["train", "MODEL", "-o", "X"], "is a model artefact where a tokens artefact is needed"),
-        (
-            ["train", "TOKENS", "-o", "MODEL", *TRAIN, "--seed", "1"],
-            "trained with another config; choose another --out",
-        ),
-        (["train", "TOKENS", "-o", "TOKENS/x", *TRAIN], "which may be replaced; choose another --out"),
-        (["train", "TOKENS", "-o", "n" * 300, *TRAIN], "this path is too long; choose a shorter one"),
-        (["train", "TOKENS", "-o", "X", *TRAIN, "--density", "1e-300"], "density: input should be greater than or"),
-        (["train", "TOKENS", "-o", "X", *TRAIN, "--steps", "1" + "0" * 400], "steps: input should be less than or"),
-        (["train", "TOKENS", "-o", "X", "--watch.pairs", "1000000000000"], "pairs: input should be less than or"),
-        (["train", "TOKENS", "-o", "TOKENS", *TRAIN], "is a tokens artefact where a model artefact is needed"),
-        (["data", "-o", "X", "--vocab-size", "5"], "vocab_size: input should be greater than or equal to 257"),
-        (["data", "-o", "X", "--idioms", "0", "--no-stdlib"], "The corpus is empty"),
-        (["data", "-o", "X", *DATA, "--folders", "nowhere"], "nowhere is not a folder"),
-        (["data", "-o", "X", *DATA, "--folders", "EMPTY"], "holds no .py files; give a folder that does"),
-        (["data", "-o", "MODEL", *DATA], "holds something else than tokens"),
-        (["tasks", "lst"], "There is no 'tasks lst'; use one of list, show, score"),
-        (["tasks", "show", "bracket"], "There is no task called 'bracket'"),
-        (["tasks", "show", TASK, "--pairs", "0"], "ask for at least one"),
-        (["tasks", "show"], "Name a task (`thinwire tasks list` has them), or give --task-file"),
-        (["tasks", "show", f"{TASK}.nonsens"], "There is no control called 'nonsens'; did you mean nonsense"),
-        (["tasks", "show", TASK, "--model", "nowhere"], "nowhere cannot be read"),
-        (["tasks", "show", "--task-file", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
-        (["tasks", "score", "MODEL", "--task-file", "EMPTY"], "is not a file; give a JSON Lines file of pairs"),
-        (["tasks", "show", TASK, "--split", "test"], "'test' for argument '--split'"),
-        (["tasks", "score", "MODEL", "-t", "bracket"], "There is no task called 'bracket'"),
-        (["tasks", "score", "TOKENS"], "is a tokens artefact where a model artefact is needed"),
-        (["prune", "MODEL", "-t", "../../x", *PRUNE], "There is no task called '../../x'"),
-        (["prune", "MODEL", "-t", "[/red]\x1b", *PRUNE], r"There is no task called '[/red]\x1b'"),
-        (["prune", "MODEL", "-t", TASK, *PRUNE, "--target-loss", "0.15"], "The whole model has loss"),
-        (["prune", "MODEL", "-t", TASK, *PRUNE, "--out", "MODEL"], "holds a model where a circuit is to be written"),
-        (["prune", "MODEL", "-t", TASK, *PRUNE, "--tokens", "nowhere"], "nowhere is not a folder"),
-        (["verify", "MODEL"], "is a model artefact where a circuit artefact is needed"),
-        (["verify", "CIRCUIT", "--pairs", "0"], "pairs: input should be greater than or equal to 1"),
-        (["verify", "CIRCUIT", *VERIFY, "--out", "CIRCUIT"], "holds a circuit where a verdict is to be written"),
-        (["view"], "Name at least one circuit folder"),
-        (["view", "CIRCUIT", "--out", "EMPTY"], "is a folder; give the name of an HTML file"),
-        (["view", "CIRCUIT", "--tokens", "MODEL"], "is a model artefact where a tokens artefact is needed"),
-        (["info", "nowhere"], "nowhere is not a thinwire artefact"),
-        (["info", "EMPTY"], "is not a thinwire artefact"),
-        (["doctor", "now"], "Unrecognized options: now; see thinwire doctor --help."),
-    ],
-)
-def test_refusals(
-    words: list[str], said: str, finished: Path, tmp_path: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+def test_refusals(finished: Path, tmp_path: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    places = {"TOKENS": "tokens", "MODEL": "model", "CIRCUIT": f"circuits/{TASK}"}
+    places = {"TOKENS": "tokens", "MODEL": "model", "CIRCUIT": f"circuits/{TASK}", "TOKENS/x": "tokens/x"}
     paths = {name: str(finished / place) for name, place in places.items()} | {"EMPTY": str(tmp_path / "empty")}
     before = stamps(finished)
-    paths["TOKENS/x"] = str(finished / "tokens/x")
-    thinwire(*(paths.get(word, word) for word in words)).refused(said)
-    assert stamps(finished) == before
-    assert not Path("X").exists(), "a run that cannot start leaves no folder"
-    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    for words, said in REFUSALS:
+        thinwire(*(paths.get(word, word) for word in words)).refused(said)
+        assert stamps(finished) == before, words
+        assert [path.name for path in tmp_path.iterdir()] == ["empty"], "a run that cannot start leaves no folder"
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (b'{"steps": ', "invalid JSON"),
-        (b"[1]", "input should be an object"),
-        (b'{"stepz": 1}', "unknown key 'stepz'"),
-        (b'{"model": {"layers": 1}}', "unknown key 'model.layers'"),
-        (b"\xff\xfe", "it is not UTF-8 text"),
-        (b'{"steps": -1}', "greater than or equal to 1"),
-        (b'{"steps": "many"}', "valid integer"),
-        (b'{"density": NaN}', "density: input should be a finite number"),
-        (b'{"steps": 1' + b"0" * 5000 + b"}", "steps"),
-        (b"[" * 100_000, "invalid JSON"),
-        (None, "cannot be read (No such file or directory)"),
-    ],
-)
-def test_config_files(text: bytes | None, said: str, finished: Path, tmp_path: Path, thinwire: Thinwire) -> None:
-    path = tmp_path / "config.json"
-    if text is not None:
-        path.write_bytes(text)
-    thinwire("train", finished / "tokens", "-o", tmp_path / "X", "--config", path).refused("config.json", said)
+CONFIGS: list[tuple[bytes | None, str]] = [
+    (b'{"steps": ', "invalid JSON"),
+    (b"[1]", "input should be an object"),
+    (b'{"stepz": 1}', "unknown key 'stepz'"),
+    (b'{"model": {"layers": 1}}', "unknown key 'model.layers'"),
+    (b"\xff\xfe", "it is not UTF-8 text"),
+    (b'{"steps": -1}', "greater than or equal to 1"),
+    (b'{"steps": "many"}', "valid integer"),
+    (b'{"density": NaN}', "density: input should be a finite number"),
+    (b'{"steps": 1' + b"0" * 5000 + b"}", "number out of range"),
+    (b"[" * 100_000, "invalid JSON"),
+    (None, "cannot be read (No such file or directory)"),
+]
+
+
+def test_config_files(finished: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+    for number, (text, said) in enumerate(CONFIGS):
+        path = tmp_path / f"{number}.config.json"
+        if text is not None:
+            path.write_bytes(text)
+        thinwire("train", finished / "tokens", "-o", tmp_path / "X", "--config", path).refused("config.json", said)
 
 
 FILES = {
@@ -122,19 +117,20 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in FILES.items() for name in names])
-def test_damaged_files(kind: str, name: str, work: Path, thinwire: Thinwire) -> None:
-    whole = (work / kind / name).read_bytes()
-    flipped = bytes([whole[0] ^ 1]) + whole[1:]
-    for content in (whole[: len(whole) // 2], b"", flipped, None):
-        (work / kind / name).unlink()
-        if content is not None:
-            (work / kind / name).write_bytes(content)
-        thinwire("info", work / kind).refused()
-        for words in uses(kind, work):
-            thinwire(*words).refused()
-        (work / kind / name).write_bytes(whole)
-    assert thinwire("info", work / kind).code == 0
+@pytest.mark.parametrize("kind", FILES)
+def test_damaged_files(kind: str, work: Path, thinwire: Thinwire) -> None:
+    for name in FILES[kind]:
+        whole = (work / kind / name).read_bytes()
+        flipped = bytes([whole[0] ^ 1]) + whole[1:]
+        for content in (whole[: len(whole) // 2], b"", flipped, None):
+            (work / kind / name).unlink()
+            if content is not None:
+                (work / kind / name).write_bytes(content)
+            thinwire("info", work / kind).refused()
+            for words in uses(kind, work):
+                thinwire(*words).refused()
+            (work / kind / name).write_bytes(whole)
+        assert thinwire("info", work / kind).code == 0
 
 
 def uses(kind: str, work: Path) -> list[list[object]]:
@@ -192,36 +188,32 @@ def test_prompts_longer_than_the_context(work: Path, thinwire: Thinwire) -> None
     thinwire("prune", work / "short", "-t", TASK, *PRUNE).refused(said)
 
 
-@pytest.mark.parametrize("kind", ["noise", "pickle", "torch", "text"])
-def test_foreign_checkpoints(kind: str, work: Path, thinwire: Thinwire) -> None:
-    weights = work / "model/weights.safetensors"
-    if kind == "torch":
-        torch.save({"model": torch.zeros(3)}, weights)
-    else:
-        exploit = b"\x80\x04cos\nmkdir\n(V" + str(work / "owned").encode() + b"\ntR."
-        weights.write_bytes({"noise": os.urandom(4096), "pickle": exploit, "text": b"<html>"}[kind])
-    thinwire("tasks", "score", work / "model").refused("weights.safetensors is missing, truncated or altered")
-    sign(work / "model")
-    thinwire("tasks", "score", work / "model").refused("is not a readable thinwire weight file")
-    thinwire("info", work / "model").refused("is not a readable thinwire weight file")
-    assert not (work / "owned").exists()
+def test_foreign_checkpoints(work: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+    torch.save({"model": torch.zeros(3)}, tmp_path / "torch.pt")
+    exploit = b"\x80\x04cos\nmkdir\n(V" + str(work / "owned").encode() + b"\ntR."
+    for content in (os.urandom(4096), exploit, (tmp_path / "torch.pt").read_bytes(), b"<html>"):
+        (work / "model/weights.safetensors").write_bytes(content)
+        thinwire("tasks", "score", work / "model").refused("weights.safetensors is missing, truncated or altered")
+        sign(work / "model")
+        thinwire("tasks", "score", work / "model").refused("is not a readable thinwire weight file")
+        thinwire("info", work / "model").refused("is not a readable thinwire weight file")
+        assert not (work / "owned").exists()
 
 
-@pytest.mark.parametrize("content", ["text", "empty config", "empty config and meta", "hub model"])
-def test_foreign_folders_are_left_alone(content: str, work: Path, tmp_path: Path, thinwire: Thinwire) -> None:
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "thesis.txt").write_text("years of work")
-    if content != "text":
-        (folder / "config.json").write_text('{"architectures": ["GPT2"]}' if content == "hub model" else "{}")
-    if content == "empty config and meta":
-        (folder / "meta.json").write_text('{"made": "elsewhere"}')
-    before = stamps(folder)
-    for words in (["info", folder], ["tasks", "score", folder], ["train", folder, "-o", tmp_path / "X"]):
-        thinwire(*words).refused()
-    for verb in makers(work):
-        thinwire(*verb, "--out", folder).refused()
-    assert stamps(folder) == before
+def test_foreign_folders_are_left_alone(work: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+    hub = {"config.json": '{"architectures": ["GPT2"]}'}
+    elsewhere = {"config.json": "{}", "meta.json": '{"made": "elsewhere"}'}
+    for number, files in enumerate(({}, {"config.json": "{}"}, elsewhere, hub)):
+        folder = tmp_path / f"mine{number}"
+        folder.mkdir()
+        for name, text in {"thesis.txt": "years of work", **files}.items():
+            (folder / name).write_text(text)
+        before = stamps(folder)
+        for words in (["info", folder], ["tasks", "score", folder], ["train", folder, "-o", tmp_path / "X"]):
+            thinwire(*words).refused()
+        for verb in makers(work):
+            thinwire(*verb, "--out", folder).refused()
+        assert stamps(folder) == before
 
 
 def makers(work: Path) -> list[list[object]]:

@@ -10,11 +10,11 @@ from cli_workspace import DATA, PRUNE, TASK, TRAIN, VERIFY, Thinwire, stamps
 from thinwire.cli.main import VERBS, main
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "tasks list", "tasks show", "tasks score"])
-def test_help_of_every_verb(verb: str, thinwire: Thinwire) -> None:
-    ran = thinwire(*verb.split(), "--help")
-    assert (ran.code, ran.err) == (0, "")
-    assert f"usage: thinwire {verb}" in ran.out
+def test_help_of_every_verb(thinwire: Thinwire) -> None:
+    for verb in (*VERBS, "tasks list", "tasks show", "tasks score"):
+        ran = thinwire(*verb.split(), "--help")
+        assert (ran.code, ran.err) == (0, "")
+        assert f"usage: thinwire {verb}" in ran.out
 
 
 def test_overview(thinwire: Thinwire) -> None:
@@ -39,7 +39,9 @@ def test_notes_of_the_library_are_lines_of_stderr(capsys: pytest.CaptureFixture,
 
 def test_data(finished: Path, thinwire: Thinwire) -> None:
     before = stamps(finished)
-    found = thinwire("data", "--out", finished / "tokens", *DATA, "--json").json
+    ran = thinwire("data", "--out", finished / "tokens", *DATA, "--json")
+    assert ran.err == f"tokens: 1/1, reused {finished / 'tokens'}\n"
+    found = ran.json
     assert found["out"] == str(finished / "tokens")
     assert found["vocab_size"] == 600
     assert found["idioms_train_tokens"] > 10 * found["idioms_validation_tokens"] > 0
@@ -48,7 +50,9 @@ def test_data(finished: Path, thinwire: Thinwire) -> None:
 
 def test_train(finished: Path, thinwire: Thinwire) -> None:
     before = stamps(finished)
-    found = thinwire("train", finished / "tokens", "--out", finished / "model", *TRAIN, "--json").json
+    ran = thinwire("train", finished / "tokens", "--out", finished / "model", *TRAIN, "--json")
+    assert ran.err == f"training: 30/30, reused {finished / 'model'}\n"
+    found = ran.json
     assert found["out"] == str(finished / "model")
     assert 0 < found["val_loss"] < 6.4
     assert found["val_losses"] == {"idioms": pytest.approx(found["val_loss"])}
@@ -72,7 +76,9 @@ def test_config_file_and_options_in_that_order(finished: Path, tmp_path: Path, t
 
 def test_prune(finished: Path, thinwire: Thinwire) -> None:
     before = stamps(finished)
-    found = thinwire("prune", finished / "model", "--task", TASK, *PRUNE, "--json").json
+    ran = thinwire("prune", finished / "model", "--task", TASK, *PRUNE, "--json")
+    assert ran.err == f"prune {TASK}: 1/1, reused {finished / 'circuits' / TASK}\n"
+    found = ran.json
     assert Path(found["out"]) == finished / "circuits" / TASK
     assert found["task"] == TASK
     assert found["nodes"] >= 0
@@ -109,7 +115,9 @@ def test_frozen_norms_and_masks_of_tokens_reach_the_circuit(work: Path, tmp_path
 
 def test_verify(finished: Path, thinwire: Thinwire) -> None:
     before = stamps(finished)
-    found = thinwire("verify", finished / "circuits" / TASK, *VERIFY, "--json").json
+    ran = thinwire("verify", finished / "circuits" / TASK, *VERIFY, "--json")
+    assert ran.err == f"verify {TASK}: 1/1, reused {finished / 'verdicts' / TASK}\n"
+    found = ran.json
     assert Path(found["out"]) == finished / "verdicts" / TASK
     assert found["task"] == TASK
     for name in ("nodes", "edges", "loss", "accuracy", "necessity_loss", "random_loss", "unpruned_loss", "seconds"):
@@ -124,13 +132,10 @@ def test_view_writes_a_page_and_keeps_the_verdict(work: Path, thinwire: Thinwire
     assert ran.json["out"] == str(work / "some/page.html")
     assert (work / "some/page.html").read_text("utf-8").startswith("<!doctype html>")
     assert stamps(work / "verdicts") == before, "a verdict of other settings is shown, not made again"
+    assert f"reused {work / 'verdicts' / TASK}\n" in ran.err
 
 
-def test_view_makes_a_missing_verdict(work: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thinwire.cli import view
-    from thinwire.verify import VerifyConfig
-
-    monkeypatch.setattr(view, "VerifyConfig", lambda: VerifyConfig(pairs=8, random_circuits=1))
+def test_view_makes_a_missing_verdict(work: Path, thinwire: Thinwire, few_pairs: None) -> None:
     (work / "verdicts" / TASK / "meta.json").unlink()
     (work / "verdicts" / TASK / "config.json").unlink()
     (work / "verdicts" / TASK / "verdict.json").unlink()
@@ -144,15 +149,15 @@ def test_view_as_text(finished: Path, thinwire: Thinwire) -> None:
     assert thinwire("view", finished / "circuits" / TASK, "--text", "--json").json["circuits"] == [ran.out[:-1]]
 
 
-@pytest.mark.parametrize("kind", ["tokens", "model", f"circuits/{TASK}", f"verdicts/{TASK}"])
-def test_info(kind: str, finished: Path, thinwire: Thinwire) -> None:
-    found = thinwire("info", finished / kind, "--json").json
-    assert found["out"] == str(finished / kind)
-    assert found["kind"] == kind.split("/")[0].removesuffix("s").replace("token", "tokens")
-    assert len(found["id"]) == 16
-    assert found["bytes"] > 0
-    lines = thinwire("info", finished / kind).out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == list(found)
+def test_info(finished: Path, thinwire: Thinwire) -> None:
+    places = {"tokens": "tokens", "model": "model", "circuit": f"circuits/{TASK}", "verdict": f"verdicts/{TASK}"}
+    for kind, place in places.items():
+        found = thinwire("info", finished / place, "--json").json
+        assert (found["out"], found["kind"]) == (str(finished / place), kind)
+        assert len(found["id"]) == 16
+        assert found["bytes"] > 0
+        lines = thinwire("info", finished / place).out.splitlines()
+        assert [line.split("  ")[0] for line in lines] == list(found)
 
 
 def test_doctor(thinwire: Thinwire) -> None:

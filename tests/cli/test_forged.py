@@ -1,14 +1,17 @@
 """Artefacts whose files are hostile but fit their hashes: refused in one sentence, and nothing outside is touched."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import pytest
 from cli_workspace import PRUNE, TASK, TRAIN, VERIFY, Thinwire, sign, stamps
 
 HUGE = 10**30
 DEEP = "[" * 50_000 + "]" * 50_000
+
+
+Edit = Callable[[dict], dict] | str
+"""A change of the contents of a JSON file, or the text that replaces it."""
 
 
 def at(*path: str | int, value: object) -> Callable[[dict], dict]:
@@ -24,137 +27,146 @@ def at(*path: str | int, value: object) -> Callable[[dict], dict]:
     return edit
 
 
-def forge(path: Path, change: Callable[[dict], object] | str) -> None:
-    text = change if isinstance(change, str) else json.dumps(change(json.loads(path.read_text())))
-    path.write_text(text)
+def edited(text: str, change: Edit) -> str:
+    """The text of a JSON file after an edit, or the text that replaces it."""
+    return change if isinstance(change, str) else json.dumps(change(json.loads(text)))
+
+
+def forged(path: Path, changes: Sequence[Edit]) -> Iterator[Edit]:
+    """Forge a file by each of the edits in turn, with a meta.json that fits it; afterwards it is whole again."""
+    whole = path.read_text()
+    for change in changes:
+        path.write_text(edited(whole, change))
+        sign(path.parent)
+        yield change
+    path.write_text(whole)
     sign(path.parent)
 
 
 NOT_OBJECTS = ["", "null", "[]", "3", '"text"', "NaN", DEEP, '{"a": 1e999}', "\x00"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *NOT_OBJECTS,
-        at("task", value="../../../outside"),
-        at("task", value=7),
-        at("task", value=None),
-        at("task", value="[/red]\x1b[31m\n<script>"),
-        at("shape", value=[]),
-        at("shape", "d_model", value=HUGE),
-        at("shape", "d_model", value=2**40),
-        at("shape", "n_layers", value=10**9),
-        at("shape", "n_layers", value="many"),
-        at("shape", "context", value=-1),
-        at("nodes", value={"0.attn.q:99999.0": 1.0}),
-        at("nodes", value={"9.attn.q:0.0": 1.0}),
-        at("nodes", value={"0.attn.q:0.0": "strong"}),
-        at("nodes", value={"0.attn.q:0.0": [1]}),
-        at("nodes", value={"../../x": 1.0}),
-        at("nodes", value=[1, 2]),
-        at("nodes", value=HUGE),
-        at("calibration", value={"scale": "x", "shift": 0}),
-        at("calibration", value={"scale": float("nan"), "shift": 0}),
-        at("calibration", value=[1, 2]),
-        at("prompt_tokens", value=["a"]),
-        at("prompt_tokens", value=[HUGE]),
-        at("prompt_tokens", value=[-5]),
-        at("prompt_tokens", value=[600]),
-        at("prompt_tokens", value=3),
-        at("removed_tokens", value=[3]),
-        at("removed_tokens", value=[600]),
-        at("removed_tokens", value=["a"]),
-        at("frozen_norms", value="yes"),
-        at("answer_tokens", value=[[1]]),
-        at("answer_tokens", value=[10**6]),
-        at("extra", value=1),
-    ],
-)
-def test_forged_circuit(change: Callable[[dict], dict] | str, work: Path, thinwire: Thinwire) -> None:
+CIRCUITS: list[Edit] = [
+    *NOT_OBJECTS,
+    at("task", value="../../../outside"),
+    at("task", value=7),
+    at("task", value=None),
+    at("task", value="[/red]\x1b[31m\n<script>"),
+    at("shape", value=[]),
+    at("shape", "d_model", value=HUGE),
+    at("shape", "d_model", value=2**40),
+    at("shape", "n_layers", value=10**9),
+    at("shape", "n_layers", value="many"),
+    at("shape", "context", value=-1),
+    at("nodes", value={"0.attn.q:99999.0": 1.0}),
+    at("nodes", value={"9.attn.q:0.0": 1.0}),
+    at("nodes", value={"0.attn.q:0.0": "strong"}),
+    at("nodes", value={"0.attn.q:0.0": [1]}),
+    at("nodes", value={"../../x": 1.0}),
+    at("nodes", value=[1, 2]),
+    at("nodes", value=HUGE),
+    at("calibration", value={"scale": "x", "shift": 0}),
+    at("calibration", value={"scale": float("nan"), "shift": 0}),
+    at("calibration", value=[1, 2]),
+    at("prompt_tokens", value=["a"]),
+    at("prompt_tokens", value=[HUGE]),
+    at("prompt_tokens", value=[-5]),
+    at("prompt_tokens", value=[600]),
+    at("prompt_tokens", value=3),
+    at("removed_tokens", value=[3]),
+    at("removed_tokens", value=[600]),
+    at("removed_tokens", value=["a"]),
+    at("frozen_norms", value="yes"),
+    at("answer_tokens", value=[[1]]),
+    at("answer_tokens", value=[10**6]),
+    at("extra", value=1),
+]
+
+
+def test_forged_circuit(work: Path, thinwire: Thinwire) -> None:
     circuit = work / "circuits" / TASK
-    forge(circuit / "circuit.json", change)
-    before = stamps(work.parent)
-    for words in (["info", circuit], ["view", circuit], ["view", circuit, "--text"], ["verify", circuit, *VERIFY]):
-        thinwire(*words).refused()
-    assert stamps(work.parent) == before
+    for _ in forged(circuit / "circuit.json", CIRCUITS):
+        before = stamps(work.parent)
+        for words in (["info", circuit], ["view", circuit], ["view", circuit, "--text"], ["verify", circuit, *VERIFY]):
+            thinwire(*words).refused()
+        assert stamps(work.parent) == before
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *NOT_OBJECTS,
-        at("d_model", value=HUGE),
-        at("d_model", value=2**36),
-        at("d_model", value=64),
-        at("n_layers", value=10**12),
-        at("n_layers", value=2),
-        at("vocab_size", value=2**33),
-        at("context", value=2**60),
-        at("mlp_ratio", value=1e300),
-        at("mlp_ratio", value=float("nan")),
-        at("positions", value="concatenated"),
-        at("active_sites", value=["attn.q"] * 3),
-        at("active_sites", value=3),
-        at("extra", value=1),
-    ],
-)
-def test_forged_model(change: Callable[[dict], dict] | str, work: Path, thinwire: Thinwire) -> None:
-    forge(work / "model/model.json", change)
-    before = stamps(work.parent)
-    for words in (["info", work / "model"], ["tasks", "score", work / "model"]):
-        thinwire(*words).refused()
-    thinwire("prune", work / "model", "-t", TASK, *PRUNE, "--out", work.parent / "new").refused()
-    assert stamps(work.parent) == before
+MODELS: list[Edit] = [
+    *NOT_OBJECTS,
+    at("d_model", value=HUGE),
+    at("d_model", value=2**36),
+    at("d_model", value=64),
+    at("n_layers", value=10**12),
+    at("n_layers", value=2),
+    at("vocab_size", value=2**33),
+    at("context", value=2**60),
+    at("mlp_ratio", value=1e300),
+    at("mlp_ratio", value=float("nan")),
+    at("positions", value="concatenated"),
+    at("active_sites", value=["attn.q"] * 3),
+    at("active_sites", value=3),
+    at("extra", value=1),
+]
 
 
-@pytest.mark.parametrize("change", [*NOT_OBJECTS, at("edges", value="many"), at("heldout_loss", value=None)])
-def test_forged_scores(change: Callable[[dict], dict] | str, work: Path, thinwire: Thinwire) -> None:
+def test_forged_model(work: Path, thinwire: Thinwire) -> None:
+    for _ in forged(work / "model/model.json", MODELS):
+        before = stamps(work.parent)
+        for words in (["info", work / "model"], ["tasks", "score", work / "model"]):
+            thinwire(*words).refused()
+        thinwire("prune", work / "model", "-t", TASK, *PRUNE, "--out", work.parent / "new").refused()
+        assert stamps(work.parent) == before
+
+
+def test_forged_scores(work: Path, thinwire: Thinwire) -> None:
     circuit = work / "circuits" / TASK
-    forge(circuit / "summary.json", change)
-    for words in (["info", circuit], ["view", circuit], ["view", circuit, "--text"], ["verify", circuit, *VERIFY]):
-        thinwire(*words).refused("does not hold a readable circuit")
+    edits = [*NOT_OBJECTS, at("edges", value="many"), at("heldout_loss", value=None)]
+    for _ in forged(circuit / "summary.json", edits):
+        for words in (["info", circuit], ["view", circuit], ["view", circuit, "--text"], ["verify", circuit, *VERIFY]):
+            thinwire(*words).refused("does not hold a readable circuit")
 
 
-@pytest.mark.parametrize("change", [*NOT_OBJECTS, at("extra", value=1), at("val_loss", value="low")])
-def test_forged_summary(change: Callable[[dict], dict] | str, work: Path, thinwire: Thinwire) -> None:
-    forge(work / "model/summary.json", change)
-    thinwire("info", work / "model").refused("does not hold a readable summary.json")
-    thinwire("train", work / "tokens", "-o", work / "model", *TRAIN).refused("summary.json")
+def test_forged_summary(work: Path, thinwire: Thinwire) -> None:
+    for _ in forged(work / "model/summary.json", [*NOT_OBJECTS, at("extra", value=1), at("val_loss", value="low")]):
+        thinwire("info", work / "model").refused("does not hold a readable summary.json")
+        thinwire("train", work / "tokens", "-o", work / "model", *TRAIN).refused("summary.json")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [*NOT_OBJECTS, at("measurements", value=3), at("measurements", 0, "value", value="low"), at("edges", value="x")],
-)
-def test_forged_verdict(change: Callable[[dict], dict] | str, work: Path, thinwire: Thinwire) -> None:
+def test_forged_verdict(work: Path, thinwire: Thinwire) -> None:
     verdict = work / "verdicts" / TASK
-    forge(verdict / "verdict.json", change)
-    thinwire("info", verdict).refused("does not hold a readable verdict")
-    assert thinwire("verify", work / "circuits" / TASK, *VERIFY).code == 0, "it is made again"
-    assert thinwire("info", verdict).code == 0
+    edits = [
+        *NOT_OBJECTS,
+        at("measurements", value=3),
+        at("measurements", 0, "value", value="low"),
+        at("edges", value="x"),
+    ]
+    for _ in forged(verdict / "verdict.json", edits):
+        thinwire("info", verdict).refused("does not hold a readable verdict")
+        assert thinwire("verify", work / "circuits" / TASK, *VERIFY).code == 0, "it is made again"
+        assert thinwire("info", verdict).code == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        *[("stats.json", text) for text in NOT_OBJECTS],
-        ("stats.json", at("parts", 0, "part", value="../../x")),
-        ("stats.json", at("parts", value=[])),
-        ("stats.json", at("vocab_size", value=601)),
-        *[("tokenizer.json", text) for text in NOT_OBJECTS],
-        ("tokenizer.json", at("model", "vocab", value={"a": HUGE})),
-        ("tokenizer.json", at("model", "merges", value=["a"])),
-        ("tokenizer.json", at("pre_tokenizer", value=None)),
-        ("config.json", at("seed", value=HUGE)),
-        ("config.json", at("folders", value=[3])),
-    ],
-)
-def test_forged_tokens(name: str, change: Callable[[dict], dict] | str, work: Path, thinwire: Thinwire) -> None:
-    forge(work / "tokens" / name, change)
-    thinwire("info", work / "tokens").refused()
-    thinwire("train", work / "tokens", "-o", work / "new", *TRAIN).refused()
-    assert not (work / "new").exists()
+TOKENS: list[tuple[str, Edit]] = [
+    *[("stats.json", text) for text in NOT_OBJECTS],
+    ("stats.json", at("parts", 0, "part", value="../../x")),
+    ("stats.json", at("parts", value=[])),
+    ("stats.json", at("vocab_size", value=601)),
+    *[("tokenizer.json", text) for text in NOT_OBJECTS],
+    ("tokenizer.json", at("model", "vocab", value={"a": HUGE})),
+    ("tokenizer.json", at("model", "merges", value=["a"])),
+    ("tokenizer.json", at("pre_tokenizer", value=None)),
+    ("config.json", at("seed", value=HUGE)),
+    ("config.json", at("folders", value=[3])),
+]
+
+
+def test_forged_tokens(work: Path, thinwire: Thinwire) -> None:
+    for name, change in TOKENS:
+        for _ in forged(work / "tokens" / name, [change]):
+            thinwire("info", work / "tokens").refused()
+            thinwire("train", work / "tokens", "-o", work / "new", *TRAIN).refused()
+            assert not (work / "new").exists()
 
 
 def test_token_that_is_not_in_the_vocabulary(work: Path, thinwire: Thinwire) -> None:
@@ -164,31 +176,40 @@ def test_token_that_is_not_in_the_vocabulary(work: Path, thinwire: Thinwire) -> 
     thinwire("train", work / "tokens", "-o", work / "new", *TRAIN).refused("do not fit its tokenizer")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *NOT_OBJECTS,
-        at("version", value=HUGE),
-        at("version", value="1"),
-        at("format", value="../../x"),
-        at("format", value="[red]\x1b"),
-        at("parents", value={"model": 3}),
-        at("files", value={"../../../etc/passwd": {"bytes": 1, "sha256": ""}}),
-        at("files", value={"/etc/passwd": {"bytes": 1, "sha256": ""}}),
-        at("files", value={"\x00": {"bytes": 1, "sha256": ""}}),
-        at("files", value={"": {"bytes": 1, "sha256": ""}}),
-        at("files", value={"x" * 5000: {"bytes": 1, "sha256": ""}}),
-        at("files", value={}),
-        at("files", "circuit.json", "bytes", value=-1),
-        at("seed", value=HUGE),
-        at("thinwire", value="[red]\x1b[31m\n"),
-    ],
-)
-def test_forged_meta(change: Callable[[dict], dict] | str, work: Path, thinwire: Thinwire) -> None:
+HARMLESS: list[Edit] = [
+    at("version", value="1"),
+    at("files", value={}),
+    at("seed", value=HUGE),
+    at("thinwire", value="[red]\x1b[31m\n"),
+]
+"""Edits of meta.json that change nothing that is read."""
+METAS: list[Edit] = [
+    *HARMLESS,
+    *NOT_OBJECTS,
+    at("version", value=HUGE),
+    at("format", value="../../x"),
+    at("format", value="[red]\x1b"),
+    at("parents", value={"model": 3}),
+    at("files", value={"../../../etc/passwd": {"bytes": 1, "sha256": ""}}),
+    at("files", value={"/etc/passwd": {"bytes": 1, "sha256": ""}}),
+    at("files", value={"\x00": {"bytes": 1, "sha256": ""}}),
+    at("files", value={"": {"bytes": 1, "sha256": ""}}),
+    at("files", value={"x" * 5000: {"bytes": 1, "sha256": ""}}),
+    at("files", "circuit.json", "bytes", value=-1),
+]
+
+
+def test_forged_meta(work: Path, thinwire: Thinwire, few_pairs: None) -> None:
     meta = work / "circuits" / TASK / "meta.json"
-    meta.write_text(change if isinstance(change, str) else json.dumps(change(json.loads(meta.read_text()))))
-    for words in (["info", meta.parent], ["view", meta.parent]):
-        ran = thinwire(*words)
-        assert "\x1b" not in ran.out + ran.err
-        if ran.code:  # a seed or a version of thinwire is whatever it says
-            ran.refused()
+    whole, accepted = meta.read_text(), list[Edit]()
+    for change in METAS:
+        meta.write_text(edited(whole, change))
+        for words in (["info", meta.parent], ["view", meta.parent]):
+            ran = thinwire(*words)
+            assert "\x1b" not in ran.out + ran.err
+            if ran.code:
+                ran.refused()
+            else:
+                accepted.append(change)
+    harmless = [change for change in HARMLESS for _ in ("info", "view")]
+    assert accepted == harmless

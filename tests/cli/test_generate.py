@@ -139,33 +139,33 @@ def test_line_breaks_that_the_shell_left_are_noted(thinwire: Thinwire) -> None:
     assert "Note" not in thinwire(*words, 'print("\\n")\n').err
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "Missing from thinwire generate: PATH"),
-        (["nowhere"], "nowhere is not a folder"),
-        (["MODEL", "--temperature", "-0.1"], "temperature: input should be greater than or equal to 0"),
-        (["MODEL", "--temperature", "nan"], "temperature: input should be a finite number"),
-        (["MODEL", "--top-p", "0"], "top_p: input should be greater than 0"),
-        (["MODEL", "--top-p", "1.01"], "top_p: input should be less than or equal to 1"),
-        (["MODEL", "--top-k", "0"], "top_k: input should be greater than or equal to 1"),
-        (["MODEL", "--tokens", "0"], "tokens: input should be greater than or equal to 1"),
-        (["MODEL", "--seed", "-1"], "seed: input should be greater than or equal to 0"),
-        (["MODEL", "--samples", "0"], "0 samples are not possible; ask for 1 to 1024"),
-        (["MODEL", "--samples", "9999999"], "ask for 1 to 1024"),
-        (["MODEL", "--prompt", "a", "--prompt-file", "b"], "Give either --prompt or --prompt-file, not both"),
-        (["MODEL", "--prompt", "import os\n" * 100], "tokens does not fit the context of 128; shorten it"),
-        (["MODEL", "--prompt", "caf\udcc3"], "Character 3 of the text is half a surrogate pair"),
-        (["MODEL", "--prompt-file", "nowhere.py"], "nowhere.py cannot be read (No such file or directory)"),
-        (["MODEL", "--prompt-file", "."], ". cannot be read (Is a directory)"),
-        (["MODEL", "--prompt-file", "BINARY"], "is not UTF-8 text; give text"),
-        (["MODEL", "--prompt-file", "/dev/zero"], "/dev/zero is larger than 1 MiB; give the end of it"),
-    ],
-)
-def test_refusals(words: list[str], said: str, model: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+REFUSALS: list[tuple[list[str], str]] = [
+    ([], "Missing from thinwire generate: PATH"),
+    (["nowhere"], "nowhere is not a folder"),
+    (["MODEL", "--temperature", "-0.1"], "temperature: input should be greater than or equal to 0"),
+    (["MODEL", "--temperature", "nan"], "temperature: input should be a finite number"),
+    (["MODEL", "--top-p", "0"], "top_p: input should be greater than 0"),
+    (["MODEL", "--top-p", "1.01"], "top_p: input should be less than or equal to 1"),
+    (["MODEL", "--top-k", "0"], "top_k: input should be greater than or equal to 1"),
+    (["MODEL", "--tokens", "0"], "tokens: input should be greater than or equal to 1"),
+    (["MODEL", "--seed", "-1"], "seed: input should be greater than or equal to 0"),
+    (["MODEL", "--samples", "0"], "0 samples are not possible; choose 1 to 1024"),
+    (["MODEL", "--samples", "9999999"], "choose 1 to 1024"),
+    (["MODEL", "--prompt", "a", "--prompt-file", "b"], "Give either --prompt or --prompt-file, not both"),
+    (["MODEL", "--prompt", "import os\n" * 100], "tokens does not fit the context of 128; shorten it"),
+    (["MODEL", "--prompt", "caf\udcc3"], "Character 3 of the text is half a surrogate pair"),
+    (["MODEL", "--prompt-file", "nowhere.py"], "nowhere.py cannot be read (No such file or directory)"),
+    (["MODEL", "--prompt-file", "."], ". cannot be read (Is a directory)"),
+    (["MODEL", "--prompt-file", "BINARY"], "is not UTF-8 text; give text"),
+    (["MODEL", "--prompt-file", "/dev/zero"], "/dev/zero is larger than 1 MiB; give the end of it"),
+]
+
+
+def test_refusals(model: Path, tmp_path: Path, thinwire: Thinwire) -> None:
     (tmp_path / "binary").write_bytes(b"\x7fELF\x02\xff\xfe\x00")
     places = {"MODEL": str(model), "BINARY": str(tmp_path / "binary")}
-    thinwire("generate", *(places.get(word, word) for word in words)).refused(said)
+    for words, said in REFUSALS:
+        thinwire("generate", *(places.get(word, word) for word in words)).refused(said)
 
 
 def test_interrupted(thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:

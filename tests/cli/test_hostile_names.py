@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import pytest
 from cli_workspace import DATA, PRUNE, TASK, TRAIN, VERIFY, Thinwire
 
 NAMES = [b"[red]x[blue].py", b"\x1b[31mred.py", b"<script>alert(1)<", b"a\nb.py", b"\xff\xfe.py", "\u202e.py".encode()]
@@ -19,25 +18,27 @@ def clean(text: str) -> bool:
     return all(c.isprintable() or c == "\n" for c in text)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if b"\xff" not in name])
-def test_folder_names(name: bytes, work: Path, tmp_path: Path, thinwire: Thinwire) -> None:
-    folder = Path(os.fsdecode(bytes(tmp_path) + b"/" + name))
-    for ran in (thinwire("info", folder), thinwire("view", folder), thinwire("tasks", "score", folder)):
-        ran.refused()
-        assert clean(ran.err)
-    work.rename(folder)
-    circuit = folder / "circuits" / TASK
-    for words in (
-        ["info", folder / "tokens"],
-        ["prune", folder / "model", "-t", TASK, *PRUNE, "--seed", "3"],
-        ["verify", circuit, *VERIFY],
-        ["view", circuit],
-        ["view", circuit, "--json"],
-    ):
-        ran = thinwire(*words)
-        assert ran.code == 0, ran
-        assert clean(ran.out + ran.err)
-    assert thinwire("view", circuit, "--json").json["out"] == str(folder / "index.html")
+def test_folder_names(work: Path, tmp_path: Path, thinwire: Thinwire) -> None:
+    place = work
+    for seed, name in enumerate((name for name in NAMES if b"\xff" not in name), start=3):
+        folder = Path(os.fsdecode(bytes(tmp_path) + b"/" + name))
+        for ran in (thinwire("info", folder), thinwire("view", folder), thinwire("tasks", "score", folder)):
+            ran.refused()
+            assert clean(ran.err)
+        place = place.rename(folder)
+        circuit = folder / "circuits" / TASK
+        for words in (
+            ["info", folder / "tokens"],
+            ["prune", folder / "model", "-t", TASK, *PRUNE, "--seed", seed],
+            ["prune", folder / "model", "-t", TASK, *PRUNE, "--seed", seed],  # names what it reuses
+            ["verify", circuit, *VERIFY],
+            ["view", circuit],
+            ["view", circuit, "--json"],
+        ):
+            ran = thinwire(*words)
+            assert ran.code == 0, ran
+            assert clean(ran.out + ran.err)
+        assert thinwire("view", circuit, "--json").json["out"] == str(folder / "index.html")
 
 
 def test_corpus_of_hostile_files(tmp_path: Path, thinwire: Thinwire) -> None:

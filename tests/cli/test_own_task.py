@@ -12,9 +12,8 @@ from cli_workspace import PRUNE, TASK, VERIFY, Ran, Thinwire, stamps
 
 from thinwire import artifact
 from thinwire.circuit import Circuit
-from thinwire.cli import view
 from thinwire.prune import PruneConfig
-from thinwire.verify import Verdict, VerifyConfig
+from thinwire.verify import Verdict
 
 OTHER_FILE = "circuit is of a task from another file; give the file it was pruned on"
 
@@ -33,12 +32,6 @@ def write(path: Path, word: str) -> Path:
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-@pytest.fixture
-def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verdicts that `view` makes are of few pairs."""
-    monkeypatch.setattr(view, "VerifyConfig", lambda: VerifyConfig(pairs=8, random_circuits=1))
 
 
 def made(ran: Ran) -> dict:
@@ -124,4 +117,4 @@ def test_info_says_how_a_circuit_runs(work: Path, thinwire: Thinwire) -> None:
     other = replace(circuit, wires=(), frozen_norms=True, removed_tokens=(3, 5), held_embedding=held)
     other.save(work / "circuits/other", PruneConfig(), model)
     found = made(thinwire("info", work / "circuits/other", "--json"))
-    assert (found["wires"], found["frozen_norms"], found["removed_tokens"]) == (0, True, 2)
+    assert (found["kept_edges"], found["frozen_norms"], found["removed_tokens"]) == (0, True, 2)

@@ -58,28 +58,25 @@ def test_table(thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "DOES NOT FIT" not in fitting
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "Name a preset or a JSON config first"),
-        (["--ranks", "2", "tiny"], "Name a preset or a JSON config first"),
-        (["tinny"], "'tinny' is neither a file nor a preset; the presets are tiny, "),
-        (["tiny", "--device", "tpu"], "There is no device 'tpu'; give --device as one of h200, h100, a100"),
-        (["tiny", "--device", "h200", "--ranks", "3"], "A batch of 16 sequences cannot be shared equally by 3 ranks"),
-        (["tiny", "--device", "h200", "--ranks", "0"], "A run needs at least one rank"),
-        (["tiny", "--device", "h200", "--parallel", "fsdp"], "fsdp spreads a model over several ranks"),
-        (["tiny", "--device", "h200", "--model.d-model", "7"], "d_model 7 is not a multiple of d_head 16"),
-        (["tiny", "--device", "h200", "--floor", "40"], "A floor of 40 needs"),
-        (["tiny", "--device", "h200", "--batch-size", "0"], "batch_size: input should be greater"),
-        (["tiny", "--device", "h200", "--rates", "nowhere.json"], "nowhere.json cannot be read"),
-        (["tiny", "--device", "h200", "--steps", "x"], "Error parsing --steps"),
-    ],
-)
-def test_refusals(words: list[str], said: str, thinwire: Thinwire) -> None:
-    thinwire("plan", *words).refused(said)
+REFUSALS: list[tuple[list[str], str]] = [
+    ([], "Name a preset or a JSON config first"),
+    (["--ranks", "2", "tiny"], "Name a preset or a JSON config first"),
+    (["tinny"], "'tinny' is neither a file nor a preset; the presets are tiny, "),
+    (["tiny", "--device", "tpu"], "There is no device 'tpu'; give --device as one of h200, h100, a100"),
+    (["tiny", "--device", "h200", "--ranks", "3"], "A batch of 16 sequences cannot be shared equally by 3 ranks"),
+    (["tiny", "--device", "h200", "--ranks", "0"], "A run needs at least one rank"),
+    (["tiny", "--device", "h200", "--parallel", "fsdp"], "fsdp spreads a model over several ranks"),
+    (["tiny", "--device", "h200", "--model.d-model", "7"], "d_model 7 is not a multiple of d_head 16"),
+    (["tiny", "--device", "h200", "--floor", "40"], "A floor of 40 needs"),
+    (["tiny", "--device", "h200", "--batch-size", "0"], "batch_size: input should be greater"),
+    (["tiny", "--device", "h200", "--rates", "nowhere.json"], "nowhere.json cannot be read"),
+    (["tiny", "--device", "h200", "--steps", "x"], "Error parsing --steps"),
+]
 
 
-def test_a_bad_file_is_refused(thinwire: Thinwire, tmp_path: Path) -> None:
+def test_refusals(thinwire: Thinwire, tmp_path: Path) -> None:
+    for words, said in REFUSALS:
+        thinwire("plan", *words).refused(said)
     (tmp_path / "run.json").write_text('{"stepz": 3}')
     thinwire("plan", tmp_path / "run.json", "--device", "h200").refused("unknown key 'stepz'")
 

@@ -1,4 +1,4 @@
-"""thinwire prune with many tasks and models: what is planned, done, passed over, recorded and shown."""
+"""thinwire prune with many tasks and models: what is planned, run, reused, recorded and shown."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -71,12 +71,12 @@ def test_the_table_is_what_single_runs_find(work: Path, thinwire: Thinwire, jobs
 
 def test_done_jobs_are_passed_over(work: Path, thinwire: Thinwire, jobs: list[Job]) -> None:
     first = thinwire("prune", work / "model", *BOTH)
-    assert "1 of 2 jobs were done before" in first.err
+    assert "reused 1 of 2 jobs" in first.err
     assert f"2/2 work {OTHER}: " in first.err
     before = stamps(work / "circuits")
     again = thinwire("prune", work / "model", *BOTH)
     assert (again.code, again.out) == (0, first.out)
-    assert "2 of 2 jobs were done before" in again.err
+    assert "reused 2 of 2 jobs" in again.err
     assert stamps(work / "circuits") == before
     assert len(jobs) == 1
     thinwire("prune", work / "model", *BOTH, "--seed", "3")
@@ -114,7 +114,7 @@ def test_sizes_at_further_targets_are_drawn(work: Path, tmp_path: Path, thinwire
     drawn = plot.read_text(encoding="utf-8")
     assert work.name in drawn
     assert "2 tasks" in drawn
-    thinwire("prune", work / "model", *BOTH, "--plot", plot).refused("--plot draws the sizes that --ladder asks for")
+    thinwire("prune", work / "model", *BOTH, "--plot", plot).refused("give --ladder target losses")
 
 
 def test_a_search_shows_its_best_trials(work: Path, thinwire: Thinwire) -> None:
@@ -173,25 +173,24 @@ def test_a_task_of_ones_own(work: Path, tmp_path: Path, thinwire: Thinwire, jobs
     assert stamps(work / "circuits/closing") != before, "another file of that name is another task"
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["MODEL"], "Name a task with --task, or give --tasks all"),
-        (["--tasks", "all"], "Give the folder of a model"),
-        (["MODEL", "--task", TASK, "--tasks", "all"], "Give either --task or --tasks"),
-        (
-            ["MODEL", "--tasks", "bracket_count"],
-            "There is no task called 'bracket_count'; did you mean bracket_counting",
-        ),
-        (["MODEL", "--tasks", "all", "--workers", "0"], "--workers 0 does no job; give at least 1"),
-        (["MODEL", "nowhere", "--tasks", "all"], "nowhere is not a folder"),
-        (["MODEL", "--tasks", "all", "--out", "MODEL"], "lies in the artefact"),
-    ],
-)
-def test_refused_before_any_job(
-    words: list[str], said: str, finished: Path, thinwire: Thinwire, jobs: list[Job]
-) -> None:
-    thinwire("prune", *(str(finished / "model") if word == "MODEL" else word for word in words), *PRUNE).refused(said)
+REFUSALS: list[tuple[list[str], str]] = [
+    (["MODEL"], "Name a task with --task, or give --tasks all"),
+    (["--tasks", "all"], "Give the folder of a model"),
+    (["MODEL", "--task", TASK, "--tasks", "all"], "Give either --task or --tasks"),
+    (
+        ["MODEL", "--tasks", "bracket_count"],
+        "There is no task called 'bracket_count'; did you mean bracket_counting",
+    ),
+    (["MODEL", "--tasks", "all", "--workers", "0"], "--workers 0 runs no job; give at least 1"),
+    (["MODEL", "nowhere", "--tasks", "all"], "nowhere is not a folder"),
+    (["MODEL", "--tasks", "all", "--out", "MODEL"], "lies in the artefact"),
+]
+
+
+def test_refused_before_any_job(finished: Path, thinwire: Thinwire, jobs: list[Job]) -> None:
+    for words, said in REFUSALS:
+        given = (str(finished / "model") if word == "MODEL" else word for word in words)
+        thinwire("prune", *given, *PRUNE).refused(said)
     assert jobs == []
 
 

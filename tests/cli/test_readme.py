@@ -54,6 +54,7 @@ def test_table_of_stages(tmp_path: Path, thinwire: Thinwire) -> None:
     assert (tmp_path / "W/circuits" / TASK).is_dir()
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(([\w./-]+)\)", README))
-def test_links_lead_somewhere(path: str) -> None:
-    assert (ROOT / path).exists()
+def test_links_lead_somewhere() -> None:
+    paths = re.findall(r"\]\(([\w./-]+)\)", README)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []

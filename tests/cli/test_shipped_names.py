@@ -37,7 +37,7 @@ def test_info_lists_the_shipped_models(models: Path, thinwire: Thinwire, monkeyp
     assert f"{rows[0]['nonzeros']:,}" in thinwire("info").out
     assert thinwire("info", "toy", "--json").json == thinwire("info", models / "toy", "--json").json
     monkeypatch.setattr(shipped, "root", lambda: models / "nowhere")
-    assert thinwire("info").out == "This installation holds no shipped models.\n"
+    assert thinwire("info").out == "This installation has no shipped models.\n"
     assert thinwire("info", "--json").json == {"models": []}
 
 

@@ -9,7 +9,7 @@ from cli_workspace import DATA, PRUNE, TASK, TRAIN, Thinwire, stamps, start, wai
 
 from thinwire.cli import common
 
-LONG = [*TRAIN, "--steps", "400"]
+LONG = [*TRAIN, "--steps", "120", "--log-every", "1"]
 SLOW_DATA = [*DATA, "--idioms", "20000"]
 
 
@@ -88,13 +88,13 @@ def test_interrupted_pruning(work: Path, thinwire: Thinwire, monkeypatch: pytest
         patch.setattr(common, "_lines", lambda title: interrupt)
         ran = thinwire(*words)
     assert ran.code == 1
-    assert ran.err == "thinwire: Interrupted; finished artefacts are intact, and the same command goes on.\n"
+    assert ran.err == "thinwire: Interrupted; finished artefacts are intact, and the same command continues.\n"
     assert stamps(work) == before
     assert thinwire(*words).code == 0
 
 
 def test_reader_that_leaves() -> None:
-    with start("tasks", "show", TASK, "--pairs", "3000") as process:
+    with start("tasks", "show", TASK, "--pairs", "1000") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "pair 1\n"

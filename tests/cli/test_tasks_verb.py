@@ -33,7 +33,7 @@ def test_list(thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = thinwire("tasks", "list").out.splitlines()
     assert max(map(len, shown)) <= 80
     assert all(sum(f"│ {name} " in line for line in shown) == 1 for name in TASKS)
-    assert shown[-1].strip() == "Controls, with other answers: NAME.nonsense, NAME.swapped, NAME.constant."
+    assert shown[-1].strip() == "Controls with other answers: NAME.nonsense, NAME.swapped, NAME.constant."
     assert thinwire("tasks").code == 0
 
 
@@ -60,22 +60,22 @@ def test_show_with_tokens(thinwire: Thinwire) -> None:
     assert f"{json.dumps(with_side['prompt'][-8:])[1:]}, " in shown
 
 
-@pytest.mark.parametrize("task", ["else_elif", "else_elif.swapped", "else_elif.constant"])
-def test_show_an_answer_that_is_anything_else(task: str, thinwire: Thinwire) -> None:
-    (pair,) = thinwire("tasks", "show", task, "--model", SHIPPED, "--pairs", "1", "--json").json["pairs"]
-    expected = {"else_elif": [":\n", ""], "else_elif.swapped": ["", ":\n"], "else_elif.constant": [":\n", ":\n"]}[task]
-    assert pair["answers"] == expected
-    assert [choice["target"] or "" for choice in pair["choices"]] == expected
-    shown = thinwire("tasks", "show", task, "-m", SHIPPED, "--pairs", "1").out
-    assert shown.count('→ ":\\n"') == expected.count(":\n")
-    assert shown.count('→ not ":\\n"') == expected.count("")
-    assert shown.count("anything else") == 2
+def test_show_an_answer_that_is_anything_else(thinwire: Thinwire) -> None:
+    answers = {"else_elif": [":\n", ""], "else_elif.swapped": ["", ":\n"], "else_elif.constant": [":\n", ":\n"]}
+    for task, expected in answers.items():
+        (pair,) = thinwire("tasks", "show", task, "--model", SHIPPED, "--pairs", "1", "--json").json["pairs"]
+        assert pair["answers"] == expected
+        assert [choice["target"] or "" for choice in pair["choices"]] == expected
+        shown = thinwire("tasks", "show", task, "-m", SHIPPED, "--pairs", "1").out
+        assert shown.count('→ ":\\n"') == expected.count(":\n")
+        assert shown.count('→ not ":\\n"') == expected.count("")
+        assert shown.count("anything else") == 2
 
 
 def test_show_nonsense(thinwire: Thinwire) -> None:
     words = ["tasks", "show", f"{TASK}.nonsense", "--pairs", "1"]
     assert thinwire(*words, "--json").json["pairs"][0]["answers"] is None
-    assert "→ an arbitrary token; --model says which" in thinwire(*words).out
+    assert "→ an arbitrary token; --model shows which" in thinwire(*words).out
     first, second = thinwire(*words, "--model", SHIPPED, "--json").json["pairs"][0]["choices"]
     assert (
         f"{json.dumps(first['target'])} rather than {json.dumps(second['target'])}"
@@ -89,7 +89,7 @@ def test_show_a_pair_that_no_token_tells_apart(thinwire: Thinwire, tmp_path: Pat
     Tokenizer.train(["x = 1\n"]).save(tmp_path / "tokenizer.json")
     words = ["tasks", "show", "if_equals", "--model", tmp_path / "tokenizer.json", "--pairs", "2"]
     assert [pair["choices"] for pair in thinwire(*words, "--json").json["pairs"]] == [None, None]
-    assert thinwire(*words).out.count("no token tells the two sides apart; the pair is passed over") == 4
+    assert thinwire(*words).out.count("no token distinguishes the two sides; the pair is skipped") == 4
 
 
 def test_show_a_file(own: Path, thinwire: Thinwire) -> None:
@@ -118,25 +118,25 @@ def test_hostile_pairs_are_shown_as_text(tmp_path: Path, thinwire: Thinwire) -> 
     assert all(c.isprintable() or c == "\n" for c in ran.err)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "other", "coloured"),
-    [
-        ("def f(a=None, b", "def f(a, b", "=None"),
-        ("def f(a, b", "def f(a=None, b", ""),
-        ("x = [[1", "x = [1", "["),
-        ("for i in", "while x", "for i in"),
-        ("a", "", "a"),
-    ],
-)
-def test_what_differs_is_coloured(prompt: str, other: str, coloured: str) -> None:
-    text = marked(prompt, other)
-    assert text.plain == f"  {prompt}"
-    found = [text.plain[span.start : span.end] for span in text.spans if "orange3" in str(span.style)]
-    assert "".join(found) == coloured
-    console = Console(force_terminal=True, color_system="256", width=80)
-    with console.capture() as capture:
-        console.print(text)
-    assert ESCAPES.sub("", capture.get()) == f"  {prompt}\n"
+MARKED: list[tuple[str, str, str]] = [
+    ("def f(a=None, b", "def f(a, b", "=None"),
+    ("def f(a, b", "def f(a=None, b", ""),
+    ("x = [[1", "x = [1", "["),
+    ("for i in", "while x", "for i in"),
+    ("a", "", "a"),
+]
+
+
+def test_what_differs_is_coloured() -> None:
+    for prompt, other, coloured in MARKED:
+        text = marked(prompt, other)
+        assert text.plain == f"  {prompt}"
+        found = [text.plain[span.start : span.end] for span in text.spans if "orange3" in str(span.style)]
+        assert "".join(found) == coloured
+        console = Console(force_terminal=True, color_system="256", width=80)
+        with console.capture() as capture:
+            console.print(text)
+        assert ESCAPES.sub("", capture.get()) == f"  {prompt}\n"
 
 
 def test_score(finished: Path, thinwire: Thinwire) -> None:

@@ -2,7 +2,7 @@
 
 Arguments: a folder, in which each attempt leaves a file TASK-NUMBER that it holds locked for as long as it lives.
 `fine` ends well; `raises` fails with an exception; `killed` and `killed_once` die at every and at the first attempt;
-`refused` raises UserError; `waits` goes on until a file called `go` lies in the folder. The file says how many threads
+`refused` raises UserError; `waits` continues until a file called `go` is in the folder. The file says how many threads
 the process may use.
 """
 

@@ -24,10 +24,10 @@ def job(folder: Path, task: str) -> Job:
 
 
 class Memory:
-    """A board that keeps what it is told."""
+    """A board that keeps every report."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str, str]] = []
+        self.reports: list[tuple[str, str, str]] = []
         self.at_work: set[str] = set()
         self.most = 0
 
@@ -35,15 +35,15 @@ class Memory:
         self.at_work.add(job.task)
         self.most = max(self.most, len(self.at_work))
         if status:
-            self.told.append(("running", job.task, f"{done}/{total} {status}"))
+            self.reports.append(("running", job.task, f"{done}/{total} {status}"))
 
     def failed(self, job: Job, attempt: int, why: str) -> None:
         self.at_work.remove(job.task)
-        self.told.append(("failed", job.task, f"{attempt}: {why}"))
+        self.reports.append(("failed", job.task, f"{attempt}: {why}"))
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         self.at_work.remove(job.task)
-        self.told.append(("ended", job.task, outcome.error or ""))
+        self.reports.append(("ended", job.task, outcome.error or ""))
 
 
 def wait_until_unlocked(path: Path) -> None:

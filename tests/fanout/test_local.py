@@ -24,7 +24,7 @@ def test_jobs_go_side_by_side_and_come_back_in_order(tmp_path: Path) -> None:
     assert [outcome.task for outcome in outcomes] == [job.task for job in jobs]
     assert all((outcome.nodes, outcome.error) == (3, None) for outcome in outcomes)
     assert memory.most == 3
-    assert {("running", job.task, "1/2 attempt 1") for job in jobs} <= set(memory.told)
+    assert {("running", job.task, "1/2 attempt 1") for job in jobs} <= set(memory.reports)
     assert not list(tmp_path.glob("circuits/*.log"))
     share = str(max(1, usable_cores() // 3))
     assert {(tmp_path / f"{job.task}-1").read_text() for job in jobs} == {share}
@@ -36,9 +36,9 @@ def test_a_dying_worker_costs_only_its_job_and_that_is_tried_again(tmp_path: Pat
     outcomes = run_local(jobs, 1, memory, fake(tmp_path))
     assert [outcome.error for outcome in outcomes] == [None, None]
     assert (attempts(tmp_path, "killed_once"), attempts(tmp_path, "fine")) == (2, 1)
-    assert [told[:2] for told in memory.told if told[0] != "running"] == [
+    assert [report[:2] for report in memory.reports if report[0] != "running"] == [
         ("failed", "killed_once"),
-        ("ended", "fine"),  # the rest goes first
+        ("ended", "fine"),  # the others run first
         ("ended", "killed_once"),
     ]
     assert not list(tmp_path.glob("circuits/*.log"))

@@ -21,7 +21,7 @@ from thinwire.data import DataConfig, Tokens, build
 from thinwire.errors import UserError
 from thinwire.model.weights import count_nonzeros
 from thinwire.prune import PruneConfig
-from thinwire.stages import train_stage
+from thinwire.stages import Watching, train_stage
 from thinwire.tasks import TASKS
 from thinwire.train import Monitoring, WatchConfig, read_metrics, read_result, train
 from thinwire.train.metrics import Metrics
@@ -34,6 +34,7 @@ CONFIG = CONFIG.replace(model=CONFIG.model.replace(**SHAPE))
 WATCH = WatchConfig(tasks=(TASK,), pairs=8, circuits=(TASK,), circuits_at=(2, 6))
 PRUNE = PruneConfig(target_loss=3, steps=3, trials=1, train_pairs=8, validation_pairs=8, heldout_pairs=8)
 PRUNE = PRUNE.replace(batch_pairs=4, mean_tokens=512)
+WATCHING = Watching(WATCH, PRUNE)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
 def watched(tokens: Tokens, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The watched run of CONFIG."""
     out = tmp_path_factory.mktemp("watched") / "model"
-    train_stage(CONFIG, tokens, out, watch=WATCH, pruning=PRUNE)
+    train_stage(CONFIG, tokens, out, watching=WATCHING)
     return out
 
 
@@ -66,7 +67,7 @@ def test_watching_changes_neither_weights_nor_identity_nor_random_numbers(
     assert plain.id == seen.id
     assert plain.meta.files["metrics.jsonl"] != seen.meta.files["metrics.jsonl"]
     torch.manual_seed(0)
-    train_stage(CONFIG, tokens, tmp_path / "again", watch=WATCH, pruning=PRUNE)
+    train_stage(CONFIG, tokens, tmp_path / "again", watching=WATCHING)
     assert torch.equal(before[0], torch.get_rng_state())
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
 
@@ -104,16 +105,16 @@ def test_interrupted_and_resumed_it_writes_the_same(at: int, watched: Path, toke
 
     out = tmp_path / "model"
     with pytest.raises(KeyboardInterrupt):
-        train_stage(CONFIG, tokens, out, interrupt, watch=WATCH, pruning=PRUNE)
+        train_stage(CONFIG, tokens, out, interrupt, watching=WATCHING)
     assert not (out / REPORT).exists()
-    train_stage(CONFIG, tokens, out, watch=WATCH, pruning=PRUNE)
+    train_stage(CONFIG, tokens, out, watching=WATCHING)
     assert (out / "metrics.jsonl").read_text() == (watched / "metrics.jsonl").read_text()
     assert (out / REPORT).exists()
 
 
 def test_a_task_the_model_cannot_do_is_noted_and_training_goes_on(tokens: Tokens, tmp_path: Path) -> None:
     strict = PRUNE.replace(target_loss=0.01)
-    result = train_stage(CONFIG, tokens, tmp_path / "model", watch=WATCH, pruning=strict)
+    result = train_stage(CONFIG, tokens, tmp_path / "model", watching=Watching(WATCH, strict))
     assert result.tokens == 6 * 4 * 64
     assert all("train it longer" in found[TASK]["missed"] for found in lines(tmp_path / "model", "forming").values())
 
@@ -126,7 +127,7 @@ def test_what_cannot_be_watched_is_refused_before_training(tokens: Tokens, tmp_p
     ]:
         with case(watch, said):
             with pytest.raises(UserError, match=said):
-                train_stage(CONFIG, tokens, tmp_path / "model", watch=WatchConfig(**watch))
+                train_stage(CONFIG, tokens, tmp_path / "model", watching=Watching(WatchConfig(**watch)))
             assert list(tmp_path.iterdir()) == []
 
 

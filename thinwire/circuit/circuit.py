@@ -28,6 +28,9 @@ from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site, all_sites
 from thinwire.tasks import PairBatch, norms_on
 
+artifact.FORMATS.register("circuit")(
+    artifact.Format(version=1, files=("circuit.json", "means.safetensors", artifact.SUMMARY))
+)
 EMBEDDING = "embedding"
 """What the held embedding is called among the means of the sites."""
 

@@ -1,4 +1,4 @@
-"""Live progress of many jobs on stderr: bars on a terminal, elsewhere a line for every end and now and then between."""
+"""Live progress of many jobs on stderr: bars on a terminal, elsewhere a line when a job ends and every few seconds."""
 
 import sys
 import time
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def board(jobs: int, before: int) -> Iterator[Board]:
-    """Shows so many jobs, some of which an earlier run had done."""
+    """A board for `jobs` jobs, `before` of which an earlier run finished."""
     console = Console(stderr=True)
     if before:
-        console.print(f"{before} of {jobs} jobs were done before", markup=False, highlight=False)
+        console.print(f"reused {before} of {jobs} jobs that an earlier run finished", markup=False, highlight=False)
     if not console.is_terminal:
         yield Lines(jobs, before)
         return
@@ -30,7 +30,7 @@ def board(jobs: int, before: int) -> Iterator[Board]:
 
 
 def ending(job: Job, outcome: Outcome) -> str:
-    """What came of a job, in a line."""
+    """The outcome of a job, in one line."""
     if outcome.scores is not None:
         size = f"{outcome.nodes} nodes, {outcome.scores.edges} edges"
         return visible(f"{job.title}: {size}, held-out loss {outcome.scores.heldout_loss:.3f}")
@@ -38,7 +38,7 @@ def ending(job: Job, outcome: Outcome) -> str:
 
 
 def trying_again(job: Job, attempt: int, why: str) -> str:
-    """That a job will be tried again, in a line."""
+    """The note that a job will be tried again, in one line."""
     return visible(f"{job.title}: attempt {attempt} of {ATTEMPTS} failed, {why}; it will be tried again")
 
 
@@ -46,52 +46,52 @@ class Lines:
     """Plain lines."""
 
     def __init__(self, jobs: int, before: int) -> None:
-        self.jobs, self.done, self.said = jobs, before, time.monotonic()
-        self.at_work: dict[str, str] = {}
+        self.jobs, self.done, self.written_at = jobs, before, time.monotonic()
+        self.statuses: dict[str, str] = {}
 
     def running(self, job: Job, done: int, total: int, status: str) -> None:
-        """Now and then, how far each job is."""
-        self.at_work[job.title] = f"{job.title} {100 * done // max(1, total)}%"
-        if time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
-            self.say(f"at work on {', '.join(self.at_work.values())}")
+        """Write how far each job is, at most once in a while."""
+        self.statuses[job.title] = f"{job.title} {100 * done // max(1, total)}%"
+        if time.monotonic() - self.written_at > SECONDS_BETWEEN_LINES:
+            self.write(f"running {', '.join(self.statuses.values())}")
 
     def failed(self, job: Job, attempt: int, why: str) -> None:
-        """That a job will be tried again."""
-        self.at_work.pop(job.title, None)
-        self.say(trying_again(job, attempt, why))
+        """Write that a job will be tried again."""
+        self.statuses.pop(job.title, None)
+        self.write(trying_again(job, attempt, why))
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        """What came of a job."""
+        """Write the outcome of a job."""
         self.done += 1
-        self.at_work.pop(job.title, None)
-        self.say(ending(job, outcome))
+        self.statuses.pop(job.title, None)
+        self.write(ending(job, outcome))
 
-    def say(self, line: str) -> None:
-        """A line that begins with how many jobs are done."""
-        self.said = time.monotonic()
+    def write(self, line: str) -> None:
+        """Write a line that begins with the number of finished jobs."""
+        self.written_at = time.monotonic()
         sys.stderr.write(f"{self.done}/{self.jobs} {visible(line)}\n")
         sys.stderr.flush()
 
 
 class Bars:
-    """A bar for every job that runs, and one for all."""
+    """One bar for every running job, and one for all jobs together."""
 
     def __init__(self, bar: "Progress", jobs: int, before: int) -> None:
         self.bar, self.rows = bar, dict[str, "TaskID"]()
         self.all = bar.add_task("all jobs", total=jobs, completed=before, status="")
 
     def running(self, job: Job, done: int, total: int, status: str) -> None:
-        """Move the job's bar."""
+        """Move the bar of the job."""
         if job.title not in self.rows:
             self.rows[job.title] = self.bar.add_task(visible(job.title), total=None, status="")
         self.bar.update(self.rows[job.title], completed=done, total=total, status=visible(status))
 
     def failed(self, job: Job, attempt: int, why: str) -> None:
-        """Drop the job's bar, and say why above the others."""
+        """Remove the bar of the job, and print why above the others."""
         self._end(job, trying_again(job, attempt, why))
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        """Drop the job's bar, and say what came of it above the others."""
+        """Remove the bar of the job, and print its outcome above the others."""
         self._end(job, ending(job, outcome))
         self.bar.advance(self.all)
 

@@ -1,4 +1,4 @@
-"""What the verbs share: parsing, progress on stderr, results on stdout."""
+"""Shared by the verbs: parsing, progress on stderr, results on stdout."""
 
 import io
 import json
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 C = TypeVar("C", bound=Config)
 SECONDS_BETWEEN_LINES = 15
-"""Where stderr is not a terminal, progress is a line this often."""
+"""Seconds between two lines of progress where stderr is not a terminal."""
 HELP_INDENT = 8
-"""How far the parser indents an option's help below an error."""
+"""Columns by which the parser indents an option's help below an error."""
 
 
 def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None) -> T:
@@ -37,9 +37,9 @@ def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None
     Raises UserError for arguments that do not fit, and SystemExit after `--help`.
     """
     prog = f"thinwire {verb}"
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(printed):
             if default is None:
                 return tyro.cli(cls, args=list(argv), prog=prog)
             return tyro.cli(cls, args=list(argv), prog=prog, default=default)
@@ -48,7 +48,7 @@ def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(f"{_complaint(stop, said.getvalue())}; see {prog} --help.") from None
+        raise UserError(f"{_complaint(stop, printed.getvalue())}; see {prog} --help.") from None
 
 
 def _complaint(stop: SystemExit, box: str) -> str:
@@ -62,8 +62,8 @@ def _complaint(stop: SystemExit, box: str) -> str:
     rule = next((number for number, line in enumerate(lines) if line.strip().startswith("──")), len(lines))
     lines = [line for line in lines[:rule] if not line.startswith(" " * HELP_INDENT)]
     suggested = re.search(r"Perhaps you meant:\W*(--[\w.-]+)", box)
-    said = " ".join(" ".join(lines).split()).rstrip(".").replace(". Expected", ", expected")
-    return said + (f" (perhaps you meant {suggested[1]})" if suggested else "")
+    reason = " ".join(" ".join(lines).split()).rstrip(".").replace(". Expected", ", expected")
+    return reason + (f" (perhaps you meant {suggested[1]})" if suggested else "")
 
 
 def chosen_config(cls: type[C], argv: Sequence[str], default: C) -> tuple[C, list[str]]:
@@ -88,7 +88,7 @@ def take_option(argv: list[str], name: str) -> str | None:
 
 @contextmanager
 def progress(title: str) -> Iterator[Report]:
-    """A progress bar with the time left on stderr; plain lines now and then where stderr is not a terminal."""
+    """A progress bar with the time left on stderr; a line every few seconds where stderr is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(title)
@@ -97,7 +97,7 @@ def progress(title: str) -> Iterator[Report]:
         task = bar.add_task(visible(title), total=None, status="")
 
         def report(done: int, total: int, status: str) -> None:
-            bar.update(task, completed=done, total=total, status=status)
+            bar.update(task, completed=done, total=total, status=visible(status))
 
         yield report
         total = bar.tasks[0].total or 1
@@ -118,23 +118,23 @@ def bars(console: Console) -> "Progress":
 
 
 def _lines(title: str) -> Report:
-    began = said = time.monotonic()
+    began = written_at = time.monotonic()
 
     def report(done: int, total: int, status: str) -> None:
-        nonlocal said
+        nonlocal written_at
         now = time.monotonic()
-        if now - said < SECONDS_BETWEEN_LINES and done < total:
+        if now - written_at < SECONDS_BETWEEN_LINES and done < total:
             return
-        said = now
-        left = (now - began) * (total - done) / max(done, 1)
-        sys.stderr.write(f"{visible(title)}: {done}/{total}, {status}, {left:.0f} s left\n")
+        written_at = now
+        left = f", {(now - began) * (total - done) / max(done, 1):.0f} s left" if done < total else ""
+        sys.stderr.write(f"{visible(title)}: {done}/{total}, {visible(status)}{left}\n")
         sys.stderr.flush()
 
     return report
 
 
 def emit(values: Mapping[str, object], as_json: bool, text: str | Table | None = None) -> None:
-    """The result on stdout: one JSON object, or a text or table (by default a line a value)."""
+    """Print the result on stdout: one JSON object, or a text or table (by default one line per value)."""
     if as_json:
         sys.stdout.write(json.dumps(_strict(values)) + "\n")
         return
@@ -154,18 +154,18 @@ def _strict(value: object) -> object:
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Text from outside that a terminal may show: control characters and unpaired surrogates as escapes."""
+    """Text from outside made safe for a terminal: control characters and unpaired surrogates become escapes."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def plain(values: Mapping[str, object]) -> str:
-    """A line a value, names aligned."""
+    """One line per value, names aligned."""
     width = max(map(len, values))
     return "\n".join(f"{name:<{width}}  {visible(number(value))}" for name, value in values.items())
 
 
 def number(value: object) -> str:
-    """A value for reading: thousands separated, four significant digits or all before the point."""
+    """A value as readers expect it: thousands separated, four significant digits or all before the point."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, float):

@@ -18,54 +18,54 @@ from thinwire.errors import UserError
 
 NEEDED = ("torch", "numpy", "numba", "pydantic", "tyro", "tokenizers", "safetensors", "rich", "matplotlib", "networkx")
 DISK_BYTES = 500_000_000
-"""What a quickstart takes, with room to spare."""
+"""Disk space that a quickstart takes, rounded up."""
 
 
 @dataclass(frozen=True)
 class Args:
     """Check the installation and this machine: packages, threads, arithmetic, kernels, disk.
 
-    --measure times the kernels of training instead, a minute or two on an idle machine, for `thinwire plan`.
+    --measure instead times the kernels of training for `thinwire plan`; that takes a minute or two on an idle machine.
     """
 
     measure: bool = False
-    """Measure this machine's kernel rates."""
+    """Measure the kernel rates of this machine."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("rates.json")
-    """Where --measure writes them, beside other machines' if the file has any."""
+    """File that --measure adds the rates to; rates of other machines in it are kept."""
     device: str = "cpu"
-    """What --measure measures: cpu or cuda."""
+    """Device that --measure measures: cpu or cuda."""
     quick: bool = False
-    """With --measure, only the smallest sizes, in seconds: to try the command, not to plan with."""
+    """With --measure, measure only the smallest sizes, in seconds: a trial of the command, too rough for plans."""
     json: bool = False
     """End stdout with one JSON object."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
-    said: str
+    result: str
 
 
 class Unhealthy(Exception):
-    """Something that thinwire needs does not work."""
+    """A part of the installation that thinwire needs does not work."""
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run the verb; exits with 1 when something that thinwire needs does not work."""
+    """Run the verb; exits with 1 when a check fails."""
     args = parse(Args, argv, "doctor")
     if args.quick and not args.measure:
         raise UserError("--quick is for measuring; give --measure with it, or leave it out.")
     if args.measure:
         measure(args)
         return
-    findings = [look(name, check) for name, check in CHECKS.items()]
+    findings = [finding(name, check) for name, check in CHECKS.items()]
     table = Table("", "", "")
     for found in findings:
-        table.add_row("ok" if found.ok else "BAD", found.name, found.said)
-    values = {found.name: {"ok": found.ok, "said": found.said} for found in findings}
+        table.add_row("ok" if found.ok else "BAD", found.name, found.result)
+    values = {found.name: {"ok": found.ok, "result": found.result} for found in findings}
     emit({"ok": all(found.ok for found in findings), "findings": values}, args.json, table)
     if not all(found.ok for found in findings):
         sys.exit(1)
@@ -77,7 +77,7 @@ def measure(args: Args) -> None:
     from thinwire.train.rates import read_rates, write_rates
 
     if args.out.exists():
-        read_rates(args.out)  # refused now, rather than after the measurement
+        read_rates(args.out)  # a damaged file is refused now, not after the measurement
     with progress("measuring kernels") as report:
         name, device = measure_device(args.device, args.quick, report)
     write_rates(args.out, name, device)
@@ -85,8 +85,8 @@ def measure(args: Args) -> None:
     emit(values, args.json)
 
 
-def look(name: str, check: Callable[[], str]) -> Finding:
-    """The finding of one check."""
+def finding(name: str, check: Callable[[], str]) -> Finding:
+    """Run one check."""
     try:
         return Finding(name, True, check())
     except (Unhealthy, ImportError, PackageNotFoundError, RuntimeError, OSError) as error:
@@ -94,12 +94,12 @@ def look(name: str, check: Callable[[], str]) -> Finding:
 
 
 def packages() -> str:
-    """Versions of what thinwire is built on."""
+    """Versions of the packages that thinwire needs."""
     return ", ".join(f"{name} {version(name)}" for name in NEEDED)
 
 
 def processor() -> str:
-    """Cores, and whether bf16 is native."""
+    """Threads, and whether bf16 is native."""
     import torch
 
     from thinwire.model.precision import native_bf16
@@ -132,7 +132,7 @@ def selection() -> str:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Shortest time of a few calls."""
+    """Shortest time of a few calls, in seconds."""
     times = []
     for _ in range(5):
         began = time.perf_counter()
@@ -142,10 +142,10 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def disk() -> str:
-    """Room in the current folder."""
+    """Free disk space in the current folder."""
     free = shutil.disk_usage(Path.cwd()).free
     if free < DISK_BYTES:
-        raise Unhealthy(f"{free / 1e9:.1f} GB free here and a quickstart takes up to {DISK_BYTES / 1e9:.1f}; make room")
+        raise Unhealthy(f"{free / 1e9:.1f} GB free here and a quickstart takes up to {DISK_BYTES / 1e9:.1f}; free some")
     return f"{free / 1e9:.0f} GB free here"
 
 

@@ -1,4 +1,4 @@
-"""The table of `thinwire prune`: plans a job for every model and task, has them done, and shows what came of them."""
+"""The table of `thinwire prune`: plans a job for every model and task, runs the jobs, and shows their outcomes."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -13,10 +13,10 @@ from thinwire.artifact import Artifact
 from thinwire.circuit import PruneScores
 from thinwire.cli.board import board
 from thinwire.cli.common import emit, number, visible
-from thinwire.cli.prune import Args
+from thinwire.cli.prune_args import Args
 from thinwire.errors import UserError
 from thinwire.fanout.cluster import run_on_ray
-from thinwire.fanout.job import Job, Outcome, done_before
+from thinwire.fanout.job import Job, Outcome, earlier_outcome
 from thinwire.fanout.local import run_local
 from thinwire.prune.summary import geometric_mean
 from thinwire.stages import Opened, Workspace
@@ -26,7 +26,7 @@ from thinwire.view.size_plot import draw_sizes, records_of
 
 @dataclass(frozen=True)
 class Planned:
-    """A job with what it is about."""
+    """A job with its task and its model."""
 
     job: Job
     task: Task
@@ -34,21 +34,21 @@ class Planned:
 
 
 def prune_many(args: Args, tasks: Sequence[Task]) -> None:
-    """Prune every task in every model; exits with 1, after the table, when jobs had to be parked."""
+    """Prune every task in every model; exits with 1, after the table, when a job was parked because it failed."""
     if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers {args.workers} does no job; give at least 1.")
+        raise UserError(f"--workers {args.workers} runs no job; give at least 1.")
     if args.plot is not None and not args.config.ladder:
-        raise UserError("--plot draws the sizes that --ladder asks for; give it target losses.")
+        raise UserError("--plot draws the circuits of --ladder; give --ladder target losses.")
     if args.plot is not None:
         if args.plot.is_dir():
             raise UserError(f"{args.plot} is a folder; give the name of an SVG file for --plot.")
         artifact.make_parents(args.plot)
     plan = [planned for model in args.models for planned in planned_jobs(args, model, tasks)]
     check_places([planned.job for planned in plan])
-    with ExitStack() as held:
+    with ExitStack() as locks:
         for folder in dict.fromkeys(planned.job.out.parent for planned in plan):
-            held.enter_context(artifact.sole_writer(folder))
-        before = {p.job.out: done_before(p.job, p.task, p.model) for p in plan}
+            locks.enter_context(artifact.sole_writer(folder))
+        before = {p.job.out: earlier_outcome(p.job, p.task, p.model) for p in plan}
         jobs = [p.job for p in plan if before[p.job.out] is None]
         with board(len(plan), len(plan) - len(jobs)) as shown:
             if args.ray is None:
@@ -67,7 +67,7 @@ def prune_many(args: Args, tasks: Sequence[Task]) -> None:
 
 
 def planned_jobs(args: Args, model: Path, tasks: Sequence[Task]) -> list[Planned]:
-    """The jobs of one model. Raises UserError when model or tokens cannot be used, or results not be written."""
+    """The jobs of one model. Raises UserError when its files cannot be used, or its circuits cannot be written."""
     work, name = Workspace.of_model(model), name_of(model)
     opened = Opened.open(model)
     tokens = work.open_tokens(args.tokens, model)
@@ -93,13 +93,13 @@ def planned_jobs(args: Args, model: Path, tasks: Sequence[Task]) -> list[Planned
 
 
 def name_of(model: Path) -> str:
-    """What a model is called in a table: a shipped one's name, its workspace's, or its folder's."""
+    """The name of a model in a table: its shipped name, else the name of its workspace, else of its folder."""
     folder = model.absolute()
     return shipped.name_of(model) or (folder.parent.name if folder.name == "model" else folder.name)
 
 
 def check_places(jobs: Sequence[Job]) -> None:
-    """Raise UserError when two jobs have one name or would write one folder."""
+    """Raise UserError when two jobs have the same name or would write the same folder."""
     for what in (lambda job: job.title, lambda job: job.out):
         first: dict[object, Job] = {}
         for job in jobs:
@@ -170,7 +170,7 @@ def numbers(outcome: Outcome) -> list[str]:
 
 
 def remarks(outcomes: Sequence[Outcome]) -> str:
-    """What the table leaves out: mean sizes, and why there are circuits missing."""
+    """What the table leaves out: mean sizes, and why circuits are missing."""
     lines = []
     for model, found in by_model(outcomes).items():
         mean, met = geomean_edges(found), sum(outcome.scores is not None for outcome in found)

@@ -1,4 +1,4 @@
-"""thinwire generate: sample text from a model, or from a circuit of it."""
+"""thinwire generate: sample text from a model, or from a circuit alone."""
 
 import sys
 import time
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
     from thinwire.stages import Opened
 
 MAX_BYTES = 2**20
-"""Of a prompt's file."""
+"""Largest prompt file."""
 MAX_SAMPLES = 1024
 GIVEN, HEADING = Style(dim=True), Style(bold=True)
 
 
 @dataclass(frozen=True)
 class Args:
-    """Sample text from a model: the prompt and what follows it, as it comes.
+    """Sample text from a model: print the prompt and its continuation, token by token.
 
-    The prompt stands behind an end of text, as documents do in training.
+    The prompt follows an end of text, as documents do in training.
     """
 
     model: tyro.conf.Positional[Path]
     """Model artefact, or the name of a shipped model."""
     config: Annotated[SampleConfig, tyro.conf.arg(name="")]
     prompt: Annotated[str, tyro.conf.arg(aliases=["-p"])] = ""
-    """Text to go on from, taken as it is; in most shells $'...' turns \\n into a line break. Unset begins a text."""
+    """Text to continue, used as it is; in most shells $'...' turns \\n into a line break. Unset begins a new text."""
     prompt_file: Path | None = None
-    """File with the text to go on from; - reads standard input."""
+    """File with the text to continue; - reads standard input."""
     samples: int = 1
-    """How many texts to sample, side by side."""
+    """Number of texts to sample, in one batch."""
     stop: bool = True
-    """Whether a text stops where the model ends it; if not, another follows behind `<|endoftext|>`."""
+    """Whether a text stops where the model ends it; if not, another text follows after `<|endoftext|>`."""
     circuit: Path | None = None
-    """Circuit artefact of this model: sample with only its nodes and wires. Its calibration does not apply: that is for
-    the two answers of a task."""
+    """Circuit artefact of this model: sample with only its nodes and edges. Its calibration is not applied, because it
+    is fitted to the two answers of a task."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -62,10 +62,10 @@ class Texts:
     """Token that ends a text."""
     began: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
-    """Since the prompt has run."""
+    """Time since the prompt was processed."""
 
     def add(self, step: "Tensor") -> None:
-        """Give every text that has not ended its token of a step, int64 [sample]."""
+        """Add the tokens of a step, int64 [sample], to the texts that have not ended."""
         for row, token in zip(self.rows, step.tolist(), strict=True):
             if not self.ended(row):
                 row.append(token)
@@ -80,7 +80,7 @@ class Texts:
         return row[:-1] if self.ended(row) else row
 
     def finish(self, row: list[int]) -> str:
-        """What finished a text."""
+        """Why a text is finished."""
         if self.ended(row):
             return "end_of_text"
         return "length" if len(row) == self.limit else "context"
@@ -101,7 +101,7 @@ def run(argv: Sequence[str]) -> None:
     args = parse(Args, argv, "generate", Args(tyro.MISSING, SampleConfig()))
     prompt = read_prompt(args)
     if not 1 <= args.samples <= MAX_SAMPLES:
-        raise UserError(f"{args.samples} samples are not possible; ask for 1 to {MAX_SAMPLES}.")
+        raise UserError(f"{args.samples} samples are not possible; choose 1 to {MAX_SAMPLES}.")
     from thinwire.stages import Opened
 
     opened = Opened.open(args.model)
@@ -122,7 +122,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def read_prompt(args: Args) -> str:
-    """The text to go on from. Raises UserError for two of them, and for a file that is not text."""
+    """The text to continue. Raises UserError where both options give one, and for a file that is not text."""
     path = args.prompt_file
     if path is None:
         if "\\n" in args.prompt and "\n" not in args.prompt:
@@ -153,7 +153,7 @@ def start(opened: "Opened", prompt: str, args: Args, end: int | None) -> "Iterat
     from thinwire.model.sample import generate
 
     tokens = [opened.tokenizer.end_of_text, *opened.tokenizer.encode(prompt)]
-    prompts = torch.tensor(tokens).expand(args.samples, -1)  # a row in memory, however long: it may be refused
+    prompts = torch.tensor(tokens).expand(args.samples, -1)  # one row in memory, since a long prompt may be refused
     if args.circuit is None:
         return generate(opened.model, prompts, args.config, end)
     circuit = Circuit.load(args.circuit)
@@ -163,7 +163,7 @@ def start(opened: "Opened", prompt: str, args: Args, end: int | None) -> "Iterat
 
 
 def first(texts: Texts, steps: "Iterable[Tensor]") -> Iterator[int]:
-    """The tokens of the first text as they come, without its end."""
+    """The tokens of the first text as they are sampled, without its end."""
     for step in steps:
         texts.add(step)
         if not texts.ended(texts.rows[0]):
@@ -171,7 +171,7 @@ def first(texts: Texts, steps: "Iterable[Tensor]") -> Iterator[int]:
 
 
 def write(prompt: str, pieces: Iterable[str]) -> None:
-    """A text on stdout, piece by piece behind its prompt, and a line break where it lacks one."""
+    """Print a text piece by piece after its prompt, and a line break where it has none at its end."""
     last = prompt
     heading(prompt, GIVEN)
     try:
@@ -185,18 +185,18 @@ def write(prompt: str, pieces: Iterable[str]) -> None:
 
 
 def heading(text: str, style: Style) -> None:
-    """A text on stdout, in a style where that is a terminal."""
+    """Print a text, in a style where stdout is a terminal."""
     Console(highlight=False).print(Segments([Segment(_safe(text), style)]), end="", soft_wrap=True)
 
 
 def _safe(text: str) -> str:
-    """What stdout may show of a text, and can: characters that its encoding lacks as escapes."""
+    """A text made safe for stdout: control characters, and characters that its encoding lacks, become escapes."""
     encoding = sys.stdout.encoding
     return visible(text, keep="\n\t").encode(encoding, "backslashreplace").decode(encoding)
 
 
 def show(texts: Texts, prompt: str, opened: "Opened", args: Args) -> None:
-    """What is left to say: the texts, unless the one has been written, and on stderr how long they took."""
+    """Print the texts, unless the only one is printed already, and on stderr the time they took."""
     finish = [texts.finish(row) for row in texts.rows]
     decoded = [opened.tokenizer.decode(texts.words(row)) for row in texts.rows]
     if args.json:
@@ -206,8 +206,8 @@ def show(texts: Texts, prompt: str, opened: "Opened", args: Args) -> None:
         for place, (text, why) in enumerate(zip(decoded, finish, strict=True), start=1):
             heading(f"sample {place} ({why.replace('_', ' ')})\n", HEADING)
             write(prompt, [text])
-    said = f"{number(texts.count)} tokens in {number(texts.seconds)} s, {number(texts.rate)} tokens/s"
+    summary = f"{number(texts.count)} tokens in {number(texts.seconds)} s, {number(texts.rate)} tokens/s"
     if "context" in finish:
-        said += f"; the model's context of {number(opened.model.config.context)} tokens is full"
+        summary += f"; the model's context of {number(opened.model.config.context)} tokens is full"
     sys.stdout.flush()
-    sys.stderr.write(f"{said}\n")
+    sys.stderr.write(f"{summary}\n")

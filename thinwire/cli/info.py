@@ -1,6 +1,6 @@
-"""thinwire info: say what an artefact folder holds, or which models are shipped."""
+"""thinwire info: describe an artefact folder, or list the shipped models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,20 +8,19 @@ import tyro
 from rich.table import Table
 
 from thinwire import artifact, shipped
-from thinwire.artifact import Meta
 from thinwire.cli.common import emit, parse
 from thinwire.errors import UserError
 
 
 @dataclass(frozen=True)
 class Args:
-    """Say what an artefact folder holds, where it comes from, and whether its files are whole.
+    """Describe an artefact folder: its contents, its parents, and whether its files are whole.
 
     Without a folder: list the models that come with the package.
     """
 
     folder: tyro.conf.Positional[Path | None] = None
-    """Folder of an artefact (tokens, model, circuit or verdict), or the name of a shipped model."""
+    """Folder of an artefact, such as tokens, a model, a circuit or a verdict; or the name of a shipped model."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -34,6 +33,7 @@ def run(argv: Sequence[str]) -> None:
         return
     folder = shipped.find(args.folder)
     kind = kind_of(folder)
+    details = DETAILS[kind](folder) if kind in DETAILS else {}  # imports the room that registers the format
     found = artifact.open_artifact(folder, kind)
     meta = found.meta
     values: dict[str, object] = {
@@ -46,11 +46,11 @@ def run(argv: Sequence[str]) -> None:
         **{f"parent {name}": parent for name, parent in meta.parents.items()},
         "bytes": sum(entry.bytes for entry in meta.files.values()),
     }
-    emit(values | DETAILS[kind](folder), args.json)
+    emit(values | details, args.json)
 
 
 def list_shipped(as_json: bool) -> None:
-    """Name, size and loss of every shipped model."""
+    """Print name, size and loss of every shipped model."""
     from thinwire.train.result import read_result
 
     table = Table("model", "nonzeros", "weights", "validation loss", "bytes")
@@ -61,26 +61,23 @@ def list_shipped(as_json: bool) -> None:
         row = {"name": name, "nonzeros": result.nonzeros, "entries": result.entries, "val_loss": result.val_loss}
         rows.append(row | {"bytes": size, "out": str(found.path)})
         table.add_row(name, f"{result.nonzeros:,}", f"{result.entries:,}", f"{result.val_loss:.3f}", f"{size:,}")
-    emit({"models": rows}, as_json, table if rows else "This installation holds no shipped models.")
+    emit({"models": rows}, as_json, table if rows else "This installation has no shipped models.")
 
 
 def kind_of(folder: Path) -> str:
-    """The kind of artefact a folder says it is. Raises UserError when it says nothing we know."""
-    if not artifact.is_finished(folder):
-        return "model" if (folder / "config.json").exists() else _refuse(folder)
-    return _known(artifact.read_meta(folder / "meta.json"), folder)
-
-
-def _known(meta: Meta, folder: Path) -> str:
-    return meta.format if meta.format in DETAILS else _refuse(folder)
-
-
-def _refuse(folder: Path) -> str:
+    """The format of an artefact. Raises UserError for other folders, and for a format that nothing registers."""
+    if artifact.is_finished(folder):
+        kind = artifact.read_meta(folder / "meta.json").format
+        if kind not in DETAILS:
+            artifact.registered(kind, folder)
+        return kind
+    if (folder / "config.json").exists():
+        return "model"  # in training
     raise UserError(f"{folder} is not a thinwire artefact; give a folder that one of the verbs has written.")
 
 
 def tokens_details(folder: Path) -> dict[str, object]:
-    """Size of each part and split."""
+    """Tokens of each part and split."""
     from thinwire.data import Tokens
 
     tokens = Tokens.open(folder)
@@ -109,28 +106,29 @@ def model_details(folder: Path) -> dict[str, object]:
 
 
 def circuit_details(folder: Path) -> dict[str, object]:
-    """What pruning reported, and how the circuit runs; `wires` where it keeps fewer than all between its nodes."""
+    """The report of pruning, and how the circuit runs; `kept_edges` where it drops edges between its nodes."""
     from thinwire.circuit import Circuit
     from thinwire.cli.prune import summary
 
     circuit = Circuit.load(folder)
     reported = {name: value for name, value in summary(circuit, folder).items() if name != "out"}
-    wires = {} if circuit.wires is None else {"wires": len(circuit.wires)}
+    dropped = {} if circuit.wires is None else {"kept_edges": len(circuit.wires)}
     parts = {"frozen_norms": circuit.frozen_norms, "removed_tokens": len(circuit.removed_tokens)}
-    return reported | wires | parts | {"task_source": circuit.task_source or None}
+    return reported | dropped | parts | {"task_source": circuit.task_source or None}
 
 
 def verdict_details(folder: Path) -> dict[str, object]:
-    """What the checks found."""
+    """The results of the checks."""
     from thinwire.cli.verify import summary
     from thinwire.verify import Verdict
 
     return summary(Verdict.load(folder))
 
 
-DETAILS = {
+DETAILS: dict[str, Callable[[Path], dict[str, object]]] = {
     "tokens": tokens_details,
     "model": model_details,
     "circuit": circuit_details,
     "verdict": verdict_details,
 }
+"""What `info` adds for the formats of this package; an artefact of any other registered format is described without."""

@@ -1,4 +1,4 @@
-"""Dispatch to a verb, and turn what goes wrong into one sentence and an exit code.
+"""Dispatch to a verb, and turn every error into one sentence and an exit code.
 
 Exit codes: 0 done, 2 bad usage or bad input, 1 failure or interruption.
 """
@@ -21,23 +21,23 @@ VERBS = {
     "quickstart": "prune three tasks of the shipped model, check them, write a page",
     "data": "gather a corpus, train a tokenizer, write token shards",
     "train": "train a weight-sparse model, or its dense twin",
-    "plan": "say what a training run takes: memory, arithmetic, speed, hours",
+    "plan": "estimate the memory, arithmetic, speed and hours of a training run",
     "tasks": "list the tasks, show example pairs, score a model on them",
     "prune": "find the smallest circuit of a task in a model",
-    "verify": "check whether a circuit tells the truth",
-    "generate": "sample text from a model, or from a circuit of it",
+    "verify": "run the faithfulness checks on a circuit",
+    "generate": "sample text from a model, or from a circuit alone",
     "view": "write circuits, or the report of a training run, as an HTML page",
-    "info": "say what an artefact folder holds, or list the shipped models",
+    "info": "describe an artefact folder, or list the shipped models",
     "doctor": "check the installation and this machine",
 }
 
 NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory")
-"""How errors of torch that mean so say it, on CPUs and GPUs."""
+"""What torch writes in errors that mean so, on CPUs and GPUs."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    # Python has none for what was closed before it began, as with >&-
+    # Python sets them to None where they were closed before it started, as with >&-
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     notes = logging.getLogger("thinwire")
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class _Notes(logging.Handler):
-    """What the library notes, a line each, to where stderr goes at the time."""
+    """Writes each log record of the library as a line on the current stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(record.getMessage() + "\n")
@@ -80,10 +80,12 @@ def run(argv: list[str]) -> int:
     except ValidationError as error:
         return complain(f"{error.title}: {explain(error)}.")
     except KeyboardInterrupt as stopped:
-        complain(str(stopped) or "Interrupted; finished artefacts are intact, and the same command goes on.")
+        complain(str(stopped) or "Interrupted; finished artefacts are intact, and the same command continues.")
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; nothing more to say
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader of stdout has gone: write nothing more
         return 1
     except SafetensorError as error:
         complain(f"A file of weights could not be written: {error}; finished artefacts are intact.")
@@ -96,13 +98,13 @@ def run(argv: list[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error)):
             raise
-        complain("There is not enough memory for this, and finished artefacts are intact; ask for less at a time.")
+        complain("There is not enough memory for this; finished artefacts are intact, so run it with smaller sizes.")
         return 1
     return 0
 
 
 def complain(sentence: str) -> int:
-    """Say what is wrong in one line on stderr; returns the exit code for bad input."""
+    """Print what is wrong in one line on stderr; returns the exit code for bad input."""
     from thinwire.cli.common import visible
 
     sys.stderr.write(f"thinwire: {visible(sentence)}\n")
@@ -115,7 +117,7 @@ def overview() -> str:
     verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
     return (
         "usage: thinwire VERB [OPTIONS]\n\n"
-        "Weight-sparse transformers and their circuits.\n\n"
+        "Train weight-sparse transformers, prune and check their circuits, and show them.\n\n"
         f"{verbs}\n\n"
         "thinwire VERB --help lists a verb's options. Progress goes to stderr, results to\n"
         "stdout; with --json the last line of stdout is one JSON object.\n"

@@ -1,4 +1,4 @@
-"""thinwire tasks show: example pairs in colour, and where a tokenizer makes the choice."""
+"""thinwire tasks show: example pairs in colour, and the tokens between which a tokenizer chooses."""
 
 import json
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 DIFFERS, ANSWER, ASIDE = "bold orange3", "bold blue", "dim"
 TAIL = 24
-"""Characters that are shown of what stands before a choice."""
+"""Number of characters shown before a choice."""
 
 
 @dataclass(frozen=True)
 class ShowArgs:
-    """Show example pairs of a task: two prompts that differ only in what decides the answer."""
+    """Show example pairs of a task: two prompts that differ only in the part that decides the answer."""
 
     task: tyro.conf.Positional[str] = ""
     """Name of the task or of one of its controls, such as `bracket_counting.swapped`; unset takes --task-file's."""
     task_file: Path | None = None
-    """JSON Lines file of pairs, a task of one's own called by the file's stem."""
+    """JSON Lines file of pairs: a task of your own, named after the file."""
     model: Annotated[Path | None, tyro.conf.arg(aliases=["-m"])] = None
-    """Model, tokens or tokenizer.json whose tokens to show: where the choice falls, and between which two."""
+    """Model, tokens or tokenizer.json: show where its tokens decide the answer, and between which two."""
     split: Literal["train", "validation", "heldout"] = "train"
-    """Which names and templates the pairs are made of."""
+    """Split whose names and templates the pairs use."""
     pairs: int = 3
     """Number of pairs."""
     seed: int = 0
@@ -43,7 +43,7 @@ class ShowArgs:
 
 
 def show(args: ShowArgs) -> None:
-    """Example pairs; what differs between the two sides is marked."""
+    """Print example pairs; the difference between the two sides is coloured."""
     from thinwire.tasks import find_tasks, task_from_file
 
     if not args.task and args.task_file is None:
@@ -73,7 +73,7 @@ def show(args: ShowArgs) -> None:
 
 
 def as_json(task: "Task", pair: "Pair", tokenizer: "Tokenizer | None") -> dict[str, object]:
-    """A pair with the answers that are right in this task, and its choices under a tokenizer; null for none."""
+    """A pair with the right answers of this task, and its choices under a tokenizer; null where there is none."""
     answers = pair.answers if task.control is None else task.control.answers(pair.answers)
     found: dict[str, object] = {"prompts": pair.prompts, "answers": answers}
     if tokenizer is None:
@@ -83,13 +83,13 @@ def as_json(task: "Task", pair: "Pair", tokenizer: "Tokenizer | None") -> dict[s
 
 
 def _texts(choice: "Choice", tokenizer: "Tokenizer") -> dict[str, str | None]:
-    """What the prompt of a choice and its answers are; null for anything but the other one."""
+    """The texts of a choice: its prompt and its answers; null where any token but the other one is right."""
     target, foil = (None if token < 0 else tokenizer.token(token) for token in (choice.target, choice.foil))
     return {"prompt": tokenizer.decode(choice.prompt[1:]), "target": target, "foil": foil}
 
 
 def marked(prompt: str, other: str) -> Text:
-    """A prompt, indented, with what differs from the other one coloured; control characters as escapes."""
+    """A prompt, indented, with its difference from the other one coloured; control characters as escapes."""
     shortest = min(len(prompt), len(other))
     start = next((i for i, (a, b) in enumerate(zip(prompt, other, strict=False)) if a != b), shortest)
     end = 0
@@ -105,18 +105,18 @@ def _safe(text: str) -> str:
 
 
 def _answer(task: "Task", pair: "Pair", side: int, with_tokens: bool) -> Text:
-    """The right answer of a side in this task, as far as texts tell it."""
+    """The right answer of a side in this task, as far as texts determine it."""
     answers = pair.answers if task.control is None else task.control.answers(pair.answers)
     if answers is None:
-        return Text("an arbitrary token" + ("" if with_tokens else "; --model says which"), style=ASIDE)
+        return Text("an arbitrary token" + ("" if with_tokens else "; --model shows which"), style=ASIDE)
     foil = pair.answers[0] or pair.answers[1]
     return _quoted(answers[side]) if answers[side] else Text("not ", style=ASIDE).append_text(_quoted(foil))
 
 
 def _choice(choices: "Choices | None", side: int, tokenizer: "Tokenizer") -> Text:
-    """Where the choice falls and which two tokens it is between."""
+    """The place of the choice and its two tokens."""
     if choices is None:
-        return Text("    no token tells the two sides apart; the pair is passed over", style=ASIDE)
+        return Text("    no token distinguishes the two sides; the pair is skipped", style=ASIDE)
     texts = _texts(choices[side], tokenizer)
     before = texts["prompt"] or ""
     text = Text("    after ", style=ASIDE).append("…" if len(before) > TAIL else "").append(_json(before[-TAIL:]))

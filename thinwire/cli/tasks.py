@@ -1,4 +1,4 @@
-"""thinwire tasks list|show|score: the tasks, example pairs, and how well a model does them."""
+"""thinwire tasks list|show|score: the tasks, example pairs, and the scores of a model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,14 +30,14 @@ class ListArgs:
 
 @dataclass(frozen=True)
 class ScoreArgs:
-    """Score a model, unpruned, on tasks: loss in nats (guessing is 0.69) and accuracy, per split."""
+    """Score a whole model on tasks: loss in nats (0.69 is guessing) and accuracy, per split."""
 
     model: tyro.conf.Positional[Path]
     """Model artefact, or the name of a shipped model."""
     task: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-t"])] = ()
-    """Tasks to score; none names all, or the one of --task-file."""
+    """Tasks to score; unset scores all, or the one of --task-file."""
     task_file: Path | None = None
-    """JSON Lines file of pairs, a task of one's own called by the file's stem."""
+    """JSON Lines file of pairs: a task of your own, named after the file."""
     pairs: int = 256
     """Pairs per task and split."""
     seed: int = 0
@@ -67,11 +67,11 @@ def run(argv: Sequence[str]) -> None:
 
 
 def list_tasks(args: ListArgs) -> None:
-    """Names and summaries of the registered tasks, and the controls that each of them has."""
+    """Print names and summaries of the registered tasks, and the controls that each of them has."""
     from thinwire.tasks import CONTROLS, TASKS
 
     rows = [{"task": name, "split": split, "loss": None, "accuracy": None} for name in TASKS for split in SPLITS]
-    table = Table(caption=f"Controls, with other answers: {', '.join(f'NAME.{kind}' for kind in CONTROLS)}.")
+    table = Table(caption=f"Controls with other answers: {', '.join(f'NAME.{kind}' for kind in CONTROLS)}.")
     table.caption_style, table.caption_justify = "", "left"
     table.add_column("task", no_wrap=True)
     table.add_column("choice")
@@ -83,7 +83,7 @@ def list_tasks(args: ListArgs) -> None:
 
 
 def score(args: ScoreArgs) -> None:
-    """Loss and accuracy of the unpruned model."""
+    """Print loss and accuracy of the whole model."""
     from thinwire.stages import Opened
     from thinwire.tasks import find_tasks, task_from_file
 
@@ -108,7 +108,7 @@ def score(args: ScoreArgs) -> None:
 
 
 def _scores(opened: "Opened", task: "Task", args: ScoreArgs, skip: bool) -> list[dict[str, object]]:
-    """The task's row for each split; without numbers where its tokens do not exist and it may be skipped."""
+    """One row per split; without values where the tokenizer cannot express the task and it may be skipped."""
     from thinwire.tasks import CannotExpress
 
     rows: list[dict[str, object]] = []

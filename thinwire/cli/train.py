@@ -84,7 +84,8 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
         raise UserError("Give either --preset or --config, not both; options on the command line change either.")
     args = parse(Args, remaining, "train", Args(tyro.MISSING, tyro.MISSING, default))
     from thinwire.data import Tokens
-    from thinwire.stages import train_stage
+    from thinwire.stages import Watching, train_stage
+    from thinwire.train.inputs import Sources
     from thinwire.train.ranks import SINGLE
 
     ranks = ranks or SINGLE
@@ -97,12 +98,10 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
             tokens,
             args.out,
             report,
+            Sources(args.start, args.teacher),
+            Watching(args.watch, track=args.track),
             args.device,
-            args.start,
-            args.teacher,
-            watch=args.watch,
-            track=args.track,
-            ranks=ranks,
+            ranks,
         )
     if ranks.first:
         page = args.out / "report.html"

@@ -10,7 +10,6 @@ import tyro
 from thinwire import artifact, shipped
 from thinwire.cli.common import emit, parse, progress
 from thinwire.errors import UserError
-from thinwire.verify.config import VerifyConfig
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,6 @@ def run(argv: Sequence[str]) -> None:
     from thinwire.circuit import Circuit, circuit_task, render
     from thinwire.stages import Opened, Workspace, verify_stage, view_stage
     from thinwire.tasks import task_from_file
-    from thinwire.verify import finished_verdict
 
     own = None if args.task_file is None else task_from_file(args.task_file)
     circuits = [Circuit.load(folder) for folder in args.circuits]
@@ -65,11 +63,9 @@ def run(argv: Sequence[str]) -> None:
     tokens = work.open_tokens(args.tokens, model)
     cases = []
     for circuit in circuits:
-        folder = work.verdict(circuit.task)
-        verdict = finished_verdict(circuit, folder)  # one of other settings is still the user's verdict
-        if verdict is None:
-            with progress(f"verify {circuit.task}") as report:
-                verdict = verify_stage(opened, circuit, VerifyConfig(), folder, report, own=own)
+        with progress(f"verify {circuit.task}") as report:
+            # a verdict with other settings is still the user's verdict
+            verdict = verify_stage(opened, circuit, None, work.verdict(circuit.task), report, own=own)
         cases.append((circuit, verdict))
     out = args.out or work.page
     with progress("page") as report:

@@ -42,10 +42,19 @@ def build(config: DataConfig, out: Path, report: Report = silent, force: bool = 
     """
     out = Path(out)
     given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
-    finished = None if force else _reusable(config, given, out)
-    if finished is not None:
-        return finished
     _refuse_other_kinds(out)
+
+    def fits(found: Tokens) -> bool:
+        return found.config == config and (given is None or found.tokenizer.id == given.id)
+
+    def find() -> Tokens | None:
+        return artifact.finished(out, Tokens.open, fits)
+
+    return artifact.reuse_or_make(out, find, lambda: _build(config, given, out, report), report, force)
+
+
+def _build(config: DataConfig, given: Tokenizer | None, out: Path, report: Report) -> Tokens:
+    """Build the tokens artefact of `config` in `out`, with the tokenizer that is given, if any."""
     files = corpus.list_files(config)
     wanted = corpus.parts(config)
     with artifact.replacing(out, "tokens") as folder:
@@ -108,19 +117,6 @@ def encode(
         vocab_size=tokenizer.vocab_size, tokenizer=tokenizer.id, parts=rows, skipped=dict(sorted(skipped.items()))
     )
     return Encoded([name for writer in writers.values() for name in writer.files], stats)
-
-
-def _reusable(config: DataConfig, given: Tokenizer | None, out: Path) -> Tokens | None:
-    """The finished tokens in `out` if they are undamaged and were built from the same config and tokenizer."""
-    if not artifact.is_finished(out):
-        return None
-    _refuse_other_kinds(out)
-    try:
-        tokens = Tokens.open(out)
-    except UserError:
-        return None  # damaged tokens are built again
-    same_tokenizer = given is None or tokens.tokenizer.id == given.id
-    return tokens if tokens.config == config and same_tokenizer else None
 
 
 def _refuse_other_kinds(out: Path) -> None:

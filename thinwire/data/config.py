@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from thinwire.artifact import FORMATS, Format
 from thinwire.config import Config
 
 MAX_VOCAB = 65_535
@@ -15,6 +16,9 @@ MIN_VOCAB = 257
 Part = Literal["idioms", "stdlib", "folders"]
 """The parts that a corpus can have, in the order they are read."""
 Split = Literal["train", "validation"]
+FORMATS.register("tokens")(
+    Format(version=1, files=("tokenizer.json", "manifest.jsonl", "stats.json", "*.bin", "*.offsets.npy"))
+)
 
 
 class DataConfig(Config):

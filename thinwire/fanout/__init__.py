@@ -1,1 +1,1 @@
-"""Fan-out: many models and tasks pruned by many processes, on this machine or on a Ray cluster."""
+"""Fan-out: several models and tasks pruned by several processes, on this machine or on a Ray cluster."""

@@ -1,18 +1,18 @@
-"""Where a fan-out says what happens to its jobs."""
+"""Where a fan-out reports the state of its jobs."""
 
 from typing import Protocol
 
 from thinwire.fanout.job import Job, Outcome
 
 ATTEMPTS = 3
-"""How often a job is tried before it is parked."""
+"""How often a job is tried before it is parked: recorded as failed and left out."""
 
 
 class Board(Protocol):
-    """Is told of every job."""
+    """Receives the state of every job."""
 
     def running(self, job: Job, done: int, total: int, status: str) -> None:
-        """A job has done part of its work; the status is empty when it begins."""
+        """A job has done a part of its work; the status is empty when it begins."""
         ...
 
     def failed(self, job: Job, attempt: int, why: str) -> None:
@@ -25,7 +25,7 @@ class Board(Protocol):
 
 
 class Quiet:
-    """Says nothing."""
+    """Reports nothing."""
 
     def running(self, job: Job, done: int, total: int, status: str) -> None:
         """Nothing."""

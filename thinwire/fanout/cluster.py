@@ -17,15 +17,15 @@ from thinwire.fanout.job import Job, Outcome, run_job
 from thinwire.train.rates import usable_cores
 
 LOCAL = "local"
-"""The address that means: start a cluster on this machine for as long as the jobs take."""
+"""The address that starts a cluster on this machine and ends it with the jobs."""
 KNOCK_SECONDS = 10.0
-"""How long a cluster may take to answer."""
+"""Seconds that a cluster may take to answer."""
 SECONDS_BETWEEN = 10.0
-"""How long the driver waits for a task before it says again what is running."""
+"""Seconds that the driver waits for a task before it reports again what is running."""
 
 
 def run_on_ray(jobs: Sequence[Job], address: str, workers: int | None, board: Board | None = None) -> list[Outcome]:
-    """Do jobs on the Ray cluster at `address`, at most `workers` at a time; returns outcomes in the order of the jobs.
+    """Run jobs on the Ray cluster at `address`, at most `workers` at a time; returns outcomes in the order of the jobs.
 
     Raises UserError when Ray is not installed or no cluster answers.
     """
@@ -64,13 +64,13 @@ def _attempt(text: str) -> str:
 
 
 def _outcome(ray, job: Job, ready: object) -> Outcome:
-    """What a finished task came to; a failure leaves Ray's account of it in the job's log."""
+    """The outcome of a finished task; after a failure, the message of Ray is in the log of the job."""
     try:
         outcome = Outcome.parse(ray.get(ready))
     except ray.exceptions.RayError as error:
         artifact.write_text(job.log, f"{error}\n")
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        return Outcome.without(job, error=f"Failed {ATTEMPTS} times, at last because {said[-1].strip()}")
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return Outcome.without(job, error=f"Failed {ATTEMPTS} times, at last because {lines[-1].strip()}")
     if outcome.scores is not None and not artifact.is_finished(job.out):
         return Outcome.without(job, error=f"{job.out} was written on another machine; choose a folder that all share.")
     return outcome
@@ -78,10 +78,10 @@ def _outcome(ray, job: Job, ready: object) -> Outcome:
 
 @contextmanager
 def _joined(ray, address: str, workers: int | None) -> Iterator[None]:
-    """Be a driver of the cluster within the block."""
+    """Within the block, this process is a driver of the cluster."""
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if address == LOCAL:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # which would call home
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports over the network
         quiet |= {"include_dashboard": False, "num_cpus": max(workers or 1, usable_cores())}
     try:
         _knock(address)
@@ -95,7 +95,7 @@ def _joined(ray, address: str, workers: int | None) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nothing listens at HOST:PORT, which takes Ray minutes to find."""
+    """Raise OSError at once where nothing listens at HOST:PORT; Ray itself takes minutes to find out."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), KNOCK_SECONDS).close()

@@ -1,7 +1,7 @@
-"""One job of a fan-out, a task pruned in a model, and what came of it.
+"""One job of a fan-out, which prunes a task in a model, and its outcome.
 
-The result lies in the workspace: the circuit's folder, or, where there is no circuit to find, `OUT-missed.json` beside
-where it would be. Whoever finds either for the same model and config has nothing left to do.
+The result is in the workspace: the folder of the circuit, or `OUT-missed.json` beside it where the model has no circuit
+that meets the target. Either one, of the same model and config, is reused by later runs.
 """
 
 import json
@@ -25,14 +25,14 @@ from thinwire.tasks import CannotExpress, Task, find_task, task_from_file
 
 
 class Job(Config):
-    """A task to prune in a model, as it travels to the process that does it: paths absolute, no objects."""
+    """A task to prune in a model, as it is sent to the process that runs it: absolute paths, no objects."""
 
     name: str
-    """What the model is called in tables."""
+    """Name of the model in tables."""
     model: Path
     """Model artefact, or the name of a shipped model."""
     tokens: Path
-    """Tokens of the model's tokenizer."""
+    """Tokens of the tokenizer of the model."""
     task: str
     """Name of the task."""
     task_file: Path | None = None
@@ -45,17 +45,17 @@ class Job(Config):
 
     @property
     def title(self) -> str:
-        """How messages call the job."""
+        """Name of the job in messages."""
         return f"{self.name} {self.task}"
 
     @property
     def log(self) -> Path:
-        """Where the job's processes write their stderr; it stays when the job fails."""
+        """File for the stderr of the job's processes; it is kept when the job fails."""
         return self.out.with_name(f"{self.out.name}.log")
 
     @property
     def missed(self) -> Path:
-        """Where it is kept that the model has no circuit that meets the target."""
+        """File that records that the model has no circuit that meets the target."""
         return self.out.with_name(f"{self.out.name}-missed.json")
 
     def find_task(self) -> Task:
@@ -64,7 +64,7 @@ class Job(Config):
 
 
 class Missed(Config):
-    """Why a job has no circuit, and for what this holds."""
+    """Why a job has no circuit, and for which model, task and config."""
 
     model: str
     """Content hash of the model artefact."""
@@ -77,21 +77,21 @@ class Missed(Config):
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: a circuit, or why there is none."""
+    """The outcome of a job: a circuit, or why there is none."""
 
     model: str
-    """What the model is called."""
+    """Name of the model in tables."""
     task: str
     out: str
     nodes: int | None = None
     scores: PruneScores | None = None
-    """How the circuit came out; None where there is none."""
+    """Scores of the circuit; None where there is none."""
     missed: str | None = None
     """Why the model has no circuit that meets the target."""
     error: str | None = None
     """Why the job was parked."""
     reused: bool = False
-    """Whether an earlier run had done the job."""
+    """Whether an earlier run finished the job."""
 
     @classmethod
     def of_circuit(cls, job: Job, circuit: Circuit, reused: bool = False) -> Self:
@@ -104,17 +104,17 @@ class Outcome:
         return cls(job.name, job.task, str(job.out), missed=missed, error=error, reused=reused)
 
     def to_json(self) -> str:
-        """One line that `parse` reads; numbers may be NaN."""
+        """One line that `parse` reads; floats may be NaN."""
         return json.dumps(asdict(self))
 
     @classmethod
     def parse(cls, text: str | bytes) -> Self:
-        """Raises ValueError where the text is not one of `to_json`."""
+        """The outcome in a line of `to_json`. Raises ValueError for any other text."""
         return TypeAdapter(cls).validate_json(text)
 
 
-def done_before(job: Job, task: Task, model: Artifact) -> Outcome | None:
-    """What an earlier run made of the same job; None where it has yet to be done."""
+def earlier_outcome(job: Job, task: Task, model: Artifact) -> Outcome | None:
+    """The outcome of the same job in an earlier run; None where it is not finished."""
     if job.again:
         return None
     circuit = finished_circuit(model, task, job.config, job.out)
@@ -129,9 +129,9 @@ def done_before(job: Job, task: Task, model: Artifact) -> Outcome | None:
 
 
 def run_job(job: Job, report: Report = silent) -> Outcome:
-    """Do a job and leave its result in the workspace.
+    """Run a job and write its result into the workspace.
 
-    Raises UserError for what trying again does not mend.
+    Raises UserError for errors that would happen again at every attempt.
     """
     task, opened, tokens = job.find_task(), Opened.open(job.model), Tokens.open(job.tokens)
     try:

@@ -1,7 +1,7 @@
-"""Jobs in processes of this machine: one process a job, some at a time, and no process outlives the driver.
+"""Jobs in processes of this machine: one process per job, a few at a time, and no process outlives the driver.
 
-1. A job goes to a new process as a line of JSON on its stdin, which stays open: see `thinwire.fanout.worker`.
-2. A thread per process hands its lines to the driver, and then its end.
+1. A new process gets its job as a line of JSON on its stdin, which stays open: see `thinwire.fanout.worker`.
+2. A thread per process passes its lines to the driver, and then None at its end.
 3. A process that ends without a result has failed; its job is tried again after the others, three times in all.
 """
 
@@ -24,31 +24,33 @@ from thinwire.train.rates import usable_cores
 
 WORKER = (sys.executable, "-m", "thinwire.fanout.worker")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-"""Variables that tell libraries how many threads a process may use."""
+"""Variables with the number of threads that libraries may use in a process."""
 TAIL_BYTES = 4096
-"""How much of the end of a log is searched for its last line."""
+"""Bytes at the end of a log that are searched for its last line."""
 
 
 @dataclass
 class Child:
-    """A process at work on a job."""
+    """A process that runs a job."""
 
     job: Job
     process: subprocess.Popen[bytes]
     outcome: Outcome | None = None
-    """What it has said came of the job."""
+    """The outcome that it reported."""
 
     def take(self, line: bytes, board: Board) -> None:
-        """Take a line that the process wrote."""
+        """Handle a line that the process wrote."""
         try:
-            said = json.loads(line)
+            message = json.loads(line)
         except ValueError:  # cut short by the death of the process
             return
-        if "status" in said:
-            board.running(self.job, said["done"], said["total"], said["status"])
+        if "status" in message:
+            board.running(self.job, message["done"], message["total"], message["status"])
             return
-        refused = "refused" in said
-        self.outcome = Outcome.without(self.job, error=said["refused"]) if refused else Outcome.parse(said["outcome"])
+        if "refused" in message:
+            self.outcome = Outcome.without(self.job, error=message["refused"])
+        else:
+            self.outcome = Outcome.parse(message["outcome"])
         self.dismiss()
 
     def why(self) -> str:
@@ -59,7 +61,7 @@ class Child:
         return f"its process ended with exit code {code}: {last_line(self.job)}"
 
     def dismiss(self) -> None:
-        """End the process's stdin, upon which it exits."""
+        """Close the stdin of the process, which makes it exit."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # it has died before it read its job
             self.process.stdin.close()
@@ -73,13 +75,13 @@ class Child:
 
 @dataclass
 class Crew:
-    """The processes at work, and what they say."""
+    """The running processes, and the lines they write."""
 
     workers: int
     command: Sequence[str]
     running: list[Child] = field(default_factory=list)
     lines: SimpleQueue[tuple[Child, bytes | None]] = field(default_factory=SimpleQueue)
-    """Lines of the processes as they come; None at the end of one."""
+    """Lines in the order they are written; None at the end of a process."""
 
     def start(self, job: Job) -> None:
         """Start a process for a job."""
@@ -91,13 +93,13 @@ class Crew:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=os.environ | dict.fromkeys(THREADS, share),
-                start_new_session=True,  # Ctrl-C is the driver's to handle
+                start_new_session=True,  # Ctrl-C is handled by the driver alone
             )
         child = Child(job, process)
         self.running.append(child)
         threading.Thread(target=self._listen, args=(child,), daemon=True).start()
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it has died already, which the thread will say
+        with suppress(BrokenPipeError):  # it has died already, which the thread will report
             process.stdin.write(job.model_dump_json().encode() + b"\n")
             process.stdin.flush()
 
@@ -118,9 +120,9 @@ class Crew:
 def run_local(
     jobs: Sequence[Job], workers: int, board: Board | None = None, command: Sequence[str] = WORKER
 ) -> list[Outcome]:
-    """Do jobs in at most `workers` processes at a time; returns their outcomes in the order of the jobs.
+    """Run jobs in at most `workers` processes at a time; returns their outcomes in the order of the jobs.
 
-    A job whose process dies `ATTEMPTS` times, or that is refused once, is parked with its error, and the rest goes on.
+    A job whose process dies `ATTEMPTS` times, or that is refused once, is parked with its error; the others continue.
     """
     board, crew = board or Quiet(), Crew(workers, command)
     pending, attempts, outcomes = deque(jobs), Counter(), {}
@@ -156,7 +158,7 @@ def run_local(
 
 
 def last_line(job: Job) -> str:
-    """What the job's processes wrote last to stderr."""
+    """The last line that the processes of the job wrote to stderr."""
     end = job.log.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
     lines = [line.strip() for line in end.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "its log is empty"

@@ -1,8 +1,8 @@
 """The process of one job: `python -m thinwire.fanout.worker`, started by `thinwire.fanout.local`.
 
-It reads a job as one line of JSON from stdin and writes lines of JSON to stdout: `{"done", "total", "status"}` on the
-way, then either `{"outcome"}` or `{"refused"}`. Any other end is a failure. It exits as soon as stdin ends, so that
-nothing goes on when the driver is killed.
+It reads a job as one line of JSON from stdin and writes lines of JSON to stdout: `{"done", "total", "status"}` for its
+progress, then either `{"outcome"}` or `{"refused"}`. Any other end is a failure. It exits as soon as stdin ends, so
+that no worker continues when the driver is killed.
 """
 
 import io
@@ -16,32 +16,32 @@ from thinwire.errors import UserError
 from thinwire.progress import Report
 
 SECONDS_BETWEEN = 0.5
-"""Progress is said at most this often."""
+"""Seconds between two reports of progress, at least."""
 
 
 def serve(do: Callable[[str, Report], str]) -> None:
-    """Do the job that comes on stdin; `do` takes its JSON and returns that of its outcome."""
-    stdin = io.FileIO(0, closefd=False)  # not buffered: nothing is held when the thread below is cut off
+    """Run the job that comes on stdin; `do` takes its JSON and returns the JSON of its outcome."""
+    stdin = io.FileIO(0, closefd=False)  # not buffered, so that the thread below may be cut off at any time
     line = stdin.readline()
     threading.Thread(target=_end_with_driver, args=(stdin,), daemon=True).start()
     stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints goes to the log
-    said = 0.0
+    os.dup2(2, 1)  # output of libraries goes to the log
+    reported_at = 0.0
 
-    def say(**message: object) -> None:
+    def write(**message: object) -> None:
         stdout.write(json.dumps(message) + "\n")
         stdout.flush()
 
     def report(done: int, total: int, status: str) -> None:
-        nonlocal said
-        if time.monotonic() - said >= SECONDS_BETWEEN:
-            said = time.monotonic()
-            say(done=done, total=total, status=status)
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= SECONDS_BETWEEN:
+            reported_at = time.monotonic()
+            write(done=done, total=total, status=status)
 
     try:
-        say(outcome=do(line.decode(), report))
+        write(outcome=do(line.decode(), report))
     except UserError as error:
-        say(refused=str(error))
+        write(refused=str(error))
 
 
 def _end_with_driver(stdin: io.FileIO) -> None:
@@ -51,7 +51,7 @@ def _end_with_driver(stdin: io.FileIO) -> None:
 
 
 def _do(text: str, report: Report) -> str:
-    from thinwire.fanout.job import Job, run_job  # late: from its first moment on, the process ends with the driver
+    from thinwire.fanout.job import Job, run_job  # late, so that the thread of `serve` runs first
 
     return run_job(Job.parse(text, "The job"), report).to_json()
 

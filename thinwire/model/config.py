@@ -4,8 +4,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from thinwire.artifact import FORMATS, METRICS, SUMMARY, Format
 from thinwire.config import Config
 from thinwire.sites import KINDS, SiteKind
+
+FORMATS.register("model")(
+    Format(version=1, files=("model.json", "weights.safetensors", "tokenizer.json", SUMMARY, METRICS), shipped=True)
+)
 
 
 class ModelConfig(Config):

@@ -23,6 +23,10 @@ class Sources:
     """Model that the objective may compare with, trained on the same tokens; None for no teacher."""
 
 
+NO_SOURCES = Sources()
+"""A run that starts from random weights, without a teacher."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The parents of a run, opened and checked against its config."""

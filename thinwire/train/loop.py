@@ -21,7 +21,7 @@ from thinwire.errors import UserError
 from thinwire.train import checkpoint
 from thinwire.train.config import TrainConfig
 from thinwire.train.finite import NotFinite, check_weights
-from thinwire.train.inputs import Inputs, Sources
+from thinwire.train.inputs import NO_SOURCES, Inputs, Sources
 from thinwire.train.interrupt import StopRequest, stop_on_signal
 from thinwire.train.language import LANGUAGE_MODELING
 from thinwire.train.metrics import Metrics, Muted
@@ -38,7 +38,6 @@ from thinwire.train.watch import UNMONITORED, Monitoring
 CHECKPOINT = "checkpoint.safetensors"
 OBJECTIVE = "objective.json"
 """File that names the objective of a run, where it is not the default one."""
-NO_SOURCES = Sources()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from pydantic import Field
 
+from thinwire.artifact import FORMATS, Format
 from thinwire.config import Config
+
+FORMATS.register("verdict")(Format(version=2, files=("verdict.json",)))
 
 
 class VerifyConfig(Config):

@@ -1,0 +1,59 @@
+"""Artefact folders: what every stage reads and writes.
+
+A folder holds `config.json` (resolved), data files, and `meta.json` (format and version, package version, seed, parents
+and files by content hash). `meta.json` is written last, so a folder without it is unfinished and never counts as done.
+A room registers the format that it writes in `FORMATS`.
+"""
+
+from thinwire.artifact.meta import (
+    FORMATS,
+    METRICS,
+    SUMMARY,
+    Artifact,
+    FileEntry,
+    Format,
+    Meta,
+    is_finished,
+    read_meta,
+    registered,
+    require_parent,
+    sha256,
+    version,
+)
+from thinwire.artifact.read import open_artifact
+from thinwire.artifact.reuse import finished, reuse_or_make
+from thinwire.artifact.write import (
+    atomic,
+    finish,
+    make_parents,
+    refuse_foreign,
+    replacing,
+    sole_writer,
+    write_text,
+)
+
+__all__ = [
+    "FORMATS",
+    "METRICS",
+    "SUMMARY",
+    "Artifact",
+    "FileEntry",
+    "Format",
+    "Meta",
+    "atomic",
+    "finish",
+    "finished",
+    "is_finished",
+    "make_parents",
+    "open_artifact",
+    "read_meta",
+    "refuse_foreign",
+    "registered",
+    "replacing",
+    "require_parent",
+    "reuse_or_make",
+    "sha256",
+    "sole_writer",
+    "version",
+    "write_text",
+]

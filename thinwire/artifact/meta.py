@@ -1,0 +1,130 @@
+"""What an artefact says of itself: its format, its parents, and its files with their content hashes."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from thinwire.config import Config
+from thinwire.errors import UserError
+from thinwire.registry import Registry
+
+CONFIG = "config.json"
+"""Name of the file with the resolved config."""
+META = "meta.json"
+"""Name of the file that makes a folder a finished artefact."""
+SUMMARY = "summary.json"
+"""Name of the file with the measurements of the run that made an artefact, its times among them."""
+METRICS = "metrics.jsonl"
+"""Name of the file with the measurements that a training run wrote while it trained."""
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of artefact, as the room that writes it registers it in `FORMATS`."""
+
+    version: int
+    """Version that this package writes, and the only one that it reads."""
+    files: tuple[str, ...]
+    """Data files that an artefact may list; `*` and `?` stand for any characters."""
+    shipped: bool = False
+    """Whether the package ships artefacts of this format, which open by their names."""
+
+    def may_list(self, name: str) -> bool:
+        """Whether an artefact of this format may list a file of this name."""
+        return name == CONFIG or any(fnmatchcase(name, pattern) for pattern in self.files)
+
+
+FORMATS: Registry[Format] = Registry("artefact format")
+"""Artefact formats by name. Importing the room that writes a format registers it."""
+
+
+class FileEntry(BaseModel):
+    """Size in bytes and SHA-256 of one file of an artefact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    bytes: int
+    sha256: str
+
+
+class Meta(BaseModel):
+    """Contents of `meta.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: str
+    version: int
+    thinwire: str
+    seed: int | None
+    parents: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artefact folder whose files have been checked against `meta.json`."""
+
+    path: Path
+    meta: Meta
+
+    @property
+    def id(self) -> str:
+        """Content hash: 16 hex digits over the kind, config and data files; children name their parents by it.
+
+        Measurements of the run are left out: they contain times, and a run may be watched more or less closely. So the
+        same result always has the same id.
+        """
+        measured = (SUMMARY, METRICS)
+        entries = sorted((name, entry.sha256) for name, entry in self.meta.files.items() if name not in measured)
+        return hashlib.sha256(json.dumps([self.meta.format, entries]).encode()).hexdigest()[:16]
+
+    def config(self, cls: type[C]) -> C:
+        """The resolved config that the artefact was made with."""
+        return cls.load(self.path / CONFIG)
+
+
+def registered(kind: str, folder: Path | None = None) -> Format:
+    """The format called `kind`, which the artefact in `folder` has. Raises UserError where it is not registered."""
+    if kind in FORMATS:
+        return FORMATS[kind]
+    subject = f"{folder} is an artefact of format '{kind}', which" if folder else f"'{kind}' is a format that"
+    raise UserError(f"{subject} no imported module registers; import or install the module that writes this format.")
+
+
+def version() -> str:
+    """Version of the installed package."""
+    from importlib.metadata import version as installed
+
+    return installed("thinwire")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` has a `meta.json`, without checking anything else."""
+    return (Path(folder) / META).is_file()
+
+
+def read_meta(path: Path, remedy: str = "make the artefact again") -> Meta:
+    """The contents of a `meta.json`. Raises UserError when it is damaged."""
+    try:
+        return Meta.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise UserError(f"{path} is damaged or was not written by thinwire; {remedy}.") from None
+
+
+def require_parent(child: Artifact, name: str, parent: Artifact) -> None:
+    """Raise UserError unless `child` was made from exactly this `parent`."""
+    if child.meta.parents.get(name) != parent.id:
+        raise UserError(
+            f"{child.path} was not made from {parent.path} (its {name} has another content hash); "
+            f"make it again from this {name}."
+        )

@@ -1,0 +1,37 @@
+"""Reuse what is finished, or make it: the rule by which every stage, run again, does only what is left to do.
+
+A finished artefact is reused when it is whole and fits the request: the same config and the same parents. Anything else
+in its place is made again. Reuse is always reported.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from thinwire.artifact.meta import is_finished
+from thinwire.errors import UserError
+from thinwire.progress import Report, silent
+
+T = TypeVar("T")
+
+
+def finished(folder: Path, load: Callable[[Path], T], fits: Callable[[T], bool]) -> T | None:
+    """The finished artefact in `folder` if it fits; None where there is none, or a damaged or older one."""
+    if not is_finished(folder):
+        return None
+    try:
+        found = load(folder)
+        return found if fits(found) else None
+    except UserError:
+        return None
+
+
+def reuse_or_make(
+    folder: Path, find: Callable[[], T | None], make: Callable[[], T], report: Report = silent, again: bool = False
+) -> T:
+    """What `find` finds finished in `folder`, else what `make` makes there; with `again`, `make` always makes it."""
+    found = None if again else find()
+    if found is None:
+        return make()
+    report(1, 1, f"reused {folder}")
+    return found

@@ -1,0 +1,29 @@
+"""Stages from folder to folder: each reads its parents' artefacts, reuses what is finished, and writes its own."""
+
+from typing import TYPE_CHECKING
+
+from thinwire.lazy import attach
+
+if TYPE_CHECKING:
+    from thinwire.stages.prune import finished_circuit as finished_circuit
+    from thinwire.stages.prune import prune_stage as prune_stage
+    from thinwire.stages.train import Watching as Watching
+    from thinwire.stages.train import train_stage as train_stage
+    from thinwire.stages.verify import verify_stage as verify_stage
+    from thinwire.stages.view import view_stage as view_stage
+    from thinwire.stages.workspace import Opened as Opened
+    from thinwire.stages.workspace import Workspace as Workspace
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Opened": "workspace",
+        "Watching": "train",
+        "Workspace": "workspace",
+        "finished_circuit": "prune",
+        "prune_stage": "prune",
+        "train_stage": "train",
+        "verify_stage": "verify",
+        "view_stage": "view",
+    },
+)
