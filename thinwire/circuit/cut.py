@@ -39,7 +39,7 @@ def held_weights(
         dropped = ~torch.isin(places, torch.tensor(staying.get((source, target), []), dtype=torch.int64))
         if dropped.any():
             rows, columns, values = found.rows[dropped], found.columns[dropped], found.values[dropped]
-            changed |= with_values(model, name, found.places[dropped], torch.zeros_like(values))
+            changed |= with_values(model, name, found.positions[dropped], torch.zeros_like(values))
             changed[f"{name}.bias"] = bias_of(model, name).index_add(
                 0, rows, values * means[source].to(values)[columns]
             )

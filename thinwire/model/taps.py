@@ -7,7 +7,7 @@ taps. Neither taps nor interventions are ever state of the model.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class Recorder(Intervention):
 
     def __init__(self, sites: frozenset[Site] | None, points: frozenset[ResidPoint] | None) -> None:
         super().__init__(sites, points)
-        self.values: dict[Site | ResidPoint, Tensor] = {}
+        self.values: dict[Any, Tensor] = {}
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
         self.values[site] = x

@@ -87,7 +87,7 @@ class EdgeMasks:
         for (name, source, target, found), own in zip(self._matrices, own_masks, strict=True):
             own = torch.where(alive[target][found.rows], own, own + (1 - own).detach())
             held = found.values * (1 - own) * self.means[source][found.columns]
-            changed |= with_values(model, name, found.places, found.values * own)
+            changed |= with_values(model, name, found.positions, found.values * own)
             changed[f"{name}.bias"] = bias_of(model, name).index_add(0, found.rows, held)
         return changed
 

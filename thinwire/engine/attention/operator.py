@@ -48,8 +48,8 @@ def attend(
 
 def kernel_input(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor) -> AttentionInput:
     """What kernels take for tensors as `attend` takes them."""
-    arrays = [floats(x.contiguous()) for x in (q, k, v, sink)]
-    return AttentionInput(*arrays, queries.contiguous().numpy(), np.float32(q.shape[1] ** -0.5))
+    q_, k_, v_, sink_ = (floats(x.contiguous()) for x in (q, k, v, sink))
+    return AttentionInput(q_, k_, v_, sink_, queries.contiguous().numpy(), np.float32(q.shape[1] ** -0.5))
 
 
 @operator("attend_by_feature_backward")

@@ -108,7 +108,8 @@ class KernelEnd(NamedTuple):
     second: KernelMap
 
 
-_NO_MAP = KernelMap(*(np.empty(0, t) for t in (np.float32, np.int32, np.int32, np.float32)), 0)
+_NO_VALUES, _NO_INDICES = np.empty(0, np.float32), np.empty(0, np.int32)
+_NO_MAP = KernelMap(_NO_VALUES, _NO_INDICES, _NO_INDICES, _NO_VALUES, 0)
 
 
 Tuples = tuple[Any, ...]

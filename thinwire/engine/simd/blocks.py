@@ -5,7 +5,6 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from thinwire.engine.jit import device_function
 from thinwire.engine.simd.vectors import (
@@ -16,6 +15,7 @@ from thinwire.engine.simd.vectors import (
     LANES,
     REGISTER_LANES,
     address_of,
+    intrinsic,
     splat,
 )
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.polynomial import chebyshev
 
 from thinwire.engine.jit import no_reassociation
@@ -23,6 +22,7 @@ from thinwire.engine.simd.vectors import (
     LANES,
     concat_lanes,
     has_avx512,
+    intrinsic,
     slice_lanes,
     vector,
 )

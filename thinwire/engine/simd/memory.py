@@ -8,7 +8,6 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from thinwire.engine.simd.vectors import (
     FLOAT_ALIGNMENT,
@@ -18,6 +17,7 @@ from thinwire.engine.simd.vectors import (
     INT32S,
     LANES,
     address_of,
+    intrinsic,
     nonzero,
     splat,
     vector,

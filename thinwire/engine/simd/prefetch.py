@@ -10,12 +10,11 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from thinwire.engine.jit import inline_function
 from thinwire.engine.simd.memory import CACHE_LINE
 from thinwire.engine.simd.tiles import FLOAT_BYTES
-from thinwire.engine.simd.vectors import INT32
+from thinwire.engine.simd.vectors import INT32, intrinsic
 
 LINE_FLOATS = CACHE_LINE // FLOAT_BYTES
 """Float32 in a cache line."""

@@ -8,10 +8,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from thinwire.engine.simd.lanes import MAGNITUDE_BITS
-from thinwire.engine.simd.vectors import INT32, INT64, LANES, address_of, vector
+from thinwire.engine.simd.vectors import INT32, INT64, LANES, address_of, intrinsic, vector
 
 HALF = 16
 """Bits of a number that its key leaves out."""
