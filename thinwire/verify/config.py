@@ -11,7 +11,7 @@ FORMATS.register("verdict")(Format(version=2, files=("verdict.json",)))
 class VerifyConfig(Config):
     """How a circuit is checked."""
 
-    pairs: int = Field(default=256, ge=1)
+    pairs: int = Field(default=256, ge=2)
     """Held-out pairs that every check measures on."""
     random_circuits: int = Field(default=20, ge=1)
     """Random circuits of the same size to compare with."""
