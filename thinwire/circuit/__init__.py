@@ -2,7 +2,6 @@
 
 from thinwire.circuit.calibration import Calibration, calibrate
 from thinwire.circuit.circuit import Circuit, PruneScores, Rung
-from thinwire.circuit.compact import CompactCircuit
 from thinwire.circuit.cut import held_weights
 from thinwire.circuit.edges import (
     Edge,
@@ -20,7 +19,6 @@ from thinwire.circuit.render import render
 __all__ = [
     "Calibration",
     "Circuit",
-    "CompactCircuit",
     "Edge",
     "PruneScores",
     "Rung",

@@ -15,7 +15,6 @@ from torch import Tensor
 from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.circuit.calibration import Calibration
-from thinwire.circuit.compact import CompactCircuit
 from thinwire.circuit.cut import held_weights
 from thinwire.circuit.edges import Edge, Wire, channel_links, joined, keep_masks, weight_edges
 from thinwire.config import STRICT, Config, read_record
@@ -182,13 +181,6 @@ class Circuit:
         if self.held_embedding is not None:
             cut.set_submodule("embedding", with_rows(model.embedding, self.removed_tokens, self.held_embedding))
         return cut
-
-    def compact(self, model: Transformer) -> CompactCircuit:
-        """The circuit as its own small graph: as the cut model under the tap, in microseconds a prompt.
-
-        `model` is the whole one. Raises UserError when it has another shape, or selects from its residual stream.
-        """
-        return CompactCircuit(self, model)
 
     def edges(self, model: Transformer) -> list[Edge]:
         """Kept wires with their nonzero weights, in the order of the forward pass.

@@ -4,7 +4,10 @@ Both round in float32, so near ties could make AbsTopK keep different channels. 
 exact ties go to the lowest channel in both, which has a test of its own.
 """
 
+import ast
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import planted
@@ -16,9 +19,12 @@ from tiny import tiny_model
 from torch import Tensor
 
 import thinwire
+from thinwire import CompactCircuit
 from thinwire.circuit import Circuit, weight_edges
-from thinwire.circuit.compact.kernel import _survives
-from thinwire.circuit.compact.parts import bars_of
+from thinwire.compact import kernel
+from thinwire.compact.kernel import _survives
+from thinwire.compact.parts import bars_of
+from thinwire.engine import jit
 from thinwire.engine.select import plain_keep_mask
 from thinwire.errors import UserError
 from thinwire.model import Transformer
@@ -92,7 +98,7 @@ def masked_activations(circuit: Circuit, model: Transformer, batch: PairBatch) -
 
 def check(circuit: Circuit, model: Transformer, batch: PairBatch) -> Tensor:
     """Compare both ways; the margins [2n]."""
-    compact = circuit.compact(model)
+    compact = CompactCircuit(circuit, model)
     margins = compact.margins(batch)
     torch.testing.assert_close(margins, masked_margins(circuit, model, batch), rtol=0, atol=TOLERANCE)
     activations = compact.activations(batch)
@@ -150,7 +156,7 @@ def test_shipped_model() -> None:
 def test_model_on_sparse_kernels() -> None:
     model = tiny_model(density=0.1).requires_grad_(False)
     circuit = circuit_of(model, 0.4, wires=0.7, removed_tokens=(3, 5), held_embedding=torch.ones(model.config.d_model))
-    margins = circuit.compact(model.compile_sparse()).margins(batch_of(model))
+    margins = CompactCircuit(circuit, model.compile_sparse()).margins(batch_of(model))
     torch.testing.assert_close(margins, masked_margins(circuit, model, batch_of(model)), rtol=0, atol=TOLERANCE)
 
 
@@ -159,7 +165,7 @@ def test_circuits_of_few_kinds(kinds: tuple[str, ...]) -> None:
     model = tiny_model(density=0.3, sink=True).requires_grad_(False)
     whole = circuit_of(model, 1.0)
     circuit = replace(whole, nodes=tuple(node for node in whole.nodes if node.site.kind in kinds))
-    compact = circuit.compact(model)
+    compact = CompactCircuit(circuit, model)
     for batch in (batch_of(model), batch_of(model, longest=1)):
         torch.testing.assert_close(
             compact.margins(batch), masked_margins(circuit, model, batch), rtol=0, atol=TOLERANCE
@@ -169,7 +175,7 @@ def test_circuits_of_few_kinds(kinds: tuple[str, ...]) -> None:
 def test_tables_grow_as_tokens_and_answers_are_met() -> None:
     model = tiny_model(density=0.3, positions="added").requires_grad_(False)
     circuit = circuit_of(model, 0.4)
-    compact = circuit.compact(model)
+    compact = CompactCircuit(circuit, model)
     for seed in range(4):
         batch = batch_of(model, pairs=seed + 1, longest=3 + 2 * seed, seed=seed, rest=seed == 2)
         expected = masked_margins(circuit, model, batch)
@@ -188,7 +194,7 @@ def test_exact_ties_go_to_the_lowest_channel() -> None:
     circuit = circuit_of(model, 0.5)
     circuit = replace(circuit, means={site: torch.zeros_like(mean) for site, mean in circuit.means.items()})
     batch = batch_of(model)
-    found, expected = circuit.compact(model).activations(batch), masked_activations(circuit, model, batch)
+    found, expected = CompactCircuit(circuit, model).activations(batch), masked_activations(circuit, model, batch)
     early = torch.tensor([node.site.kind in ("attn.act_in", "attn.q", "attn.k", "attn.v") for node in circuit.nodes])
     assert ((found != 0) == (expected != 0))[..., early].all()
     site = Site.parse("0.attn.act_in")
@@ -210,20 +216,64 @@ def test_bars_decide_as_the_selection_does(values: list[int], data: st.DataObjec
     assert found == plain_keep_mask(x, k)[rows].tolist()
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     model = tiny_model(active_residual=True).requires_grad_(False)
     with pytest.raises(UserError, match="active_residual cannot run compactly"):
-        circuit_of(model, 0.2).compact(model)
+        CompactCircuit(circuit_of(model, 0.2), model)
     model = tiny_model().requires_grad_(False)
     circuit = circuit_of(model, 0.2)
     with pytest.raises(UserError, match="belongs to a model of another shape"):
-        circuit.compact(tiny_model(n_layers=1))
+        CompactCircuit(circuit, tiny_model(n_layers=1))
     with pytest.raises(UserError, match="17 tokens does not fit the context of 16"):
-        circuit.compact(model).margins(batch_of(model, longest=17))
-    compact, batch = circuit.compact(model), batch_of(model)
+        CompactCircuit(circuit, model).margins(batch_of(model, longest=17))
+    compact, batch = CompactCircuit(circuit, model), batch_of(model)
     for tokens in (batch.tokens - 1 - batch.tokens.max(), batch.tokens + model.config.vocab_size):
         with pytest.raises(IndexError, match="tokens that the embedding does not have"):
             compact.activations(replace(batch, tokens=tokens))
     for last in (batch.last + batch.tokens.shape[1], batch.last - batch.tokens.shape[1], batch.last[1:]):
-        with pytest.raises(IndexError, match="whose last token is not one of theirs"):
+        with pytest.raises(IndexError, match="last position outside the prompt"):
             compact.activations(replace(batch, last=last))
+
+
+def test_compiled_code_depends_on_no_file_whose_changes_go_unnoticed() -> None:
+    """The cache notices changes of the kernel's own file and of the engine, so constants and parts come from there."""
+    imported = {
+        node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in ast.walk(ast.parse(Path(kernel.__file__).read_text("utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    own = {name for name in imported if name.startswith("thinwire")}
+    assert own
+    assert all(name.startswith("thinwire.engine.") for name in own)
+    assert imported - own == {"math", "typing", "numpy", "numba"}
+
+
+PARTS = """
+from thinwire.compact.kernel import inline_function, no_reassociation
+
+@inline_function
+def _part(x):
+    return x + {added}
+
+@no_reassociation
+def whole(x):
+    return _part(x)
+"""
+
+
+def test_machine_code_is_compiled_anew_when_a_part_in_the_same_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jit, "_cache_folder", lambda: str(tmp_path / "cache"))
+    found = []
+    for added in (1, 1, 20):
+        path = tmp_path / "parts.py"
+        if not found or added != 1:
+            path.write_text(PARTS.format(added=added), encoding="utf-8")
+        spec = importlib.util.spec_from_file_location("parts", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found.append((module.whole(1), sum(module.whole.stats.cache_hits.values())))
+    assert found == [(2, 0), (2, 1), (21, 0)]
