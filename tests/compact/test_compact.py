@@ -57,17 +57,17 @@ def batch_of(model: Transformer, pairs: int = 4, longest: int = 12, seed: int = 
     return PairBatch(tokens, last, torch.cat([target, foil]), torch.cat([foil, target]))
 
 
-def circuit_of(model: Transformer, share: float, seed: int = 0, wires: float | None = None, **more: object) -> Circuit:
-    """A random part of the nodes, with a random part of the wires between them or all."""
+def circuit_of(model: Transformer, share: float, seed: int = 0, edges: float | None = None, **more: object) -> Circuit:
+    """A random part of the nodes, with a random part of the edges between them or all."""
     generator = torch.Generator().manual_seed(seed)
     seen = record()
     model(torch.randint(model.config.vocab_size, (8, model.config.context), generator=generator), tap=seen)
     means = {site: x.mean((0, 1)) for site, x in seen.values.items()}
     every = [Node(site, i) for site in all_sites(model.config) for i in range(site.width(model.config))]
     nodes = part_of(every, share, generator)
-    listed = [(edge.source, edge.target) for edge in weight_edges(model, nodes)] if wires is not None else []
-    kept = None if wires is None else part_of(listed, wires, generator)
-    return Circuit("tiny", model.config, nodes, means, wires=kept, **more)  # pyright: ignore
+    listed = [edge.ends for edge in weight_edges(model, nodes)] if edges is not None else []
+    kept = None if edges is None else part_of(listed, edges, generator)
+    return Circuit("tiny", model.config, nodes, means, kept_edges=kept, **more)  # pyright: ignore
 
 
 def part_of(items: list, share: float, generator: torch.Generator) -> tuple:
@@ -111,15 +111,15 @@ def check(circuit: Circuit, model: Transformer, batch: PairBatch) -> Tensor:
 def test_margins_and_activations_are_those_of_the_masked_model(shape: str, share: float) -> None:
     model = tiny_model(density=0.3, **SHAPES[shape]).requires_grad_(False)
     one = check(circuit_of(model, share), model, batch_of(model))
-    cut = check(circuit_of(model, share, wires=0.5), model, batch_of(model))
-    assert share < 1 or not torch.allclose(one, cut, atol=1e-2), "wires make no difference"
+    cut = check(circuit_of(model, share, edges=0.5), model, batch_of(model))
+    assert share < 1 or not torch.allclose(one, cut, atol=1e-2), "edges make no difference"
 
 
 @pytest.mark.parametrize("shape", ["plain", "sink", "concatenated"])
 @pytest.mark.parametrize("seed", range(6))
 def test_many_random_circuits(shape: str, seed: int) -> None:
     model = tiny_model(density=(0.1, 0.5)[seed % 2], seed=seed, **SHAPES[shape]).requires_grad_(False)
-    circuit = circuit_of(model, 0.15 + 0.1 * seed, seed, wires=0.8 if seed % 3 else None)
+    circuit = circuit_of(model, 0.15 + 0.1 * seed, seed, edges=0.8 if seed % 3 else None)
     check(circuit, model, batch_of(model, 8, 14, seed))
 
 
@@ -127,12 +127,12 @@ def test_many_random_circuits(shape: str, seed: int) -> None:
 @pytest.mark.parametrize("rest", [False, True])
 def test_frozen_norms_removed_tokens_and_whole_vocabularies(shape: str, rest: bool) -> None:
     model = tiny_model(density=0.3, **SHAPES[shape]).requires_grad_(False)
-    held = torch.randn(model.config.d_model, generator=torch.Generator().manual_seed(3))
-    removed = {"removed_tokens": tuple(range(0, 30, 3)), "held_embedding": held}
-    circuit = circuit_of(model, 0.4, wires=0.7, frozen_norms=True, **removed)
+    ablated = torch.randn(model.config.d_model, generator=torch.Generator().manual_seed(3))
+    removed = {"removed_tokens": tuple(range(0, 30, 3)), "ablated_embedding": ablated}
+    circuit = circuit_of(model, 0.4, edges=0.7, frozen_norms=True, **removed)
     batch = batch_of(model, rest=rest)
     margins = check(circuit, model, batch)
-    for other in (replace(circuit, frozen_norms=False), replace(circuit, removed_tokens=(), held_embedding=None)):
+    for other in (replace(circuit, frozen_norms=False), replace(circuit, removed_tokens=(), ablated_embedding=None)):
         assert not torch.allclose(check(other, model, batch), margins, atol=1e-2)
 
 
@@ -148,14 +148,16 @@ def test_planted_circuits(name: str) -> None:
 def test_shipped_model() -> None:
     model = thinwire.load("python-2x256")
     batch = batch_of(model, 8, 25)
-    circuit = circuit_of(model, 0.05, wires=0.9)
+    circuit = circuit_of(model, 0.05, edges=0.9)
     assert len(circuit.nodes) > 200
     assert check(circuit, model, batch).std() > 0.1
 
 
 def test_model_on_sparse_kernels() -> None:
     model = tiny_model(density=0.1).requires_grad_(False)
-    circuit = circuit_of(model, 0.4, wires=0.7, removed_tokens=(3, 5), held_embedding=torch.ones(model.config.d_model))
+    circuit = circuit_of(
+        model, 0.4, edges=0.7, removed_tokens=(3, 5), ablated_embedding=torch.ones(model.config.d_model)
+    )
     margins = CompactCircuit(circuit, model.compile_sparse()).margins(batch_of(model))
     torch.testing.assert_close(margins, masked_margins(circuit, model, batch_of(model)), rtol=0, atol=TOLERANCE)
 

@@ -232,7 +232,7 @@ def test_progress_says_the_round_and_the_fewest_edges(tmp_path: Path) -> None:
 def test_folder_of_another_search_is_refused(tmp_path: Path) -> None:
     search(evaluate, CONFIG.replace(search=4), tmp_path, subject="quotes of model 01")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(UserError, match=r"holds a search with another model or task; delete .* to search anew"):
+    with pytest.raises(UserError, match=r"holds a search with another model or task; delete .* to start a new search"):
         search(evaluate, CONFIG, tmp_path, subject="quotes of model 02")
     with pytest.raises(UserError, match="holds a search with another learning_rate, seed; delete"):
         search(evaluate, CONFIG.replace(seed=1, learning_rate=0.1), tmp_path, subject="quotes of model 01")
@@ -253,7 +253,9 @@ def test_damaged_records_are_named_by_line(tmp_path: Path) -> None:
     for bad in (b"", b"{}", b"null", lines[2][:40], b"\xff" + lines[2], lines[2] + lines[2], b"\0" * 9):
         damaged = b"\n".join([*lines[:2], bad, *lines[3:]])
         (tmp_path / TRIALS).write_bytes(damaged)
-        with pytest.raises(UserError, match=r"trials\.jsonl line 3 is damaged \(.*\); delete .* to search anew\.$"):
+        with pytest.raises(
+            UserError, match=r"trials\.jsonl line 3 is damaged \(.*\); delete .* to start a new search\.$"
+        ):
             search(evaluate, config, tmp_path)
         assert (tmp_path / TRIALS).read_bytes() == damaged, "left as it was found"
     (tmp_path / TRIALS).write_bytes(b"\n".join(lines[1:]))
