@@ -1,6 +1,7 @@
 """Circuits and masks on the model with sparse kernels: the margins, edges and gradients of the dense one."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -106,49 +107,47 @@ def some_masks(trials: int, n: int, share: float | None) -> Tensor:
     return drawn if share is None else (drawn < share).float()
 
 
-@pytest.mark.parametrize("share", [0.6, 1.0, None])
-@pytest.mark.parametrize("frozen_norms", [False, True])
-def test_masks_of_nodes_and_tokens(dense: Transformer, frozen_norms: bool, share: float | None) -> None:
-    batch, means, config = batch_of(dense), means_of(dense), PruneConfig(frozen_norms=frozen_norms)
-    embeddings = PromptEmbeddings((1, 4, 9, 20), torch.linspace(-1, 1, dense.config.d_model))
-    both = [NodeMasks(model, means, config, embeddings) for model in (dense.compile_sparse(), dense)]
-    assert both[0].units == both[1].units
-    hard = some_masks(3, both[0].n, share)
-    (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
-    torch.testing.assert_close(margins, expected, **CLOSE)
-    torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
-    assert (slopes != 0).float().mean() > 0.05
+def test_masks_of_nodes_and_tokens(dense: Transformer) -> None:
+    for frozen_norms, share in product([False, True], [0.6, 1.0, None]):
+        batch, means, config = batch_of(dense), means_of(dense), PruneConfig(frozen_norms=frozen_norms)
+        embeddings = PromptEmbeddings((1, 4, 9, 20), torch.linspace(-1, 1, dense.config.d_model))
+        both = [NodeMasks(model, means, config, embeddings) for model in (dense.compile_sparse(), dense)]
+        assert both[0].units == both[1].units
+        hard = some_masks(3, both[0].n, share)
+        (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
+        torch.testing.assert_close(margins, expected, **CLOSE)
+        torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
+        assert (slopes != 0).float().mean() > 0.05, (frozen_norms, share)
 
 
-@pytest.mark.parametrize("share", [0.6, 1.0, None])
-@pytest.mark.parametrize("frozen_norms", [False, True])
-def test_masks_of_edges(dense: Transformer, frozen_norms: bool, share: float | None) -> None:
-    batch, circuit, compiled = batch_of(dense), circuit_of(dense), dense.compile_sparse()
-    both = [
-        EdgeMasks(model, circuit.means, circuit.nodes, circuit.nodes[:3], frozen_norms=frozen_norms)
-        for model in (compiled, dense)
-    ]
-    assert both[0].units == both[1].units
-    assert both[0].loose == both[1].loose
-    hard = some_masks(2, both[0].n, share)
-    (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
-    torch.testing.assert_close(margins, expected, **CLOSE)
-    torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
-    assert (slopes != 0).float().mean() > 0.05
+def test_masks_of_edges(dense: Transformer) -> None:
+    for frozen_norms, share in product([False, True], [0.6, 1.0, None]):
+        batch, circuit, compiled = batch_of(dense), circuit_of(dense), dense.compile_sparse()
+        both = [
+            EdgeMasks(model, circuit.means, circuit.nodes, circuit.nodes[:3], frozen_norms=frozen_norms)
+            for model in (compiled, dense)
+        ]
+        assert both[0].units == both[1].units
+        assert both[0].loose == both[1].loose
+        hard = some_masks(2, both[0].n, share)
+        (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
+        torch.testing.assert_close(margins, expected, **CLOSE)
+        torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
+        assert (slopes != 0).float().mean() > 0.05, (frozen_norms, share)
 
 
-@pytest.mark.parametrize("frozen_norms", [False, True])
-def test_candidates_from_where_they_differ(dense: Transformer, frozen_norms: bool) -> None:
-    batch, circuit = batch_of(dense), circuit_of(dense)
-    both = [
-        Passes(Replaceable(model), circuit.means, batch, frozen_norms, circuit.ablated_embedding)
-        for model in (dense.compile_sparse(), dense)
-    ]
-    assert circuit.kept_edges is not None
-    parts = Parts(frozenset(circuit.nodes), frozenset(circuit.kept_edges), frozenset({Token(3)}))
-    for passes in both:
-        passes.start_from(parts)
-    late = [node for node in circuit.nodes if node.site.layer][::9]
-    for gone in ([], late, circuit.kept_edges[::7], [Token(5)], [circuit.nodes[0]]):
-        ours, expected = (passes.margins(parts.without(gone)) for passes in both)
-        torch.testing.assert_close(ours, expected, **CLOSE)
+def test_candidates_from_where_they_differ(dense: Transformer) -> None:
+    for frozen_norms in (False, True):
+        batch, circuit = batch_of(dense), circuit_of(dense)
+        both = [
+            Passes(Replaceable(model), circuit.means, batch, frozen_norms, circuit.ablated_embedding)
+            for model in (dense.compile_sparse(), dense)
+        ]
+        assert circuit.kept_edges is not None
+        parts = Parts(frozenset(circuit.nodes), frozenset(circuit.kept_edges), frozenset({Token(3)}))
+        for passes in both:
+            passes.start_from(parts)
+        late = [node for node in circuit.nodes if node.site.layer][::9]
+        for gone in ([], late, circuit.kept_edges[::7], [Token(5)], [circuit.nodes[0]]):
+            ours, expected = (passes.margins(parts.without(gone)) for passes in both)
+            torch.testing.assert_close(ours, expected, **CLOSE)

@@ -81,9 +81,10 @@ def test_tokens_of_prompts_and_their_mean_leave_padding_out(model: Transformer) 
     every = [token for row in rows for token in row]
     found = prompt_embeddings(model, pairs, "mean")
     assert found.tokens == tuple(sorted(set(every)))
-    torch.testing.assert_close(found.ablated, torch.stack([model.embedding.weight[token] for token in every]).mean(0))
+    by_hand_mean = torch.stack([model.embedding.weight[token] for token in every]).mean(0)
+    torch.testing.assert_close(found.ablated_to, by_hand_mean)
     zero = prompt_embeddings(model, pairs, "zero")
-    assert (zero.tokens, zero.ablated.tolist()) == (found.tokens, [0.0] * model.config.d_model)
+    assert (zero.tokens, zero.ablated_to.tolist()) == (found.tokens, [0.0] * model.config.d_model)
 
 
 def test_folded_trials_are_circuits_of_the_model_with_other_embeddings(model: Transformer) -> None:
@@ -95,10 +96,9 @@ def test_folded_trials_are_circuits_of_the_model_with_other_embeddings(model: Tr
     for row, found in zip(hard, masks.margins(hard, pairs), strict=True):
         kept = row[len(masks.units) :].tolist()
         removed = tuple(token for token, stays in zip(embeddings.tokens, kept, strict=True) if not stays)
-        circuit = Circuit(
-            "t", model.config, nodes_at(masks, row), means, removed_tokens=removed, ablated_embedding=embeddings.ablated
-        )
-        other = by_hand(model, removed, embeddings.ablated)
+        tokens = {"removed_tokens": removed, "ablated_embedding": embeddings.ablated_to}
+        circuit = Circuit("t", model.config, nodes_at(masks, row), means, **tokens)
+        other = by_hand(model, removed, embeddings.ablated_to)
         expected = margin(last_logits(other, pairs, circuit.to_tap()), pairs)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         cut = circuit.cut_model(model)
@@ -144,7 +144,7 @@ def test_only_the_tokens_that_decide_are_kept(found: Circuit) -> None:
     assert found.removed_tokens == tuple(planted.FILLERS), "A and B stay, and what no prompt has"
     pairs = PLANT.planted.pairs(CONFIG.train_pairs, "train", CONFIG.seed)
     assert found.ablated_embedding is not None
-    assert found.ablated_embedding.equal(prompt_embeddings(PLANT.model, pairs, "mean").ablated)
+    assert found.ablated_embedding.equal(prompt_embeddings(PLANT.model, pairs, "mean").ablated_to)
     assert {planted.A, planted.B} <= set(found.prompt_tokens)
     assert not set(found.prompt_tokens) & set(found.removed_tokens)
     assert found.scores is not None

@@ -93,7 +93,7 @@ def keep_masks(nodes: Iterable[Node], shape: Shape) -> dict[Site, Tensor]:
 
 def joined(ends: EdgeEnds) -> bool:
     """Whether some matrix has a weight from the source to the target."""
-    source, target = ends.source.site, ends.target.site
+    source, target = (node.site for node in ends)
     return source.layer == target.layer and (source.kind, target.kind) in JOINED
 
 

@@ -70,7 +70,7 @@ def first_change(one: Parts, other: Parts, n_sublayers: int) -> int:
         changed: frozenset[EdgeEnds] = frozenset()
     else:
         changed = one.kept_edges ^ other.kept_edges
-    touched = chain(one.nodes ^ other.nodes, (edge.target for edge in changed))
+    touched = chain(one.nodes ^ other.nodes, (target for _, target in changed))
     return min((node.site.sublayer for node in touched), default=n_sublayers)
 
 
