@@ -153,7 +153,7 @@ def test_edges_to_removed_nodes_stay() -> None:
             assert now[row, column] == (0 if inside else weight[row, column])
 
 
-def test_edges_that_cannot_be_are_refused() -> None:
+def test_invalid_edges_are_refused() -> None:
     model = tiny_model(density=0.5)
     whole = circuit_of(model, 0.6)
     kept_edges = edges_of(whole, model)

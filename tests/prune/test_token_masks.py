@@ -209,7 +209,7 @@ def test_round_trip_and_verdict(found: Circuit, tmp_path: Path, monkeypatch: pyt
         ({"ablated_embedding": torch.full((16,), torch.nan)}, "has no valid embedding for its removed tokens"),
     ],
 )
-def test_removed_tokens_that_cannot_be_are_refused(found: Circuit, changes: dict, said: str) -> None:
+def test_invalid_removed_tokens_are_refused(found: Circuit, changes: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         replace(found, **changes)
 

@@ -146,7 +146,7 @@ def test_too_few_pairs_say_how_many_are_needed(lines: int, tmp_path: Path):
 @pytest.mark.parametrize(
     "name", ["a.b.jsonl", "a b.jsonl", ".jsonl", "\x1b[31m.jsonl", "é.jsonl", "-x.jsonl", "x" * 81]
 )
-def test_a_file_whose_name_cannot_be_a_task_s_is_refused(name: str, tmp_path: Path):
+def test_a_file_with_an_invalid_task_name_is_refused(name: str, tmp_path: Path):
     with pytest.raises(UserError, match=r"is not a valid task name; rename the file: up to 80 letters"):
         task_from_file(tmp_path / name)
 
