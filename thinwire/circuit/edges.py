@@ -86,7 +86,10 @@ def by_site(nodes: Iterable[Node]) -> dict[Site, list[int]]:
 def keep_masks(nodes: Iterable[Node], shape: Shape) -> dict[Site, Tensor]:
     """Which nodes stay: bool [width] for every site."""
     masks = {site: torch.zeros(site.width(shape), dtype=torch.bool) for site in all_sites(shape)}
-    for site, indices in by_site(nodes).items():
+    grouped: dict[Site, list[int]] = {}
+    for node in nodes:  # not sorted: pruning calls this for every candidate
+        grouped.setdefault(node.site, []).append(node.index)
+    for site, indices in grouped.items():
         masks[site][indices] = True
     return masks
 
