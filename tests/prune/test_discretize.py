@@ -82,7 +82,7 @@ def test_measure_is_the_loss_of_the_circuit(plants: dict, edge_units: bool) -> N
 
 
 @pytest.mark.parametrize("ranks", [(0, 1, 2), (0, 4, 9), (3, 30, 31), (100, 150, 200)])
-def test_smallest_cut_meets_and_one_fewer_misses(ranks: tuple[int, ...], plants: dict) -> None:
+def test_smallest_candidate_meets_and_one_fewer_misses(ranks: tuple[int, ...], plants: dict) -> None:
     """With the planted nodes at these ranks, the cut ends with the last of them. Checked against every k around it."""
     plant = plants["attention"]
     evaluator = evaluator_of(plant)
