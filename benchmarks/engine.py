@@ -31,6 +31,7 @@ from timing import in_turns, machine
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from thinwire.compact import CompactCircuit
 from thinwire.compiled.compile import compile_sparse
 from thinwire.compiled.edit import sharing
 from thinwire.engine.process_memory import hold_freed_memory
@@ -178,7 +179,7 @@ def circuit(dense: Transformer, plain: Transformer, sparse: Transformer, rounds:
     pairs = random_pairs(PROMPTS // 2, 16, 25)
     few = pairs.take(torch.arange(2))
     whole = twelve_node_circuit(sparse, pairs)
-    compact = whole.compact(sparse)
+    compact = CompactCircuit(whole, sparse)
     seconds = in_turns(
         {
             "plain": lambda: plain(few.tokens),

@@ -1,4 +1,4 @@
-"""Prune every task that the shipped model can do, by masks and by attribution, and its dense twin beside it.
+"""Prunes the shipped model on every task that it can do, by masks and by attribution, and its dense twin too.
 
 Writes docs/results/pruning.json, docs/pruning.svg and the table in docs/pruning.md.
 
@@ -7,8 +7,8 @@ usage: .venv/bin/python recipes/pruning.py [--sparse MODEL] [--dense MODEL] [--t
            [--no-dense] [--json]
        .venv/bin/python recipes/pruning.py --table
 
-Every circuit is an artefact in WORK: the same command goes on where it stopped, and tasks measured in several calls
-come together in the results. --table writes headlines, table and plot again from the results alone.
+Every circuit is an artefact in WORK. The same command continues where it stopped, and the results of several calls are
+merged. --table only renders summary, table and plot again from the results.
 """
 
 import argparse
@@ -30,16 +30,16 @@ from thinwire.tasks import TASKS, CannotExpress, Task
 from thinwire.view.size_plot import SizeRecord, records_of
 
 TARGETS = (0.15, 0.175, 0.2, 0.25, 0.3, 0.4, 0.5)
-"""Validation losses of the ladder."""
+"""Target losses of the ladder, nats."""
 PUBLISHED = PruneConfig(aim=1.0, max_logit_scale=10.0, search=8, sampler="tpe", finalists=3)
-"""Validation pairs meet the target exactly, under a calibration that is hardly bound, as in the paper."""
+"""As in the paper: the target applies to validation pairs, and the calibration is nearly unbounded."""
 PLAIN: dict[str, object] = {"search": 0, "trials": 1, "simplify": False, "granularity": "nodes"}
-"""One trial, neither searched nor simplified: what rankings are compared on, and what a ladder is read from."""
+"""One trial without search and simplification, for the comparison of rankings and for the ladder."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the pruning of one model takes."""
+    """One model and everything that its pruning needs."""
 
     name: str
     opened: Opened
@@ -48,30 +48,30 @@ class Run:
     work: Path
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What the results say of the model."""
+    def description(self) -> dict[str, Any]:
+        """The model's entry in the results."""
         made = self.opened.artifact
         return {"name": made.path.name, "id": made.id, "config": self.config.model_dump(mode="json")}
 
-    def circuit(self, task: Task, what: str, **changes: object) -> Circuit | None:
-        """The circuit of a task in WORK/MODEL/WHAT/TASK; None where the target was missed."""
-        with progress(f"{self.name} {task.name} {what}") as report:
+    def circuit(self, task: Task, variant: str, **changes: object) -> Circuit | None:
+        """The circuit of a task in WORK/MODEL/VARIANT/TASK; None if the target was missed."""
+        with progress(f"{self.name} {task.name} {variant}") as report:
             try:
-                config, out = self.config.replace(**changes), self.work / self.name / what / task.name
+                config, out = self.config.replace(**changes), self.work / self.name / variant / task.name
                 return prune_stage(self.opened, self.tokens, task, config, out, report)
             except TargetMissed:
                 return None
 
 
 def main() -> None:
-    """Measure the tasks asked for, then rewrite what the docs show."""
+    """Measure the requested tasks, then render the docs again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparse", type=Path, default=Path("python-2x256"))
     parser.add_argument("--dense", type=Path, default=Path("python-2x256-dense"))
     parser.add_argument("--tokens", type=Path, help="by default those of the sparse model's workspace")
     parser.add_argument("--work", type=Path, default=Path("runs/pruning"))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), metavar="NAME")
-    parser.add_argument("--budget", type=float, default=float("inf"), help="begin no task after so many seconds")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no further task starts")
     parser.add_argument("--config", type=Path, help="JSON of a PruneConfig")
     for name in ("steps", "trials", "search"):
         parser.add_argument(f"--{name}", type=int)
@@ -94,12 +94,12 @@ def main() -> None:
 
 
 def measure(runs: list[Run], tasks: list[Task], budget: float) -> dict[str, Any]:
-    """Measure tasks one after another, each put beside those measured before as soon as it is done."""
+    """Measure tasks one after another; each is merged into the results when it is finished."""
     began = time.perf_counter()
-    measured = stored({run.name: run.told for run in runs})
+    measured = stored({run.name: run.description for run in runs})
     for index, task in enumerate(tasks):
         if time.perf_counter() - began > budget:
-            print(f"The time is up before {', '.join(task.name for task in tasks[index:])}.")
+            print(f"The budget ended before {', '.join(task.name for task in tasks[index:])}.")
             break
         sparse, *others = runs
         row, rungs = measured_task(sparse, task)
@@ -111,10 +111,10 @@ def measure(runs: list[Run], tasks: list[Task], budget: float) -> dict[str, Any]
 
 
 def measured_task(run: Run, task: Task) -> tuple[Row, list[SizeRecord]]:
-    """One task in one model: its scores and, where the model can do it, its circuits and their ladder."""
+    """One task in one model: its scores and, if the model can do it, its circuits and their ladder."""
     try:
-        asked = run.opened.model, run.opened.tokenizer
-        validation, heldout = (task.score(*asked, split) for split in ("validation", "heldout"))
+        opened = run.opened.model, run.opened.tokenizer
+        validation, heldout = (task.score(*opened, split) for split in ("validation", "heldout"))
     except CannotExpress:
         return Row(task.name), []
     row = Row(task.name, heldout.accuracy, validation.accuracy, heldout.loss, validation.loss)
@@ -123,7 +123,7 @@ def measured_task(run: Run, task: Task) -> tuple[Row, list[SizeRecord]]:
     plain = run.circuit(task, "plain", **PLAIN, ladder=TARGETS)
     rungs = records_of(plain.scores if plain else None, run.name, task.name)
     found = numbers(plain, **{f"{name}_plain": name for name in ("nodes", "edges", "heldout_loss", "seconds")})
-    if run.name == "sparse":  # the twin is compared on plain circuits alone
+    if run.name == "sparse":  # the dense twin is compared on plain circuits only
         names = "loss", "heldout_loss", "heldout_accuracy", "nodes", "edges", "edges_unsimplified", "seconds"
         found |= numbers(run.circuit(task, "final"), **{name: name for name in names})
         for name, changes in OTHERS.items():
@@ -132,7 +132,7 @@ def measured_task(run: Run, task: Task) -> tuple[Row, list[SizeRecord]]:
 
 
 def numbers(circuit: Circuit | None, **names: str) -> dict[str, Any]:
-    """Fields of a row from those of a circuit's scores; none where the target was missed."""
+    """Fields of a row from those of a circuit's scores; none if the target was missed."""
     if circuit is None:
         return {}
     found = asdict(circuit.scores) | {"nodes": len(circuit.nodes)}  # pyright: ignore

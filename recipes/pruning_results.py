@@ -1,4 +1,4 @@
-"""What recipes/pruning.py measures of each task, what the rows come to, and how the docs show them."""
+"""Results of recipes/pruning.py: a row for each task, summary statistics, and how the docs show them."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -17,9 +17,9 @@ PAGE = Path("docs/pruning.md")
 TITLE = "# Pruning\n"
 MARKS = ("<!-- sizes:start -->", "<!-- sizes:end -->")
 ACCURACY = 0.95
-"""On validation pairs; a model that is less accurate cannot do the task, and is not pruned on it."""
+"""Smallest validation accuracy with which a model counts as able to do a task and is pruned on it."""
 ROWS = {"sparse": "tasks", "dense": "dense"}
-"""Where the results keep the rows of each model."""
+"""Key of each model's rows in the results."""
 OTHERS: dict[str, dict[str, object]] = {
     "attribution": {"method": "attribution"},
     "integrated": {"method": "integrated_gradients"},
@@ -27,20 +27,20 @@ OTHERS: dict[str, dict[str, object]] = {
     "uncalibrated": {"calibrated": False},
     "paper": {"sparsity": "fixed", "calibrated": False, "learning_rate": 3e-3, "warmup": 0.05},
 }
-"""Other rankings, in what they differ from the plain one; a row has the edges of each as `edges_NAME`."""
+"""Options of the other rankings that are compared with the plain one; a row has their edges as `edges_NAME`."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One task in one model; a circuit's numbers are None where the task was not pruned or the target missed."""
+    """One task in one model; fields of a circuit are None if the task was not pruned or the target was missed."""
 
     task: str
     accuracy: float | None = None
-    """Of the whole model on held-out names and templates; None where the tokenizer cannot express the task."""
+    """Of the whole model on held-out names and templates; None if the tokenizer cannot express the task."""
     validation_accuracy: float | None = None
     unpruned_loss: float | None = None
     unpruned_validation_loss: float | None = None
-    """Of the whole model too, nats; what follows is of its circuits."""
+    """Of the whole model too, nats; the following fields are those of its circuits."""
     loss: float | None = None
     heldout_loss: float | None = None
     heldout_accuracy: float | None = None
@@ -48,22 +48,22 @@ class Row:
     edges: int | None = None
     edges_unsimplified: int | None = None
     seconds: float | None = None
-    """The final circuit, on validation and on held-out pairs; searched and simplified in so many seconds."""
+    """Time for search and simplification of the final circuit, which the fields from `loss` on describe."""
     nodes_plain: int | None = None
     edges_plain: int | None = None
     heldout_loss_plain: float | None = None
     seconds_plain: float | None = None
     """One trial of learned masks, not simplified."""
     edges_attribution: int | None = None
-    """Gradient times (activation - mean), cut the same way as the plain circuit."""
+    """Ranked by gradient times (activation - mean), otherwise as the plain circuit."""
     edges_integrated: int | None = None
-    """Integrated gradients, likewise."""
+    """Ranked by integrated gradients, otherwise as the plain circuit."""
     edges_fixed: int | None = None
-    """Learned under a constant pressure, the paper's k_coef, in as many steps as the plain circuit."""
+    """Learned under a constant pressure, the paper's k_coef, with the same number of steps as the plain circuit."""
     edges_uncalibrated: int | None = None
-    """Learned on the loss before calibration, as in the paper, likewise."""
+    """Learned on the loss before calibration, as in the paper, otherwise as the plain circuit."""
     edges_paper: int | None = None
-    """Both, at the centres of the paper's search (Table 2)."""
+    """Both, with the hyper-parameters at the centres of the paper's search (Table 2)."""
 
     def able(self, target_loss: float) -> bool:
         """Whether the whole model does the task well enough to be pruned on it."""
@@ -72,21 +72,21 @@ class Row:
 
 
 def stored(models: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The results so far; rows of a model are dropped where its id or config is not what `models` says."""
+    """The results so far, without rows of models whose id or config differs from `models`."""
     found: dict[str, Any] = {"models": {}, "ladder": [], **{rows: [] for rows in ROWS.values()}}
     if RESULTS.exists():
         found |= json.loads(RESULTS.read_text(encoding="utf-8"))
-    for model, told in models.items():
+    for model, description in models.items():
         before = found["models"].get(model, {})
-        if any(before.get(key) != told[key] for key in ("id", "config")):
+        if any(before.get(key) != description[key] for key in ("id", "config")):
             found[ROWS[model]] = []
             found["ladder"] = [record for record in found["ladder"] if record["model"] != model]
-        found["models"][model] = told
+        found["models"][model] = description
     return found
 
 
 def merge(measured: dict[str, Any], model: str, row: Row, rungs: Iterable[SizeRecord]) -> None:
-    """Put a task's row and ladder in the place of earlier ones, tasks in the order of the registry."""
+    """Replace a task's row and ladder in the results; tasks are in the order of the registry."""
     rows = [old for old in measured[ROWS[model]] if old["task"] != row.task] + [asdict(row)]
     measured[ROWS[model]] = sorted(rows, key=lambda row: list(TASKS).index(row["task"]))
     others = [r for r in measured["ladder"] if (r["model"], r["task"]) != (model, row.task)]
@@ -94,10 +94,10 @@ def merge(measured: dict[str, Any], model: str, row: Row, rungs: Iterable[SizeRe
 
 
 def headlines(measured: dict[str, Any]) -> dict[str, Any]:
-    """What the rows come to: geometric means of edges, and ratios with their intervals over tasks."""
+    """Summary statistics: geometric means of edges, and ratios with their intervals over tasks."""
 
     def sizes(of: Callable[[Row], int | None], model: str = "sparse") -> Sizes:
-        """By task that the model can do; None where the target was missed."""
+        """Sizes by task that the model can do; None if the target was missed."""
         rows = [Row(**row) for row in measured[ROWS[model]]]
         return {row.task: of(row) for row in rows if row.able(measured["models"][model]["config"]["target_loss"])}
 
@@ -119,7 +119,7 @@ def headlines(measured: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(measured: dict[str, Any]) -> None:
-    """Rows and what they come to, to the results file."""
+    """Write rows and summary statistics to the results file."""
     measured.update(headlines(measured))
     make_parents(RESULTS)
     write_text(RESULTS, json.dumps(measured, indent=1) + "\n")
@@ -141,18 +141,20 @@ def publish(measured: dict[str, Any]) -> None:
 
 
 def table(measured: dict[str, Any]) -> str:
-    """Headlines and rows as the docs show them."""
+    """Summary and rows as the docs show them."""
     rows = [Row(**row) for row in measured["tasks"]]
     dense = {row["task"]: row["edges_plain"] for row in measured["dense"]}
     able = sum(row.accuracy is not None and row.accuracy >= ACCURACY for row in rows)
     config = measured["models"]["sparse"]["config"]
     lines = [
-        f"{len(rows)} tasks scored, {able} with held-out accuracy of {ACCURACY} or more; circuits at a task loss of "
-        f"{config['aim'] * config['target_loss']:g} nats on validation pairs. Plain: one trial of learned masks, not "
-        "simplified; attribution, integrated gradients, a constant pressure, the loss before calibration, both at the "
-        "centres of the paper's search, and the dense twin are cut the same way.",
+        f"{len(rows)} tasks scored, {able} with held-out accuracy of {ACCURACY} or more. Circuits have a task loss of "
+        f"at most {config['aim'] * config['target_loss']:g} nats on validation pairs. *Plain* circuits come from one "
+        "trial of learned masks, without search and simplification. The other columns differ from *plain* as follows: "
+        "nodes are ranked by *attribution* or *integrated gradients*; the pressure is constant (*fixed*); masks are "
+        "trained on the loss before calibration (*uncalibrated*); both of these, with the hyper-parameters at the "
+        "centres of the paper's search (*paper*); or the model is the *dense* twin.",
         "",
-        *(f"* {said}" for said in ratios_said(measured)),
+        *(f"* {sentence}" for sentence in ratio_sentences(measured)),
         "",
         "| task | accuracy | loss | held-out loss | nodes | edges | before simplifying | plain | attribution "
         "| integrated gradients | fixed | uncalibrated | paper | dense | seconds |",
@@ -164,33 +166,34 @@ def table(measured: dict[str, Any]) -> str:
         cells = [(".3f", value) for value in (row.accuracy, row.loss, row.heldout_loss)]
         cells += [(",", value) for value in (*counts, *others, dense.get(row.task))]
         cells.append((".0f", row.seconds))
-        said = ["-" if value is None else format(value, form) for form, value in cells]
-        lines.append(f"| {' | '.join([row.task, *said])} |")
+        shown = ["-" if value is None else format(value, form) for form, value in cells]
+        lines.append(f"| {' | '.join([row.task, *shown])} |")
     return "\n".join(lines)
 
 
-def ratios_said(measured: dict[str, Any]) -> list[str]:
-    """The headlines in words; those that nothing was measured for are left out."""
-    said = []
+def ratio_sentences(measured: dict[str, Any]) -> list[str]:
+    """The summary statistics as sentences; those without measurements are left out."""
+    sentences = []
     if measured["geomean_edges"] is not None:
-        said.append(f"Geometric mean of edges over tasks: {measured['geomean_edges']:.1f}.")
+        sentences.append(f"Geometric mean of edges over tasks: {measured['geomean_edges']:.1f}.")
     words = {
-        "plain_over_final_edges": "Search and simplifying: plain circuits have {} times the edges",
+        "plain_over_final_edges": "Plain circuits have {} times the edges of searched and simplified ones",
         "attribution_over_learned_edges": "Attribution needs {} times the edges of plain learned masks",
         "integrated_over_learned_edges": "Integrated gradients need {} times the edges of plain learned masks",
-        "fixed_over_learned_edges": "A constant pressure needs {} times the edges of the steered one at equal steps",
-        "uncalibrated_over_learned_edges": "Masks trained on the loss before calibration need {} times the edges",
-        "paper_over_final_edges": "The paper's procedure, not searched, leaves {} times the final circuits' edges",
+        "fixed_over_learned_edges": "Constant pressure needs {} times the edges of controlled pressure at equal steps",
+        "uncalibrated_over_learned_edges": "Training before calibration needs {} times the edges of plain masks",
+        "paper_over_final_edges": "The paper's procedure without search needs {} times the final circuits' edges",
         "dense_over_sparse_edges": "The dense twin needs {} times the edges of the sparse model",
     }
     for name, sentence in words.items():
         if measured[name] is not None:
             ratio = Interval(**measured[name])
             count = f"{ratio.tasks} tasks" + (f", {ratio.excluded} left out" if ratio.excluded else "")
-            said.append(f"{sentence.format(times(ratio.value))} ({times(ratio.low)} to {times(ratio.high)}; {count}).")
-    return said
+            interval = f"{times(ratio.low)} to {times(ratio.high)}"
+            sentences.append(f"{sentence.format(times(ratio.value))} ({interval}; {count}).")
+    return sentences
 
 
 def times(ratio: float) -> str:
-    """A ratio in two digits, or all before the point."""
+    """A ratio with two digits, or without decimals from 10 on."""
     return f"{ratio:.2g}" if ratio < 10 else f"{ratio:,.0f}"

@@ -9,6 +9,7 @@ from thinwire.lazy import attach
 
 if TYPE_CHECKING:
     from thinwire.circuit.circuit import Circuit as Circuit
+    from thinwire.compact.run import CompactCircuit as CompactCircuit
     from thinwire.data.config import DataConfig as DataConfig
     from thinwire.data.tokenizer import Tokenizer as Tokenizer
     from thinwire.data.tokens import Tokens as Tokens
@@ -28,6 +29,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "Circuit": "circuit.circuit",
+        "CompactCircuit": "compact.run",
         "DataConfig": "data.config",
         "ModelConfig": "model.config",
         "Node": "sites",

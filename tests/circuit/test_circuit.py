@@ -130,7 +130,7 @@ def test_circuit_alone_does_the_task_and_the_rest_does_not() -> None:
     assert ((rest[:32] > 0) != (rest[32:] > 0)).all(), "both sides of a pair get the same answer"
 
 
-def test_networkx_graph_holds_nodes_wires_and_links() -> None:
+def test_networkx_graph_holds_nodes_edges_and_links() -> None:
     graph = circuit().to_networkx(PLANT.model)
     names = [node.name(planted.SHAPE) for node in PLANT.nodes]
     assert list(graph.nodes) == names

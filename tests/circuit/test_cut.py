@@ -1,4 +1,4 @@
-"""Cut wires: held at their mean contribution, checked against removed nodes and against hand-made passes."""
+"""Cut edges: ablated to their mean contribution, checked against removed nodes and against hand-made passes."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_model, tiny_prompts
 from torch import Tensor
 
-from thinwire.circuit import Circuit, Wire, weight_edges
+from thinwire.circuit import Circuit, EdgeEnds, weight_edges
 from thinwire.circuit.edges import MATRICES, matrices
 from thinwire.errors import UserError
 from thinwire.model import Transformer
@@ -42,8 +42,8 @@ def circuit_of(model: Transformer, share: float = 1.0, all_of: tuple[str, ...] =
     return Circuit("tiny", model.config, nodes, means_of(model))
 
 
-def wires_of(circuit: Circuit, model: Transformer) -> list[Wire]:
-    return [(edge.source, edge.target) for edge in weight_edges(model, circuit.nodes)]
+def edges_of(circuit: Circuit, model: Transformer) -> list[EdgeEnds]:
+    return [edge.ends for edge in weight_edges(model, circuit.nodes)]
 
 
 def logits(circuit: Circuit, model: Transformer) -> Tensor:
@@ -53,25 +53,25 @@ def logits(circuit: Circuit, model: Transformer) -> Tensor:
 TARGETS = tuple({target for _, target in MATRICES.values()})
 
 
-@pytest.mark.parametrize("kind", ["attn.act_in", "attn.v", "mlp.act_in", "mlp.post_act"])
-def test_dropping_all_wires_of_a_source_is_removing_it(model: Transformer, kind: str) -> None:
+def test_dropping_all_edges_of_a_source_is_removing_it(model: Transformer) -> None:
     whole = circuit_of(model, 0.5, TARGETS)
-    wires = wires_of(whole, model)
-    chosen = [node for node in whole.nodes if node.site.kind == kind][::3]
-    before = logits(whole, model)
-    moved = 0.0
-    for node in chosen:
-        without = replace(whole, wires=tuple(wire for wire in wires if wire[0] != node))
-        removed = replace(whole, nodes=tuple(other for other in whole.nodes if other != node))
-        found = logits(without, model)
-        torch.testing.assert_close(found, logits(removed, model), rtol=0, atol=2e-6)
-        moved = max(moved, (found - before).abs().max().item())
-    assert moved > 1e-3
+    kept_edges = edges_of(whole, model)
+    for kind in ("attn.act_in", "attn.v", "mlp.act_in", "mlp.post_act"):
+        chosen = [node for node in whole.nodes if node.site.kind == kind][::3]
+        before = logits(whole, model)
+        moved = 0.0
+        for node in chosen:
+            without = replace(whole, kept_edges=tuple(edge for edge in kept_edges if edge[0] != node))
+            removed = replace(whole, nodes=tuple(other for other in whole.nodes if other != node))
+            found = logits(without, model)
+            torch.testing.assert_close(found, logits(removed, model), rtol=0, atol=2e-6)
+            moved = max(moved, (found - before).abs().max().item())
+        assert moved > 1e-3, kind
 
 
-def held_by_hand(model: Transformer, circuit: Circuit, wire: Wire) -> Tensor:
-    """Logits of the circuit without one wire, from the matrix's own output and what it reads."""
-    source, target = wire
+def ablated_by_hand(model: Transformer, circuit: Circuit, edge: EdgeEnds) -> Tensor:
+    """Logits of the circuit without one edge, from the matrix's own output and what it reads."""
+    source, target = edge
     layer = source.site.layer
     name = next(n for n, a, b in matrices(model.config) if (a, b) == (source.site, target.site))
     linear = model.get_submodule(name)
@@ -89,23 +89,24 @@ def held_by_hand(model: Transformer, circuit: Circuit, wire: Wire) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
-def test_dropped_wire_by_hand(model: Transformer, matrix: str) -> None:
+def test_dropped_edge_by_hand(model: Transformer) -> None:
     whole = circuit_of(model, 0.5)
-    wires = wires_of(whole, model)
-    kinds = MATRICES[matrix]
-    ours = [wire for wire in wires if (wire[0].site.kind, wire[1].site.kind) == kinds]
-    for wire in ours[:: max(1, len(ours) // 5)]:
-        cut = replace(whole, wires=tuple(other for other in wires if other != wire))
-        torch.testing.assert_close(logits(cut, model), held_by_hand(model, whole, wire), rtol=0, atol=2e-6)
+    kept_edges = edges_of(whole, model)
+    for matrix in MATRICES:
+        kinds = MATRICES[matrix]
+        ours = [edge for edge in kept_edges if (edge[0].site.kind, edge[1].site.kind) == kinds]
+        assert ours, matrix
+        for edge in ours[:: max(1, len(ours) // 5)]:
+            cut = replace(whole, kept_edges=tuple(other for other in kept_edges if other != edge))
+            torch.testing.assert_close(logits(cut, model), ablated_by_hand(model, whole, edge), rtol=0, atol=2e-6)
 
 
 def test_sink_takes_a_share_that_the_fold_neglects() -> None:
     """With a sink the mean of v arrives in part: the two differ by weight × mean × share, and only there."""
     model = tiny_model(density=0.3, sink=True).requires_grad_(False)
     whole = circuit_of(model, 1.0)
-    node = next(source for source, target in wires_of(whole, model) if target.site.kind == "attn.resid_delta")
-    without = replace(whole, wires=tuple(wire for wire in wires_of(whole, model) if wire[0] != node))
+    node = next(source for source, target in edges_of(whole, model) if target.site.kind == "attn.resid_delta")
+    without = replace(whole, kept_edges=tuple(edge for edge in edges_of(whole, model) if edge[0] != node))
     removed = replace(whole, nodes=tuple(other for other in whole.nodes if other != node))
     assert not torch.allclose(logits(without, model), logits(removed, model), atol=1e-5)
     with torch.no_grad():
@@ -114,9 +115,9 @@ def test_sink_takes_a_share_that_the_fold_neglects() -> None:
     torch.testing.assert_close(logits(without, model), logits(removed, model), rtol=0, atol=2e-6)
 
 
-def test_every_wire_listed_is_no_wire_listed(model: Transformer) -> None:
+def test_every_edge_listed_is_no_edge_listed(model: Transformer) -> None:
     whole = circuit_of(model, 0.4)
-    listed = replace(whole, wires=tuple(wires_of(whole, model)))
+    listed = replace(whole, kept_edges=tuple(edges_of(whole, model)))
     assert whole.cut_model(model) is model
     assert listed.cut_model(model) is model
     assert listed.edges(model) == whole.edges(model)
@@ -125,8 +126,8 @@ def test_every_wire_listed_is_no_wire_listed(model: Transformer) -> None:
 def test_given_model_stays_and_the_rest_is_shared(model: Transformer) -> None:
     whole = circuit_of(model, 0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    wires = [wire for wire in wires_of(whole, model) if wire[1].site != Site.parse("1.attn.q")]
-    cut = replace(whole, wires=tuple(wires)).cut_model(model)
+    kept_edges = [edge for edge in edges_of(whole, model) if edge[1].site != Site.parse("1.attn.q")]
+    cut = replace(whole, kept_edges=tuple(kept_edges)).cut_model(model)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     assert model.config.biases or not any(name.endswith("bias") for name in before)
     changed = {"blocks.1.attn.w_q.weight", "blocks.1.attn.w_q.bias"}
@@ -136,14 +137,14 @@ def test_given_model_stays_and_the_rest_is_shared(model: Transformer) -> None:
         elif name not in changed:
             assert not value.any()
     gone = cut.get_parameter("blocks.1.attn.w_q.weight") != model.get_parameter("blocks.1.attn.w_q.weight")
-    assert int(gone.sum()) == len(wires_of(whole, model)) - len(wires) > 0
+    assert int(gone.sum()) == len(edges_of(whole, model)) - len(kept_edges) > 0
 
 
-def test_wires_to_removed_nodes_stay() -> None:
-    """They count in what AbsTopK selects, as they do in a circuit with all its wires."""
+def test_edges_to_removed_nodes_stay() -> None:
+    """They count in what AbsTopK selects, as they do in a circuit with all its edges."""
     model = tiny_model(density=0.3).requires_grad_(False)
     whole = circuit_of(model, 0.5)
-    cut = replace(whole, wires=()).cut_model(model)
+    cut = replace(whole, kept_edges=()).cut_model(model)
     kept = set(whole.nodes)
     for name, source, target in matrices(model.config):
         weight, now = (each.get_parameter(f"{name}.weight") for each in (model, cut))
@@ -152,24 +153,24 @@ def test_wires_to_removed_nodes_stay() -> None:
             assert now[row, column] == (0 if inside else weight[row, column])
 
 
-def test_wires_that_cannot_be_are_refused() -> None:
+def test_invalid_edges_are_refused() -> None:
     model = tiny_model(density=0.5)
     whole = circuit_of(model, 0.6)
-    wires = wires_of(whole, model)
+    kept_edges = edges_of(whole, model)
     outside = next(n for n, *_ in weight_edges_of_all(model) if n not in set(whole.nodes))
     q, k = (next(n for n in whole.nodes if n.site.kind == kind) for kind in ("attn.q", "attn.k"))
     late = next(n for n in whole.nodes if str(n.site) == "1.attn.q")
     early = next(n for n in whole.nodes if str(n.site) == "0.attn.act_in")
     cases = {
-        "joins a node that is not in the tiny circuit": (outside, wires[0][1]),
-        "No matrix joins the ends of wire": (q, k),
+        "joins a node that is not in the tiny circuit": (outside, kept_edges[0][1]),
+        "No matrix joins the ends of edge": (q, k),
         "No matrix joins": (early, late),
-        "lists a wire twice": wires[0],
+        "lists an edge twice": kept_edges[0],
     }
-    for message, wire in cases.items():
+    for message, edge in cases.items():
         with pytest.raises(UserError, match=message):
-            replace(whole, wires=(*wires, wire))
+            replace(whole, kept_edges=(*kept_edges, edge))
 
 
-def weight_edges_of_all(model: Transformer) -> list[Wire]:
-    return wires_of(circuit_of(model, 1.0), model)
+def weight_edges_of_all(model: Transformer) -> list[EdgeEnds]:
+    return edges_of(circuit_of(model, 1.0), model)

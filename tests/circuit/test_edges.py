@@ -1,4 +1,4 @@
-"""Wires: the set by brute force, and the effect each one predicts against the effect of cutting it."""
+"""Edges: the set by brute force, and the effect each one predicts against the effect of cutting it."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def measured(model: Transformer, layer: int, matrix: str, tokens: Tensor) -> Ten
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-def test_predicted_effect_of_a_wire_is_the_effect_of_cutting_it(matrix: str) -> None:
+def test_predicted_effect_of_a_edge_is_the_effect_of_cutting_it(matrix: str) -> None:
     """Cutting one weight takes weight × source activation from the target's input; v is mixed over positions first."""
     model = tiny_model(density=0.3, sink=True).double().requires_grad_(False)
     tokens = tiny_prompts(model)
@@ -146,7 +146,7 @@ def test_position_channels_have_no_writer() -> None:
     assert embedding_edges(model, [place], [1, 2]) == []
 
 
-def test_token_wires_by_brute_force(model: Transformer) -> None:
+def test_token_edges_by_brute_force(model: Transformer) -> None:
     nodes = some_nodes(model, 0.2)
     tokens = [7, 3, 3, 21]
     read = {n.index for n in nodes if n.site.kind.endswith("act_in") and n.index < 16}

@@ -60,7 +60,7 @@ def test_another_file_is_refused(other: Task) -> None:
 
 
 def test_a_file_is_no_task_made_by_code() -> None:
-    assert "mine circuit is of a task made by code" in refused(circuit("mine"), own())
+    assert "mine circuit is of a task defined in code" in refused(circuit("mine"), own())
     assert "no task called 'mine'" in refused(circuit("mine"), None)
     assert "no task called 'mine'" in refused(circuit("mine"), own("another"))
 

@@ -108,7 +108,7 @@ def test_frozen_norms_and_masks_of_tokens_reach_the_circuit(work: Path, tmp_path
     assert stored["removed_tokens"], "a target that nothing misses needs no token"
     assert not set(stored["removed_tokens"]) & set(stored["prompt_tokens"])
     assert thinwire("verify", out, "--model", work / "model", *VERIFY, "--out", tmp_path / "verdict").code == 0
-    assert "tokens held at their mean" in thinwire("view", out, "--model", work / "model", "--text").out
+    assert "tokens ablated to their mean" in thinwire("view", out, "--model", work / "model", "--text").out
     refused = thinwire("prune", work / "model", "-t", TASK, *options, "--granularity", "edges")
     refused.refused("mask_tokens adds tokens to masks of nodes")
 

@@ -114,7 +114,7 @@ def test_info_says_how_a_circuit_runs(work: Path, thinwire: Thinwire) -> None:
     assert (plain["frozen_norms"], plain["removed_tokens"]) == (False, 0)
     circuit, model = Circuit.load(work / "circuits" / TASK), artifact.open_artifact(work / "model", "model")
     held = torch.zeros(circuit.shape.d_model)
-    other = replace(circuit, wires=(), frozen_norms=True, removed_tokens=(3, 5), held_embedding=held)
+    other = replace(circuit, kept_edges=(), frozen_norms=True, removed_tokens=(3, 5), ablated_embedding=held)
     other.save(work / "circuits/other", PruneConfig(), model)
     found = made(thinwire("info", work / "circuits/other", "--json"))
     assert (found["kept_edges"], found["frozen_norms"], found["removed_tokens"]) == (0, True, 2)

@@ -53,8 +53,8 @@ def test_effect_of_a_linear_node_is_exact() -> None:
     checked = 0
     for column, (node,) in enumerate(masks.units):
         if node.site in linear and node.index % 3 == 0:
-            held = masks.means[node.site][node.index].item()
-            exact = losses(masks, batch, patch({node: held})) - whole
+            ablated = masks.means[node.site][node.index].item()
+            exact = losses(masks, batch, patch({node: ablated})) - whole
             torch.testing.assert_close(found[:, column], exact, rtol=1e-3, atol=2e-5)
             checked += exact.abs().max().item() > 0.01
     assert checked > 6

@@ -1,19 +1,19 @@
-"""Masks over wires: the circuit they stand for, gradients by finite differences, and planted wires learned."""
+"""Masks over edges: the circuit they stand for, gradients by finite differences, and planted edges learned."""
 
 from dataclasses import replace
 
 import planted
 import pytest
 import torch
-from test_discretize import EVERY, TARGET, judge_of, planted_wires, wires_of
+from test_discretize import EVERY, TARGET, edges_of, evaluator_of, planted_edges
 from torch import Tensor
 
 from thinwire.circuit import Circuit
 from thinwire.prune import PruneConfig
-from thinwire.prune.discretize import Judge, smallest_cut
+from thinwire.prune.discretize import Evaluator, smallest_candidate
 from thinwire.prune.edge_masks import EdgeMasks
 from thinwire.prune.learn import learn
-from thinwire.prune.simplify import simplified_cut
+from thinwire.prune.simplify import simplified
 from thinwire.sites import Node
 from thinwire.tasks import last_logits, margin, margin_losses
 
@@ -26,9 +26,9 @@ def some_nodes(share: float = 0.5, seed: int = 1) -> list[Node]:
 
 
 def circuit_of(plant: planted.Planted, masks: EdgeMasks, hard: Tensor) -> Circuit:
-    wires = tuple(wire for wire, kept in zip(masks.units, hard.tolist(), strict=True) if kept)
-    nodes = {node for wire in wires for node in wire}.union(masks.forced, masks.loose)
-    return Circuit("masked", planted.SHAPE, tuple(sorted(nodes)), plant.means, wires=wires)
+    kept_edges = tuple(edge for edge, kept in zip(masks.units, hard.tolist(), strict=True) if kept)
+    nodes = {node for edge in kept_edges for node in edge}.union(masks.forced, masks.loose)
+    return Circuit("masked", planted.SHAPE, tuple(sorted(nodes)), plant.means, kept_edges=kept_edges)
 
 
 @pytest.mark.parametrize("nodes", [None, some_nodes()])
@@ -45,14 +45,14 @@ def test_masks_run_as_the_circuit_they_stand_for(
         torch.testing.assert_close(margins, margin(logits, batch), rtol=1e-4, atol=1e-5)
 
 
-def test_units_are_the_wires_between_the_nodes(plant: planted.Planted) -> None:
-    assert EdgeMasks(plant.model, plant.means).units == tuple(wires_of(plant))
+def test_units_are_the_edges_between_the_nodes(plant: planted.Planted) -> None:
+    assert EdgeMasks(plant.model, plant.means).units == tuple(edges_of(plant))
     nodes = some_nodes()
     masks = EdgeMasks(plant.model, plant.means, nodes, forced=[EVERY[0]], excluded=[nodes[5]])
     chosen = {*nodes, EVERY[0]} - {nodes[5]}
-    assert masks.units == tuple(wire for wire in wires_of(plant) if chosen.issuperset(wire))
+    assert masks.units == tuple(edge for edge in edges_of(plant) if chosen.issuperset(edge))
     assert masks.n == len(masks.units) > 50
-    assert set(masks.loose) == chosen - {node for wire in masks.units for node in wire}
+    assert set(masks.loose) == chosen - {node for edge in masks.units for node in edge}
     assert masks.forced == (EVERY[0],)
 
 
@@ -68,7 +68,7 @@ def test_gradient_of_a_mask_is_the_slope_of_the_loss(plant: planted.Planted) -> 
     generator = torch.Generator().manual_seed(4)
     soft = (0.8 + 0.2 * torch.rand(1, masks.n, generator=generator, dtype=torch.float64)).requires_grad_()
     (slope,) = torch.autograd.grad(margin_losses(masks.margins(soft, batch)).mean(-1).sum(), soft)
-    ours = [masks.units.index(wire) for wire in planted_wires(plant)]
+    ours = [masks.units.index(edge) for edge in planted_edges(plant)]
     others = torch.randint(masks.n, (6,), generator=generator).tolist()
     step = 2e-3
     for column in (*ours, *others):
@@ -81,11 +81,11 @@ def test_gradient_of_a_mask_is_the_slope_of_the_loss(plant: planted.Planted) -> 
     assert slope[0, ours].abs().min() > 10 * slope[0, others].abs().max()
 
 
-def test_wires_into_a_node_that_is_held_can_come_back(plant: planted.Planted) -> None:
+def test_edges_into_a_node_that_is_ablated_can_come_back(plant: planted.Planted) -> None:
     masks = EdgeMasks(plant.model, plant.means)
-    into = next(wire for wire in planted_wires(plant) if wire[1].site.kind == "attn.resid_delta")
+    into = next(edge for edge in planted_edges(plant) if edge[1].site.kind == "attn.resid_delta")
     hard = torch.ones(1, masks.n)
-    hard[0, [i for i, wire in enumerate(masks.units) if wire[1] == into[1]]] = 0
+    hard[0, [i for i, edge in enumerate(masks.units) if edge[1] == into[1]]] = 0
     hard.requires_grad_()
     (slope,) = torch.autograd.grad(
         margin_losses(masks.margins(hard, plant.planted.pairs(16, "train", 0))).mean(-1).sum(), hard
@@ -94,32 +94,34 @@ def test_wires_into_a_node_that_is_held_can_come_back(plant: planted.Planted) ->
 
 
 @pytest.mark.parametrize("name", planted.PLANTED)
-def test_learned_masks_find_the_planted_wires(name: str) -> None:
+def test_learned_masks_find_the_planted_edges(name: str) -> None:
     plant = planted.PLANTED[name]()
     masks = EdgeMasks(plant.model, plant.means)
     config = PruneConfig(steps=60, batch_pairs=16, restarts=0)
     learned = learn(masks, plant.planted.pairs(256, "train", 0), config, [config.point], seed=0)
-    cut = cut_of(plant, masks, learned.tau[0], TARGET)
-    assert cut == set(planted_wires(plant))
+    candidate = edges_kept_of(plant, masks, learned.tau[0], TARGET)
+    assert candidate == set(planted_edges(plant))
 
 
-def test_nodes_then_wires_finds_the_planted_wires() -> None:
-    """Two wires between planted nodes are no part of the circuit."""
+def test_nodes_then_edges_finds_the_planted_edges() -> None:
+    """Two edges between planted nodes are no part of the circuit."""
     plant = planted.crossed()
     masks = EdgeMasks(plant.model, plant.means, [*plant.nodes, EVERY[1], EVERY[2]])
     assert masks.loose == (EVERY[1], EVERY[2])
     assert masks.n == len(plant.edges) + 2
     config = PruneConfig(steps=40, batch_pairs=16, restarts=0, target_loss=0.06)
     learned = learn(masks, plant.planted.pairs(256, "train", 0), config, [config.point], seed=0)
-    assert cut_of(plant, masks, learned.tau[0], 0.03, max_scale=0.5) == set(planted_wires(plant))
+    assert edges_kept_of(plant, masks, learned.tau[0], 0.03, max_scale=0.5) == set(planted_edges(plant))
 
 
-def cut_of(plant: planted.Planted, masks: EdgeMasks, tau: Tensor, target: float, max_scale: float = 3.0) -> set:
-    """Wires of the circuit that a ranking ends in; its nodes are their ends."""
-    judge: Judge = judge_of(plant, units=masks.units, wired=True, loose=masks.loose, max_scale=max_scale)
-    cut = smallest_cut(tau, judge, target)
-    assert cut is not None
-    cut = simplified_cut(cut, judge, target)
-    assert cut.nodes == plant.nodes
-    circuit = Circuit(plant.task.name, planted.SHAPE, cut.nodes, plant.means, wires=cut.wires)
-    return {(edge.source, edge.target) for edge in circuit.edges(plant.model)}
+def edges_kept_of(plant: planted.Planted, masks: EdgeMasks, tau: Tensor, target: float, max_scale: float = 3.0) -> set:
+    """Edges of the circuit that a ranking ends in; its nodes are their ends."""
+    evaluator: Evaluator = evaluator_of(
+        plant, units=masks.units, edge_units=True, loose=masks.loose, max_scale=max_scale
+    )
+    candidate = smallest_candidate(tau, evaluator, target)
+    assert candidate is not None
+    candidate = simplified(candidate, evaluator, target)
+    assert candidate.nodes == plant.nodes
+    circuit = Circuit(plant.task.name, planted.SHAPE, candidate.nodes, plant.means, kept_edges=candidate.kept_edges)
+    return {edge.ends for edge in circuit.edges(plant.model)}

@@ -79,9 +79,9 @@ def test_masks_of_weights_are_the_circuit_they_stand_for(model: Transformer, mea
     masks = EdgeMasks(model, means, frozen_norms=True)
     hard = (torch.rand(2, masks.n, generator=torch.Generator().manual_seed(1)) < 0.7).float()
     for row, found in zip(hard, masks.margins(hard, batch), strict=True):
-        wires = tuple(wire for wire, kept in zip(masks.units, row.tolist(), strict=True) if kept)
-        nodes = tuple(sorted({node for wire in wires for node in wire}))
-        circuit = Circuit("frozen", model.config, nodes, means, wires=wires, frozen_norms=True)
+        kept_edges = tuple(edge for edge, kept in zip(masks.units, row.tolist(), strict=True) if kept)
+        nodes = tuple(sorted({node for edge in kept_edges for node in edge}))
+        circuit = Circuit("frozen", model.config, nodes, means, kept_edges=kept_edges, frozen_norms=True)
         torch.testing.assert_close(found, margins_of(circuit, model, batch), rtol=1e-4, atol=1e-5)
 
 
@@ -90,24 +90,24 @@ def test_candidates_in_any_order(
 ) -> None:
     monkeypatch.setattr(passes, "CHUNK", 4)
     nodes = frozenset(node for (node,) in NodeMasks(model, means, FROZEN).units if node.index % 4)
-    parts = Parts(nodes, frozenset((edge.source, edge.target) for edge in weight_edges(model, nodes)))
+    parts = Parts(nodes, frozenset(edge.ends for edge in weight_edges(model, nodes)))
     runs = Passes(Replaceable(model), means, batch, frozen_norms=True)
     runs.start_from(parts)
     late = [node for node in sorted(nodes) if node.site.layer == 1]
-    assert parts.wires is not None
-    for gone in ([], late[:3], sorted(parts.wires)[-5:], late[-2:]):
+    assert parts.kept_edges is not None
+    for gone in ([], late[:3], sorted(parts.kept_edges)[-5:], late[-2:]):
         candidate = parts.without(gone)
-        assert candidate.wires is not None
-        wires, nodes = tuple(candidate.wires), tuple(sorted(candidate.nodes))
-        circuit = Circuit("frozen", model.config, nodes, means, wires=wires, frozen_norms=True)
+        assert candidate.kept_edges is not None
+        kept_edges, nodes = tuple(candidate.kept_edges), tuple(sorted(candidate.nodes))
+        circuit = Circuit("frozen", model.config, nodes, means, kept_edges=kept_edges, frozen_norms=True)
         torch.testing.assert_close(runs.margins(candidate), margins_of(circuit, model, batch), rtol=1e-4, atol=1e-5)
 
 
 def test_attribution_is_the_slope_under_frozen_scales(model: Transformer, means: dict, batch: PairBatch) -> None:
     """By differences, for a few nodes that nothing sparsified stands between."""
     model = tiny_model(active_fraction=1.0).double().requires_grad_(False)
-    held = {site: torch.zeros(site.width(model.config), dtype=torch.float64) for site in means_of(model)}
-    masks = NodeMasks(model, held, FROZEN)
+    ablated = {site: torch.zeros(site.width(model.config), dtype=torch.float64) for site in means_of(model)}
+    masks = NodeMasks(model, ablated, FROZEN)
     found, norms, step = removal_effects(masks, batch), norms_on(model, batch, frozen_norms=True), 1e-3
     for column in range(0, masks.n, 29):
         (node,) = masks.units[column]

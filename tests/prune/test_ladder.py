@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from thinwire.circuit import Calibration
-from thinwire.prune.discretize import Cut, Judge, smallest_cut
+from thinwire.prune.discretize import Candidate, Evaluator, Measured, smallest_candidate
 from thinwire.prune.ladder import Rung, ladder, ladder_of
 from thinwire.sites import Node, all_sites
 
@@ -17,29 +17,29 @@ TARGETS = (0.6, 0.01, 0.15, 1e-9, 0.75)
 
 
 class Table:
-    """A judge that reads the loss of the first k units off a table; a unit is a node with two edges."""
+    """An evaluator with a table of losses of the first k units; a unit is a node with two edges."""
 
     def __init__(self, losses: list[float]) -> None:
         self.losses = losses
         self.measured: list[int] = []
 
-    def measure(self, columns: list[int]) -> tuple[float, Calibration]:
+    def measure(self, columns: list[int]) -> Measured:
         self.measured.append(len(columns))
-        return self.losses[len(columns)], Calibration()
+        return Measured(self.losses[len(columns)], Calibration())
 
-    def cut(self, columns: list[int], fewer: float) -> Cut:
+    def candidate(self, columns: list[int], fewer: float) -> Candidate:
         nodes = tuple(EVERY[column] for column in columns)
         loss = self.losses[len(columns)]
-        return Cut(tuple(columns), nodes, None, Calibration(), loss, fewer, 2 * len(columns))
+        return Candidate(tuple(columns), nodes, None, Calibration(), loss, fewer, 2 * len(columns))
 
 
 def descending(n: int) -> Tensor:
     return torch.arange(n, 0, -1) / n
 
 
-def judge_of(plant: planted.Planted) -> Judge:
+def evaluator_of(plant: planted.Planted) -> Evaluator:
     pairs = plant.planted.pairs(64, "validation", 0)
-    return Judge(plant.model, plant.means, pairs, [(node,) for node in EVERY], (), 3.0)
+    return Evaluator(plant.model, plant.means, pairs, [(node,) for node in EVERY], (), 3.0)
 
 
 def ranking(plant: planted.Planted) -> Tensor:
@@ -74,11 +74,11 @@ def test_sizes_do_not_rise_with_the_target_whatever_the_losses(losses: list[floa
 
 def test_a_rung_is_what_bisecting_for_its_target_gives(plant: planted.Planted) -> None:
     tau = ranking(plant)
-    found = ladder(tau, judge_of(plant), TARGETS)
+    found = ladder(tau, evaluator_of(plant), TARGETS)
     assert [rung.target for rung in found] == sorted(TARGETS)
     for rung in found:
-        cut = smallest_cut(tau, judge_of(plant), rung.target)
-        sizes = (None, None, None) if cut is None else (len(cut.nodes), cut.edges, cut.loss)
+        candidate = smallest_candidate(tau, evaluator_of(plant), rung.target)
+        sizes = (None, None, None) if candidate is None else (len(candidate.nodes), candidate.edges, candidate.loss)
         assert (rung.nodes, rung.edges, rung.loss) == pytest.approx(sizes)
     at = {rung.target: rung for rung in found}
     assert at[1e-9].edges is None
@@ -87,18 +87,18 @@ def test_a_rung_is_what_bisecting_for_its_target_gives(plant: planted.Planted) -
 
 
 def test_the_ladder_of_a_circuit_is_that_of_its_ranking(plant: planted.Planted) -> None:
-    tau, judge = ranking(plant), judge_of(plant)
-    cut = smallest_cut(tau, judge, 0.01)
-    assert cut is not None
+    tau, evaluator = ranking(plant), evaluator_of(plant)
+    candidate = smallest_candidate(tau, evaluator, 0.01)
+    assert candidate is not None
     looser = [target for target in TARGETS if target >= 0.01]
-    assert ladder_of(cut.columns, judge, looser) == tuple(ladder(tau, judge, looser))
-    assert ladder_of(cut.columns, judge, [1e-9]) == (Rung(1e-9, None, None, None),)
-    assert ladder_of((), judge, [0.75]) == (Rung(0.75, 0, 0, pytest.approx(0.693, abs=1e-3)),)
+    assert ladder_of(candidate.columns, evaluator, looser) == tuple(ladder(tau, evaluator, looser))
+    assert ladder_of(candidate.columns, evaluator, [1e-9]) == (Rung(1e-9, None, None, None),)
+    assert ladder_of((), evaluator, [0.75]) == (Rung(0.75, 0, 0, pytest.approx(0.693, abs=1e-3)),)
 
 
 def test_candidates_are_shared_between_targets(plant: planted.Planted) -> None:
-    tau, judge = ranking(plant), judge_of(plant)
-    ladder(tau, judge, [0.15])
-    one = len(judge._seen)
-    ladder(tau, judge, [0.14, 0.15, 0.16])
-    assert len(judge._seen) < 2 * one
+    tau, evaluator = ranking(plant), evaluator_of(plant)
+    ladder(tau, evaluator, [0.15])
+    one = len(evaluator._seen)
+    ladder(tau, evaluator, [0.14, 0.15, 0.16])
+    assert len(evaluator._seen) < 2 * one

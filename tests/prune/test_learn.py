@@ -78,8 +78,8 @@ def test_controlled_pressure_by_hand() -> None:
 
 def test_controlled_pressure_asks_for_no_less_than_the_whole_model_has() -> None:
     pressure = Pressure(PruneConfig(hold=0.5, target_loss=0.2), [Point()], whole=0.3)
-    assert pressure.held_at == pytest.approx(0.33)
-    assert pressure.turn == pytest.approx(0.43)
+    assert pressure.setpoint == pytest.approx(0.33)
+    assert pressure.reversal == pytest.approx(0.43)
     pressure.update(torch.tensor([0.32]))
     assert pressure.push.item() > PruneConfig().k_coef
     pressure.update(torch.tensor([5.0]))

@@ -1,4 +1,4 @@
-"""Masks over nodes, trials folded into one forward pass, and what removed nodes are held at."""
+"""Masks over nodes, trials folded into one forward pass, and what removed nodes are ablated to."""
 
 import planted
 import pytest
@@ -14,7 +14,7 @@ from thinwire.model.taps import ablate_masks as Hold
 from thinwire.prune import PruneConfig, mean_activations
 from thinwire.prune.learn import step_with_slope
 from thinwire.prune.masks import NodeMasks, fold
-from thinwire.prune.means import held_values, task_means
+from thinwire.prune.means import ablation_values, task_means
 from thinwire.sites import Node, Site, all_sites, n_nodes
 from thinwire.tasks import last_logits, margin, margin_losses
 
@@ -147,10 +147,10 @@ def test_task_means_leave_padding_out(plant: planted.Planted) -> None:
         torch.testing.assert_close(means[site], torch.cat(values).mean(0))
 
 
-def test_what_removed_nodes_are_held_at(plant: planted.Planted) -> None:
+def test_what_removed_nodes_are_ablated_to(plant: planted.Planted) -> None:
     pairs = plant.planted.pairs(4, "train", 0)
-    assert held_values(plant.model, plant.means, pairs, "mean") == plant.means
-    zero = held_values(plant.model, plant.means, pairs, "zero")
+    assert ablation_values(plant.model, plant.means, pairs, "mean") == plant.means
+    zero = ablation_values(plant.model, plant.means, pairs, "zero")
     assert all(not value.any() and value.shape == plant.means[site].shape for site, value in zero.items())
-    of_task = held_values(plant.model, plant.means, pairs, "task_mean")
+    of_task = ablation_values(plant.model, plant.means, pairs, "task_mean")
     assert any(not of_task[site].equal(plant.means[site]) for site in of_task)

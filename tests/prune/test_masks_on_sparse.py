@@ -1,6 +1,7 @@
-"""Circuits and masks on the model with sparse kernels: the margins, wires and gradients of the dense one."""
+"""Circuits and masks on the model with sparse kernels: the margins, edges and gradients of the dense one."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -61,17 +62,17 @@ def part_of(items: list, share: float, seed: int = 0) -> tuple:
     return tuple(item for item, draw in zip(items, draws, strict=True) if draw < share)
 
 
-def circuit_of(model: Transformer, nodes: float = 0.6, wires: float = 0.7) -> Circuit:
+def circuit_of(model: Transformer, nodes: float = 0.6, kept_edges: float = 0.7) -> Circuit:
     every = [Node(site, i) for site in all_sites(model.config) for i in range(site.width(model.config))]
     kept = part_of(every, nodes)
-    listed = [(edge.source, edge.target) for edge in weight_edges(model, kept)]
-    held = torch.linspace(-1, 1, model.config.d_model)
-    circuit = Circuit("tiny", model.config, kept, means_of(model), wires=part_of(listed, wires))
-    return replace(circuit, removed_tokens=(0, 3, 11), held_embedding=held)
+    listed = [edge.ends for edge in weight_edges(model, kept)]
+    ablated = torch.linspace(-1, 1, model.config.d_model)
+    circuit = Circuit("tiny", model.config, kept, means_of(model), kept_edges=part_of(listed, kept_edges))
+    return replace(circuit, removed_tokens=(0, 3, 11), ablated_embedding=ablated)
 
 
 @torch.no_grad()
-def test_circuits_cut_the_same_wires(dense: Transformer) -> None:
+def test_circuits_cut_the_same_edges(dense: Transformer) -> None:
     compiled, circuit, batch = compile_sparse(dense), circuit_of(dense), batch_of(dense)
     assert sum(isinstance(module, Sparse) for module in compiled.modules()) == 13
     assert circuit.edges(compiled) == circuit.edges(dense)
@@ -81,8 +82,8 @@ def test_circuits_cut_the_same_wires(dense: Transformer) -> None:
         assert edges(compiled, circuit.nodes, tokens) == edges(dense, circuit.nodes, tokens)
     before = [model(batch.tokens) for model in (compiled, dense)]
     torch.testing.assert_close(*before, **CLOSE)
-    wireless, tokenless = replace(circuit, wires=()), replace(circuit, removed_tokens=(), held_embedding=None)
-    for each in (circuit, replace(circuit, frozen_norms=True), replace(circuit, wires=None), wireless, tokenless):
+    edgeless, tokenless = replace(circuit, kept_edges=()), replace(circuit, removed_tokens=(), ablated_embedding=None)
+    for each in (circuit, replace(circuit, frozen_norms=True), replace(circuit, kept_edges=None), edgeless, tokenless):
         margins = []
         for model in (compiled, dense):
             norms = each.norms(model, batch)
@@ -107,49 +108,47 @@ def some_masks(trials: int, n: int, share: float | None) -> Tensor:
     return drawn if share is None else (drawn < share).float()
 
 
-@pytest.mark.parametrize("share", [0.6, 1.0, None])
-@pytest.mark.parametrize("frozen_norms", [False, True])
-def test_masks_of_nodes_and_tokens(dense: Transformer, frozen_norms: bool, share: float | None) -> None:
-    batch, means, config = batch_of(dense), means_of(dense), PruneConfig(frozen_norms=frozen_norms)
-    embeddings = PromptEmbeddings((1, 4, 9, 20), torch.linspace(-1, 1, dense.config.d_model))
-    both = [NodeMasks(model, means, config, embeddings) for model in (compile_sparse(dense), dense)]
-    assert both[0].units == both[1].units
-    hard = some_masks(3, both[0].n, share)
-    (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
-    torch.testing.assert_close(margins, expected, **CLOSE)
-    torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
-    assert (slopes != 0).float().mean() > 0.05
+def test_masks_of_nodes_and_tokens(dense: Transformer) -> None:
+    for frozen_norms, share in product([False, True], [0.6, 1.0, None]):
+        batch, means, config = batch_of(dense), means_of(dense), PruneConfig(frozen_norms=frozen_norms)
+        embeddings = PromptEmbeddings((1, 4, 9, 20), torch.linspace(-1, 1, dense.config.d_model))
+        both = [NodeMasks(model, means, config, embeddings) for model in (compile_sparse(dense), dense)]
+        assert both[0].units == both[1].units
+        hard = some_masks(3, both[0].n, share)
+        (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
+        torch.testing.assert_close(margins, expected, **CLOSE)
+        torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
+        assert (slopes != 0).float().mean() > 0.05, (frozen_norms, share)
 
 
-@pytest.mark.parametrize("share", [0.6, 1.0, None])
-@pytest.mark.parametrize("frozen_norms", [False, True])
-def test_masks_of_wires(dense: Transformer, frozen_norms: bool, share: float | None) -> None:
-    batch, circuit, compiled = batch_of(dense), circuit_of(dense), compile_sparse(dense)
-    both = [
-        EdgeMasks(model, circuit.means, circuit.nodes, circuit.nodes[:3], frozen_norms=frozen_norms)
-        for model in (compiled, dense)
-    ]
-    assert both[0].units == both[1].units
-    assert both[0].loose == both[1].loose
-    hard = some_masks(2, both[0].n, share)
-    (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
-    torch.testing.assert_close(margins, expected, **CLOSE)
-    torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
-    assert (slopes != 0).float().mean() > 0.05
+def test_masks_of_edges(dense: Transformer) -> None:
+    for frozen_norms, share in product([False, True], [0.6, 1.0, None]):
+        batch, circuit, compiled = batch_of(dense), circuit_of(dense), compile_sparse(dense)
+        both = [
+            EdgeMasks(model, circuit.means, circuit.nodes, circuit.nodes[:3], frozen_norms=frozen_norms)
+            for model in (compiled, dense)
+        ]
+        assert both[0].units == both[1].units
+        assert both[0].loose == both[1].loose
+        hard = some_masks(2, both[0].n, share)
+        (margins, slopes), (expected, expected_slopes) = (gradients(masks, hard, batch) for masks in both)
+        torch.testing.assert_close(margins, expected, **CLOSE)
+        torch.testing.assert_close(slopes, expected_slopes, rtol=1e-3, atol=1e-4)
+        assert (slopes != 0).float().mean() > 0.05, (frozen_norms, share)
 
 
-@pytest.mark.parametrize("frozen_norms", [False, True])
-def test_candidates_from_where_they_differ(dense: Transformer, frozen_norms: bool) -> None:
-    batch, circuit = batch_of(dense), circuit_of(dense)
-    both = [
-        Passes(Replaceable(model), circuit.means, batch, frozen_norms, circuit.held_embedding)
-        for model in (compile_sparse(dense), dense)
-    ]
-    assert circuit.wires is not None
-    parts = Parts(frozenset(circuit.nodes), frozenset(circuit.wires), frozenset({Token(3)}))
-    for passes in both:
-        passes.start_from(parts)
-    late = [node for node in circuit.nodes if node.site.layer][::9]
-    for gone in ([], late, circuit.wires[::7], [Token(5)], [circuit.nodes[0]]):
-        ours, expected = (passes.margins(parts.without(gone)) for passes in both)
-        torch.testing.assert_close(ours, expected, **CLOSE)
+def test_candidates_from_where_they_differ(dense: Transformer) -> None:
+    for frozen_norms in (False, True):
+        batch, circuit = batch_of(dense), circuit_of(dense)
+        both = [
+            Passes(Replaceable(model), circuit.means, batch, frozen_norms, circuit.ablated_embedding)
+            for model in (compile_sparse(dense), dense)
+        ]
+        assert circuit.kept_edges is not None
+        parts = Parts(frozenset(circuit.nodes), frozenset(circuit.kept_edges), frozenset({Token(3)}))
+        for passes in both:
+            passes.start_from(parts)
+        late = [node for node in circuit.nodes if node.site.layer][::9]
+        for gone in ([], late, circuit.kept_edges[::7], [Token(5)], [circuit.nodes[0]]):
+            ours, expected = (passes.margins(parts.without(gone)) for passes in both)
+            torch.testing.assert_close(ours, expected, **CLOSE)

@@ -36,8 +36,8 @@ def means_of(model: Transformer) -> dict[Site, Tensor]:
 
 
 def plain(model: Transformer, means: dict[Site, Tensor], batch: PairBatch, parts: Parts) -> Tensor:
-    wires = None if parts.wires is None else tuple(parts.wires)
-    circuit = Circuit("plain", model.config, tuple(sorted(parts.nodes)), means, wires=wires)
+    kept_edges = None if parts.kept_edges is None else tuple(parts.kept_edges)
+    circuit = Circuit("plain", model.config, tuple(sorted(parts.nodes)), means, kept_edges=kept_edges)
     return margin(last_logits(circuit.cut_model(model), batch, tap=circuit.to_tap()), batch)
 
 
@@ -59,8 +59,8 @@ def test_any_sequence_of_candidates_has_the_margins_of_plain_passes(
     runs.start_from(parts)
     starts = set()
     for _ in range(14):
-        assert parts.wires is not None
-        gone = rng.choice([rng.sample(sorted(parts.nodes), 3), rng.sample(sorted(parts.wires), 5)])
+        assert parts.kept_edges is not None
+        gone = rng.choice([rng.sample(sorted(parts.nodes), 3), rng.sample(sorted(parts.kept_edges), 5)])
         candidate = parts.without(gone)
         starts.add(runs._start(candidate))
         torch.testing.assert_close(runs.margins(candidate), plain(model, means, batch, candidate), rtol=1e-4, atol=1e-5)
@@ -70,7 +70,7 @@ def test_any_sequence_of_candidates_has_the_margins_of_plain_passes(
     assert len(starts) > 1 or stored == 1
 
 
-def test_change_starts_at_the_sublayer_of_its_first_node_or_wire() -> None:
+def test_change_starts_at_the_sublayer_of_its_first_node_or_edge() -> None:
     node = {text: Node.parse(text, planted.SHAPE) for text in ("0.attn.act_in:0", "0.attn.v:0.1", "1.mlp.post_act:5")}
     attn, v, neuron = node.values()
     whole = Parts(frozenset(node.values()), frozenset([(attn, v)]))

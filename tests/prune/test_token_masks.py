@@ -1,4 +1,4 @@
-"""Masks of tokens: what a removed embedding is held at, the same circuit at every stage, and planted tokens kept."""
+"""Masks of tokens: what a removed embedding is ablated to, the same circuit at every stage, and planted tokens kept."""
 
 import copy
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from thinwire.prune.attribution import attribution_scores
 from thinwire.prune.masks import NodeMasks
 from thinwire.prune.means import prompt_embeddings
 from thinwire.prune.passes import Parts, Passes, Replaceable, Token
-from thinwire.prune.run import Bench, prune
+from thinwire.prune.run import PruningRun, prune
 from thinwire.sites import Node, all_sites
 from thinwire.tasks import TASKS, last_logits, margin, margin_losses
 from thinwire.train import TrainConfig
@@ -63,11 +63,11 @@ def model(request: pytest.FixtureRequest) -> Transformer:
     return tiny_model(density=0.5, positions=request.param).eval().requires_grad_(False)
 
 
-def by_hand(model: Transformer, removed: Sequence[int], held: Tensor) -> Transformer:
+def by_hand(model: Transformer, removed: Sequence[int], ablated: Tensor) -> Transformer:
     """The model with rows of its embedding written over."""
     other = copy.deepcopy(model)
     for token in removed:
-        other.embedding.weight[token] = held
+        other.embedding.weight[token] = ablated
     return other
 
 
@@ -81,9 +81,10 @@ def test_tokens_of_prompts_and_their_mean_leave_padding_out(model: Transformer) 
     every = [token for row in rows for token in row]
     found = prompt_embeddings(model, pairs, "mean")
     assert found.tokens == tuple(sorted(set(every)))
-    torch.testing.assert_close(found.held, torch.stack([model.embedding.weight[token] for token in every]).mean(0))
+    by_hand_mean = torch.stack([model.embedding.weight[token] for token in every]).mean(0)
+    torch.testing.assert_close(found.ablated_to, by_hand_mean)
     zero = prompt_embeddings(model, pairs, "zero")
-    assert (zero.tokens, zero.held.tolist()) == (found.tokens, [0.0] * model.config.d_model)
+    assert (zero.tokens, zero.ablated_to.tolist()) == (found.tokens, [0.0] * model.config.d_model)
 
 
 def test_folded_trials_are_circuits_of_the_model_with_other_embeddings(model: Transformer) -> None:
@@ -95,10 +96,9 @@ def test_folded_trials_are_circuits_of_the_model_with_other_embeddings(model: Tr
     for row, found in zip(hard, masks.margins(hard, pairs), strict=True):
         kept = row[len(masks.units) :].tolist()
         removed = tuple(token for token, stays in zip(embeddings.tokens, kept, strict=True) if not stays)
-        circuit = Circuit(
-            "t", model.config, nodes_at(masks, row), means, removed_tokens=removed, held_embedding=embeddings.held
-        )
-        other = by_hand(model, removed, embeddings.held)
+        tokens = {"removed_tokens": removed, "ablated_embedding": embeddings.ablated_to}
+        circuit = Circuit("t", model.config, nodes_at(masks, row), means, **tokens)
+        other = by_hand(model, removed, embeddings.ablated_to)
         expected = margin(last_logits(other, pairs, circuit.to_tap()), pairs)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         cut = circuit.cut_model(model)
@@ -113,18 +113,20 @@ def test_folded_trials_are_circuits_of_the_model_with_other_embeddings(model: Tr
 def test_candidates_in_any_order(model: Transformer, stored: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "CHUNK", 4)
     monkeypatch.setattr(passes, "STORED_BYTES", stored)
-    pairs, means, held = batch_of(model), means_of(model), torch.full((model.config.d_model,), 0.3)
+    pairs, means, ablated = batch_of(model), means_of(model), torch.full((model.config.d_model,), 0.3)
     nodes = frozenset(Node(site, i) for site in means for i in range(len(means[site])) if i % 4)
-    wires = frozenset((edge.source, edge.target) for edge in weight_edges(model, nodes))
-    runs = Passes(Replaceable(model), means, pairs, held_embedding=held)
-    base = Parts(nodes, wires, frozenset([Token(3)]))
+    kept_edges = frozenset(edge.ends for edge in weight_edges(model, nodes))
+    runs = Passes(Replaceable(model), means, pairs, ablated_embedding=ablated)
+    base = Parts(nodes, kept_edges, frozenset([Token(3)]))
     last = max(nodes)
     one = base.without([Token(5), last])
     assert one.removed == {Token(3), Token(5)}
     assert (one.has(Token(5)), one.has(Token(6)), one.has(last)) == (False, True, False)
     for parts, rebase in ((base, True), (one, False), (base.without([last]), True), (one, True), (base, False)):
-        circuit = Circuit("t", model.config, tuple(sorted(parts.nodes)), means, wires=tuple(parts.wires or ()))
-        other = by_hand(circuit.cut_model(model), [token.id for token in parts.removed], held)
+        circuit = Circuit(
+            "t", model.config, tuple(sorted(parts.nodes)), means, kept_edges=tuple(parts.kept_edges or ())
+        )
+        other = by_hand(circuit.cut_model(model), [token.id for token in parts.removed], ablated)
         expected = margin(last_logits(other, pairs, circuit.to_tap()), pairs)
         torch.testing.assert_close(runs.margins(parts), expected, rtol=1e-4, atol=1e-5)
         if rebase:
@@ -141,8 +143,8 @@ def test_only_the_tokens_that_decide_are_kept(found: Circuit) -> None:
     assert found.nodes == PLANT.nodes
     assert found.removed_tokens == tuple(planted.FILLERS), "A and B stay, and what no prompt has"
     pairs = PLANT.planted.pairs(CONFIG.train_pairs, "train", CONFIG.seed)
-    assert found.held_embedding is not None
-    assert found.held_embedding.equal(prompt_embeddings(PLANT.model, pairs, "mean").held)
+    assert found.ablated_embedding is not None
+    assert found.ablated_embedding.equal(prompt_embeddings(PLANT.model, pairs, "mean").ablated_to)
     assert {planted.A, planted.B} <= set(found.prompt_tokens)
     assert not set(found.prompt_tokens) & set(found.removed_tokens)
     assert found.scores is not None
@@ -152,24 +154,26 @@ def test_only_the_tokens_that_decide_are_kept(found: Circuit) -> None:
 
 
 def test_without_simplifying_the_ranking_decides_on_tokens_too() -> None:
-    bench = Bench.of(PLANT.model, PLANT.task, NO_TOKENIZER, PLANT.means, CONFIG)
-    judge, n = bench.judge, len(bench.masks.units)
-    tokens = [column for column in range(n, bench.masks.n) if judge.tokens[column - n].id in (planted.A, planted.B)]
+    pruning = PruningRun.of(PLANT.model, PLANT.task, NO_TOKENIZER, PLANT.means, CONFIG)
+    evaluator, n = pruning.evaluator, len(pruning.masks.units)
+    tokens = [
+        column for column in range(n, pruning.masks.n) if evaluator.tokens[column - n].id in (planted.A, planted.B)
+    ]
     kept = [*range(n), *tokens]
-    assert judge.parts(kept).removed == {Token(token) for token in planted.FILLERS}
-    cut = judge.cut(kept, float("nan"))
-    assert cut.columns == tuple(kept)
-    assert cut.loss == pytest.approx(judge.measure(range(bench.masks.n))[0], abs=1e-3)
-    assert judge.measure([*range(n), tokens[0]])[0] > CONFIG.validation_target
-    assert judge.cut_parts(cut.parts, range(bench.masks.n), 0.0).columns == tuple(kept)
+    assert evaluator.parts(kept).removed == {Token(token) for token in planted.FILLERS}
+    candidate = evaluator.candidate(kept, float("nan"))
+    assert candidate.columns == tuple(kept)
+    assert candidate.loss == pytest.approx(evaluator.measure(range(pruning.masks.n)).loss, abs=1e-3)
+    assert evaluator.measure([*range(n), tokens[0]]).loss > CONFIG.validation_target
+    assert evaluator.candidate_of(candidate.parts, range(pruning.masks.n), 0.0).columns == tuple(kept)
 
 
 def test_attribution_ranks_the_tokens_that_decide_first() -> None:
-    bench = Bench.of(PLANT.model, PLANT.task, NO_TOKENIZER, PLANT.means, CONFIG.replace(method="attribution"))
-    assert isinstance(bench.masks, NodeMasks)
-    scores = attribution_scores(bench.masks, bench.train, steps=8)[len(bench.masks.units) :]
+    pruning = PruningRun.of(PLANT.model, PLANT.task, NO_TOKENIZER, PLANT.means, CONFIG.replace(method="attribution"))
+    assert isinstance(pruning.masks, NodeMasks)
+    scores = attribution_scores(pruning.masks, pruning.train, steps=8)[len(pruning.masks.units) :]
     best = scores.topk(2).indices.tolist()
-    assert {bench.masks.tokens[i].id for i in best} == {planted.A, planted.B}
+    assert {pruning.masks.tokens[i].id for i in best} == {planted.A, planted.B}
 
 
 def test_round_trip_and_verdict(found: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,13 +183,13 @@ def test_round_trip_and_verdict(found: Circuit, tmp_path: Path, monkeypatch: pyt
     found.save(tmp_path / "circuit", CONFIG, parent)
     loaded = Circuit.load(tmp_path / "circuit")
     assert loaded.removed_tokens == found.removed_tokens
-    assert found.held_embedding is not None
-    assert loaded.held_embedding is not None
-    assert loaded.held_embedding.equal(found.held_embedding)
+    assert found.ablated_embedding is not None
+    assert loaded.ablated_embedding is not None
+    assert loaded.ablated_embedding.equal(found.ablated_embedding)
     assert loaded.means.keys() == found.means.keys()
     pairs = PLANT.planted.pairs(32, "heldout", 1)
-    with_all = replace(loaded, removed_tokens=(), held_embedding=None).cut_model(PLANT.model)
-    other = by_hand(with_all, found.removed_tokens, found.held_embedding)
+    with_all = replace(loaded, removed_tokens=(), ablated_embedding=None).cut_model(PLANT.model)
+    other = by_hand(with_all, found.removed_tokens, found.ablated_embedding)
     kept = loaded.calibration.apply(margin(last_logits(other, pairs, loaded.to_tap()), pairs))
     checked = verify(PLANT.model, loaded, NO_TOKENIZER, VerifyConfig(pairs=32, random_circuits=2, max_logit_scale=0.5))
     assert checked["sufficiency.loss"].value == pytest.approx(margin_losses(kept).mean().item(), abs=1e-6)
@@ -199,18 +203,18 @@ def test_round_trip_and_verdict(found: Circuit, tmp_path: Path, monkeypatch: pyt
         ({"removed_tokens": (6, 5)}, "removes tokens that its model does not have"),
         ({"removed_tokens": (12,)}, "removes tokens that its model does not have"),
         ({"removed_tokens": (-1,)}, "removes tokens that its model does not have"),
-        ({"removed_tokens": ()}, "does not say what removed tokens are held at"),
-        ({"held_embedding": None}, "does not say what removed tokens are held at"),
-        ({"held_embedding": torch.zeros(15)}, "does not say what removed tokens are held at"),
-        ({"held_embedding": torch.full((16,), torch.nan)}, "does not say what removed tokens are held at"),
+        ({"removed_tokens": ()}, "has no valid embedding for its removed tokens"),
+        ({"ablated_embedding": None}, "has no valid embedding for its removed tokens"),
+        ({"ablated_embedding": torch.zeros(15)}, "has no valid embedding for its removed tokens"),
+        ({"ablated_embedding": torch.full((16,), torch.nan)}, "has no valid embedding for its removed tokens"),
     ],
 )
-def test_removed_tokens_that_cannot_be_are_refused(found: Circuit, changes: dict, said: str) -> None:
+def test_invalid_removed_tokens_are_refused(found: Circuit, changes: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         replace(found, **changes)
 
 
-def test_a_file_without_the_held_embedding_is_refused(found: Circuit, tmp_path: Path) -> None:
+def test_a_file_without_the_ablated_embedding_is_refused(found: Circuit, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     parent = artifact.finish(tmp_path / "model", "model", TrainConfig(), {}, [])
     folder, files = tmp_path / "circuit", ["circuit.json", "means.safetensors"]
@@ -219,7 +223,7 @@ def test_a_file_without_the_held_embedding_is_refused(found: Circuit, tmp_path: 
     means.pop("embedding")
     save_file(means, folder / "means.safetensors")
     artifact.finish(folder, "circuit", CONFIG, {"model": parent}, files)
-    with pytest.raises(UserError, match="does not say what removed tokens are held at"):
+    with pytest.raises(UserError, match="has no valid embedding for its removed tokens"):
         Circuit.load(folder)
 
 

@@ -93,7 +93,7 @@ GOOD = STORED.dump_json(found(5, 4)).decode()
         ('"k_coef":0.0001', '"steps":9'),
     ],
 )
-def test_records_that_cannot_be_are_refused(old: str, new: str) -> None:
+def test_invalid_records_are_refused(old: str, new: str) -> None:
     assert STORED.validate_json(GOOD, strict=True) == found(5, 4)
     assert old in GOOD
     with pytest.raises(ValidationError):

@@ -82,7 +82,7 @@ def test_ranges_hold_the_papers_centres_and_the_known_good_point() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
-def test_points_of_a_round_differ_and_are_the_same_when_asked_again(sampler: str) -> None:
+def test_points_of_a_round_differ_and_are_are_reproducible(sampler: str) -> None:
     config = CONFIG.replace(trials=8, sampler=sampler, learning_rate=0.7, warmup=0.0)
     first = propose([], config, 8)
     assert first[0] == config.point, "as given, though outside the ranges"
@@ -232,7 +232,7 @@ def test_progress_says_the_round_and_the_fewest_edges(tmp_path: Path) -> None:
 def test_folder_of_another_search_is_refused(tmp_path: Path) -> None:
     search(evaluate, CONFIG.replace(search=4), tmp_path, subject="quotes of model 01")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(UserError, match=r"holds a search with another model or task; delete .* to search anew"):
+    with pytest.raises(UserError, match=r"holds a search with another model or task; delete .* to start a new search"):
         search(evaluate, CONFIG, tmp_path, subject="quotes of model 02")
     with pytest.raises(UserError, match="holds a search with another learning_rate, seed; delete"):
         search(evaluate, CONFIG.replace(seed=1, learning_rate=0.1), tmp_path, subject="quotes of model 01")
@@ -253,11 +253,13 @@ def test_damaged_records_are_named_by_line(tmp_path: Path) -> None:
     for bad in (b"", b"{}", b"null", lines[2][:40], b"\xff" + lines[2], lines[2] + lines[2], b"\0" * 9):
         damaged = b"\n".join([*lines[:2], bad, *lines[3:]])
         (tmp_path / TRIALS).write_bytes(damaged)
-        with pytest.raises(UserError, match=r"trials\.jsonl line 3 is damaged \(.*\); delete .* to search anew\.$"):
+        with pytest.raises(
+            UserError, match=r"trials\.jsonl line 3 is damaged \(.*\); delete .* to start a new search\.$"
+        ):
             search(evaluate, config, tmp_path)
         assert (tmp_path / TRIALS).read_bytes() == damaged, "left as it was found"
     (tmp_path / TRIALS).write_bytes(b"\n".join(lines[1:]))
-    with pytest.raises(UserError, match="line 1 does not have the point"):
+    with pytest.raises(UserError, match="line 1 does not have the first point"):
         search(evaluate, config, tmp_path)
 
 
@@ -267,7 +269,7 @@ def test_places_that_cannot_hold_a_search_are_refused(tmp_path: Path) -> None:
         search(evaluate, CONFIG, tmp_path / "file")
     (tmp_path / "headless").mkdir()
     (tmp_path / "headless" / TRIALS).write_text("{}\n")
-    with pytest.raises(UserError, match=r"without the search\.json"):
+    with pytest.raises(UserError, match=r"has no search\.json beside it"):
         search(evaluate, CONFIG, tmp_path / "headless")
     (tmp_path / "odd" / TRIALS).mkdir(parents=True)
     search_head = tmp_path / "whole"

@@ -8,7 +8,7 @@ from task_table import KNOWN, compiles
 from thinwire.data.idioms import documents
 from thinwire.data.words import KINDS, words
 from thinwire.errors import UserError
-from thinwire.tasks import SPLITS, TASKS, Split
+from thinwire.tasks import SPLITS, TASKS
 
 ALL = [(name, split) for name in KNOWN for split in SPLITS]
 SPELLED = set(
@@ -41,60 +41,60 @@ def test_an_unknown_task_is_refused_with_a_hint():
         TASKS["bracket_count"]
 
 
-@pytest.mark.parametrize(("name", "split"), ALL)
-def test_pairs_are_deterministic_and_distinct(name: str, split: Split):
-    task = TASKS[name]
-    pairs = task.text_pairs(120, split, seed=1)
-    assert pairs == task.text_pairs(120, split, seed=1)
-    assert pairs != task.text_pairs(120, split, seed=2)
-    assert len(set(pairs)) == 120
-    assert pairs[:40] == task.text_pairs(40, split, seed=1)
+def test_pairs_are_deterministic_and_distinct():
+    for name, split in ALL:
+        task = TASKS[name]
+        pairs = task.text_pairs(120, split, seed=1)
+        assert pairs == task.text_pairs(120, split, seed=1), (name, split)
+        assert pairs != task.text_pairs(120, split, seed=2), (name, split)
+        assert len(set(pairs)) == 120, (name, split)
+        assert pairs[:40] == task.text_pairs(40, split, seed=1), (name, split)
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_splits_share_neither_prompts_nor_names(name: str):
-    text = {split: [p for pair in TASKS[name].text_pairs(200, split, 0) for p in pair.prompts] for split in SPLITS}
-    for split in SPLITS:
-        used = set(re.findall(r"[A-Za-z]+", " ".join(text[split]))) - SPELLED
-        foreign = {word for kind in KINDS for other in SPLITS if other != split for word in words(kind, other)}
-        assert not used & foreign
-    assert not set(text["train"]) & (set(text["validation"]) | set(text["heldout"]))
-    assert not set(text["validation"]) & set(text["heldout"])
+def test_splits_share_neither_prompts_nor_names():
+    for name in KNOWN:
+        text = {split: [p for pair in TASKS[name].text_pairs(200, split, 0) for p in pair.prompts] for split in SPLITS}
+        for split in SPLITS:
+            used = set(re.findall(r"[A-Za-z]+", " ".join(text[split]))) - SPELLED
+            foreign = {word for kind in KINDS for other in SPLITS if other != split for word in words(kind, other)}
+            assert not used & foreign, (name, split)
+        assert not set(text["train"]) & (set(text["validation"]) | set(text["heldout"])), name
+        assert not set(text["validation"]) & set(text["heldout"]), name
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_heldout_prompts_have_surroundings_that_train_prompts_never_have(name: str):
-    shapes = {
-        split: {shape_of(prompt) for pair in TASKS[name].text_pairs(300, split, 0) for prompt in pair.prompts}
-        for split in SPLITS
-    }
-    assert len(shapes["heldout"] - shapes["train"]) >= 3
-    if name != "single_double_quote":  # one of its held-out templates is a longer phrase in the same surrounding
-        assert not shapes["heldout"] & shapes["train"]
-    if "else" not in name:  # the statement inside its branches has many forms
-        assert shapes["validation"] <= shapes["train"]
+def test_heldout_prompts_have_surroundings_that_train_prompts_never_have():
+    for name in KNOWN:
+        shapes = {
+            split: {shape_of(prompt) for pair in TASKS[name].text_pairs(300, split, 0) for prompt in pair.prompts}
+            for split in SPLITS
+        }
+        assert len(shapes["heldout"] - shapes["train"]) >= 3, name
+        if name != "single_double_quote":  # one of its held-out templates is a longer phrase in the same surrounding
+            assert not shapes["heldout"] & shapes["train"], name
+        if "else" not in name:  # the statement inside its branches has many forms
+            assert shapes["validation"] <= shapes["train"], name
 
 
-@pytest.mark.parametrize(("name", "split"), ALL)
-def test_prompts_of_a_pair_differ_only_in_what_decides(name: str, split: Split):
-    count = 0 if name == "final_kwarg" else 1  # there every argument before the last one tells
-    for pair in TASKS[name].text_pairs(40, split, seed=3):
-        one, other = (re.sub(KNOWN[name].decides, "<?>", prompt, count=count) for prompt in pair.prompts)
-        assert one == other
-        assert "<?>" in one
-        assert pair.prompts[0] != pair.prompts[1]
+def test_prompts_of_a_pair_differ_only_in_what_decides():
+    for name, split in ALL:
+        count = 0 if name == "final_kwarg" else 1  # there every argument before the last one tells
+        for pair in TASKS[name].text_pairs(40, split, seed=3):
+            one, other = (re.sub(KNOWN[name].decides, "<?>", prompt, count=count) for prompt in pair.prompts)
+            assert one == other, (name, split)
+            assert "<?>" in one, (name, split)
+            assert pair.prompts[0] != pair.prompts[1], (name, split)
 
 
-@pytest.mark.parametrize(("name", "split"), ALL)
-def test_the_right_answer_goes_on_to_a_program(name: str, split: Split):
-    known = KNOWN[name]
-    for pair in TASKS[name].text_pairs(25, split, seed=4):
-        for side in (0, 1):
-            prompt, right, wrong = pair.prompts[side], pair.answers[side], pair.answers[1 - side]
-            assert any(compiles(prompt + right + end) for end in known.ends[side]), prompt + right
-            if known.refutes[side]:
-                ends = (*known.ends[0], *known.ends[1]) if wrong else known.ends[1 - side]
-                assert not any(compiles(prompt + wrong + end) for end in ends), prompt + wrong
+def test_the_right_answer_continues_to_a_program():
+    for name, split in ALL:
+        known = KNOWN[name]
+        for pair in TASKS[name].text_pairs(25, split, seed=4):
+            for side in (0, 1):
+                prompt, right, wrong = pair.prompts[side], pair.answers[side], pair.answers[1 - side]
+                assert any(compiles(prompt + right + end) for end in known.ends[side]), prompt + right
+                if known.refutes[side]:
+                    ends = (*known.ends[0], *known.ends[1]) if wrong else known.ends[1 - side]
+                    assert not any(compiles(prompt + wrong + end) for end in ends), prompt + wrong
 
 
 @pytest.mark.parametrize("name", ["set_or_string", "set_or_string_fixedvarname"])

@@ -42,17 +42,17 @@ def test_the_table_is_table_1():
     assert {row.split("`")[1] for row in ROWS} == set(TASKS)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("`")[1])
-def test_a_row_of_the_table(row: str):
-    _, name, pair, answers, tokens, _ = row.split("|")
-    name, pair, answers, tokens = name.strip().strip("`"), cell(pair), cell(answers), cell(tokens)
-    one, other = (re.sub(KNOWN[name].decides, "<?>", prompt, count=name != "final_kwarg") for prompt in pair)
-    assert one == other
-    if name not in COPIES:
-        assert answers == TASKS[name].text_pairs(1, "heldout", 0)[0].answers
+def test_rows_of_the_table():
     tokenizer = Tokenizer.load("python-2x256")
-    first, _ = decide(Pair(pair, answers), tokenizer) or pytest.fail("the tokenizer tells them apart")
-    assert tokens == tuple("" if token == REST else tokenizer.token(token) for token in (first.target, first.foil))
+    for row in ROWS:
+        _, name, pair, answers, tokens, _ = row.split("|")
+        name, pair, answers, tokens = name.strip().strip("`"), cell(pair), cell(answers), cell(tokens)
+        one, other = (re.sub(KNOWN[name].decides, "<?>", prompt, count=name != "final_kwarg") for prompt in pair)
+        assert one == other, name
+        if name not in COPIES:
+            assert answers == TASKS[name].text_pairs(1, "heldout", 0)[0].answers
+        first, _ = decide(Pair(pair, answers), tokenizer) or pytest.fail("the tokenizer tells them apart")
+        assert tokens == tuple("" if token == REST else tokenizer.token(token) for token in (first.target, first.foil))
 
 
 def test_controls_are_the_ones_there_are():
@@ -99,11 +99,11 @@ def test_the_file_and_its_commands(tmp_path: Path, tiny_tokens: Tokens, monkeypa
         assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", ["100", "8", "16 MiB", "64 KiB"])
-def test_numbers_are_those_of_the_code(number: str):
+def test_numbers_are_those_of_the_code():
     from thinwire.tasks import from_file
     from thinwire.tasks.task import PATIENCE
 
     sizes = {f"{from_file.MAX_BYTES >> 20} MiB", f"{from_file.MAX_LINE_BYTES >> 10} KiB", str(MIN_PAIRS), str(PATIENCE)}
-    assert number in sizes
-    assert re.search(rf"\b{number}\b", DOCS)
+    for number in ("100", "8", "16 MiB", "64 KiB"):
+        assert number in sizes
+        assert re.search(rf"\b{number}\b", DOCS)

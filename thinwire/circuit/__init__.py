@@ -1,13 +1,12 @@
-"""The circuit: nodes, wires, calibration and provenance of one pruned behaviour."""
+"""The circuit of a task: its nodes, edges, calibration and origin."""
 
 from thinwire.circuit.calibration import Calibration, calibrate
 from thinwire.circuit.circuit import Circuit, PruneScores, Rung
-from thinwire.circuit.compact import CompactCircuit
-from thinwire.circuit.cut import held_weights
+from thinwire.circuit.cut import ablated_weights
 from thinwire.circuit.edges import (
     Edge,
+    EdgeEnds,
     TokenEdge,
-    Wire,
     count_edges,
     embedding_edges,
     keep_masks,
@@ -20,17 +19,16 @@ from thinwire.circuit.render import render
 __all__ = [
     "Calibration",
     "Circuit",
-    "CompactCircuit",
     "Edge",
+    "EdgeEnds",
     "PruneScores",
     "Rung",
     "TokenEdge",
-    "Wire",
+    "ablated_weights",
     "calibrate",
     "circuit_task",
     "count_edges",
     "embedding_edges",
-    "held_weights",
     "keep_masks",
     "render",
     "unembedding_edges",

@@ -1,4 +1,4 @@
-"""How the log-odds of a pair's answers are read off a circuit: scaled and shifted."""
+"""Calibration: a circuit's log-odds of the two answers of a pair are scaled and shifted."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,15 @@ class Calibration:
     shift: float = 0.0
 
     def apply(self, margins: Tensor) -> Tensor:
-        """Calibrated margins [..., 2n] of a batch of n pairs, as `thinwire.tasks.margin` gives them."""
+        """Calibrated margins of n pairs, from those of `thinwire.tasks.margin`; both float32 [..., 2n]."""
         return calibrate(margins, self.scale, self.shift)
 
 
 def calibrate(margins: Tensor, scale: Tensor | float, shift: Tensor | float) -> Tensor:
-    """Margins [..., 2n] of right over wrong answers, with the first answer's log-odds scaled and shifted.
+    """Margins float32 [..., 2n] of right over wrong answers, with the first answer's log-odds scaled and shifted.
 
-    The first answer is right in the first half and wrong in the second, so the shift cannot tell the sides apart.
+    `scale` and `shift` are numbers or broadcast to `margins` [..., 2n]. The first answer is right in the first half and
+    wrong in the second, so the shift cannot tell the two sides apart.
     """
     n = margins.shape[-1] // 2
     side = torch.ones(2 * n, device=margins.device)

@@ -1,4 +1,4 @@
-"""The result of pruning: which nodes stay, what the others are held at, how the logits are read."""
+"""The result of pruning: kept nodes and edges, the values that the others are ablated to, and the calibration."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import networkx as nx
-from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, with_config
+from pydantic import AliasChoices, BaseModel, Field, FiniteFloat, NonNegativeInt, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,9 +15,8 @@ from torch import Tensor
 from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.circuit.calibration import Calibration
-from thinwire.circuit.compact import CompactCircuit
-from thinwire.circuit.cut import held_weights
-from thinwire.circuit.edges import Edge, Wire, channel_links, joined, keep_masks, weight_edges
+from thinwire.circuit.cut import ablated_weights
+from thinwire.circuit.edges import Edge, EdgeEnds, channel_links, joined, keep_masks, weight_edges
 from thinwire.compiled.edit import sharing, with_rows
 from thinwire.config import STRICT, Config, read_record
 from thinwire.errors import UserError
@@ -32,13 +31,13 @@ artifact.FORMATS.register("circuit")(
     artifact.Format(version=1, files=("circuit.json", "means.safetensors", artifact.SUMMARY))
 )
 EMBEDDING = "embedding"
-"""What the held embedding is called among the means of the sites."""
+"""Name of the ablated embedding in the file of the means."""
 
 
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Rung:
-    """The smallest circuit of a ranking that meets one target; None where not even all of it does."""
+    """The smallest circuit of a ranking that meets a target loss; sizes are None if the whole ranking misses it."""
 
     target: float
     """Loss that validation pairs must meet, nats."""
@@ -51,14 +50,14 @@ class Rung:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class PruneScores:
-    """How a circuit came out, on pairs its masks never saw."""
+    """Scores of a circuit on pairs that its masks were not trained on."""
 
     target_loss: float
     loss: float
     """Task loss on validation pairs, which chose the number of nodes."""
     loss_one_fewer: float
-    """The least of such losses with one node or edge removed and the calibration refitted, or without the one ranked
-    last where the circuit was not simplified; it misses the target."""
+    """Least validation loss after removing one node or edge and fitting the calibration again; it misses the target. Of
+    a circuit that was not simplified, only the node or edge ranked last is removed."""
     heldout_loss: float
     """Task loss on held-out templates and names."""
     heldout_accuracy: float
@@ -72,9 +71,9 @@ class PruneScores:
     """Nonzero unembedding weights from channels that the circuit writes to the answers."""
     seconds: float
     nodes_unsimplified: int | None = None
-    """Nodes that bisecting alone left; unset in circuits that were written before this was kept."""
+    """Nodes before simplification; None in older files."""
     edges_unsimplified: int | None = None
-    """Edges that bisecting alone left; unset in circuits that were written before this was kept."""
+    """Edges before simplification; None in older files."""
     ladder: tuple[Rung, ...] = ()
     """Smaller circuits of the same ranking, not simplified, for further targets; strictest first."""
 
@@ -89,7 +88,10 @@ class Stored(BaseModel):
     nodes: dict[str, FiniteFloat | None]
     prompt_tokens: tuple[NonNegativeInt, ...]
     answer_tokens: tuple[NonNegativeInt, ...]
-    wires: tuple[tuple[str, str], ...] | None = None
+    kept_edges: tuple[tuple[str, str], ...] | None = Field(
+        default=None, validation_alias=AliasChoices("kept_edges", "wires")
+    )
+    """Names of source and target; older files call them `wires`."""
     task_source: str = ""
     frozen_norms: bool = False
     removed_tokens: tuple[NonNegativeInt, ...] = ()
@@ -97,10 +99,10 @@ class Stored(BaseModel):
 
 @dataclass(frozen=True)
 class Circuit:
-    """Nodes and wires that carry one task, with everything needed to run the model with only them.
+    """The nodes and edges that a task needs, with everything needed to run the model with only them.
 
-    To run it: `circuit.cut_model(model)` under `circuit.to_tap()`, with `circuit.norms(model, batch)`.
-    Raises UserError for wires and tokens that cannot be.
+    To run it, use `circuit.cut_model(model)` under `circuit.to_tap()`, with `circuit.norms(model, batch)`.
+    Raises UserError for invalid edges and tokens.
     """
 
     task: str
@@ -108,10 +110,10 @@ class Circuit:
     nodes: tuple[Node, ...]
     """Kept nodes, in the order of the forward pass."""
     means: Mapping[Site, Tensor]
-    """What removed nodes are held at, by default their mean over the pretraining distribution; float32 [width] each."""
+    """Values that removed nodes are ablated to, by default their mean over the pretraining data; float32 [width]."""
     calibration: Calibration = field(default_factory=Calibration)
     strengths: Mapping[Node, float] = field(default_factory=dict)
-    """What ranked each kept node, its mask parameter τ or a score: largest first is the order they were kept in."""
+    """Score by which each kept node was ranked, largest first: its mask parameter τ or its attribution."""
     prompt_tokens: tuple[int, ...] = ()
     """Tokens of the task's validation prompts whose embedding is kept, sorted."""
     answer_tokens: tuple[int, ...] = ()
@@ -119,35 +121,35 @@ class Circuit:
     scores: PruneScores | None = None
     artifact: Artifact | None = None
     """Where the circuit was loaded from."""
-    wires: tuple[Wire, ...] | None = None
-    """Kept wires between kept nodes; None keeps every nonzero weight between them."""
+    kept_edges: tuple[EdgeEnds, ...] | None = None
+    """Source and target of each kept edge; None keeps every nonzero weight between the kept nodes."""
     task_source: str = ""
-    """What tells another file's task of this name apart, as in `Task.source`; empty for tasks made by code."""
+    """Identifies the task's file, as `Task.source` does; empty for tasks that are defined in code."""
     frozen_norms: bool = False
-    """Whether the circuit runs with the scales of RMSNorm that the whole model has on the same prompts."""
+    """Whether the circuit runs with the RMSNorm scales of the whole model on the same prompts."""
     removed_tokens: tuple[int, ...] = ()
-    """Tokens whose embedding is held at `held_embedding`, sorted."""
-    held_embedding: Tensor | None = None
-    """float32 [d_model], by default the mean over the task's training prompts; None where no token is removed."""
+    """Tokens whose embedding is ablated to `ablated_embedding`, sorted."""
+    ablated_embedding: Tensor | None = None
+    """float32 [d_model], by default the mean over the task's training prompts; None if no token is removed."""
 
     def __post_init__(self) -> None:
-        for wire in self.wires or ():
-            names = " -> ".join(node.name(self.shape) for node in wire)
-            if not set(wire) <= self._kept:
-                raise UserError(f"Wire {names} joins a node that is not in the {self.task} circuit; prune again.")
-            if not joined(wire):
-                raise UserError(f"No matrix joins the ends of wire {names}; prune again.")
-        if self.wires and len(set(self.wires)) != len(self.wires):
-            raise UserError(f"The {self.task} circuit lists a wire twice; prune again.")
+        for edge in self.kept_edges or ():
+            names = " -> ".join(node.name(self.shape) for node in edge)
+            if not set(edge) <= self._kept:
+                raise UserError(f"Edge {names} joins a node that is not in the {self.task} circuit; prune again.")
+            if not joined(edge):
+                raise UserError(f"No matrix joins the ends of edge {names}; prune again.")
+        if self.kept_edges and len(set(self.kept_edges)) != len(self.kept_edges):
+            raise UserError(f"The {self.task} circuit lists an edge twice; prune again.")
         self._check_tokens()
 
     def _check_tokens(self) -> None:
-        removed, held = self.removed_tokens, self.held_embedding
+        removed, embedding = self.removed_tokens, self.ablated_embedding
         if list(removed) != sorted(set(removed)) or not all(0 <= token < self.shape.vocab_size for token in removed):
             raise UserError(f"The {self.task} circuit removes tokens that its model does not have; prune again.")
-        fits = held is None or (held.shape == (self.shape.d_model,) and bool(held.isfinite().all()))
-        if not fits or (held is None) == bool(removed):
-            raise UserError(f"The {self.task} circuit does not say what removed tokens are held at; prune again.")
+        valid = embedding is None or (embedding.shape == (self.shape.d_model,) and bool(embedding.isfinite().all()))
+        if not valid or (embedding is None) == bool(removed):
+            raise UserError(f"The {self.task} circuit has no valid embedding for its removed tokens; prune again.")
 
     @cached_property
     def _kept(self) -> frozenset[Node]:
@@ -159,51 +161,44 @@ class Circuit:
         return keep_masks(self.nodes, self.shape)
 
     def to_tap(self) -> Tap:
-        """The tap under which `cut_model` runs with only this circuit, all other nodes held at their means."""
+        """The tap under which `cut_model` runs only this circuit: all other nodes are ablated to their means."""
         return ablate(self.keep, self.means)
 
     def removed_tap(self) -> Tap:
-        """The tap under which the model runs with this circuit's nodes held at their means and all others intact."""
+        """The tap under which the model runs without this circuit: only its nodes are ablated to their means."""
         return ablate({site: ~mask for site, mask in self.keep.items()}, self.means)
 
     def norms(self, model: Transformer, batch: PairBatch) -> Norms:
-        """The norms with which `last_logits` of a batch runs with this circuit; `model` is the whole one."""
+        """The `norms` argument of `last_logits` for this circuit on a batch; `model` is the whole model."""
         return norms_on(model, batch, self.frozen_norms)
 
     def cut_model(self, model: Transformer) -> Transformer:
-        """The model with every weight between kept nodes that is not a kept wire held at its mean contribution.
+        """The model in which weights between kept nodes that are not kept edges are ablated to their mean contribution.
 
-        The embeddings of removed tokens are held too. It shares all other parameters, and is the given model where
-        nothing is dropped. Raises UserError when the model has another shape. See `thinwire.circuit.cut` for what is
-        exact.
+        The embeddings of removed tokens are ablated too. All other parameters are shared with `model`, and the result
+        is `model` itself where nothing is dropped. Raises UserError when the model has another shape.
+        `thinwire.circuit.cut` says what is exact.
         """
         self.check_model(model)
-        held = {} if self.wires is None else held_weights(model, self.nodes, self.wires, self.means)
-        if not held and self.held_embedding is None:
+        changed = {} if self.kept_edges is None else ablated_weights(model, self.nodes, self.kept_edges, self.means)
+        if not changed and self.ablated_embedding is None:
             return model
-        cut = sharing(model, held)
-        if self.held_embedding is not None:
-            cut.set_submodule("embedding", with_rows(model.embedding, self.removed_tokens, self.held_embedding))
+        cut = sharing(model, changed)
+        if self.ablated_embedding is not None:
+            cut.set_submodule("embedding", with_rows(model.embedding, self.removed_tokens, self.ablated_embedding))
         return cut
 
-    def compact(self, model: Transformer) -> CompactCircuit:
-        """The circuit as its own small graph: as the cut model under the tap, in microseconds a prompt.
-
-        `model` is the whole one. Raises UserError when it has another shape, or selects from its residual stream.
-        """
-        return CompactCircuit(self, model)
-
     def edges(self, model: Transformer) -> list[Edge]:
-        """Kept wires with their nonzero weights, in the order of the forward pass.
+        """The kept edges with their nonzero weights, in the order of the forward pass.
 
         Raises UserError when the model has another shape.
         """
         self.check_model(model)
         found = weight_edges(model, self.nodes)
-        if self.wires is None:
+        if self.kept_edges is None:
             return list(found)
-        wires = set(self.wires)
-        return [edge for edge in found if (edge.source, edge.target) in wires]
+        kept = set(self.kept_edges)
+        return [edge for edge in found if edge.ends in kept]
 
     def check_model(self, model: Transformer) -> None:
         """Raise UserError unless the circuit's nodes exist in `model`."""
@@ -235,8 +230,8 @@ class Circuit:
         with artifact.replacing(Path(folder), "circuit") as scratch:
             artifact.write_text(scratch / "circuit.json", json.dumps(self._to_json(), indent=1))
             means = {str(site): mean.contiguous() for site, mean in self.means.items()}
-            if self.held_embedding is not None:
-                means[EMBEDDING] = self.held_embedding.contiguous()
+            if self.ablated_embedding is not None:
+                means[EMBEDDING] = self.ablated_embedding.contiguous()
             save_file(means, scratch / "means.safetensors")
             files = ["circuit.json", "means.safetensors"]
             if self.scores:
@@ -246,7 +241,8 @@ class Circuit:
         return Artifact(Path(folder), made.meta)
 
     def _to_json(self) -> dict[str, object]:
-        wires = {} if self.wires is None else {"wires": [[n.name(self.shape) for n in wire] for wire in self.wires]}
+        kept = self.kept_edges
+        listed = {} if kept is None else {"kept_edges": [[node.name(self.shape) for node in edge] for edge in kept]}
         return {
             "task": self.task,
             "shape": self.shape.model_dump(mode="json"),
@@ -257,7 +253,7 @@ class Circuit:
             **({"task_source": self.task_source} if self.task_source else {}),
             **({"frozen_norms": True} if self.frozen_norms else {}),
             **({"removed_tokens": self.removed_tokens} if self.removed_tokens else {}),
-            **wires,
+            **listed,
         }
 
     @classmethod
@@ -274,7 +270,7 @@ class Circuit:
             tensors = {name: tensor.float() for name, tensor in load_file(opened.path / "means.safetensors").items()}
         except (SafetensorError, OSError):
             raise UserError(refusal) from None
-        held = tensors.pop(EMBEDDING, None)
+        embedding = tensors.pop(EMBEDDING, None)
         means = {Site.parse(name): mean for name, mean in tensors.items()}
         if {site: mean.shape for site, mean in means.items()} != {s: (s.width(shape),) for s in all_sites(shape)}:
             raise UserError(f"{folder} holds means for other sites than its model has; prune again.")
@@ -282,10 +278,21 @@ class Circuit:
         nodes = tuple(sorted(strengths))
         summary = opened.path / artifact.SUMMARY
         scores = read_record(PruneScores, summary, refusal) if artifact.SUMMARY in opened.meta.files else None
-        wires = None
-        if stored.wires is not None:
-            wires = tuple((Node.parse(source, shape), Node.parse(target, shape)) for source, target in stored.wires)
-        told = stored.task_source, stored.frozen_norms, stored.removed_tokens, held
+        kept_edges = None
+        if stored.kept_edges is not None:
+            kept_edges = tuple(EdgeEnds(*(Node.parse(name, shape) for name in ends)) for ends in stored.kept_edges)
+        options = stored.task_source, stored.frozen_norms, stored.removed_tokens, embedding
         return cls(
-            stored.task, shape, nodes, means, stored.calibration, kept, prompts, answers, scores, opened, wires, *told
+            stored.task,
+            shape,
+            nodes,
+            means,
+            stored.calibration,
+            kept,
+            prompts,
+            answers,
+            scores,
+            opened,
+            kept_edges,
+            *options,
         )

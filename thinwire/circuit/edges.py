@@ -1,7 +1,8 @@
-"""The wires of a circuit: nonzero weights that join two of its nodes, and the token wires at both ends."""
+"""The edges of a circuit: nonzero weights between its nodes, and those that join it to tokens and logits."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,9 +10,6 @@ from torch import Tensor
 from thinwire.compiled.edit import Nonzeros, nonzeros
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Shape, Site, all_sites
-
-Wire = tuple[Node, Node]
-"""Source and target of a weight."""
 
 MATRICES = {
     "w_q": ("attn.act_in", "attn.q"),
@@ -21,9 +19,16 @@ MATRICES = {
     "w_in": ("mlp.act_in", "mlp.post_act"),
     "w_out": ("mlp.post_act", "mlp.resid_delta"),
 }
-"""Matrices of a layer, with the kinds of site they read and write; `v` is mixed over positions on the way."""
+"""Matrices of a layer, with the kinds of site that they read and write; before `w_o`, attention mixes `v`."""
 JOINED = frozenset(MATRICES.values())
 """Pairs of kinds of site that a matrix joins."""
+
+
+class EdgeEnds(NamedTuple):
+    """The two nodes that an edge joins."""
+
+    source: Node
+    target: Node
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,31 @@ class Edge:
     source: Node
     target: Node
     weight: float
+
+    @property
+    def ends(self) -> EdgeEnds:
+        """Its nodes."""
+        return EdgeEnds(self.source, self.target)
+
+
+class Matrix(NamedTuple):
+    """A weight matrix of a layer."""
+
+    name: str
+    """Of its module."""
+    source: Site
+    target: Site
+
+
+class MatrixEdges(NamedTuple):
+    """The nonzero weights of a matrix between kept nodes."""
+
+    name: str
+    """Of the matrix's module."""
+    source: Site
+    target: Site
+    found: Nonzeros
+    """Rows are indices in `target`, columns in `source`."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +86,22 @@ def by_site(nodes: Iterable[Node]) -> dict[Site, list[int]]:
 def keep_masks(nodes: Iterable[Node], shape: Shape) -> dict[Site, Tensor]:
     """Which nodes stay: bool [width] for every site."""
     masks = {site: torch.zeros(site.width(shape), dtype=torch.bool) for site in all_sites(shape)}
-    for site, indices in by_site(nodes).items():
+    grouped: dict[Site, list[int]] = {}
+    for node in nodes:  # not sorted: pruning calls this for every candidate
+        grouped.setdefault(node.site, []).append(node.index)
+    for site, indices in grouped.items():
         masks[site][indices] = True
     return masks
 
 
-def joined(wire: Wire) -> bool:
-    """Whether some matrix has a weight from the first node to the second."""
-    source, target = (node.site for node in wire)
+def joined(ends: EdgeEnds) -> bool:
+    """Whether some matrix has a weight from the source to the target."""
+    source, target = (node.site for node in ends)
     return source.layer == target.layer and (source.kind, target.kind) in JOINED
 
 
 def matrix_name(layer: int, name: str) -> str:
-    """The module that holds one of MATRICES in a layer: `blocks.0.attn.w_q`."""
+    """Name of the module of one of MATRICES in a layer: `blocks.0.attn.w_q`."""
     return f"blocks.{layer}.{MATRICES[name][1].partition('.')[0]}.{name}"
 
 
@@ -77,21 +110,18 @@ def matrix_at(model: Transformer, layer: int, name: str) -> Tensor:
     return model.get_submodule(matrix_name(layer, name)).weight.detach()  # pyright: ignore
 
 
-def matrices(shape: Shape) -> Iterator[tuple[str, Site, Site]]:
-    """Module name, source site and target site of every matrix of the layers."""
+def matrices(shape: Shape) -> Iterator[Matrix]:
+    """Every matrix of the layers, in the order of the forward pass."""
     for layer in range(shape.n_layers):
         for name, (source, target) in MATRICES.items():
-            yield matrix_name(layer, name), Site.of(layer, source), Site.of(layer, target)
+            yield Matrix(matrix_name(layer, name), Site.of(layer, source), Site.of(layer, target))
 
 
-def weights_between(model: Transformer, keep: Mapping[Site, Tensor]) -> Iterator[tuple[str, Site, Site, Nonzeros]]:
-    """Matrices with the nonzero weights between kept nodes; `keep[site]` is bool [width], missing sites keep nothing.
-
-    Each comes with its module name, its source site and its target site.
-    """
+def weights_between(model: Transformer, keep: Mapping[Site, Tensor]) -> Iterator[MatrixEdges]:
+    """The nonzero weights of every matrix between kept nodes: `keep[site]` is bool [width], missing sites keep none."""
     for name, source, target in matrices(model.config):
         if source in keep and target in keep:
-            yield name, source, target, nonzeros(model, name, keep[target], keep[source])
+            yield MatrixEdges(name, source, target, nonzeros(model, name, keep[target], keep[source]))
 
 
 def weight_edges(model: Transformer, nodes: Iterable[Node]) -> Iterator[Edge]:
@@ -104,7 +134,7 @@ def weight_edges(model: Transformer, nodes: Iterable[Node]) -> Iterator[Edge]:
 
 def count_edges(model: Transformer, keep: dict[Site, Tensor]) -> int:
     """Number of nonzero weights between kept nodes; `keep[site]` is bool [width]. Missing sites keep nothing."""
-    return sum(len(found.values) for _, _, _, found in weights_between(model, keep))
+    return sum(len(matrix.found.values) for matrix in weights_between(model, keep))
 
 
 def channel_links(nodes: Iterable[Node], d_model: int) -> Iterator[tuple[Node, Node]]:

@@ -1,4 +1,4 @@
-"""The task that a circuit was pruned on, found again by what the circuit tells of it."""
+"""Finds the task that a circuit was pruned on."""
 
 from dataclasses import replace
 
@@ -8,10 +8,11 @@ from thinwire.tasks import Task, find_task
 
 
 def circuit_task(circuit: Circuit, own: Task | None = None) -> Task:
-    """The task of a circuit: a registered one, the user's `own`, such as one from a file, or a control of either.
+    """The task of a circuit: a registered one, the user's `own` task (from a file), or a control of either.
 
-    A file is known by its content and may have been renamed. Raises UserError when the circuit's task came from a file
-    that `own` is not of; when it did not and `own`, of the same name, did; and for names that no task has.
+    A file is identified by its content and may have been renamed. Raises UserError when the circuit's task came from a
+    file other than that of `own`, when it did not come from a file but `own`, of the same name, does, and for unknown
+    names.
     """
     name, source, base = circuit.task, circuit.task_source, circuit.task.partition(".")[0]
     if own is None and source:
@@ -23,5 +24,7 @@ def circuit_task(circuit: Circuit, own: Task | None = None) -> Task:
     if source:
         raise UserError(f"The {name} circuit is of a task from another file; give the file it was pruned on.")
     if own.base == base:
-        raise UserError(f"The {name} circuit is of a task made by code, not of a file's; leave --task-file out.")
+        raise UserError(
+            f"The {name} circuit is of a task defined in code, not of one from a file; leave --task-file out."
+        )
     return find_task(name)

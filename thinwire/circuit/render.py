@@ -1,4 +1,4 @@
-"""A circuit as plain text: every node with its wires, by layer and site."""
+"""A circuit as plain text: every node with its edges, by layer and site."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
 
 STRONGEST_TOKENS = 6
-"""Token wires listed per node; the rest are counted."""
+"""Token edges listed per node; the rest are counted."""
 
 
 def render(circuit: Circuit, model: Transformer, token_text: Callable[[int], str] = str) -> str:
-    """Text that names heads, channels and weights, one node a line with what it reads and writes."""
+    """Text with one line per node, naming its head or channel, and below it the edges that it reads and writes."""
     edges = circuit.edges(model)
     shape = circuit.shape
     lines = [f"{circuit.task}: {len(circuit.nodes)} nodes, {len(edges)} edges"]
@@ -23,9 +23,9 @@ def render(circuit: Circuit, model: Transformer, token_text: Callable[[int], str
             f"{scores.heldout_loss:.3f} held out"
         )
     if circuit.frozen_norms:
-        lines.append("scales of norms as in the whole model")
+        lines.append("RMSNorm scales of the whole model")
     if circuit.removed_tokens:
-        lines.append(f"embeddings of {len(circuit.removed_tokens)} tokens held at their mean")
+        lines.append(f"embeddings of {len(circuit.removed_tokens)} tokens ablated to their mean")
     links = list(channel_links(circuit.nodes, shape.d_model))
     site = None
     for node in circuit.nodes:

@@ -106,15 +106,15 @@ def model_details(folder: Path) -> dict[str, object]:
 
 
 def circuit_details(folder: Path) -> dict[str, object]:
-    """The report of pruning, and how the circuit runs; `kept_edges` where it drops edges between its nodes."""
+    """What pruning reported, and how the circuit runs; `kept_edges` where it drops some between its nodes."""
     from thinwire.circuit import Circuit
     from thinwire.cli.prune import summary
 
     circuit = Circuit.load(folder)
     reported = {name: value for name, value in summary(circuit, folder).items() if name != "out"}
-    dropped = {} if circuit.wires is None else {"kept_edges": len(circuit.wires)}
+    listed = {} if circuit.kept_edges is None else {"kept_edges": len(circuit.kept_edges)}
     parts = {"frozen_norms": circuit.frozen_norms, "removed_tokens": len(circuit.removed_tokens)}
-    return reported | dropped | parts | {"task_source": circuit.task_source or None}
+    return reported | listed | parts | {"task_source": circuit.task_source or None}
 
 
 def verdict_details(folder: Path) -> dict[str, object]:

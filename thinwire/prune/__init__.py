@@ -1,4 +1,4 @@
-"""Pruning: learned masks over nodes, discretized, calibrated, reported on held-out pairs."""
+"""Pruning: masks are learned over nodes or edges, made discrete, calibrated, and scored on held-out pairs."""
 
 from typing import TYPE_CHECKING
 

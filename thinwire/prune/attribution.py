@@ -1,9 +1,9 @@
 """Attribution: node scores without training, to stand in for τ (the baseline of Gao et al. 2025, Fig. 31).
 
-Every mask of the forward pass is a number between 1 (the node as it is) and 0 (the node at its mean). The slope of a
-sequence's loss in it is the gradient times (activation - mean), summed over positions: to first order, what removing
-the node does. Integrated gradients take the slope along the way from all nodes removed to none, so that the effects
-add up to the whole difference in loss.
+Every mask of the forward pass is a number between 1 (the node as it is) and 0 (the node at its mean). The derivative of
+a sequence's loss with respect to a mask is the gradient times (activation - mean), summed over positions: to first
+order, the effect of removing the node. Integrated gradients average this derivative along the path from all nodes
+removed to none, so that the effects add up to the whole difference in loss.
 """
 
 import torch
@@ -14,17 +14,17 @@ from thinwire.prune.masks import NodeMasks
 from thinwire.tasks import PairBatch, norms_on, sequence_losses
 
 CHUNK = 32
-"""Pairs per forward pass, which bounds the memory it takes."""
+"""Pairs per forward pass; bounds the memory."""
 MOST_PASSES = 2048
-"""Pairs times points of the path; of more pairs the first ones are used."""
+"""Largest number of pairs times points of the path; if there are more pairs, the first ones are used."""
 
 
 def attribution_scores(masks: NodeMasks, pairs: PairBatch, steps: int = 1, report: Report = silent) -> Tensor:
-    """By how much the task loss would change without what each mask keeps, nats, absolute, float32 [n].
+    """Estimated absolute change of the task loss when what each mask keeps is removed: nats, float32 [n].
 
-    `steps` points on the path of integrated gradients; 1 is the gradient of the whole model. Of the usual ways to sum,
-    signed over positions and sequences and absolute at the end ranks best: a node that does not decide the answer
-    moves the two sides of a pair in opposite directions.
+    `steps` is the number of points on the path of integrated gradients; with 1 it is the gradient of the whole model.
+    Effects are summed with their sign over positions and sequences, and the absolute value is taken at the end. This
+    ranks best: a node that does not decide the answer moves the two sides of a pair in opposite directions.
     """
     n_pairs = min(len(pairs), max(1, MOST_PASSES // steps))
     total = torch.zeros(masks.n)
@@ -37,9 +37,9 @@ def attribution_scores(masks: NodeMasks, pairs: PairBatch, steps: int = 1, repor
 
 
 def removal_effects(masks: NodeMasks, batch: PairBatch, steps: int = 1) -> Tensor:
-    """By how much each sequence's loss would rise without what a mask keeps, nats, float32 [2n pairs, n masks].
+    """Estimated rise of each sequence's loss when what a mask keeps is removed: nats, float32 [2n pairs, n masks].
 
-    Linear where `steps` is 1; otherwise the mean over the middles of `steps` parts of the path.
+    A linear estimate where `steps` is 1; otherwise the mean over the midpoints of `steps` parts of the path.
     """
     effects = torch.zeros(len(batch.tokens), masks.n)
     norms = norms_on(masks.model, batch, masks.frozen_norms)

@@ -1,7 +1,7 @@
 """Calibration: fit scale and shift of the answers' log-odds (A.5, step 5).
 
-The paper takes 16 L-BFGS steps. The loss is convex in the two parameters, so Newton steps find its minimum in a
-fraction of the time, which counts where every candidate circuit has a calibration of its own.
+The paper takes 16 L-BFGS steps. The loss is convex in the two parameters, so Newton's method finds its minimum in a
+fraction of the time, which matters because every candidate circuit is calibrated.
 """
 
 import numpy as np
@@ -13,15 +13,15 @@ STEPS = 50
 """Most Newton steps; a handful is usual."""
 HALVINGS = 30
 NO_SPREAD = 1e-6
-"""Log-odds that differ by less say nothing about the scale."""
+"""Standard deviation of the log-odds below which the scale cannot be determined."""
 LEAST = 1e-9
 """Least scale, of standardized log-odds."""
 FLAT = 1e-12
-"""A step that promises a smaller decrease of the loss is the last, nats."""
+"""Newton steps end when the expected decrease of the loss is smaller, nats."""
 
 
 def fit_calibration(margins: Tensor, max_scale: float) -> Calibration:
-    """Scale, in (0, max_scale], and shift that minimize the task loss of margins [2n].
+    """Scale, in (0, max_scale], and shift that minimize the task loss of margins float32 [2n].
 
     The log-odds are standardized for the search, so that neither a large offset nor a small spread slows it down.
     """
@@ -39,8 +39,8 @@ def fit_calibration(margins: Tensor, max_scale: float) -> Calibration:
 
 
 def _minimize(odds: np.ndarray, sides: np.ndarray, most: float) -> tuple[float, float]:
-    """Scale, from LEAST to `most`, and shift with the least mean loss: Newton steps that stay inside and go down."""
-    features = np.stack([odds, np.ones_like(odds)])  # what scale and shift multiply
+    """Scale, from LEAST to `most`, and shift with the least mean loss, by Newton steps; odds and sides are [2n]."""
+    features = np.stack([odds, np.ones_like(odds)])  # factors of scale and shift
     at = np.array([min(1.0, most / np.e), 0.0])
 
     def loss(parameters: np.ndarray) -> float:
@@ -51,8 +51,8 @@ def _minimize(odds: np.ndarray, sides: np.ndarray, most: float) -> tuple[float, 
         wrong = np.exp(-np.logaddexp(0, sides * (at @ features)))  # probability of the wrong answer
         slope = -(features * (wrong * sides)).mean(1)
         curve = (features * (wrong * (1 - wrong))) @ features.T / len(odds)
-        held = (at[0] >= most and slope[0] < 0) or (at[0] <= LEAST and slope[0] > 0)
-        if held:
+        at_bound = (at[0] >= most and slope[0] < 0) or (at[0] <= LEAST and slope[0] > 0)
+        if at_bound:
             step = np.array([0.0, -slope[1] / max(curve[1, 1], FLAT)])
         else:
             step = -np.linalg.solve(curve + FLAT * np.eye(2), slope)

@@ -1,4 +1,4 @@
-"""What a pruning run is."""
+"""Options of a pruning run."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,20 +10,20 @@ Ablation = Literal["mean", "zero", "task_mean"]
 
 
 class Point(Config):
-    """Hyper-parameters of one trial of mask training: what a search varies (Gao et al. 2025, Table 2)."""
+    """Hyper-parameters of one trial of mask training, which a search varies (Gao et al. 2025, Table 2)."""
 
     k_coef: float = Field(default=1e-4, gt=0, le=1e3)
-    """Loss per kept node; of the controlled pressure the start and the least."""
+    """Loss per kept node. With controlled pressure this is its initial and its smallest value."""
     learning_rate: float = Field(default=0.005, gt=0, le=1)
-    """Rate of the mask parameters; falls linearly to 0."""
+    """Learning rate of the mask parameters; falls linearly to 0."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
-    """Fraction of the steps over which the rate rises (the text of A.5 has none, its Table 2 has 0.05)."""
+    """Fraction of the steps over which the learning rate rises (none in the text of A.5, 0.05 in its Table 2)."""
     weight_decay: float = Field(default=1e-3, ge=0, le=1e3)
     """AdamW decay of the mask parameters."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """AdamW: decay of the squared gradient's running mean."""
     heaviside_temp: float = Field(default=1.0, ge=1e-3, le=1e3)
-    """Temperature of the sigmoid whose derivative stands in for that of the step."""
+    """Temperature of the sigmoid whose derivative replaces that of the step function."""
     init_noise_scale: float = Field(default=0.01, ge=0, le=1e3)
     """Standard deviation of the initial mask parameters."""
     init_noise_bias: float = 0.1
@@ -31,35 +31,35 @@ class Point(Config):
 
 
 class PruneConfig(Point):
-    """Search for the fewest nodes and edges that keep a task's loss at the target (Gao et al. 2025, A.5)."""
+    """Find the fewest nodes and edges with which the model still does a task (Gao et al. 2025, A.5)."""
 
     target_loss: float = Field(default=0.15, gt=0)
-    """Task loss the circuit is wanted to have on pairs it never saw, nats."""
+    """Task loss that the circuit should have on held-out pairs, nats."""
     aim: float = Field(default=0.5, gt=0, le=1)
-    """Part of target_loss that validation pairs must meet, since other templates are harder than theirs; where the
-    whole model does not meet it either, halfway from its loss to target_loss."""
+    """Validation pairs must have a loss of at most aim times target_loss, since held-out templates are harder. If the
+    whole model misses that, the bound is halfway between its loss and target_loss."""
     method: Literal["learned", "attribution", "integrated_gradients"] = "learned"
-    """How nodes are ranked: by learned masks, or by a gradient times the distance to the mean (the baseline)."""
+    """How nodes are ranked: by learned masks, or by the gradient times the distance to the mean (the baseline)."""
     granularity: Literal["nodes", "edges", "nodes_then_edges"] = "nodes"
-    """What has a mask: nodes, every nonzero weight, or the nodes and then the weights between those that are left."""
+    """What is masked: nodes, all nonzero weights (edges), or first nodes and then the edges between the kept ones."""
     ablation: Ablation = "mean"
-    """What a removed node is held at: its mean over the pretraining distribution, zero, or its mean over the task."""
+    """Value of a removed node: its mean over the pretraining data, zero, or its mean over the task's prompts."""
     tied_qk: bool = False
-    """One mask for a channel of q and the same channel of k."""
+    """A channel of q and the same channel of k share one mask."""
     frozen_norms: bool = False
-    """Take the scales of RMSNorm from the whole model on the same prompts, so that no circuit can amplify what it
-    leaves of the residual stream."""
+    """Take the scales of RMSNorm from the whole model on the same prompts. Otherwise a circuit can amplify its small
+    residual stream through the norms."""
     mask_tokens: bool = False
-    """Mask the embeddings of tokens too, those of the training prompts; a removed one is held at their mean embedding,
-    or at zero if ablation is zero."""
+    """Mask the embeddings of the tokens in training prompts too. A removed embedding is ablated to their mean, or to
+    zero if ablation is zero."""
     keep: tuple[str, ...] = ()
-    """Names of nodes that every circuit has, as `0.mlp.post_act:17`."""
+    """Names of nodes that every circuit keeps, such as `0.mlp.post_act:17`."""
     drop: tuple[str, ...] = ()
-    """Names of nodes that no circuit may have."""
+    """Names of nodes that no circuit keeps."""
     trials: int = Field(default=2, ge=1)
-    """Masks trained side by side in one forward pass, from different noise; the one with the fewest edges wins."""
+    """Number of masks trained together in one forward pass, from different noise; the smallest circuit is used."""
     search: int = Field(default=0, ge=0)
-    """Trials of a search over the hyper-parameters, `trials` at a time; 0 takes those given."""
+    """Number of trials of a search over the hyper-parameters, `trials` at a time; 0 uses the given values."""
     sampler: Literal["gp", "tpe", "random"] = "gp"
     """How the search proposes hyper-parameters."""
     patience: int = Field(default=4, ge=1)
@@ -69,40 +69,40 @@ class PruneConfig(Point):
     batch_pairs: int = Field(default=16, ge=1)
     """Pairs of prompts per update and trial."""
     sparsity: Literal["controlled", "fixed"] = "controlled"
-    """Pressure on the number of nodes: steered by the distance to the target loss, or the paper's constant k_coef."""
+    """Pressure on the number of nodes: controlled by the distance to the target loss, or constant as in the paper."""
     hold: float = Field(default=0.5, gt=0, le=1)
-    """Controlled pressure: part of target_loss that the running loss is held at, or a tenth above what the whole model
-    has on the training pairs where that is more."""
+    """Controlled pressure: the running loss is kept at hold times target_loss, or at 1.1 times the loss of the whole
+    model on training pairs if that is more."""
     k_coef_up: float = Field(default=1.03, gt=1, le=10)
-    """Controlled pressure: factor per step while the running loss is below that."""
+    """Controlled pressure: factor per step while the running loss is below that value."""
     k_coef_down: float = Field(default=0.94, gt=0, lt=1)
-    """Controlled pressure: factor per step while it is above."""
+    """Controlled pressure: factor per step while the running loss is above it."""
     restarts: int = Field(default=2, ge=0)
-    """How often trials whose masks collapsed are trained again, at a tenth of their pressure each time."""
+    """How often trials with collapsed masks are trained again, each time at a tenth of the pressure."""
     calibrated: bool = True
-    """Train masks on the loss under the calibration that fits their batch best, as circuits are measured in the end;
-    the paper calibrates only those."""
+    """Train masks on the loss under the best calibration of each batch. Circuits are always measured that way; the
+    paper trains on the loss without calibration."""
     gradient_clip: float = Field(default=1.0, gt=0)
     """Largest norm of one trial's gradient."""
     max_logit_scale: float = Field(default=3.0, gt=0)
-    """Largest scale the calibration may give the logits; without a bound it props up circuits that barely move them."""
+    """Largest scale of the calibration. Without a bound, circuits that barely change the logits meet the target."""
     simplify: bool = True
-    """After bisecting, drop every node and every edge without which the target still holds."""
+    """After bisection, remove every node and edge without which the target still holds."""
     ladder: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """Further target losses, looser than the circuit's own: the sizes of smaller circuits of its ranking that meet them
-    on validation pairs are reported too."""
+    """Further, larger target losses: the sizes of the smallest circuits of the same ranking that meet them on
+    validation pairs are reported too."""
     finalists: int = Field(default=2, ge=1)
-    """How many of the trials with the fewest edges are simplified; the smallest result is the circuit."""
+    """How many of the smallest circuits are simplified; the smallest result is the final circuit."""
     train_pairs: int = Field(default=2048, ge=1)
-    """Distinct pairs the masks are trained on."""
+    """Number of distinct pairs that masks are trained on."""
     validation_pairs: int = Field(default=256, ge=1)
-    """Pairs that choose what is kept, and that its calibration is fitted on."""
+    """Number of pairs that the size of the circuit and its calibration are chosen on."""
     heldout_pairs: int = Field(default=256, ge=1)
-    """Pairs that the result is reported on; the rest of pruning sees neither their templates nor their names."""
+    """Number of pairs that the result is scored on; the rest of pruning does not use their templates and names."""
     mean_tokens: int = Field(default=65_536, ge=1)
-    """Tokens of the pretraining mixture that mean activations are taken over."""
+    """Number of pretraining tokens over which mean activations are computed."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of the noise and of the pairs."""
+    """Seed of the initial masks and of the pairs."""
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
@@ -120,15 +120,15 @@ class PruneConfig(Point):
 
     @property
     def validation_target(self) -> float:
-        """Loss that validation pairs must meet, nats."""
+        """Largest allowed loss on validation pairs, nats."""
         return self.aim * self.target_loss
 
     @property
     def finishes(self) -> bool:
-        """Whether something is still done with a trial's circuit, so that more than the smallest is worth a look."""
+        """Whether circuits are processed further after bisection, so that several finalists are worthwhile."""
         return self.simplify or self.granularity == "nodes_then_edges"
 
     @property
     def point(self) -> Point:
-        """The hyper-parameters of a trial that no search has chosen."""
+        """The hyper-parameters of a trial without a search."""
         return Point(**{name: getattr(self, name) for name in Point.model_fields})

@@ -1,16 +1,17 @@
-"""From mask parameters to a circuit: rank the units, bisect how many meet the target (A.5, step 4).
+"""From mask parameters to a circuit: rank the units and bisect for the fewest that meet the target (A.5, step 4).
 
-A unit is what has a mask of its own: a node, a few nodes that share one mask, or a wire; tokens may have masks besides.
-The bisection is over both; whatever they are, a candidate circuit is a set of nodes and wires, and of removed tokens.
+A unit is what one mask keeps: a node, several nodes that share the mask, or an edge. Tokens can have masks too; they
+are ranked together with the units. A candidate circuit is a set of nodes and edges, and a set of removed tokens.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from thinwire.circuit import Calibration, Wire, count_edges, keep_masks
+from thinwire.circuit import Calibration, EdgeEnds, count_edges, keep_masks
 from thinwire.model.transformer import Transformer
 from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.passes import Parts, Passes, Replaceable, Token
@@ -18,65 +19,72 @@ from thinwire.sites import Node, Site
 from thinwire.tasks import PairBatch, margin_losses
 
 SCREEN_PAIRS = 32
-"""Validation pairs, evenly spread, on which hopeless candidates are turned away."""
+"""Number of validation pairs, evenly spread, on which poor candidates are rejected early."""
 SCREEN_ERRORS = 3.0
-"""Hopeless is a loss above the target by so many standard errors, under the calibration that is best for it."""
+"""A candidate is rejected early if its loss on those pairs is above the target by this many standard errors."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A set of nodes and wires that meets the target, as a candidate circuit."""
+class Candidate:
+    """A candidate circuit with its loss."""
 
     columns: tuple[int, ...]
-    """Kept columns of τ, in the order they were given: strongest first."""
+    """Kept columns of τ, in the given order: strongest first."""
     nodes: tuple[Node, ...]
     """In the order of the forward pass."""
-    wires: tuple[Wire, ...] | None
-    """Kept wires; None where every nonzero weight between the nodes is kept."""
+    kept_edges: tuple[EdgeEnds, ...] | None
+    """None where every nonzero weight between the nodes is kept."""
     calibration: Calibration
     loss: float
     """Calibrated task loss on validation pairs."""
     loss_one_fewer: float
-    """Least such loss with one unit fewer: the last of the ranking or, after simplifying, any node or wire; nan where
-    there is none."""
+    """Least such loss with one unit fewer: without the last of the ranking or, after simplification, without any one
+    node or edge; NaN if nothing can be removed."""
     edges: int
     removed_tokens: tuple[int, ...] = ()
-    """Ids of tokens whose embedding is not kept, sorted."""
+    """Ids of tokens whose embedding is removed, sorted."""
 
     @property
     def parts(self) -> Parts:
         """The same as sets."""
-        wires = None if self.wires is None else frozenset(self.wires)
-        return Parts(frozenset(self.nodes), wires, frozenset(map(Token, self.removed_tokens)))
+        kept_edges = None if self.kept_edges is None else frozenset(self.kept_edges)
+        return Parts(frozenset(self.nodes), kept_edges, frozenset(map(Token, self.removed_tokens)))
+
+
+class Measured(NamedTuple):
+    """A candidate on validation pairs."""
+
+    loss: float
+    """Calibrated task loss, nats."""
+    calibration: Calibration
 
 
 @dataclass
-class Judge:
-    """What candidates are measured with: the loss on validation pairs, under the calibration that is best for them.
+class Evaluator:
+    """Computes the loss of candidates on validation pairs, under the best calibration of each.
 
-    The two numbers of a calibration are fitted where the loss is taken: of prompts that a model has trained on it is
-    surer than of others.
+    The calibration is fitted on the same pairs: on training prompts, the model would be more confident.
     """
 
     model: Transformer
     means: Mapping[Site, Tensor]
-    """What removed nodes and wires are held at, [width] per site."""
+    """Values that removed nodes are ablated to, float32 [width] per site; edges are ablated accordingly."""
     validation: PairBatch
     units: Sequence[tuple[Node, ...]]
-    """What each column of τ keeps: nodes or, where `wired`, the source and target of a wire."""
+    """What each column of τ keeps: nodes or, with `edge_units`, the source and target of an edge."""
     forced: Sequence[Node]
-    """Nodes that every candidate has."""
+    """Nodes that every candidate keeps."""
     max_scale: float
-    wired: bool = False
+    edge_units: bool = False
     loose: Sequence[Node] = ()
-    """Nodes that the bisection keeps although no unit has them; simplifying may drop them."""
+    """Nodes that belong to no unit; the bisection keeps them, simplification may remove them."""
     frozen_norms: bool = False
-    """Whether candidates run with the scales of RMSNorm that the whole model has on the same prompts."""
+    """Whether candidates run with the RMSNorm scales of the whole model on the same prompts."""
     tokens: Sequence[Token] = ()
-    """What the columns after those of the units keep."""
-    held_embedding: Tensor | None = None
-    """What embeddings of removed tokens are held at [d_model]; None where no column is a token's."""
-    _seen: dict[Parts, tuple[float, Calibration]] = field(default_factory=dict)
+    """Tokens that the columns after those of the units keep."""
+    ablated_embedding: Tensor | None = None
+    """Value that embeddings of removed tokens are ablated to, float32 [d_model]; None if no token has a mask."""
+    _seen: dict[Parts, Measured] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._model = Replaceable(self.model)
@@ -85,53 +93,54 @@ class Judge:
         self._validation, self._screen = map(self._passes, (self.validation, self.validation.take(spread)))
 
     def _passes(self, batch: PairBatch) -> Passes:
-        return Passes(self._model, self.means, batch, self.frozen_norms, self.held_embedding)
+        return Passes(self._model, self.means, batch, self.frozen_norms, self.ablated_embedding)
 
     def parts(self, columns: Sequence[int]) -> Parts:
         """What a set of columns of τ keeps."""
         n_units = len(self.units)
         units = [self.units[column] for column in columns if column < n_units]
         nodes = frozenset(node for unit in units for node in unit).union(self.forced, self.loose)
-        wires = frozenset((source, target) for source, target in units) if self.wired else None
+        kept_edges = frozenset(EdgeEnds(*unit) for unit in units) if self.edge_units else None
         kept = [self.tokens[column - n_units] for column in columns if column >= n_units]
-        return Parts(nodes, wires, frozenset(self.tokens).difference(kept))
+        return Parts(nodes, kept_edges, frozenset(self.tokens).difference(kept))
 
-    def items(self, column: int) -> list[Node | Wire | Token]:
-        """What a column of τ keeps, as things that can be taken out of parts."""
+    def items(self, column: int) -> list[Node | EdgeEnds | Token]:
+        """The nodes, edge or token that a column of τ keeps."""
         if column >= len(self.units):
             return [self.tokens[column - len(self.units)]]
         unit = self.units[column]
-        return [(unit[0], unit[1])] if self.wired else [*unit]
+        return [EdgeEnds(*unit)] if self.edge_units else [*unit]
 
-    def margins(self, cut: Cut, batch: PairBatch) -> Tensor:
-        """Margins [2n] of any batch with only the circuit, not calibrated."""
-        return self._passes(batch).margins(cut.parts)
+    def margins(self, candidate: Candidate, batch: PairBatch) -> Tensor:
+        """Margins float32 [2n] of any batch with only the candidate, not calibrated."""
+        return self._passes(batch).margins(candidate.parts)
 
-    def measure(self, columns: Sequence[int]) -> tuple[float, Calibration]:
-        """Calibrated validation loss of a set of columns, and its calibration."""
+    def measure(self, columns: Sequence[int]) -> Measured:
+        """Loss of the candidate that a set of columns of τ keeps."""
         return self.measure_parts(self.parts(columns))
 
-    def measure_parts(self, parts: Parts) -> tuple[float, Calibration]:
-        """The same of nodes and wires; each candidate is measured once."""
+    def measure_parts(self, parts: Parts) -> Measured:
+        """Loss of a candidate; each is computed once."""
         if parts not in self._seen:
             margins = self._validation.margins(parts)
             calibration = fit_calibration(margins, self.max_scale)
-            self._seen[parts] = margin_losses(calibration.apply(margins)).mean().item(), calibration
+            loss = margin_losses(calibration.apply(margins)).mean().item()
+            self._seen[parts] = Measured(loss, calibration)
         return self._seen[parts]
 
     def meets(self, parts: Parts, target: float) -> bool:
-        """Whether a candidate meets the target; measured in full unless a few pairs show that it is hopeless."""
+        """Whether a candidate meets the target; all pairs run unless a few already show that it misses by far."""
         if parts not in self._seen and self.least_loss(parts) > target:
             return False
-        return self.measure_parts(parts)[0] <= target
+        return self.measure_parts(parts).loss <= target
 
     def least_loss(self, parts: Parts) -> float:
-        """A bound on the loss from a few pairs, under the calibration that is best for just these."""
+        """A lower bound on the loss, estimated from a few pairs under their own best calibration."""
         losses = self._screened(parts)
         return losses.mean().item() - SCREEN_ERRORS * losses.std(correction=0).item() / len(losses) ** 0.5
 
     def quick_loss(self, parts: Parts) -> float:
-        """An estimate of the loss from the same few pairs."""
+        """The loss, estimated from the same few pairs."""
         return self._screened(parts).mean().item()
 
     def _screened(self, parts: Parts) -> Tensor:
@@ -139,46 +148,46 @@ class Judge:
         return margin_losses(fit_calibration(margins, self.max_scale).apply(margins))
 
     def start_from(self, parts: Parts) -> None:
-        """Make a candidate the one that later candidates are small changes of."""
+        """Set the candidate from which later ones differ little; their forward passes start from its activations."""
         for passes in (self._validation, self._screen):
             passes.start_from(parts)
 
-    def cut(self, columns: Sequence[int], loss_one_fewer: float) -> Cut:
-        """A set of columns, strongest first, as a candidate circuit."""
-        return self.cut_parts(self.parts(columns), columns, loss_one_fewer)
+    def candidate(self, columns: Sequence[int], loss_one_fewer: float) -> Candidate:
+        """The candidate that a set of columns of τ keeps, strongest first."""
+        return self.candidate_of(self.parts(columns), columns, loss_one_fewer)
 
-    def cut_parts(self, parts: Parts, columns: Sequence[int], loss_one_fewer: float) -> Cut:
-        """Nodes and wires as a candidate circuit; of the columns those that it still has are kept."""
-        loss, calibration = self.measure_parts(parts)
+    def candidate_of(self, parts: Parts, columns: Sequence[int], loss_one_fewer: float) -> Candidate:
+        """A candidate of these nodes and edges; of `columns`, those that it still keeps are recorded."""
+        measured = self.measure_parts(parts)
         edges = count_edges(self.model, keep_masks(parts.nodes, self.model.config))
-        return Cut(
+        return Candidate(
             columns=tuple(column for column in columns if self._has(parts, column)),
             nodes=tuple(sorted(parts.nodes)),
-            wires=None if parts.wires is None else tuple(sorted(parts.wires)),
-            calibration=calibration,
-            loss=loss,
+            kept_edges=None if parts.kept_edges is None else tuple(sorted(parts.kept_edges)),
+            calibration=measured.calibration,
+            loss=measured.loss,
             loss_one_fewer=loss_one_fewer,
-            edges=edges if parts.wires is None else len(parts.wires),
+            edges=edges if parts.kept_edges is None else len(parts.kept_edges),
             removed_tokens=tuple(sorted(token.id for token in parts.removed)),
         )
 
     def _has(self, parts: Parts, column: int) -> bool:
         if column >= len(self.units):
             return parts.has(self.tokens[column - len(self.units)])
-        if self.wired:
-            return parts.wires is None or self.units[column] in parts.wires
+        if self.edge_units:
+            return parts.kept_edges is None or self.units[column] in parts.kept_edges
         return not parts.nodes.isdisjoint(self.units[column])
 
 
-def smallest_cut(tau: Tensor, judge: Judge, target: float) -> Cut | None:
-    """Fewest units, in the order of τ [units], whose loss meets the target while one fewer misses it.
+def smallest_candidate(tau: Tensor, evaluator: Evaluator, target: float) -> Candidate | None:
+    """The fewest units, ranked by τ float32 [units], that meet the target while one fewer misses it.
 
-    None when even all units miss it. Equal τ rank by place, so the order is total.
+    None if all units together miss it. Units of equal τ are ranked by index.
     """
     order = tau.argsort(descending=True, stable=True).tolist()
 
     def loss(k: int) -> float:
-        return judge.measure(order[:k])[0]
+        return evaluator.measure(order[:k]).loss
 
     low, high = -1, min(len(order), max(1, int((tau > 0).sum())))  # low misses the target, high meets it
     while loss(high) > target:
@@ -191,4 +200,4 @@ def smallest_cut(tau: Tensor, judge: Judge, target: float) -> Cut | None:
             low = middle
         else:
             high = middle
-    return judge.cut(order[:high], loss(high - 1) if high else float("nan"))
+    return evaluator.candidate(order[:high], loss(high - 1) if high else float("nan"))

@@ -1,6 +1,6 @@
-"""Circuits of one ranking for a ladder of target losses (the curves of Gao et al. 2025, Fig. 2).
+"""Sizes of circuits of one ranking for several target losses, a ladder (the curves of Gao et al. 2025, Fig. 2).
 
-The circuits are nested, so that one ranking gives them all, and candidates measured for one target serve the others.
+The circuits are nested: all come from one ranking, and losses computed for one target are reused for the others.
 """
 
 from collections.abc import Sequence
@@ -11,28 +11,30 @@ import torch
 from torch import Tensor
 
 from thinwire.circuit import Rung
-from thinwire.prune.discretize import Cut, Judge, smallest_cut
+from thinwire.prune.discretize import Candidate, Evaluator, smallest_candidate
 
 
-def ladder(tau: Tensor, judge: Judge, targets: Sequence[float]) -> list[Rung]:
+def ladder(tau: Tensor, evaluator: Evaluator, targets: Sequence[float]) -> list[Rung]:
     """A rung for each target, strictest first, of the ranking by τ [units].
 
-    Sizes never rise with the target, even where the loss does not fall with every unit: two bisections go the same way
-    up to the first candidate that meets only the looser target, and part there.
+    A larger target never gives a larger circuit, even if the loss does not fall with every unit: two bisections take
+    the same steps until a candidate meets only the larger target.
     """
-    rungs = [_rung(target, smallest_cut(tau, judge, target)) for target in sorted(set(targets))]
+    rungs = [_rung(target, smallest_candidate(tau, evaluator, target)) for target in sorted(set(targets))]
     assert all(b.edges is not None and b.edges <= a.edges for a, b in pairwise(rungs) if a.edges is not None)
     return rungs
 
 
-def _rung(target: float, cut: Cut | None) -> Rung:
-    return Rung(target, None, None, None) if cut is None else Rung(target, len(cut.nodes), cut.edges, cut.loss)
+def _rung(target: float, candidate: Candidate | None) -> Rung:
+    if candidate is None:
+        return Rung(target, None, None, None)
+    return Rung(target, len(candidate.nodes), candidate.edges, candidate.loss)
 
 
-def ladder_of(columns: Sequence[int], judge: Judge, targets: Sequence[float]) -> tuple[Rung, ...]:
-    """The ladder of a ranking as far as a circuit of it goes: its columns of τ, strongest first.
+def ladder_of(columns: Sequence[int], evaluator: Evaluator, targets: Sequence[float]) -> tuple[Rung, ...]:
+    """The ladder of the ranking within one circuit, given by its columns of τ, strongest first.
 
-    Targets stricter than the circuit's own are missed unless it happens to meet them.
+    Targets below the circuit's own are usually missed.
     """
-    own = replace(judge, units=[judge.units[column] for column in columns])
+    own = replace(evaluator, units=[evaluator.units[column] for column in columns])
     return tuple(ladder(torch.linspace(1, 0, len(columns) + 1)[:-1], own, targets))

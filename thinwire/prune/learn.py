@@ -1,4 +1,4 @@
-"""Train masks against task loss plus pressure on how much they keep (A.5, step 3), several trials at once."""
+"""Trains masks on the task loss plus a pressure on the number of kept units (A.5, step 3), several trials at once."""
 
 import math
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ from thinwire.tasks import PairBatch, margin_losses
 from thinwire.train.schedule import linear_rate
 
 RUNNING = 0.9
-"""Weight of the past in the running loss that the controlled pressure looks at."""
+"""Decay of the running mean of the loss that controls the pressure."""
 LESS_PRESSURE = 0.1
 """Factor on the pressure of a trial that is trained again because its masks collapsed."""
 ABOVE_WHOLE = 1.1
-"""Controlled pressure never asks for a loss below that of the whole model times this."""
+"""The controlled pressure never aims at a loss below that of the whole model times this."""
 BOUND_PAIRS = 64
-"""Pairs on which the losses of keeping everything and nothing are taken."""
+"""Pairs on which the losses with all masks on and all masks off are computed."""
 
 
 class Masks(Protocol):
-    """Things that a circuit keeps or not, as a learner sees them."""
+    """Units that a circuit keeps or not: what `learn` needs to know about them."""
 
     n: int
-    """How many there are."""
+    """Number of masks."""
 
     def margins(self, hard: Tensor, batch: PairBatch) -> Tensor:
-        """Margins of every trial [trials, 2n pairs], with gradients; `hard` [trials, n] keeps what is 1 and not 0."""
+        """Margins of every trial, float32 [trials, 2n pairs], with gradients; `hard` is float32 [trials, n], 0 or 1."""
         ...
 
 
@@ -43,44 +43,44 @@ class Learned:
     tau: Tensor
     """Mask parameters, float32 [trials, n]."""
     losses: Tensor
-    """Running task loss of each trial, nats [trials]."""
+    """Running task loss of each trial, nats, float32 [trials]."""
     collapsed: Tensor
-    """Trials that keep nothing of use, whose ranking means nothing. bool [trials]"""
+    """Trials that lost the task, so that their ranking is meaningless: bool [trials]."""
 
 
 class Pressure:
-    """Loss per kept thing, one value a trial [trials]: constant, or steered towards the target loss.
+    """Loss per kept unit, float32 [trials]: constant, or controlled by the distance to the target loss.
 
-    A constant is brittle: a little too much and every mask goes negative, which leaves a ranking without meaning. The
-    controlled form raises the pressure while the task has loss to spare and lowers it otherwise.
+    A constant is fragile: if it is slightly too large, every mask becomes negative and the ranking is meaningless. The
+    controlled pressure rises while the running loss is below its setpoint, and falls otherwise.
     """
 
     def __init__(self, config: PruneConfig, points: Sequence[Point], whole: float) -> None:
-        """`whole` is the task loss on training pairs with every mask kept, calibrated where the config says so."""
+        """`whole` is the task loss of the whole model on training pairs, calibrated if the config says so."""
         self.config = config
-        self.held_at = max(config.hold * config.target_loss, ABOVE_WHOLE * whole)
-        self.turn = self.held_at + (1 - config.hold) * config.target_loss
+        self.setpoint = max(config.hold * config.target_loss, ABOVE_WHOLE * whole)
+        self.reversal = self.setpoint + (1 - config.hold) * config.target_loss
         self.least = torch.tensor([point.k_coef for point in points])
         self.value = self.least.clone()
         self.running: Tensor | None = None
 
     def update(self, losses: Tensor) -> None:
-        """Look at the task losses [trials] of a step."""
+        """Update the pressure from the task losses float32 [trials] of a step."""
         self.running = losses if self.running is None else RUNNING * self.running + (1 - RUNNING) * losses
         if self.config.sparsity == "controlled":
-            below = self.running < self.held_at
+            below = self.running < self.setpoint
             self.value = self.value * torch.where(below, self.config.k_coef_up, self.config.k_coef_down)
             self.value = self.value.maximum(self.least)
 
     @property
     def push(self) -> Tensor:
-        """Loss per kept thing in the next step [trials]; negative, to bring some back, where the target is missed.
+        """Loss per kept unit in the next step, float32 [trials]; negative, to restore units, if the target is missed.
 
-        Without that, masks that all went negative would stay so: no node on a broken path has a gradient of its own.
+        Otherwise masks that have all become negative would stay so: no node on a broken path has a gradient of its own.
         """
         if self.running is None or self.config.sparsity == "fixed":
             return self.value
-        return torch.where(self.running > self.turn, -self.value, self.value)
+        return torch.where(self.running > self.reversal, -self.value, self.value)
 
 
 def learn(
@@ -91,9 +91,9 @@ def learn(
     seed: int,
     report: Report = silent,
 ) -> Learned:
-    """Trials with the given hyper-parameters after `config.steps` updates on random batches of `pairs`.
+    """Train one trial for each of `points`, with `config.steps` updates on random batches of `pairs`.
 
-    Trials whose masks collapsed are trained again under less pressure, `config.restarts` times at most.
+    Trials whose masks collapsed are trained again under less pressure, at most `config.restarts` times.
     """
     learned = _train(masks, pairs, config, points, seed, report)
     for again in range(1, config.restarts + 1):
@@ -139,16 +139,16 @@ def _train(
         report(step + 1, config.steps, f"loss {losses.min().item():.3f}, {int(kept.min())} kept")
     assert pressure.running is not None
     tau = torch.stack(rows).detach()
-    # closer to keeping nothing, or to guessing, than to what is aimed at
-    hopeless = pressure.running > max(pressure.turn, (pressure.turn + min(nothing, math.log(2))) / 2)
-    extinct = ~(tau > 0).any(-1) & (nothing > pressure.turn)
+    # nearer to the loss of the empty circuit, or of guessing, than to the setpoint
+    hopeless = pressure.running > max(pressure.reversal, (pressure.reversal + min(nothing, math.log(2))) / 2)
+    extinct = ~(tau > 0).any(-1) & (nothing > pressure.reversal)
     return Learned(tau, pressure.running, hopeless | extinct)
 
 
 def task_losses(margins: Tensor, config: PruneConfig) -> Tensor:
-    """Task loss of each trial, nats [trials], of margins [trials, 2n pairs], under the calibration that fits them.
+    """Task loss of each trial, nats, float32 [trials], of margins [trials, 2n pairs] under their best calibration.
 
-    Where the two numbers are at their best they pass no gradient: a small change of them does not change the loss.
+    No gradient passes through the calibration: at its optimum, a small change of it does not change the loss.
     """
     if config.calibrated:
         fits = [fit_calibration(row, config.max_logit_scale) for row in margins]
@@ -158,7 +158,7 @@ def task_losses(margins: Tensor, config: PruneConfig) -> Tensor:
 
 
 def initial(points: Sequence[Point], n: int, seed: int) -> list[nn.Parameter]:
-    """Mask parameters of each trial before the first update, [n] each, from normal noise."""
+    """Initial mask parameters of each trial, float32 [n] each, normally distributed."""
     noise = torch.randn(len(points), n, generator=torch.Generator().manual_seed(seed))
     return [
         nn.Parameter(point.init_noise_bias + point.init_noise_scale * row)
@@ -171,6 +171,9 @@ def _group(row: Tensor, point: Point) -> dict[str, object]:
 
 
 def step_with_slope(tau: Tensor, temperature: Tensor | float) -> Tensor:
-    """[τ > 0] as 0 and 1, float32 like `tau`, with the gradient of sigmoid(τ / temperature) (A.5, step 2)."""
+    """[τ > 0] as 0 and 1, of the shape of `tau`, with the gradient of sigmoid(τ / temperature) (A.5, step 2).
+
+    `temperature` is a number or broadcasts to `tau` [trials, n].
+    """
     soft = torch.sigmoid(tau / temperature)
     return (tau > 0).to(soft.dtype) + (soft - soft.detach())

@@ -1,4 +1,4 @@
-"""Masks over nodes, and over tokens if asked for, of several trials in one forward pass (A.5, step 2).
+"""Masks over nodes, and optionally over tokens, of several trials in one forward pass (A.5, step 2).
 
 The batches of the trials are stacked along the batch dimension, and the tap applies each trial's mask to its own share.
 """
@@ -20,17 +20,14 @@ from thinwire.sites import Node, Shape, Site, all_sites
 from thinwire.tasks import PairBatch, last_logits, margin, norms_on
 
 PART_BYTES = 2**27
-"""A batch is computed in parts, each of pairs of like length, whose widest activations take about so much memory.
-
-That is little padding; smaller parts would be all overhead, and larger ones take memory for little.
-"""
+"""A batch is computed in parts of pairs of similar length, whose widest activations take about this much memory."""
 
 
 class NodeMasks:
-    """One mask a node, or one for a channel of q and the same channel of k where they are tied.
+    """One mask for each node; with `tied_qk` a channel of q shares its mask with the same channel of k.
 
-    Nodes that the config forces in or out have no mask of their own. Masks of tokens, if any, come after those of
-    nodes; a token has one mask for all its places.
+    Nodes that the config keeps or drops have no mask. Masks of tokens, if any, come after those of nodes; a token has
+    one mask for all its positions.
     """
 
     def __init__(
@@ -40,7 +37,10 @@ class NodeMasks:
         config: PruneConfig,
         embeddings: PromptEmbeddings | None = None,
     ) -> None:
-        """`embeddings` are those that have masks. Raises UserError for forced nodes that the model does not have."""
+        """`means[site]` is float32 [width]; `embeddings` are the tokens with masks, if any.
+
+        Raises UserError for kept or dropped nodes that the model does not have.
+        """
         self.model, self.means, self.embeddings = model, means, embeddings
         self.frozen_norms = config.frozen_norms
         self.widths = {site: site.width(model.config) for site in all_sites(model.config)}
@@ -51,21 +51,21 @@ class NodeMasks:
         self.units = tuple(node_units(model.config, config.tied_qk, excluded))
         self.tokens: tuple[Token, ...] = tuple(map(Token, embeddings.tokens)) if embeddings else ()
         self.n = len(self.units) + len(self.tokens)
-        place = {node: i for i, node in enumerate(_every(self.widths))}
-        self._columns = torch.tensor([place[node] for unit in self.units for node in unit])
+        index_of = {node: i for i, node in enumerate(_every(self.widths))}
+        self._columns = torch.tensor([index_of[node] for unit in self.units for node in unit])
         self._units = torch.tensor([i for i, unit in enumerate(self.units) for _ in unit])
-        self._always = torch.zeros(len(place))
-        self._always[[place[node] for node in self.forced]] = 1
+        self._always = torch.zeros(len(index_of))
+        self._always[[index_of[node] for node in self.forced]] = 1
 
     def split(self, hard: Tensor) -> dict[Site, Tensor]:
-        """Masks [trials, n] as those of the sites: [trials, width] each."""
+        """Masks float32 [trials, n] by site: [trials, width] each."""
         flat = self._always.expand(len(hard), -1).index_add(1, self._columns, hard[:, self._units])
         return dict(zip(self.widths, flat.split(list(self.widths.values()), dim=-1), strict=True))
 
     def margins(self, hard: Tensor, batch: PairBatch) -> Tensor:
-        """Margins of every trial [trials, 2n pairs], all trials of a part of the batch in one forward pass.
+        """Margins of every trial, float32 [trials, 2n pairs]; trials run together on each part of the batch.
 
-        `hard` is [trials, n]. Parts hold pairs of like length, so that little padding is computed.
+        `hard` is float32 [trials, n]. Parts have pairs of similar length, so that little padding is computed.
         """
         trials, order, found = len(hard), [], []
         a_pair = 4 * max(self.widths.values()) * trials * 2 * batch.tokens.shape[1]
@@ -78,17 +78,20 @@ class NodeMasks:
         return torch.cat(found, -1)[..., torch.cat(order).argsort()].flatten(1)
 
     def logits(self, hard: Tensor, batch: PairBatch, norms: Norms) -> Tensor:
-        """Logits [trials·sequences, vocab] of a batch that holds the sequences of each trial, trial by trial."""
+        """Logits [trials·sequences, vocab] of a batch with the sequences of each trial, trial by trial.
+
+        `hard` is float32 [trials, n].
+        """
         embedded = None if self.embeddings is None else self._embedded(hard, batch.tokens, self.embeddings)
         resid = self.model.embed(batch.tokens, embedded)
         return last_logits(self.model, batch, ablate_masks(self.split(hard), self.means), resid, norms=norms)
 
     def _embedded(self, hard: Tensor, tokens: Tensor, masked: PromptEmbeddings) -> Tensor:
-        """Embeddings [trials·sequences, pos, d_model] of tokens [trials·sequences, pos]; a removed one is held."""
+        """Embeddings [trials·sequences, pos, d_model] of tokens [trials·sequences, pos]; a removed one is ablated."""
         kept = hard.new_ones(len(hard), self.model.config.vocab_size)
         kept = kept.index_copy(1, torch.tensor(masked.tokens), hard[:, len(self.units) :])
         mask = kept.gather(1, tokens.reshape(len(hard), -1)).view_as(tokens)
-        return torch.lerp(masked.held, self.model.embedding(tokens), mask[..., None])
+        return torch.lerp(masked.ablated_to, self.model.embedding(tokens), mask[..., None])
 
 
 def _every(widths: Mapping[Site, int]) -> list[Node]:
@@ -96,12 +99,12 @@ def _every(widths: Mapping[Site, int]) -> list[Node]:
 
 
 def forced_nodes(names: Sequence[str], shape: Shape) -> tuple[Node, ...]:
-    """The nodes of these names. Raises UserError for names that are no nodes of the model."""
+    """The nodes with these names. Raises UserError for names that are not nodes of the model."""
     return tuple(Node.parse(name, shape) for name in names)
 
 
 def node_units(shape: Shape, tied_qk: bool, excluded: set[Node]) -> list[tuple[Node, ...]]:
-    """What one mask decides on: single nodes in the order of the forward pass, or q and k of a channel together."""
+    """The nodes of each mask, in the order of the forward pass: one node, or q and k of a channel together."""
     units: list[tuple[Node, ...]] = []
     for site in all_sites(shape):
         partner = Site.of(site.layer, "attn.k") if tied_qk and site.kind == "attn.q" else None

@@ -1,4 +1,4 @@
-"""What removed nodes are held at: by default their mean activation over the pretraining distribution (A.5, step 1)."""
+"""Values that removed nodes are ablated to, by default their means over the pretraining data (A.5, step 1)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from thinwire.sites import Site
 from thinwire.tasks import PairBatch
 
 ROWS = 16
-"""Sequences of the pretraining distribution per forward pass."""
+"""Pretraining sequences per forward pass."""
 TASK_PAIRS = 256
-"""Pairs that a task mean is taken over."""
+"""Pairs over which a task mean is computed."""
 
 
 @torch.no_grad()
 def mean_activations(model: Transformer, tokens: Tokens, n_tokens: int, seed: int = 0) -> dict[Site, Tensor]:
-    """Mean after AbsTopK of every node, float32 [width] per site, over `n_tokens` or more of the training mixture."""
+    """Mean after AbsTopK of every node, float32 [width] per site, over at least `n_tokens` pretraining tokens."""
     context = model.config.context
     n_batches = -(-n_tokens // (ROWS * context))
     sums: dict[Site, Tensor] = {}
@@ -35,7 +35,7 @@ def mean_activations(model: Transformer, tokens: Tokens, n_tokens: int, seed: in
 
 @torch.no_grad()
 def task_means(model: Transformer, pairs: PairBatch) -> dict[Site, Tensor]:
-    """Mean of every node over all tokens of a task's prompts, both sides alike; float32 [width] per site."""
+    """Mean of every node over all tokens of a task's prompts, both sides together: float32 [width] per site."""
     chosen = pairs.take(torch.arange(min(len(pairs), TASK_PAIRS)))
     seen = record()
     model(chosen.tokens, tap=seen)
@@ -45,31 +45,31 @@ def task_means(model: Transformer, pairs: PairBatch) -> dict[Site, Tensor]:
 
 @dataclass(frozen=True)
 class PromptEmbeddings:
-    """Tokens of a task's prompts, and what a removed one's embedding is held at."""
+    """Tokens of a task's prompts, and the value that the embedding of a removed one is ablated to."""
 
     tokens: tuple[int, ...]
     """Ids, sorted."""
-    held: Tensor
+    ablated_to: Tensor
     """float32 [d_model]"""
 
 
 @torch.no_grad()
 def prompt_embeddings(model: Transformer, pairs: PairBatch, ablation: Ablation) -> PromptEmbeddings:
-    """All tokens of a task's prompts, to be held at zero or at the mean embedding over all their places."""
+    """All tokens of a task's prompts, ablated to zero or to the mean embedding over all positions of the prompts."""
     tokens, counts = pairs.tokens[inside(pairs)].unique(return_counts=True)
     mean = counts.float() @ model.embedding(tokens).float() / counts.sum()
     return PromptEmbeddings(tuple(tokens.tolist()), torch.zeros_like(mean) if ablation == "zero" else mean)
 
 
 def inside(pairs: PairBatch) -> Tensor:
-    """Where a batch has no padding, bool [2n, pos]."""
+    """True where a batch has no padding: bool [2n, pos]."""
     return torch.arange(pairs.tokens.shape[1]) <= pairs.last[:, None]
 
 
-def held_values(
+def ablation_values(
     model: Transformer, means: Mapping[Site, Tensor], pairs: PairBatch, ablation: Ablation
 ) -> dict[Site, Tensor]:
-    """What removed nodes are held at, float32 [width] per site; `means` are those of the pretraining distribution."""
+    """Values that removed nodes are ablated to, float32 [width] per site; `means` are over the pretraining data."""
     match ablation:
         case "mean":
             return dict(means)

@@ -1,10 +1,10 @@
-"""Pruning: from a model and a task to the smallest circuit that does it.
+"""Pruning: finds a small circuit of a model that does a task.
 
-1. Find what removed nodes are held at: their means over the pretraining distribution, or another choice of the config.
-2. Rank nodes (or weights): by masks learned under pressure, several trials side by side, or by attribution.
-3. For each trial, bisect the fewest that meet the target on validation pairs, calibration fitted. A search over the
-   hyper-parameters repeats 2 and 3.
-4. Simplify the smallest circuits, take the one with the fewest edges, and report it on held-out pairs.
+1. Choose the values that removed nodes are ablated to: their means over the pretraining data, or as the config says.
+2. Rank nodes (or edges) by masks that are learned under pressure, several trials together, or by attribution.
+3. For each trial, bisect for the fewest that meet the target on validation pairs, with a fitted calibration. A search
+   over the hyper-parameters repeats 2 and 3.
+4. Simplify the smallest circuits, take the one with the fewest edges, and score it on held-out pairs.
 """
 
 import time
@@ -24,13 +24,13 @@ from thinwire.progress import Report, silent
 from thinwire.prune.attribution import attribution_scores
 from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.config import Point, PruneConfig
-from thinwire.prune.discretize import Cut, Judge, smallest_cut
+from thinwire.prune.discretize import Candidate, Evaluator, smallest_candidate
 from thinwire.prune.edge_masks import EdgeMasks
 from thinwire.prune.ladder import ladder_of
 from thinwire.prune.learn import learn
 from thinwire.prune.masks import NodeMasks, forced_nodes
-from thinwire.prune.means import held_values, prompt_embeddings
-from thinwire.prune.simplify import simplified_cut
+from thinwire.prune.means import ablation_values, prompt_embeddings
+from thinwire.prune.simplify import simplified
 from thinwire.prune.trial import Trial
 from thinwire.prune.tune import search
 from thinwire.sites import Node, Site
@@ -54,83 +54,85 @@ def prune(
     folder: Path | None = None,
     subject: str = "",
 ) -> Circuit:
-    """The smallest circuit found for a task; `means` are those of `mean_activations`.
+    """The smallest circuit found for a task; `means` are those of `mean_activations`, float32 [width] per site.
 
-    A search keeps its finished rounds in `folder`, if given, and goes on from there; `subject` names the model, so
-    that no rounds of another are taken up.
-    Raises TargetMissed, a UserError, when the whole model misses the target loss on validation pairs.
+    A search writes its finished rounds to `folder`, if given, and continues from there. `subject` identifies the model,
+    so that rounds of another model are refused.
+    Raises TargetMissed, a UserError, when the whole model or every trial misses the target loss on validation pairs.
     """
     config = config or PruneConfig()
     began = time.perf_counter()
-    bench = Bench.of(compile_sparse(model), task, tokenizer, means, config)
-    trials = bench.trials(folder, report, f"{subject} {task.name} {task.source}")
+    pruning = PruningRun.of(compile_sparse(model), task, tokenizer, means, config)
+    trials = pruning.trials(folder, report, f"{subject} {task.name} {task.source}")
     met = sorted((trial for trial in trials if not trial.missed), key=lambda trial: trial.size)
     if not met:
         raise TargetMissed(
-            f"None of {len(trials)} trials came below {bench.config.validation_target:.3g} on validation pairs; "
-            "raise target_loss, or train the masks longer."
+            f"None of {len(trials)} trials reached a loss of {pruning.config.validation_target:.3g} on validation "
+            "pairs; raise target_loss, or train the masks longer."
         )
-    rungs = ladder_of(met[0].columns, bench.judge, config.ladder) if config.ladder else ()
+    rungs = ladder_of(met[0].columns, pruning.evaluator, config.ladder) if config.ladder else ()
     best = met[: config.finalists if config.finishes else 1]
     finals = []
-    for place, trial in enumerate(best):
-        report(place, len(best), f"finishing {trial.edges} edges")
-        finals.append(bench.final(trial, report))
-    final = min(finals, key=lambda final: (final.cut.edges, len(final.cut.nodes)))
-    report(len(best), len(best), f"{final.cut.edges} edges")
-    return bench.circuit(final, rungs, began)
+    for index, trial in enumerate(best):
+        report(index, len(best), f"finishing {trial.edges} edges")
+        finals.append(pruning.final(trial, report))
+    final = min(finals, key=lambda final: (final.candidate.edges, len(final.candidate.nodes)))
+    report(len(best), len(best), f"{final.candidate.edges} edges")
+    return pruning.circuit(final, rungs, began)
 
 
 @dataclass(frozen=True)
 class Final:
-    """What became of a trial's circuit."""
+    """The final circuit of a trial."""
 
-    cut: Cut
-    unsimplified: Cut
-    """The trial's own."""
+    candidate: Candidate
+    unsimplified: Candidate
+    """The trial's circuit after bisection."""
     strengths: Mapping[Node, float]
-    """τ, or what stands in for it, of each node of the trial."""
+    """Score by which each node was ranked: τ or its attribution."""
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What the trials of one pruning run share: the pairs, the masks, and the judge of candidates."""
+class PruningRun:
+    """What the trials of one pruning run share: pairs, masks, and the evaluator of candidates."""
 
     task: Task
     config: PruneConfig
-    """With its aim within reach of the model."""
+    """With an aim that the whole model meets."""
     train: PairBatch
     heldout: PairBatch
     masks: NodeMasks | EdgeMasks
-    judge: Judge
+    evaluator: Evaluator
 
     @classmethod
     def of(
         cls, model: Transformer, task: Task, tokenizer: Tokenizer, means: Mapping[Site, Tensor], config: PruneConfig
-    ) -> "Bench":
-        """Raises TargetMissed when the whole model misses the target, UserError for nodes it does not have."""
-        asked = config.seed, tokenizer, model.config.context
-        train = task.pairs(config.train_pairs, "train", *asked)
-        validation = task.pairs(config.validation_pairs, "validation", *asked)
-        heldout = task.pairs(config.heldout_pairs, "heldout", *asked)
-        if task.control is None:  # a control is missed by design, and the question is whether a circuit does it
-            config = within_reach(model, task, validation, config)
-        held = held_values(model, means, train, config.ablation)
-        embeddings = prompt_embeddings(model, train, config.ablation) if config.mask_tokens else None
-        masks = NodeMasks(model, held, config, embeddings)
-        bench = cls(task, config, train, heldout, masks, judge_of(masks, held, validation, config))
-        return bench.wired() if config.granularity == "edges" else bench
+    ) -> "PruningRun":
+        """Prepare a run; `means[site]` is float32 [width].
 
-    def wired(self, nodes: Sequence[Node] | None = None) -> "Bench":
-        """The same run with a mask for every weight between these nodes, or between all that are not forced out."""
-        judge, config = self.judge, self.config
-        dropped = forced_nodes(config.drop, judge.model.config)
-        masks = EdgeMasks(judge.model, judge.means, nodes, self.masks.forced, dropped, config.frozen_norms)
-        judged = judge_of(masks, judge.means, judge.validation, config)
-        return replace(self, masks=masks, judge=judged)
+        Raises TargetMissed when the whole model misses the target, UserError for nodes that it does not have.
+        """
+        common = config.seed, tokenizer, model.config.context
+        train = task.pairs(config.train_pairs, "train", *common)
+        validation = task.pairs(config.validation_pairs, "validation", *common)
+        heldout = task.pairs(config.heldout_pairs, "heldout", *common)
+        if task.control is None:  # the whole model fails a control by design; the question is whether a circuit does it
+            config = within_reach(model, task, validation, config)
+        values = ablation_values(model, means, train, config.ablation)
+        embeddings = prompt_embeddings(model, train, config.ablation) if config.mask_tokens else None
+        masks = NodeMasks(model, values, config, embeddings)
+        run = cls(task, config, train, heldout, masks, evaluator_of(masks, values, validation, config))
+        return run.with_edge_masks() if config.granularity == "edges" else run
+
+    def with_edge_masks(self, nodes: Sequence[Node] | None = None) -> "PruningRun":
+        """The same run with a mask for every weight between these nodes, or between all nodes that are not dropped."""
+        evaluator, config = self.evaluator, self.config
+        dropped = forced_nodes(config.drop, evaluator.model.config)
+        masks = EdgeMasks(evaluator.model, evaluator.means, nodes, self.masks.forced, dropped, config.frozen_norms)
+        return replace(self, masks=masks, evaluator=evaluator_of(masks, evaluator.means, evaluator.validation, config))
 
     def trials(self, folder: Path | None, report: Report, subject: str = "") -> list[Trial]:
-        """All trials of the run, those that missed the target included."""
+        """All trials of the run, including those that missed the target."""
         config = self.config
         if config.method != "learned":
             return [self._attributed(report)]
@@ -138,17 +140,17 @@ class Bench:
             found = search(self.learned, config, folder, report, subject)
             known = set(range(self.masks.n))
             if any(len(known.intersection(trial.columns)) < len(trial.columns) for trial in found):
-                raise UserError(f"{folder} names masks that the model does not have; delete it to search anew.")
+                raise UserError(f"{folder} names masks that the model does not have; delete it to start a new search.")
             return found
         return self.learned([config.point] * config.trials, config.seed, report)
 
     def learned(self, points: Sequence[Point], seed: int, report: Report = silent) -> list[Trial]:
-        """Trials with these hyper-parameters, trained together."""
+        """One trial for each of these hyper-parameters, trained together."""
         began = time.perf_counter()
         learned = learn(self.masks, self.train, self.config, points, seed, report)
         each = (time.perf_counter() - began) / len(points)
         return [
-            _missed(point, each) if collapsed else self._judged(point, tau, each)
+            _missed(point, each) if collapsed else self._evaluated(point, tau, each)
             for point, tau, collapsed in zip(points, learned.tau, learned.collapsed.tolist(), strict=True)
         ]
 
@@ -157,37 +159,39 @@ class Bench:
         began = time.perf_counter()
         steps = PATH_STEPS if self.config.method == "integrated_gradients" else 1
         scores = attribution_scores(self.masks, self.train, steps, report)
-        return self._judged(self.config.point, scores, time.perf_counter() - began)
+        return self._evaluated(self.config.point, scores, time.perf_counter() - began)
 
-    def _judged(self, point: Point, tau: Tensor, seconds: float) -> Trial:
+    def _evaluated(self, point: Point, tau: Tensor, seconds: float) -> Trial:
         began = time.perf_counter()
-        cut = smallest_cut(tau, self.judge, self.config.validation_target)
+        candidate = smallest_candidate(tau, self.evaluator, self.config.validation_target)
         seconds += time.perf_counter() - began
-        if cut is None:
+        if candidate is None:
             return _missed(point, seconds)
-        strengths = tuple(tau[column].item() for column in cut.columns)
-        return Trial(point, cut.columns, strengths, cut.edges, len(cut.nodes), cut.loss, seconds)
+        strengths = tuple(tau[column].item() for column in candidate.columns)
+        return Trial(
+            point, candidate.columns, strengths, candidate.edges, len(candidate.nodes), candidate.loss, seconds
+        )
 
-    def cut(self, trial: Trial) -> Cut:
-        """The circuit of a trial that met the target."""
-        fewer = self.judge.measure(trial.columns[:-1])[0] if trial.columns else float("nan")
-        return self.judge.cut(trial.columns, fewer)
+    def candidate(self, trial: Trial) -> Candidate:
+        """The circuit of a trial that met the target, after bisection."""
+        fewer = self.evaluator.measure(trial.columns[:-1]).loss if trial.columns else float("nan")
+        return self.evaluator.candidate(trial.columns, fewer)
 
     def final(self, trial: Trial, report: Report) -> Final:
-        """What becomes of a trial's circuit once its weights have masks and it is simplified, as the config asks."""
-        bench, first = self, self.cut(trial)
-        cut = first
+        """The circuit of a trial after edge masks and simplification, as far as the config asks for them."""
+        pruning, first = self, self.candidate(trial)
+        candidate = first
         if self.config.granularity == "nodes_then_edges":
-            bench = self.wired(cut.nodes)
-            found = bench.learned([self.config.point] * self.config.trials, self.config.seed, report)
+            pruning = self.with_edge_masks(candidate.nodes)
+            found = pruning.learned([self.config.point] * self.config.trials, self.config.seed, report)
             met = [other for other in found if not other.missed]
             if met:
-                cut = bench.cut(min(met, key=lambda other: other.size))
+                candidate = pruning.candidate(min(met, key=lambda other: other.size))
             else:
-                bench = self
+                pruning = self
         if self.config.simplify:
-            cut = simplified_cut(cut, bench.judge, self.config.validation_target, report)
-        return Final(cut, first, self._strengths(trial))
+            candidate = simplified(candidate, pruning.evaluator, self.config.validation_target, report)
+        return Final(candidate, first, self._strengths(trial))
 
     def _strengths(self, trial: Trial) -> dict[Node, float]:
         strengths: dict[Node, float] = {}
@@ -197,49 +201,49 @@ class Bench:
         return strengths
 
     def circuit(self, final: Final, rungs: tuple[Rung, ...], began: float) -> Circuit:
-        """The result, scored on held-out pairs."""
-        cut, validation = final.cut, self.judge.validation
+        """The resulting circuit, scored on held-out pairs."""
+        candidate, validation = final.candidate, self.evaluator.validation
         answers = torch.cat([validation.target, validation.foil]).unique().tolist()
-        prompt_tokens = tuple(sorted(set(validation.tokens.unique().tolist()).difference(cut.removed_tokens)))
+        prompt_tokens = tuple(sorted(set(validation.tokens.unique().tolist()).difference(candidate.removed_tokens)))
         answer_tokens = tuple(answer for answer in answers if answer != REST)
         return Circuit(
             task=self.task.name,
             task_source=self.task.source,
-            shape=self.judge.model.config,
-            nodes=cut.nodes,
-            wires=cut.wires,
-            means=dict(self.judge.means),
-            calibration=cut.calibration,
-            strengths={node: final.strengths[node] for node in cut.nodes if node in final.strengths},
+            shape=self.evaluator.model.config,
+            nodes=candidate.nodes,
+            kept_edges=candidate.kept_edges,
+            means=dict(self.evaluator.means),
+            calibration=candidate.calibration,
+            strengths={node: final.strengths[node] for node in candidate.nodes if node in final.strengths},
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
             scores=self._scores(final, rungs, prompt_tokens, answer_tokens, began),
             frozen_norms=self.config.frozen_norms,
-            removed_tokens=cut.removed_tokens,
-            held_embedding=self.judge.held_embedding if cut.removed_tokens else None,
+            removed_tokens=candidate.removed_tokens,
+            ablated_embedding=self.evaluator.ablated_embedding if candidate.removed_tokens else None,
         )
 
     def _scores(
         self, final: Final, rungs: tuple[Rung, ...], prompts: tuple[int, ...], answers: tuple[int, ...], began: float
     ) -> PruneScores:
-        model, cut = self.judge.model, final.cut
+        model, candidate = self.evaluator.model, final.candidate
         with torch.no_grad():
             whole = margin(last_logits(model, self.heldout), self.heldout)
-        margins = cut.calibration.apply(self.judge.margins(cut, self.heldout))
+        margins = candidate.calibration.apply(self.evaluator.margins(candidate, self.heldout))
         return PruneScores(
             target_loss=self.config.target_loss,
-            loss=cut.loss,
-            loss_one_fewer=cut.loss_one_fewer,
+            loss=candidate.loss,
+            loss_one_fewer=candidate.loss_one_fewer,
             heldout_loss=margin_losses(margins).mean().item(),
             heldout_accuracy=(margins > 0).float().mean().item(),
             unpruned_loss=margin_losses(whole).mean().item(),
             unpruned_accuracy=(whole > 0).float().mean().item(),
-            edges=cut.edges,
+            edges=candidate.edges,
             nodes_unsimplified=len(final.unsimplified.nodes),
             edges_unsimplified=final.unsimplified.edges,
             ladder=rungs,
-            embedding_edges=len(embedding_edges(model, cut.nodes, prompts)),
-            unembedding_edges=len(unembedding_edges(model, cut.nodes, answers)),
+            embedding_edges=len(embedding_edges(model, candidate.nodes, prompts)),
+            unembedding_edges=len(unembedding_edges(model, candidate.nodes, answers)),
             seconds=time.perf_counter() - began,
         )
 
@@ -248,25 +252,27 @@ def _missed(point: Point, seconds: float) -> Trial:
     return Trial(point, (), (), None, None, None, seconds)
 
 
-def judge_of(
+def evaluator_of(
     masks: NodeMasks | EdgeMasks,
-    held: Mapping[Site, Tensor],
+    means: Mapping[Site, Tensor],
     validation: PairBatch,
     config: PruneConfig,
-) -> Judge:
-    """What measures the candidates that masks choose from."""
-    common = masks.model, held, validation, masks.units, masks.forced, config.max_logit_scale
+) -> Evaluator:
+    """The evaluator of candidates for these masks; `means[site]` is float32 [width]."""
+    common = masks.model, means, validation, masks.units, masks.forced, config.max_logit_scale
     if isinstance(masks, EdgeMasks):
-        return Judge(*common, wired=True, loose=masks.loose, frozen_norms=config.frozen_norms)
-    held_embedding = None if masks.embeddings is None else masks.embeddings.held
-    return Judge(*common, frozen_norms=config.frozen_norms, tokens=masks.tokens, held_embedding=held_embedding)
+        return Evaluator(*common, edge_units=True, loose=masks.loose, frozen_norms=config.frozen_norms)
+    ablated_embedding = None if masks.embeddings is None else masks.embeddings.ablated_to
+    return Evaluator(
+        *common, frozen_norms=config.frozen_norms, tokens=masks.tokens, ablated_embedding=ablated_embedding
+    )
 
 
 def within_reach(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> PruneConfig:
-    """The config, its aim between the whole model's own loss and the target where that loss is above the aim.
+    """The config; if the whole model misses its aim, with one halfway between the model's loss and the target.
 
-    The loss is calibrated, as that of a circuit is. Raises TargetMissed when it is above the target: no circuit can be
-    expected to meet it.
+    The loss is calibrated, as that of a circuit is. Raises TargetMissed when it is above the target, since no circuit
+    can then be expected to meet it.
     """
     with torch.no_grad():
         margins = margin(last_logits(model, validation), validation)

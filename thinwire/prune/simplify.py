@@ -1,89 +1,89 @@
-"""Drop what a circuit does not need: what the paper's authors did by hand.
+"""Simplification: removes what a circuit does not need, as the paper's authors did by hand.
 
-1. List the circuit's wires. Take out nodes, with their wires, wires, and tokens that have masks, one after another:
-   always that which raises the loss of a few pairs least for each wire that goes with it, as long as the target holds
-   on all pairs, with a calibration of its own. Of a great many units the weakest go first, in chunks.
-2. Measure the loss without each node, wire and token that is left. All miss the target, or the search goes on: what
-   was needed once may have become useless.
+1. List the circuit's edges. Remove nodes (with their edges), edges, and tokens that have masks, one after another:
+   always the one that raises the loss of a few pairs least for each edge removed with it, as long as the target holds
+   on all pairs under a newly fitted calibration. If there are very many units, the weakest are first removed in chunks.
+2. Compute the loss without each remaining node, edge and token. If one of them is not needed, remove it and repeat 1:
+   something that was needed before may have become useless.
 
-What removing something costs hardly falls while others go, so costs are taken again only of what comes up next.
+The cost of a removal hardly falls while others are removed, so it is computed again only for the cheapest candidates.
 """
 
 import heapq
 import math
 from dataclasses import replace
 
-from thinwire.circuit import Wire, weight_edges
+from thinwire.circuit import EdgeEnds, weight_edges
 from thinwire.progress import Report, silent
-from thinwire.prune.discretize import Cut, Judge
+from thinwire.prune.discretize import Candidate, Evaluator
 from thinwire.prune.passes import Parts, Token
 from thinwire.sites import Node
 
 NODE = 0.5
-"""What a node counts besides its wires, and a token in all, in wires."""
+"""Size of a node in addition to its edges, and of a token, in edges."""
 MANY = 32
-"""More units than these are thinned out in chunks first."""
+"""If there are more units, they are first removed in chunks."""
 MOST = 2_000
-"""With more nodes and wires left than these, masks were hardly trained, and one by one would take hours."""
+"""If more nodes and edges remain, masks were hardly trained, and removal one by one would take hours."""
 BULK = 4
-"""Chunks hold at most one unit in so many, and may take one part in so many of what is left until the target."""
+"""A chunk has at most 1/BULK of the units, and may use 1/BULK of the loss that remains until the target."""
 
 
-def simplified_cut(cut: Cut, judge: Judge, target: float, report: Report = silent) -> Cut:
-    """The cut without what it does not need: the target is missed without any node, wire or token of the result.
+def simplified(candidate: Candidate, evaluator: Evaluator, target: float, report: Report = silent) -> Candidate:
+    """The candidate without what it does not need: without any one node, edge or token, the result misses the target.
 
-    Forced nodes stay. Of a cut that still has thousands of nodes and wires after chunks have gone, no more are tried.
+    Forced nodes stay. If thousands of nodes and edges remain after removal in chunks, no further ones are tried.
     """
-    every = frozenset((edge.source, edge.target) for edge in weight_edges(judge.model, cut.nodes))
-    parts = cut.parts if cut.wires is not None else replace(cut.parts, wires=every)
-    judge.start_from(parts)
-    parts = _in_bulk(parts, cut, judge, target)
-    least = cut.loss_one_fewer
-    while len(_droppable(parts, judge)) <= MOST:
-        parts = _descend(parts, judge, target, report)
-        losses = {item: judge.measure_parts(parts.without([item]))[0] for item in _droppable(parts, judge)}
+    every = frozenset(edge.ends for edge in weight_edges(evaluator.model, candidate.nodes))
+    parts = candidate.parts if candidate.kept_edges is not None else replace(candidate.parts, kept_edges=every)
+    evaluator.start_from(parts)
+    parts = _in_bulk(parts, candidate, evaluator, target)
+    least = candidate.loss_one_fewer
+    while len(_droppable(parts, evaluator)) <= MOST:
+        parts = _descend(parts, evaluator, target, report)
+        losses = {item: evaluator.measure_parts(parts.without([item])).loss for item in _droppable(parts, evaluator)}
         least = min(losses.values(), default=math.nan)
         if not least <= target:
             break
         parts = parts.without([min(losses, key=losses.__getitem__)])
-        judge.start_from(parts)
-    whole = {(edge.source, edge.target) for edge in weight_edges(judge.model, parts.nodes)} == parts.wires
-    return judge.cut_parts(replace(parts, wires=None) if whole else parts, cut.columns, least)
+        evaluator.start_from(parts)
+    whole = {edge.ends for edge in weight_edges(evaluator.model, parts.nodes)} == parts.kept_edges
+    return evaluator.candidate_of(replace(parts, kept_edges=None) if whole else parts, candidate.columns, least)
 
 
-def _descend(parts: Parts, judge: Judge, target: float, report: Report) -> Parts:
-    """The parts without what can go, cheapest first."""
-    now, gone = judge.quick_loss(parts), 0
-    queue = [(-math.inf, place, -1, item) for place, item in enumerate(_droppable(parts, judge))]
+def _descend(parts: Parts, evaluator: Evaluator, target: float, report: Report) -> Parts:
+    """The parts without what is not needed, removed cheapest first."""
+    now, gone = evaluator.quick_loss(parts), 0
+    queue = [(-math.inf, index, -1, item) for index, item in enumerate(_droppable(parts, evaluator))]
     tried = len(queue)
     while queue:
-        assert parts.wires is not None
-        report(tried - len(queue), tried, f"simplifying, {len(parts.wires)} edges")
-        _, place, measured_at, item = heapq.heappop(queue)
+        assert parts.kept_edges is not None
+        report(tried - len(queue), tried, f"simplifying, {len(parts.kept_edges)} edges")
+        _, index, measured_at, item = heapq.heappop(queue)
         if not parts.has(item):
             continue
         rest = parts.without([item])
-        if measured_at < gone:  # others have gone since
-            price = _price(judge.quick_loss(rest) - now, parts, rest)
-            heapq.heappush(queue, (price, place, gone, item))
-        elif judge.meets(rest, target):
-            judge.start_from(rest)
-            parts, now, gone = rest, judge.quick_loss(rest), gone + 1
+        if measured_at < gone:  # others have been removed since
+            price = _price(evaluator.quick_loss(rest) - now, parts, rest)
+            heapq.heappush(queue, (price, index, gone, item))
+        elif evaluator.meets(rest, target):
+            evaluator.start_from(rest)
+            parts, now, gone = rest, evaluator.quick_loss(rest), gone + 1
     return parts
 
 
-def _in_bulk(parts: Parts, cut: Cut, judge: Judge, target: float) -> Parts:
-    """The parts without chunks of the weakest of a great many units, as long as that hardly costs anything."""
-    units = [judge.items(column) for column in reversed(cut.columns)]
-    size, now = len(units) // BULK, judge.quick_loss(parts)
+def _in_bulk(parts: Parts, candidate: Candidate, evaluator: Evaluator, target: float) -> Parts:
+    """The parts without chunks of the weakest units, removed if the loss hardly rises; for very many units only."""
+    units = [evaluator.items(column) for column in reversed(candidate.columns)]
+    size, now = len(units) // BULK, evaluator.quick_loss(parts)
     while size > 1 and len(units) > MANY:
         start = 0
         while start < len(units):
             rest = parts.without([item for unit in units[start : start + size] for item in unit])
             most = now + max(0.0, target - now) / BULK
-            if judge.quick_loss(rest) <= most and judge.meets(rest, target):
-                judge.start_from(rest)
-                parts, now = rest, judge.quick_loss(rest)
+            if evaluator.quick_loss(rest) <= most and evaluator.meets(rest, target):
+                evaluator.start_from(rest)
+                parts, now = rest, evaluator.quick_loss(rest)
                 del units[start : start + size]
             else:
                 start += size
@@ -92,15 +92,15 @@ def _in_bulk(parts: Parts, cut: Cut, judge: Judge, target: float) -> Parts:
 
 
 def _price(rise: float, parts: Parts, rest: Parts) -> float:
-    """What a removal costs: the rise of the loss for each wire that goes; more negative for more where it falls."""
-    assert parts.wires is not None
-    assert rest.wires is not None
+    """Cost of a removal: rise of the loss per removed edge; if the loss falls, larger removals are cheaper."""
+    assert parts.kept_edges is not None
+    assert rest.kept_edges is not None
     others = len(parts.nodes) - len(rest.nodes) + len(rest.removed) - len(parts.removed)
-    size = len(parts.wires) - len(rest.wires) + NODE * others
+    size = len(parts.kept_edges) - len(rest.kept_edges) + NODE * others
     return rise / size if rise > 0 else rise * size
 
 
-def _droppable(parts: Parts, judge: Judge) -> list[Node | Wire | Token]:
-    assert parts.wires is not None
-    tokens = frozenset(judge.tokens) - parts.removed
-    return [*sorted(parts.nodes.difference(judge.forced)), *sorted(parts.wires), *sorted(tokens)]
+def _droppable(parts: Parts, evaluator: Evaluator) -> list[Node | EdgeEnds | Token]:
+    assert parts.kept_edges is not None
+    tokens = frozenset(evaluator.tokens) - parts.removed
+    return [*sorted(parts.nodes.difference(evaluator.forced)), *sorted(parts.kept_edges), *sorted(tokens)]

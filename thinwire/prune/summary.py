@@ -1,6 +1,7 @@
 """Sizes of circuits over tasks: geometric means and ratios, with bootstrap intervals (Gao et al. 2025, Fig. 2 and 31).
 
-Sizes come as edges by task, None where a target was missed. A circuit without edges counts as one edge.
+A size is the number of edges of a task's circuit, None if the target was missed. A circuit without edges counts as one
+edge.
 """
 
 import math
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS = 10_000
-"""Resamplings of the tasks."""
+"""Bootstrap samples of the tasks."""
 LEVEL = 0.95
-"""Share of them that lies inside an interval."""
+"""Coverage of an interval."""
 
 Sizes = Mapping[str, int | None]
 """Edges by task; None where the target was missed."""
@@ -26,9 +27,9 @@ class Interval:
     low: float
     high: float
     tasks: int
-    """Tasks it is taken over."""
+    """Number of tasks that it is computed over."""
     excluded: int
-    """Tasks left out because a circuit is missing or missed its target."""
+    """Number of tasks left out because a circuit is missing or missed its target."""
 
 
 def geometric_mean(sizes: Sequence[float]) -> float:
@@ -38,15 +39,15 @@ def geometric_mean(sizes: Sequence[float]) -> float:
 
 
 def mean_edges(sizes: Sizes, seed: int = 0) -> Interval | None:
-    """The geometric mean over tasks; None where every task missed its target."""
+    """The geometric mean over tasks; None if every task missed its target."""
     known = [math.log(max(1, size)) for size in sizes.values() if size is not None]
     return _interval(known, len(sizes), seed)
 
 
 def edge_ratio(above: Sizes, below: Sizes, seed: int = 0) -> Interval | None:
-    """How many times the geometric mean of `below` that of `above` is, over the tasks that both have.
+    """The geometric mean of `above` divided by that of `below`, over the tasks that both have.
 
-    Tasks are drawn in pairs: a draw takes both circuits of a task. None where there is no such task.
+    The bootstrap resamples tasks, with both circuits of each. None if no task is in both.
     """
     every = {*above, *below}
     logs = []

@@ -1,4 +1,4 @@
-"""One trial of a search and what came of it; which trials are worth a look."""
+"""The result of one trial of mask training, and comparisons between trials."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ Amount = Annotated[float, Field(ge=0)]
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 @dataclass(frozen=True)
 class Trial:
-    """The circuit that one point came to, or None for its sizes where the target was missed."""
+    """The circuit that one set of hyper-parameters gave; sizes and loss are None if the target was missed."""
 
     point: Point
-    """What was asked for; masks that collapsed were trained again under less pressure."""
+    """The requested hyper-parameters; masks that collapsed were trained again under less pressure."""
     columns: tuple[Count, ...]
-    """What is kept, as columns of τ, strongest first; () where the target was missed."""
+    """Kept columns of τ, strongest first; () if the target was missed."""
     strengths: tuple[float, ...]
-    """τ of each of them."""
+    """τ of each kept column."""
     edges: Count | None
     nodes: Count | None
     loss: Amount | None
@@ -45,7 +45,7 @@ class Trial:
 
     @property
     def size(self) -> tuple[float, float]:
-        """(edges, nodes), by which trials compare; infinite where the target was missed."""
+        """(edges, nodes), by which trials are compared; infinite if the target was missed."""
         if self.edges is None or self.nodes is None:
             return math.inf, math.inf
         return self.edges, self.nodes
@@ -58,9 +58,10 @@ def best(trials: Sequence[Trial]) -> Trial | None:
 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
-    """Trials that no other beats in loss, nodes, edges and seconds at once, smallest first.
+    """The Pareto front of trials in loss, nodes, edges and seconds, smallest circuit first.
 
-    A trial is beaten by one that is nowhere worse and somewhere better; those that missed the target are left out.
+    A trial is on it if no other is at least as good in all four and better in one. Trials that missed the target are
+    left out.
     """
     found = sorted((trial for trial in trials if not trial.missed), key=lambda trial: (trial.size, trial.loss))
     return [trial for trial in found if not any(_beats(other, trial) for other in found)]

@@ -1,4 +1,4 @@
-"""Tasks: pairs of prompts that differ only in what decides the next token, their loss, and a registry of them."""
+"""Tasks: pairs of prompts that differ only in what decides the next token, the task loss, and a registry."""
 
 from thinwire.data.words import SPLITS, Split
 from thinwire.tasks import brackets, calls, control_flow, strings, variables

@@ -1,4 +1,4 @@
-"""Pairs of prompts as tensors, and THE task loss.
+"""Pairs of prompts as tensors, and the task loss.
 
 Every task is a binary choice. The loss of one sequence is the cross-entropy over just its two answers at its last
 position; the task loss is the mean over all sequences of both sides (Gao et al. 2025; their stored numbers are sums
@@ -6,7 +6,7 @@ over pairs, twice this).
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from thinwire.model import Transformer
 
 REST = -1
-"""Stands in for a token id and means every token but the other answer, in tasks that ask for X or not X."""
+"""Used instead of a token id: every token except the other answer, in tasks whose answers are X and not X."""
 SLOT = "<?>"
-"""Marks, in the text of a pair, what decides the answer."""
+"""Marks the place in the text of a pair where the two prompts differ."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Pair:
 
     prompts: tuple[str, str]
     answers: tuple[str, str]
-    """answers[i] is right for prompts[i] and the other one is its foil; an empty answer means not the other one."""
+    """answers[i] is right for prompts[i], the other one is wrong; an empty answer means any token but the other."""
 
     @classmethod
     def of(cls, text: str, sides: tuple[str, str], answers: tuple[str, str]) -> "Pair":
-        """The pair of a text in which `<?>` stands where the sides differ."""
+        """The pair of prompts that result from replacing `<?>` in a text by each of the sides."""
         return cls((text.replace(SLOT, sides[0]), text.replace(SLOT, sides[1])), answers)
 
 
@@ -43,13 +43,13 @@ class PairBatch:
     """n pairs as tensors: sequences 0 … n - 1 are one side, n … 2n - 1 the other side of the same pairs."""
 
     tokens: Tensor
-    """Prompts behind an end of text, padded on the right with 0. int64 [2n, pos]"""
+    """An end of text and the prompt, padded on the right with 0: int64 [2n, pos]."""
     last: Tensor
-    """Index of the last token of each prompt. int64 [2n]"""
+    """Index of the last token of each prompt: int64 [2n]."""
     target: Tensor
-    """Id of the right answer, or REST. int64 [2n]"""
+    """Id of the right answer, or REST: int64 [2n]."""
     foil: Tensor
-    """Id of the wrong answer, or REST. int64 [2n]"""
+    """Id of the wrong answer, or REST: int64 [2n]."""
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -60,23 +60,30 @@ class PairBatch:
         return PairBatch(*(tensor.to(device) for tensor in (self.tokens, self.last, self.target, self.foil)))
 
     def take(self, pairs: Tensor) -> "PairBatch":
-        """The pairs of the given indices, int64 [m], in that order; padding that none of them needs is cut."""
+        """The pairs with the given indices, int64 [m], in that order; padding that none of them needs is removed."""
         rows = torch.cat([pairs, pairs + len(self)]).to(self.tokens.device)
         last = self.last[rows]
         width = int(last.max()) + 1 if len(last) else 0
         return PairBatch(self.tokens[rows, :width], last, self.target[rows], self.foil[rows])
 
-    def by_length(self, size: int) -> list[tuple[Tensor, "PairBatch"]]:
-        """Parts of up to `size` pairs of like length, with the indices of their pairs, int64 [m].
+    def by_length(self, size: int) -> "list[BatchPart]":
+        """Parts of up to `size` pairs of similar length, so that little padding is computed."""
+        if not len(self):
+            return []
+        order = self.last.unflatten(0, (2, -1)).amax(0).argsort(stable=True)
+        return [BatchPart(pairs, self.take(pairs)) for pairs in order.split(size)]
 
-        Padding is cut in each, so that less of it is computed.
-        """
-        lengths = self.last.unflatten(0, (2, -1)).amax(0)
-        return [(part, self.take(part)) for part in lengths.argsort(stable=True).split(size)] if len(self) else []
+
+class BatchPart(NamedTuple):
+    """Some pairs of a batch."""
+
+    pairs: Tensor
+    """Their indices in the whole batch: int64 [m]."""
+    batch: PairBatch
 
 
 def whole_sublayers(model: "Transformer") -> int:
-    """How many sublayers run at all positions to get the logits after the last token: all but the last layer's."""
+    """Number of sublayers that run at all positions for the logits after the last token: all but the last layer's."""
     return len(model.sublayers) - 2
 
 
@@ -91,7 +98,7 @@ def last_logits(
     """Logits [2n, vocab] after the last token of each prompt.
 
     `resid` is residual point h_start [2n, pos, d_model] of the batch, with `start` at most `whole_sublayers`; without
-    it the pass starts at the embedding. The last layer runs at the last tokens alone: see `Transformer.run_last`.
+    it the pass starts at the embedding. The last layer runs at the last tokens only: see `Transformer.run_last`.
     """
     whole = whole_sublayers(model)
     assert start <= whole
@@ -103,39 +110,39 @@ def last_logits(
 
 @torch.no_grad()
 def norms_on(model: "Transformer", batch: PairBatch, frozen_norms: bool, copies: int = 1) -> Norms:
-    """The norms for `last_logits` of a batch: own scales, or those of the whole model on that batch.
+    """The `norms` argument of `last_logits` for a batch: own scales, or with `frozen_norms` those of the whole model.
 
-    `copies` is how often the batch is then repeated along its dimension.
+    `copies` says how often the batch is repeated along its first dimension.
     """
     if not frozen_norms:
         return own_scales
-    seen = ScaleRecorder()
-    last_logits(model, batch, norms=seen)
-    return frozen(seen.scales, copies)
+    recorder = ScaleRecorder()
+    last_logits(model, batch, norms=recorder)
+    return frozen(recorder.scales, copies)
 
 
 def sequence_losses(logits: Tensor, batch: PairBatch) -> Tensor:
-    """Loss of each sequence in nats, float32 [..., 2n]: logits [..., 2n, vocab] at the last positions."""
+    """Loss of each sequence in nats, float32 [..., 2n], from logits [..., 2n, vocab] at the last positions."""
     return margin_losses(margin(logits, batch))
 
 
 def margin_losses(margins: Tensor) -> Tensor:
-    """Cross-entropy over two answers, in nats, from the log-odds of the right one; any shape."""
+    """Cross-entropy over two answers, in nats, from the log-odds of the right one; both of any one shape."""
     return F.softplus(-margins)
 
 
 def task_loss(logits: Tensor, batch: PairBatch) -> Tensor:
-    """THE task loss, a scalar in nats: the mean loss over all sequences of both sides. Logits [2n, vocab]."""
+    """The task loss: mean loss over all sequences of both sides, in nats, float32 scalar, from logits [2n, vocab]."""
     return sequence_losses(logits, batch).mean()
 
 
 def accuracy(logits: Tensor, batch: PairBatch) -> Tensor:
-    """Share of sequences whose right answer is the likelier of the two, float32 [...]: logits [..., 2n, vocab]."""
+    """Fraction of sequences whose right answer is the likelier one, float32 [...], from logits [..., 2n, vocab]."""
     return (margin(logits, batch) > 0).float().mean(-1)
 
 
 def margin(logits: Tensor, batch: PairBatch) -> Tensor:
-    """Logit of the right answer minus that of the foil, float32 [..., 2n]: logits [..., 2n, vocab]."""
+    """Logit of the right answer minus that of the wrong one, float32 [..., 2n], from logits [..., 2n, vocab]."""
     logits = logits.float()
     return _logit(logits, batch.target, batch.foil) - _logit(logits, batch.foil, batch.target)
 

@@ -1,12 +1,12 @@
-"""Control tasks: a task's prompts with other answers, so that a result can be held against what should not be found.
+"""Control tasks: a task's prompts with other answers, to test whether a result could have been found for any task.
 
-| control | answers | what it is for |
+| control | right answers | what it tests |
 |---|---|---|
-| `nonsense` | two arbitrary tokens, one for either side | a pruner that "solves" it finds circuits for anything |
-| `swapped` | the right and the wrong one exchanged | a model that does the task fails it |
-| `constant` | the first side's, for both sides | no choice is asked for: what is found is how the model leans |
+| `nonsense` | two arbitrary tokens, one for each side | whether pruning finds circuits for anything |
+| `swapped` | the wrong answers of the task | a model that does the task must fail it |
+| `constant` | the first side's answer, for both sides | needs no decision: shows which answer the model prefers |
 
-They work on decided pairs, so `Task.pairs`, `Task.score` and pruning see an ordinary task.
+A control changes the token choices of a pair, so `Task.pairs`, `Task.score` and pruning treat it as any task.
 """
 
 import random
@@ -23,36 +23,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Control(ABC):
-    """How a control task departs from the task it is made of."""
+    """How a control task changes the answers of its task."""
 
     name: str
-    """Full name of the control task, which seeds what is arbitrary in it."""
+    """Full name of the control task; seeds its random choices."""
     summary: ClassVar[str]
 
     @abstractmethod
     def choices(self, choices: Choices, tokenizer: "Tokenizer") -> Choices | None:
-        """The decided pair with the control's answers; None for a pair that must be passed over."""
+        """The choices of a pair with the control's answers; None for a pair that must be skipped."""
 
     @abstractmethod
     def answers(self, answers: tuple[str, str]) -> tuple[str, str] | None:
-        """The right answers of both sides as texts; None where only a tokenizer can tell."""
+        """The right answers of both sides as texts; None if they depend on the tokenizer."""
 
 
 CONTROLS: Registry[type[Control]] = Registry("control")
-"""Every kind of control by the word that follows the task's name and a dot."""
+"""Every kind of control, by the word that follows the task's name and a dot."""
 
 
 @CONTROLS.register("nonsense")
 class Nonsense(Control):
-    """Two arbitrary tokens are the answers, the same ones for all pairs, splits and seeds (Drori's control).
+    """The answers are two arbitrary tokens, the same for all pairs, splits and seeds (Drori's control).
 
-    Digits after the word draw others: `.nonsense`, `.nonsense1`, `.nonsense2`.
+    A number selects other tokens: `.nonsense`, `.nonsense1`, `.nonsense2`.
     """
 
     summary = "the answers are two arbitrary tokens"
 
     def choices(self, choices: Choices, tokenizer: "Tokenizer") -> Choices | None:
-        """The decided pair with arbitrary answers; None where one of them is an answer of the pair."""
+        """The choices with arbitrary answers; None if one of them is an answer of the pair."""
         one, other = self.tokens(tokenizer)
         if {one, other} & {answer for choice in choices for answer in (choice.target, choice.foil)}:
             return None
@@ -60,10 +60,10 @@ class Nonsense(Control):
         return replace(first, target=one, foil=other), replace(second, target=other, foil=one)
 
     def answers(self, answers: tuple[str, str]) -> None:
-        """Only a tokenizer can tell."""
+        """None: the tokens depend on the tokenizer."""
 
     def tokens(self, tokenizer: "Tokenizer") -> tuple[int, int]:
-        """The two tokens: plain letters, perhaps after a space, as all of which a model has met."""
+        """The two tokens: ASCII letters only, possibly after a space."""
         rng = random.Random(self.name)
         found: list[int] = []
         while len(found) < 2:
@@ -81,7 +81,7 @@ class Swapped(Control):
     summary = "the wrong answer is the right one"
 
     def choices(self, choices: Choices, tokenizer: "Tokenizer") -> Choices:
-        """The decided pair with targets and foils exchanged."""
+        """The choices with right and wrong answers exchanged."""
         first, second = (replace(choice, target=choice.foil, foil=choice.target) for choice in choices)
         return first, second
 
@@ -97,7 +97,7 @@ class Constant(Control):
     summary = "the first side's answer is right for both sides"
 
     def choices(self, choices: Choices, tokenizer: "Tokenizer") -> Choices:
-        """The decided pair with the first side's target and foil on both sides."""
+        """The choices with the first side's right and wrong answer on both sides."""
         first, second = choices
         return first, replace(second, target=first.target, foil=first.foil)
 

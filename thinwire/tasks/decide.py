@@ -1,8 +1,8 @@
-"""The token at which a pair is decided, for any tokenizer.
+"""Finds the token at which a pair is decided, for any tokenizer.
 
-Answers are texts, and where a tokenizer cuts them depends on what stands before: after `"a.txt"` the end of the line
-may be one token with the quote. So both continuations of a prompt are tokenized whole, and the choice is between their
-first tokens that differ; the prompt is what they share.
+Answers are texts, and their tokens depend on the text before them: in `"a.txt"` followed by a line end, the quote and
+the line end may be one token. So the prompt is tokenized together with each answer. The choice is between the first
+tokens that differ, and the tokens before them are the prompt.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Choice:
     """One side of a pair as tokens."""
 
     prompt: tuple[int, ...]
-    """An end of text and the tokens before the choice."""
+    """An end of text, then the tokens before the choice."""
     target: int
     """Id of the right answer, or REST."""
     foil: int
@@ -33,7 +33,7 @@ Choices = tuple[Choice, Choice]
 
 
 def decide(pair: Pair, tokenizer: "Tokenizer") -> Choices | None:
-    """Both sides of a pair as choices between the same two answers; None where no token tells them apart."""
+    """Both sides of a pair as choices between the same two tokens; None if no token distinguishes the answers."""
     if pair.answers[0] == pair.answers[1]:
         return None
     first, second = (_side(pair, side, tokenizer) for side in (0, 1))
@@ -44,7 +44,7 @@ def decide(pair: Pair, tokenizer: "Tokenizer") -> Choices | None:
 
 def _side(pair: Pair, side: int, tokenizer: "Tokenizer") -> Choice | None:
     prompt, right, wrong = pair.prompts[side], pair.answers[side], pair.answers[1 - side]
-    # without an answer of its own, a side continues with anything but the other one's
+    # an empty answer means any continuation but the other answer
     one, other = tokenizer.encode(prompt + right), tokenizer.encode(prompt + wrong)
     shared = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     if (right and shared == len(one)) or (wrong and shared == len(other)):
@@ -54,7 +54,7 @@ def _side(pair: Pair, side: int, tokenizer: "Tokenizer") -> Choice | None:
 
 
 def batch_of(pairs: Sequence[Choices]) -> PairBatch:
-    """n decided pairs as tensors, as wide as the longest prompt."""
+    """n pairs of choices as tensors, padded to the longest prompt."""
     choices = [pair[side] for side in (0, 1) for pair in pairs]
     tokens = torch.zeros(len(choices), max(len(choice.prompt) for choice in choices), dtype=torch.int64)
     for row, choice in enumerate(choices):

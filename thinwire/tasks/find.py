@@ -1,4 +1,4 @@
-"""Tasks by name: registered ones, a user's own, and the controls made of either."""
+"""Finds tasks by name: registered tasks, a user's own task, and the controls of both."""
 
 import re
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from thinwire.tasks.controls import CONTROLS
 from thinwire.tasks.task import TASKS, Task
 
 NONSENSE = re.compile(r"(nonsense)[0-9]{1,4}")
-"""A numbered draw of the one control that is arbitrary."""
+"""The name of a numbered nonsense control."""
 
 
 def find_task(name: str, own: Task | None = None) -> Task:
-    """The task of a name: a registered one, `own` (such as one from a file), or `NAME.CONTROL` of either.
+    """The task with a name: a registered one, `own` (such as one from a file), or `NAME.CONTROL` of either.
 
-    Raises UserError that lists close matches.
+    Raises UserError with similar names for an unknown one.
     """
     known = {task: TASKS[task] for task in TASKS} | ({own.name: own} if own is not None else {})
     if name in known:
@@ -29,5 +29,5 @@ def find_task(name: str, own: Task | None = None) -> Task:
 
 
 def find_tasks(names: Sequence[str], own: Task | None = None) -> list[Task]:
-    """The tasks of some names; without names the one of one's own, or else all registered ones."""
+    """The tasks with some names; without names `own`, or all registered tasks if there is none."""
     return [find_task(name, own) for name in (names or ([own.name] if own is not None else TASKS))]

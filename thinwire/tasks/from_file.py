@@ -1,9 +1,9 @@
-"""A task from a file of pairs: JSON Lines, one pair a line, checked line by line.
+"""A task from a file of pairs in JSON Lines format, one pair in each line.
 
     {"prompts": ["The keys are", "The key is"], "answers": [" here", " there"], "split": "train"}
 
-An empty answer means anything but the other one. Where no line names its split, each pair gets one by its hash: 60%
-train, 20% validation, 20% held-out. Blank lines are passed over.
+An empty answer means any token but the other answer. If no line names its split, each pair gets one by its hash: 60%
+train, 20% validation, 20% held-out. Blank lines are ignored.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from thinwire.tasks.task import Task, check_name
 MAX_BYTES = 2**24
 MAX_LINE_BYTES = 2**16
 MIN_PAIRS = 8
-"""Different pairs that each split needs."""
+"""Smallest number of different pairs in each split."""
 FORM = '{"prompts": ["…", "…"], "answers": ["…", "…"]}'
 Numbered = dict[int, "Line"]
 """The lines of a file by their numbers, from 1."""
@@ -51,16 +51,16 @@ class Line(BaseModel):
         return Pair(self.prompts, self.answers)
 
     def by_hash(self) -> Split:
-        """The split that follows from the pair itself."""
+        """The split that is computed from the pair's hash."""
         share = crc32(json.dumps([self.prompts, self.answers]).encode()) % 10
         return "train" if share < 6 else "validation" if share < 8 else "heldout"
 
 
 def task_from_file(path: Path | str) -> Task:
-    """The task of a JSON Lines file of pairs, called by the file's stem. Each pair comes once before one repeats.
+    """The task of a JSON Lines file of pairs, named by the file's stem. No pair repeats before all others were drawn.
 
-    Raises UserError that names the line: not UTF-8, not JSON, a key missing or unknown, prompts or answers that are
-    equal, a prompt in two splits; and for a file that is too large, has too few pairs, or a name no task can have.
+    Raises UserError for an invalid line, with its number (not UTF-8, not JSON, a missing or unknown key, equal prompts
+    or answers, a prompt in two splits), and for a file that is too large, has too few pairs, or an invalid name.
     """
     path = Path(path)
     check_name(path.stem, "rename the file")
@@ -71,7 +71,7 @@ def task_from_file(path: Path | str) -> Task:
     for split, found in pairs.items():
         if len(found) < MIN_PAIRS:
             raise UserError(
-                f"{path} has {len(found)} different pairs for the {split} split and {MIN_PAIRS} are needed; "
+                f"{path} has {len(found)} different pairs for the {split} split and needs {MIN_PAIRS}; "
                 'add lines, or name the "split" of every line.'
             )
 
@@ -79,7 +79,7 @@ def task_from_file(path: Path | str) -> Task:
         while True:
             yield from rng.sample(pairs[split], len(pairs[split]))
 
-    return Task(path.stem, "the choice that a file of pairs asks for", draw, hashlib.sha256(content).hexdigest()[:16])
+    return Task(path.stem, "the choice that a file of pairs defines", draw, hashlib.sha256(content).hexdigest()[:16])
 
 
 def _read(path: Path) -> bytes:
@@ -115,7 +115,7 @@ def _parse(content: bytes, path: Path) -> Numbered:
 
 
 def _splits(lines: Numbered, path: Path) -> dict[int, Split]:
-    """The split of each line. Raises UserError where some name theirs and some do not, or two share a prompt."""
+    """The split of each line. Raises UserError if only some lines name theirs, or a prompt is in two splits."""
     named = {number: line.split for number, line in lines.items() if line.split is not None}
     bare = next((number for number in lines if number not in named), None)
     if named and bare is not None:

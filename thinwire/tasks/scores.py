@@ -1,4 +1,4 @@
-"""Scores of tasks while a model trains: a watcher of the training loop."""
+"""Scores tasks while a model trains: a watcher of the training loop."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,19 @@ from thinwire.tasks.find import find_task
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Scores tasks on validation pairs every so many steps, and after the last one."""
+    """Scores tasks on validation pairs every `every` steps, and after the last one."""
 
     tasks: tuple[str, ...]
     tokenizer: Tokenizer
     context: int
     every: int
     steps: int
-    """Steps of the run."""
+    """Number of steps of the training run."""
     pairs: int = 256
     seed: int = 0
 
     def check(self) -> None:
-        """Raise UserError for tasks that do not exist, or that the tokenizer or the context cannot express."""
+        """Raise UserError for unknown tasks, and for tasks that the tokenizer or the context cannot express."""
         for name in self.tasks:
             find_task(name).pairs(self.pairs, "validation", self.seed, self.tokenizer, self.context)
 

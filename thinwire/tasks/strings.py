@@ -1,4 +1,4 @@
-"""Tasks about strings: which quote closes one, what an f-string expects in its braces, how a file is opened."""
+"""Tasks about strings: which quote closes a string, what follows a brace in an f-string, how a file is opened."""
 
 from thinwire.tasks.templates import template_task
 

@@ -1,4 +1,4 @@
-"""What a task is, and the registry of tasks: one decorated function that writes pairs makes a task."""
+"""Tasks and their registry. A function that returns pairs becomes a task by a decorator."""
 
 import random
 import re
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 Generate = Callable[[random.Random, Split], Pair]
 Draw = Callable[[random.Random, Split], Iterator[Pair]]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
-"""What a task may be called: a folder of its own name holds its circuit, and `.CONTROL` may follow."""
+"""Valid names of tasks: the name is also that of the circuit's folder, and `.CONTROL` may follow it."""
 PATIENCE = 100
-"""How many repeats in a row mean that a source has no new pair to offer."""
+"""After this many repeated (or skipped) pairs in a row, no new (or valid) pair is expected."""
 SCORE_CHUNK = 64
-"""Pairs that a model scores at a time, which bounds the memory it takes."""
+"""Pairs per forward pass when a model is scored; bounds the memory."""
 SHOWN = 60
-"""Characters of a prompt, the last ones, that an error repeats."""
+"""Number of characters at the end of a prompt that an error message shows."""
 
 
 class CannotExpress(UserError):
-    """A tokenizer has no tokens that tell a task's answers apart."""
+    """A tokenizer has no tokens that distinguish a task's answers."""
 
 
 @dataclass(frozen=True)
@@ -45,41 +45,41 @@ class Score:
     loss: float
     """Task loss in nats: the mean over all sequences of both sides."""
     accuracy: float
-    """Share of sequences whose right answer is the likelier of the two."""
+    """Fraction of sequences whose right answer is the likelier one."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A binary choice of the next token, as a source of pairs.
+    """A binary choice of the next token, as a source of pairs of prompts.
 
-    Splits share no names. Train and validation share templates; the held-out split has templates of its own.
+    Splits use different names. Train and validation pairs have the same templates, held-out pairs have others.
     """
 
     name: str
     summary: str
-    """The choice in a phrase."""
+    """One phrase that describes the choice."""
     draw: Draw
-    """Pairs of a split without end, repeats included."""
+    """Generates pairs of a split without end; pairs may repeat."""
     source: str = ""
-    """What tells another file's task of this name apart: 16 hex digits of its SHA-256; empty for tasks made by code."""
+    """Identifies the file of a task: 16 hex digits of its SHA-256. Empty for tasks that are defined in code."""
     control: Control | None = None
-    """How the answers depart from the pairs'; None for a task that means what it says."""
+    """How the answers are changed; None for a task that is not a control."""
 
     @property
     def base(self) -> str:
-        """Name of the task that a control is made of; any other task's own name."""
+        """Name of the task without `.CONTROL`."""
         return self.name.partition(".")[0]
 
     def text_pairs(self, n: int, split: Split, seed: int) -> list[Pair]:
-        """n pairs, the same for the same seed, all different unless the source runs dry.
+        """n pairs, the same for the same seed, all different unless there are too few.
 
-        Those of a control are the pairs of its base, and so are the answers in them.
+        Those of a control are the pairs of its base task, with the answers of the base task.
         """
         self._check_number(n)
         return list(islice(self.stream(split, seed), n))
 
     def stream(self, split: Split, seed: int) -> Iterator[Pair]:
-        """Pairs without end, the same for the same seed, all different until the source runs dry."""
+        """Pairs without end, the same for the same seed, all different until no new ones are found."""
         if split not in SPLITS:
             raise UserError(f"There is no split called '{split}'; use one of {', '.join(SPLITS)}.")
         seen: set[Pair] = set()
@@ -92,17 +92,17 @@ class Task:
             yield pair
 
     def choices(self, pair: Pair, tokenizer: "Tokenizer") -> Choices | None:
-        """Both sides of a pair as choices between two tokens; None for a pair that is passed over."""
+        """Both sides of a pair as choices between two tokens; None for a pair that is skipped."""
         decided = decide(pair, tokenizer)
         if decided is None or self.control is None:
             return decided
         return self.control.choices(decided, tokenizer)
 
     def pairs(self, n: int, split: Split, seed: int, tokenizer: "Tokenizer", context: int | None = None) -> PairBatch:
-        """n pairs as tensors; pairs that the tokenizer cannot tell apart are passed over.
+        """n pairs as tensors; pairs whose answers the tokenizer cannot distinguish are skipped.
 
-        Raises CannotExpress, a UserError, when it tells none apart, and UserError when a prompt is longer than
-        `context` tokens.
+        Raises CannotExpress, a UserError, after too many skipped pairs in a row, and UserError when a prompt is longer
+        than `context` tokens.
         """
         self._check_number(n)
         found: list[Choices] = []
@@ -142,13 +142,13 @@ class Task:
 
     def _check_number(self, n: int) -> None:
         if n < 1:
-            raise UserError(f"{n} pairs of {self.name} cannot be made; ask for at least one.")
+            raise UserError(f"{n} is not a valid number of pairs of {self.name}; give at least one.")
 
     def _cannot_express(self, pair: Pair) -> CannotExpress:
         prompt, (right, wrong) = pair.prompts[0][-SHOWN:], (a[:SHOWN] or "anything else" for a in pair.answers)
         return CannotExpress(
-            f"This tokenizer cannot express {self.name}: after {prompt!r} no token tells {right!r} from {wrong!r}; "
-            "train the tokenizer on text in which both occur, or choose other answers."
+            f"This tokenizer cannot express {self.name}: after {prompt!r} no token distinguishes {right!r} from "
+            f"{wrong!r}; train the tokenizer on text in which both occur, or choose other answers."
         )
 
 
@@ -157,9 +157,9 @@ TASKS: Registry[Task] = Registry("task")
 
 
 def task(name: str, summary: str) -> Callable[[Generate], Generate]:
-    """Decorator that makes a task of a function from (rng, split) to a Pair.
+    """Decorator that registers a function from (rng, split) to a Pair as a task.
 
-    Raises UserError for a name that is taken or that cannot be a folder's.
+    Raises UserError for a name that is taken or invalid.
     """
     check_name(name)
 
@@ -175,12 +175,12 @@ def task(name: str, summary: str) -> Callable[[Generate], Generate]:
 
 
 def check_name(name: str, remedy: str = "choose another name") -> None:
-    """Raise UserError for a name that a new task cannot have; `remedy` says what to do about it."""
+    """Raise UserError for a name that is taken or invalid; `remedy` says what to do about it."""
     if not NAME.fullmatch(name):
         raise UserError(
-            f"A task cannot be called {name[:SHOWN]!r}; {remedy}: up to 80 letters, digits, '_' and, inside, '-'."
+            f"{name[:SHOWN]!r} is not a valid task name; {remedy}: up to 80 letters, digits, '_' and, not first, '-'."
         )
     if name in TASKS or name == "all":
-        raise UserError(f"There is a task called {name} already; {remedy}.")
+        raise UserError(f"There is already a task called {name}; {remedy}.")
     if name.endswith("-search"):
-        raise UserError(f"A task cannot be called {name!r}, where trials of a search are kept; {remedy}.")
+        raise UserError(f"{name!r} is not a valid task name, since folders of searches end so; {remedy}.")

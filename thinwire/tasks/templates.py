@@ -1,4 +1,4 @@
-"""Tasks given as data: templates of prompts with slots, what differs between the two sides, and the answers."""
+"""Tasks defined as data: templates of prompts with slots, what differs between the two sides, and the answers."""
 
 import random
 
@@ -18,10 +18,10 @@ def template_task(
     templates: tuple[str, ...],
     heldout: tuple[str, ...],
 ) -> None:
-    """Register a task whose pairs are one of some templates, `<?>` replaced by each of the sides.
+    """Register a task whose pairs are a template with `<?>` replaced by each of the sides.
 
-    Templates, sides and answers may hold the slots of `Scene`; a slot has one value within a pair. Train and validation
-    pairs use `templates`, held-out pairs the other ones.
+    Templates, sides and answers may contain the slots of `Scene`; a slot has the same value everywhere in a pair. Train
+    and validation pairs use `templates`, held-out pairs use `heldout`.
     """
 
     def generate(rng: random.Random, split: Split) -> Pair:

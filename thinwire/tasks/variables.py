@@ -1,4 +1,4 @@
-"""Tasks about variables: what one holds, and which name comes next."""
+"""Tasks about variables: the type of a value, and which name comes next."""
 
 from thinwire.tasks.templates import template_task
 

@@ -19,8 +19,8 @@ PAIRS_AT_ONCE = 64
 THRESHOLD = 0.3
 """Loss in nats up to which the check passes."""
 MEANING = (
-    "Only the circuit is left, and every other node has its value in a prompt of another pair, of either side, aligned at "
-    "the last token; the log-odds are calibrated as for the circuit alone. A loss far above that of the circuit alone "
+    "Only the circuit is left, and every other node has its value in a prompt of another pair, of either side, aligned "
+    "at the last token; the log-odds are calibrated as for the circuit alone. A loss far above that of the circuit alone "
     f"means that the nodes outside the circuit change the answer. It passes up to {THRESHOLD} nats."
 )
 
@@ -37,7 +37,10 @@ def resample(inputs: CheckInput) -> list[Measurement]:
     passes = loss.value <= THRESHOLD
     reason = f"{'at most' if passes else 'above'} {THRESHOLD} nats"
     loss = loss.judged(Judgement("pass" if passes else "warn", reason))
-    return [replace(loss, headline=Headline("other pair", "resample_loss")), mean_accuracy(margins.flatten(), condition)]
+    return [
+        replace(loss, headline=Headline("other pair", "resample_loss")),
+        mean_accuracy(margins.flatten(), condition),
+    ]
 
 
 def _margins(inputs: CheckInput, batch: PairBatch, cut: Transformer, generator: torch.Generator) -> Tensor:

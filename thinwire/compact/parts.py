@@ -1,15 +1,16 @@
-"""What of a circuit varies, part by part: reads of the stream, products with matrices, heads. Constants are folded.
+"""The parts of a circuit that vary: reads of the stream, products with matrices, heads. Constants are folded.
 
-Everything is read off the model of `Circuit.cut_model`, in which dropped wires are biases already. A removed node is a
-constant, so what it brings to a channel joins the channel's base. What is left are wires out of kept nodes, also those
-to removed nodes, which compete in AbsTopK. With a sink, attention passes on only a share of what v is held at, the
-*mass* of its head: where no q or k is kept it follows from the position, and bases have a table of positions; elsewhere
-it is one more source.
+Everything is read from the model of `Circuit.cut_model`, in which dropped edges are biases already. A removed node is a
+constant, so its contribution to a channel is added to the channel's base. What remains are the edges out of kept nodes,
+including those to removed nodes, which compete in AbsTopK. With a sink, attention passes on only a share of the
+constant v, the *mass* of its head. Where no q or k is kept, the mass follows from the position, and bases have a table
+of positions; elsewhere the mass is one more source.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +21,44 @@ from thinwire.engine.sites.operator import FUNCTIONS, Nonlinearity
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site
 
-Span = tuple[int, int]
-"""The kept nodes of a site: the place of the first among the circuit's nodes, and the one after the last."""
-Pair = tuple[int, int, float, float]
-"""Channel of a head: q and k nodes, -1 where held; what q is held at, or multiplied by; what k is held at."""
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive indices into the circuit's nodes: the kept nodes of a site."""
+
+    first: int = 0
+    end: int = 0
+    """The one after the last."""
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    @property
+    def range(self) -> range:
+        """The indices."""
+        return range(self.first, self.end)
+
+
+class Pair(NamedTuple):
+    """A channel of a head in which q, k or both vary."""
+
+    q: int
+    """Index of the node, -1 where q is constant."""
+    k: int
+    """Index of the node, -1 where k is constant."""
+    q_factor: float
+    """The constant q, or a factor on the node's value; both include the scale of attention."""
+    k_constant: float
+    """The constant k; unused where k is a node."""
+
+
+class Bars(NamedTuple):
+    """The constants that a varying channel has to beat in AbsTopK; row i is for i varying channels ahead of it."""
+
+    magnitude: Tensor
+    """float32 [table, row]"""
+    channel: Tensor
+    """int64 [table, row]"""
 
 
 @dataclass(frozen=True)
@@ -49,12 +84,12 @@ class Read:
 class Map:
     """A product with a matrix, on the channels of a site that vary or are kept: its rows."""
 
-    nodes: Span = (0, 0)
+    nodes: Span = field(default_factory=Span)
     channels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     base: Tensor = field(default_factory=lambda: torch.zeros(1, 0))
     """float32 [table, row]"""
-    bars: tuple[Tensor, Tensor] | None = None
-    """As `bars_of` gives them; None where AbsTopK is off."""
+    bars: Bars | None = None
+    """None where AbsTopK is off."""
     weights: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     """float32 [row, source]"""
     sources: Sequence[int] = ()
@@ -67,9 +102,9 @@ class Head:
 
     values: Span
     pairs: list[Pair]
-    """Channels that scores vary with; without a sink, what is the same for all keys of a query makes no difference."""
+    """Channels that scores depend on; without a sink, a term that all keys of a query share makes no difference."""
     score: float
-    """What the other channels add to every score."""
+    """What the constant channels add to every score."""
     sink: float
     """Minus infinity where there is none."""
 
@@ -80,15 +115,15 @@ class Head:
 
 
 def plain(x: Tensor) -> Tensor:
-    """A parameter as constants: float32 on the CPU."""
+    """A parameter of any shape as a constant: float32 on the CPU, without gradient."""
     return x.detach().float().cpu()
 
 
-def bars_of(constants: Tensor, channels: Tensor, k: int, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Magnitude [table, row] and channel [table, row] of the constant of each rank k - 1 - row; rank 0 is the largest.
+def bars_of(constants: Tensor, channels: Tensor, k: int, n_rows: int) -> Bars:
+    """Bars [table, n_rows]: at row i the constant of rank k - 1 - i, where rank 0 is the largest magnitude.
 
-    `constants` is [table, n], of the channels [n], sorted. A row for which there is no such constant passes; one with
-    as many rows ahead as AbsTopK keeps does not.
+    `constants` is float32 [table, n], of the channels int64 [n], sorted. Where there are fewer constants the bar is
+    below every magnitude; from row k on it is infinite.
     """
     ranks = k - 1 - torch.arange(n_rows)
     there = (ranks >= 0) & (ranks < len(channels))
@@ -98,17 +133,17 @@ def bars_of(constants: Tensor, channels: Tensor, k: int, n_rows: int) -> tuple[T
         sizes, order = constants.abs().sort(stable=True, dim=-1, descending=True)
         magnitudes[:, there] = sizes[:, ranks[there]]
         found[:, there] = channels[order[:, ranks[there]]]
-    return magnitudes, found
+    return Bars(magnitudes, found)
 
 
 class Compiler:
-    """What of a circuit varies; `cut` is the model with only the circuit's wires."""
+    """Finds the parts of a circuit that vary; `cut` is the model with only the circuit's edges."""
 
     def __init__(self, nodes: Sequence[Node], means: Mapping[Site, Tensor], cut: Transformer) -> None:
-        """`nodes` are sorted, so that those of a site are next to each other."""
+        """`nodes` are sorted, so that those of a site are consecutive; `means[site]` is [width]."""
         self.cut, self.config, self.nodes = cut, cut.config, nodes
         self.kept, self.keep = by_site(nodes), keep_masks(nodes, cut.config)
-        self.places = {node: place for place, node in enumerate(nodes)}
+        self.index_of = {node: index for index, node in enumerate(nodes)}
         self.means = {site: plain(mean) for site, mean in means.items()}
         deltas = (kept for site, kept in self.kept.items() if site.kind.endswith("resid_delta"))
         self.written = sorted({channel for kept in deltas for channel in kept})
@@ -117,13 +152,13 @@ class Compiler:
         """The sublayers that keep nodes."""
 
     def span(self, site: Site) -> Span:
-        """Places of the kept nodes of a site."""
+        """Indices of the kept nodes of a site."""
         kept = self.kept.get(site, [])
-        first = self.places[Node(site, kept[0])] if kept else 0
-        return first, first + len(kept)
+        first = self.index_of[Node(site, kept[0])] if kept else 0
+        return Span(first, first + len(kept))
 
-    def held(self, site: Site) -> Tensor:
-        """What removed nodes of a site are held at, float32 [width], with zeros for kept ones."""
+    def constants(self, site: Site) -> Tensor:
+        """Values that the removed nodes of a site are ablated to, float32 [width], with zeros for kept ones."""
         return self.means[site].masked_fill(self.keep[site], 0)
 
     def k(self, site: Site) -> int | None:
@@ -135,7 +170,7 @@ class Compiler:
     def read(self, point: int) -> Read:
         """What the norm of a sublayer reads, or with 2·n_layers the last one."""
         if point == 2 * self.config.n_layers:
-            return Read(point, (0, 0), plain(self.cut.norm.weight), self.written, [], torch.zeros(1, 0), None)
+            return Read(point, Span(), plain(self.cut.norm.weight), self.written, [], torch.zeros(1, 0), None)
         site, d_model = Site.of(point // 2, "mlp.act_in" if point % 2 else "attn.act_in"), self.config.d_model
         norm, kept, k = self.cut.sublayers[point].norm, self.kept.get(site, []), self.k(site)
         others = [channel for channel in kept if channel < d_model and channel not in self.written]
@@ -150,9 +185,9 @@ class Compiler:
             values = plain(norm_pos(self.cut.positions))[:, [channel - d_model for channel in positions]]
         return Read(point, self.span(site), plain(norm.weight), channels, others, values, k)
 
-    def held_delta(self, point: int) -> Tensor:
+    def constant_delta(self, point: int) -> Tensor:
         """What removed nodes of a sublayer add to the residual stream, float32 [d_model]."""
-        return self.held(Site.of(point // 2, "mlp.resid_delta" if point % 2 else "attn.resid_delta"))
+        return self.constants(Site.of(point // 2, "mlp.resid_delta" if point % 2 else "attn.resid_delta"))
 
     def maps(self, point: int, heads: list[Head]) -> list[Map]:
         """The four maps of a sublayer, in the order of the kernel."""
@@ -161,57 +196,62 @@ class Compiler:
         return [*(self._map(name, point) for name in ("w_q", "w_k", "w_v")), self._attention_out(point, heads)]
 
     def product(self, name: str, x: Tensor) -> Tensor:
-        """What a linear map gives, its bias included: float32 [n, in] to [n, out]."""
+        """The output of a linear map with its bias: float32 [n, in] to [n, out]."""
         return plain(self.cut.get_submodule(name)(x.to(self.cut.norm.weight)[None])[0])
 
     def _map(
-        self, name: str, point: int, held: Tensor | None = None, sources: Span | None = None, more: Tensor | None = None
+        self,
+        name: str,
+        point: int,
+        constants: Tensor | None = None,
+        sources: Span | None = None,
+        more: Tensor | None = None,
     ) -> Map:
         """The map of a matrix, by default from the nodes of the site that it reads.
 
-        `held` [table, width] is what that site is held at, `sources` the places of its kept channels in the source row,
-        and `more` [n, width of the target] the weights of n further sources, which are behind them.
+        `constants` [table, width] are those of that site, `sources` the indices of its kept channels in the source row,
+        and `more` [n, width of the target] the weights of n further sources, which come after them.
         """
         source, target = (Site.of(point // 2, kind) for kind in MATRICES[name])
         if target not in self.kept:
             return Map()
         name, k, kept = matrix_name(point // 2, name), self.k(target), self.kept.get(source, [])
-        constant = self.product(name, self.held(source)[None] if held is None else held)
+        constant = self.product(name, self.constants(source)[None] if constants is None else constants)
         more = constant[:0] if more is None else more
-        wires = nonzeros(self.cut, name, None if k is not None else self.keep[target], self.keep[source])
+        edges = nonzeros(self.cut, name, None if k is not None else self.keep[target], self.keep[source])
         varies = self.keep[target] | more.any(0) if k is not None else self.keep[target].clone()
-        varies[wires.rows] = True
+        varies[edges.rows] = True
         rows, rest = varies.nonzero()[:, 0], (~varies).nonzero()[:, 0]
         weights = torch.zeros(len(rows), len(kept))
-        columns = torch.searchsorted(torch.tensor(kept, dtype=torch.int64), wires.columns)
-        weights[torch.searchsorted(rows, wires.rows), columns] = plain(wires.values)
+        columns = torch.searchsorted(torch.tensor(kept, dtype=torch.int64), edges.columns)
+        weights[torch.searchsorted(rows, edges.rows), columns] = plain(edges.values)
         nonlinearity = self.config.activation if target.kind == "mlp.post_act" else "identity"
         fixed = FUNCTIONS[nonlinearity](constant[:, rest])
         bars = None if k is None else bars_of(fixed, rest, k, len(rows))
         weights = torch.cat([weights, more[:, rows].T], 1)
-        places = range(*(sources or self.span(source)))
-        return Map(self.span(target), rows, constant[:, rows], bars, weights, places, nonlinearity)
+        indices = (sources or self.span(source)).range
+        return Map(self.span(target), rows, constant[:, rows], bars, weights, indices, nonlinearity)
 
     def heads(self, point: int) -> list[Head]:
         """The heads of a sublayer; none of an MLP, nor where attention writes nothing that is kept."""
         q, k, v, delta = (Site.of(point // 2, f"attn.{kind}") for kind in ("q", "k", "v", "resid_delta"))
         if point % 2 or delta not in self.kept:
             return []
-        d_head, first = self.config.d_head, self.span(v)[0]
+        d_head, first = self.config.d_head, self.span(v).first
         sinks = self._sinks(point)
         varying = set(self.kept.get(k, [])).union(self.kept.get(q, []) if self.config.sink else [])
-        held_q, held_k = self.means[q] * d_head**-0.5, self.means[k]
-        others = (held_q * held_k).index_fill(0, torch.tensor(sorted(varying), dtype=torch.int64), 0)
+        q_means, k_means = self.means[q] * d_head**-0.5, self.means[k]
+        others = (q_means * k_means).index_fill(0, torch.tensor(sorted(varying), dtype=torch.int64), 0)
         scores = others.unflatten(0, (-1, d_head)).sum(1).tolist()
         pairs: list[list[Pair]] = [[] for _ in scores]
         for channel in sorted(varying):
-            ends = self.places.get(Node(q, channel), -1), self.places.get(Node(k, channel), -1)
-            factor = held_q[channel].item() if ends[0] < 0 else d_head**-0.5
-            pairs[channel // d_head].append((*ends, factor, held_k[channel].item()))
+            at_q, at_k = self.index_of.get(Node(q, channel), -1), self.index_of.get(Node(k, channel), -1)
+            factor = q_means[channel].item() if at_q < 0 else d_head**-0.5
+            pairs[channel // d_head].append(Pair(at_q, at_k, factor, k_means[channel].item()))
         heads, end = [], first
         for index, (own, score, sink) in enumerate(zip(pairs, scores, sinks.tolist(), strict=True)):
             start, end = end, end + sum(channel // d_head == index for channel in self.kept.get(v, []))
-            heads.append(Head((start, end), own, score, sink))
+            heads.append(Head(Span(start, end), own, score, sink))
         return heads
 
     def _sinks(self, point: int) -> Tensor:
@@ -221,17 +261,17 @@ class Compiler:
         return torch.full((self.config.n_heads,), -torch.inf)
 
     def _attention_out(self, point: int, heads: list[Head]) -> Map:
-        """The map of w_o, whose sources are the columns that heads mix: kept v, then masses."""
+        """The map of w_o, whose sources are the mixed columns of the heads: kept v, then masses."""
         v = Site.of(point // 2, "attn.v")
         n_values = len(self.kept.get(v, []))
         if not (self.config.sink and heads):
-            return self._map("w_o", point, sources=(0, n_values))
+            return self._map("w_o", point, sources=Span(0, n_values))
         name = matrix_name(point // 2, "w_o")
-        by_head = self.held(v).unflatten(0, (len(heads), -1))
+        by_head = self.constants(v).unflatten(0, (len(heads), -1))
         keys = torch.arange(1, self.config.context + 1)[:, None].log()
         masses = torch.sigmoid(keys + torch.tensor([head.score for head in heads]) - self._sinks(point))  # [pos, head]
         massed = torch.tensor([head.massed for head in heads])
-        held = (masses.masked_fill(massed, 0)[..., None] * by_head).flatten(1)
+        constants = (masses.masked_fill(massed, 0)[..., None] * by_head).flatten(1)
         alone = (torch.eye(len(heads))[massed][..., None] * by_head).flatten(1)  # [massed, width]
         more = self.product(name, alone) - self.product(name, torch.zeros_like(alone))
-        return self._map("w_o", point, held, (0, n_values + len(alone)), more)
+        return self._map("w_o", point, constants, Span(0, n_values + len(alone)), more)

@@ -1,48 +1,58 @@
-"""What a compact circuit looks up by token: the constants of the stream, and of the logits. Made as tokens are met."""
+"""What a compact circuit looks up by token: constants of the stream and of the logits, computed when first needed."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from thinwire.circuit.compact.kernel import Tables
-from thinwire.circuit.compact.parts import Compiler, Read, bars_of, plain
+from thinwire.compact.kernel import Tables
+from thinwire.compact.parts import Compiler, Read, bars_of, plain
 from thinwire.compiled.edit import bias_of, nonzeros
 
 CHUNK = 256
-"""Slots whose stream is held at once."""
+"""Slots whose stream is in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What the circuit leaves at the last position of n prompts."""
+    """The result of a circuit at the last position of n prompts."""
 
     written: np.ndarray
-    """What it has added to the channels of the stream that it writes: float32 [n, channel]."""
+    """Its sum in each channel of the stream that it writes: float32 [n, channel]."""
     scale: np.ndarray
-    """What the last norm multiplies by: float32 [n]."""
+    """The factor of the last norm: float32 [n]."""
+
+
+class Embedded(NamedTuple):
+    """The first residual point of n slots."""
+
+    stream: Tensor
+    """float32 [n, d_model]"""
+    positions: Tensor
+    """int64 [n]"""
 
 
 class Numbering:
-    """Keys below a size, numbered in the order they are met."""
+    """Keys below a size, numbered in the order in which they first occur."""
 
     def __init__(self, size: int) -> None:
         self._next = np.zeros(size, np.int32)  # memory is taken only where it is touched
         self.keys = np.zeros(0, np.int64)
 
-    def unmet(self, keys: np.ndarray) -> np.ndarray:
-        """The keys that have no number, sorted."""
+    def unknown(self, keys: np.ndarray) -> np.ndarray:
+        """The keys without a number, sorted: int64 [m] of keys [any shape]."""
         new = keys[self._next[keys] == 0]
         return np.unique(new) if len(new) else new
 
     def add(self, new: np.ndarray) -> None:
-        """Number keys that have none, [n], all different."""
+        """Number keys [n] that have none and are all different."""
         self._next[new] = len(self.keys) + 1 + np.arange(len(new))
         self.keys = np.concatenate([self.keys, new])
 
     def __call__(self, keys: np.ndarray) -> np.ndarray:
-        """Numbers of keys, int32; -1 for those not met."""
+        """Numbers of keys, int32 of the same shape; -1 for unknown ones."""
         return self._next[keys] - 1
 
 
@@ -65,38 +75,38 @@ class Streams:
             np.zeros((0, len(reads)), np.float32),
         )
 
-    def places(self, tokens: np.ndarray) -> np.ndarray:
-        """Rows of `tables` for tokens [prompt, pos], int32; makes those that are new."""
+    def rows(self, tokens: np.ndarray) -> np.ndarray:
+        """Rows of `tables` for tokens [prompt, pos], int32 [prompt, pos]; new ones are computed."""
         slots = self.slots(tokens)
-        new = self._numbers.unmet(slots)
+        new = self._numbers.unknown(slots)
         for start in range(0, len(new), CHUNK):
             part = new[start : start + CHUNK]
-            made = self._rows(part)
+            made = self._computed(part)
             self.tables = Tables(*(np.concatenate(both) for both in zip(self.tables, made, strict=True)))
             self._numbers.add(part)
         return self._numbers(slots)
 
     def slots(self, tokens: np.ndarray) -> np.ndarray:
-        """Slots of tokens [prompt, pos]."""
+        """Slots of tokens, int64 [prompt, pos] both."""
         return tokens + self._config.vocab_size * np.arange(tokens.shape[1]) if self.positioned else tokens
 
     def last(self, slots: np.ndarray) -> Tensor:
-        """What the last norm reads of slots [n] where the circuit has written nothing; float32 [n, d_model]."""
-        stream, _ = self._embedded(slots)
+        """The input of the last norm for slots [n] where the circuit has written nothing: float32 [n, d_model]."""
+        stream = self._embedded(slots).stream
         for point in range(self._end):
-            stream = stream + self._made.held_delta(point)
+            stream = stream + self._made.constant_delta(point)
         return stream
 
-    def _embedded(self, slots: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The first residual point of slots, float32 [n, d_model], and their positions."""
+    def _embedded(self, slots: np.ndarray) -> Embedded:
+        """The first residual point of slots [n]."""
         positions, tokens = (torch.from_numpy(x) for x in divmod(slots, self._config.vocab_size))
         stream = plain(self._made.cut.embedding(tokens[None])[0])
         if self._config.positions == "added":
             assert self._made.cut.positions is not None
             stream = stream + plain(self._made.cut.positions[positions])
-        return stream, positions
+        return Embedded(stream, positions)
 
-    def _rows(self, slots: np.ndarray) -> Tables:
+    def _computed(self, slots: np.ndarray) -> Tables:
         """Rows of the tables for slots [n]."""
         stream, positions = self._embedded(slots)
         reads = {read.point: read for read in self._reads}
@@ -105,26 +115,26 @@ class Streams:
             if point in reads:
                 parts.append(self._read(reads[point], stream, positions))
             if point < self._end:
-                stream = stream + self._made.held_delta(point)
+                stream = stream + self._made.constant_delta(point)
         return Tables(*(torch.cat(each, 1).numpy() for each in zip(*parts, strict=True)))
 
     def _read(self, read: Read, stream: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        """What one norm finds in the stream [n, d_model] at positions [n]: see `Tables`."""
+        """The fields of `Tables` for one norm, of the stream [n, d_model] at positions [n]."""
         written = self._made.written if read.channels else []
-        normed, beside = stream * read.gain, stream.clone()
-        beside[:, written] = 0
-        beyond = read.positions[positions] if read.positions.shape[1] else stream[:, :0]
-        base = torch.cat([stream[:, written], normed[:, read.others], beyond], 1)
+        normed, unwritten = stream * read.gain, stream.clone()
+        unwritten[:, written] = 0
+        position_channels = read.positions[positions] if read.positions.shape[1] else stream[:, :0]
+        base = torch.cat([stream[:, written], normed[:, read.others], position_channels], 1)
         bar, channel = torch.zeros_like(base), torch.zeros(base.shape, dtype=torch.int64)
         if read.k is not None and read.channels:
             rest = torch.ones(stream.shape[1], dtype=torch.bool)
             rest[[*written, *read.others]] = False
             bar, channel = bars_of(normed[:, rest], rest.nonzero()[:, 0], read.k, base.shape[1])
-        return base, bar, channel.to(torch.int32), beside.double().square().sum(1, keepdim=True).float()
+        return base, bar, channel.to(torch.int32), unwritten.double().square().sum(1, keepdim=True).float()
 
 
 class Logits:
-    """Logits of answers from what the last norm reads, for last tokens and answers as they are met."""
+    """Logits of answers from the input of the last norm; tables grow with new last tokens and answers."""
 
     def __init__(self, made: Compiler, streams: Streams) -> None:
         self._made, self._streams, self._vocab = made, streams, made.config.vocab_size
@@ -134,31 +144,31 @@ class Logits:
         self._scaled = self._fixed = np.zeros((0, 0), np.float32)  # [ending, answer], with the norm's scale and without
 
     def margins(self, slots: np.ndarray, target: np.ndarray, foil: np.ndarray, ends: Ends) -> np.ndarray:
-        """Logits of the targets less those of the foils, float32 [n], all arguments [n]."""
-        self._meet(slots, np.concatenate([target, foil]))
-        place, one, other = self._endings(slots), self._answers(target), self._answers(foil)
-        moved = np.einsum("nc,nc->n", ends.written, self._rows[one] - self._rows[other])
-        scaled = self._scaled[place, one] - self._scaled[place, other] + moved
-        return scaled * ends.scale + self._fixed[place, one] - self._fixed[place, other]
+        """Logits of the targets minus those of the foils, float32 [n]; slots, target and foil are int64 [n]."""
+        self._add(slots, np.concatenate([target, foil]))
+        ending, right, wrong = self._endings(slots), self._answers(target), self._answers(foil)
+        written = np.einsum("nc,nc->n", ends.written, self._rows[right] - self._rows[wrong])
+        scaled = self._scaled[ending, right] - self._scaled[ending, wrong] + written
+        return scaled * ends.scale + self._fixed[ending, right] - self._fixed[ending, wrong]
 
     def whole(self, slots: np.ndarray, ends: Ends) -> np.ndarray:
-        """Logits of all tokens, float32 [n, vocab]."""
+        """Logits of all tokens, float32 [n, vocab], at slots [n]."""
         every = np.arange(self._vocab)
-        self._meet(slots, every)
-        place = self._endings(slots)
-        logits = (self._scaled[place] + ends.written @ self._rows.T) * ends.scale[:, None] + self._fixed[place]
+        self._add(slots, every)
+        ending = self._endings(slots)
+        logits = (self._scaled[ending] + ends.written @ self._rows.T) * ends.scale[:, None] + self._fixed[ending]
         return logits[:, self._answers(every)]
 
-    def _meet(self, slots: np.ndarray, answers: np.ndarray) -> None:
-        new = self._endings.unmet(slots), self._answers.unmet(answers)
+    def _add(self, slots: np.ndarray, answers: np.ndarray) -> None:
+        new = self._endings.unknown(slots), self._answers.unknown(answers)
         if not any(map(len, new)):
             return
         self._endings.add(new[0])
         self._answers.add(new[1])
         made, cut, endings, answers = self._made, self._made.cut, self._endings.keys, self._answers.keys
-        asked = torch.zeros(self._vocab, dtype=torch.bool)
-        asked[answers] = True
-        found = nonzeros(cut, "unembedding", asked)
+        wanted = torch.zeros(self._vocab, dtype=torch.bool)
+        wanted[answers] = True
+        found = nonzeros(cut, "unembedding", wanted)
         rows = torch.zeros(len(answers), made.config.d_model)
         rows[self._answers(found.rows.numpy()), found.columns] = plain(found.values)
         rows *= plain(cut.norm.weight)
