@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from thinwire.engine.jit import kernel, no_reassociation
+from thinwire.engine.simd.nonlinearities import activate_row
 
 ALL_POSITIONS, LAST_QUERY, LAST_POSITION = 0, 1, 2
 """Where a step runs: at all positions; its keys at all positions and its query at the last one; at the last one."""

@@ -20,8 +20,8 @@ THRESHOLD = 0.3
 """Loss in nats up to which the check passes."""
 MEANING = (
     "Only the circuit is left, and every other node has its value in a prompt of another pair, of either side, aligned "
-    "at the last token; the log-odds are calibrated as for the circuit alone. A loss far above that of the circuit alone "
-    f"means that the nodes outside the circuit change the answer. It passes up to {THRESHOLD} nats."
+    "at the last token. The log-odds are calibrated as for the circuit alone. A loss far above that of the circuit "
+    f"alone means that the nodes outside the circuit change the answer. It passes up to {THRESHOLD} nats."
 )
 
 
