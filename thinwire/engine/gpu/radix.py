@@ -51,7 +51,7 @@ class Split(NamedTuple):
     """Blocks of entries per program."""
 
 
-class Format(NamedTuple):
+class KeyFormat(NamedTuple):
     """Constants that kernels are compiled for."""
 
     magnitude: int
@@ -65,8 +65,8 @@ class Format(NamedTuple):
 def keep_long_rows(x: Tensor, out: Tensor, k: int, reserved: Tensor | None, block: int = BLOCK) -> None:
     """Write x [rows, width] to `out` with all but the k largest magnitudes of each row set to zero.
 
-    `out` [rows, width] may be x. Both are contiguous, float32 or bfloat16. `reserved` (contiguous bool [rows, width], at most k True per row) marks
-    entries that survive whatever their size.
+    `out` [rows, width] may be x. Both are contiguous, float32 or bfloat16. `reserved` marks entries that survive
+    whatever their size: contiguous bool [rows, width], at most k True per row.
     """
     rows, width = x.shape
     if not x.numel() or k >= width:
@@ -76,16 +76,16 @@ def keep_long_rows(x: Tensor, out: Tensor, k: int, reserved: Tensor | None, bloc
     blocks = triton.cdiv(width, block)
     per_part = triton.cdiv(blocks, MAX_PARTS)
     split = Split(width, triton.cdiv(blocks, per_part), per_part)
-    form = Format(MAGNITUDES[x.dtype], x.itemsize, block)
+    key_format = KeyFormat(MAGNITUDES[x.dtype], x.itemsize, block)
     keys = Keys(x.view(integer), None if reserved is None else reserved.view(torch.uint8))
-    counts = torch.zeros(rows, form.n_digits, 256, dtype=torch.int32, device=x.device)
+    counts = torch.zeros(rows, key_format.n_digits, 256, dtype=torch.int32, device=x.device)
     ties = torch.empty(rows, split.parts, dtype=torch.int32, device=x.device)
     grid = (rows * split.parts,)
     with torch.cuda.device_of(x):
-        for digit in range(form.n_digits):
-            _count_digit[grid](keys, counts, split, k, digit, form, num_warps=WARPS)
-        _count_ties[grid](keys, counts, ties, split, k, form, num_warps=WARPS)
-        _keep_long[grid](keys, counts, ties, out.view(integer), split, k, form, MAX_PARTS, num_warps=WARPS)
+        for digit in range(key_format.n_digits):
+            _count_digit[grid](keys, counts, split, k, digit, key_format, num_warps=WARPS)
+        _count_ties[grid](keys, counts, ties, split, k, key_format, num_warps=WARPS)
+        _keep_long[grid](keys, counts, ties, out.view(integer), split, k, key_format, MAX_PARTS, num_warps=WARPS)
 
 
 @triton.jit
