@@ -55,30 +55,31 @@ def gradients(y: Tensor, towards: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]
     return torch.autograd.grad((y * towards.to(y.dtype)).sum(), inputs)
 
 
-@pytest.mark.parametrize("lead", [(3, 5), (1, 1), (530,)])
-@pytest.mark.parametrize(("n_rows", "n_columns", "density"), MATRICES)
-def test_product_and_its_gradients(n_rows: int, n_columns: int, density: float, lead: tuple[int, ...]) -> None:
-    pattern, values = sparse(n_rows, n_columns, density)
-    x, bias = normal(*lead, n_columns, seed=2).requires_grad_(), normal(n_rows, seed=3).requires_grad_()
-    y, twin = multiply(x, pattern, values, bias), reference.multiply(x, pattern, values, bias)
-    assert y.movedim(-1, 0).is_contiguous()
-    torch.testing.assert_close(y, twin, rtol=1e-4, atol=1e-5)
-    towards = normal(*lead, n_rows, seed=4)
-    ours, expected = (gradients(result, towards, x, values, bias) for result in (y, twin))
-    torch.testing.assert_close(ours[0], expected[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours[1:], expected[1:], rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("lead", [(3, 5), (1, 1), (530,)])  # one block of tokens, one token, two blocks
+def test_products_and_their_gradients(lead: tuple[int, ...]) -> None:
+    for n_rows, n_columns, density in MATRICES:
+        pattern, values = sparse(n_rows, n_columns, density)
+        x, bias = normal(*lead, n_columns, seed=2).requires_grad_(), normal(n_rows, seed=3).requires_grad_()
+        y, twin = multiply(x, pattern, values, bias), reference.multiply(x, pattern, values, bias)
+        assert y.movedim(-1, 0).is_contiguous()
+        torch.testing.assert_close(y, twin, rtol=1e-4, atol=1e-5)
+        towards = normal(*lead, n_rows, seed=4)
+        ours, expected = (gradients(result, towards, x, values, bias) for result in (y, twin))
+        torch.testing.assert_close(ours[0], expected[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours[1:], expected[1:], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("lead", [(2, 70), (1, 1), (0, 4)])
-@pytest.mark.parametrize(("n_rows", "n_columns", "density"), MATRICES)
-def test_rows_by_index_and_their_gradient(n_rows: int, n_columns: int, density: float, lead: tuple[int, ...]) -> None:
-    pattern, values = sparse(n_rows, n_columns, density)
-    tokens = torch.randint(n_rows, lead, generator=torch.Generator().manual_seed(5)).to(DEVICE)
-    ours, twin = gather_rows(tokens, pattern, values), reference.gather_rows(tokens, pattern, values)
-    assert ours.movedim(-1, 0).is_contiguous()
-    assert ours.equal(twin)
-    towards = normal(*lead, n_columns, seed=6)
-    torch.testing.assert_close(gradients(ours, towards, values), gradients(twin, towards, values), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("lead", [(2, 70), (1, 1), (0, 4)])  # many tokens in a row, one, none
+def test_rows_by_index_and_their_gradients(lead: tuple[int, ...]) -> None:
+    for n_rows, n_columns, density in MATRICES:
+        pattern, values = sparse(n_rows, n_columns, density)
+        tokens = torch.randint(n_rows, lead, generator=torch.Generator().manual_seed(5)).to(DEVICE)
+        ours, twin = gather_rows(tokens, pattern, values), reference.gather_rows(tokens, pattern, values)
+        assert ours.movedim(-1, 0).is_contiguous()
+        assert ours.equal(twin)
+        towards = normal(*lead, n_columns, seed=6)
+        own, expected = (gradients(result, towards, values) for result in (ours, twin))
+        torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("of_x", "of_values"), [(a, b) for a in DTYPES for b in DTYPES])
