@@ -1,10 +1,10 @@
 """Selection, sparse products and whole training steps on a CUDA device: `python benchmarks/gpu.py [--json]`.
 
 Four comparisons in one run. AbsTopK and the projection of a weight matrix: the Triton kernels against `torch.topk`.
-Products with a sparse matrix against dense ones, and AbsTopK of what they return: `gpu_products.py`. A training step at
-width 2048: sparse, dense of the same shape, and the plain-PyTorch twin (`plain.py`) of the first. Times are medians;
-kernels are timed by the device's own clock, a step by the wall clock. What was selected is compared with a stable sort,
-also on rows of few distinct values. Exits with 2 where there is no such device.
+Sparse products against dense products, and AbsTopK of their results: see `gpu_products.py`. A training step at width
+2048: sparse, dense of the same shape, and the plain-PyTorch twin (`plain.py`) of the sparse step. Times are medians.
+The device's clock times kernels, the wall clock times steps. Selections are compared with a stable sort, also on rows
+of few distinct values. Exits with 2 where there is no CUDA device or no Triton.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import gc
 import json
 import statistics
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
@@ -22,7 +21,7 @@ from steps import KINDS, stepper
 from timing import machine, medians, nothing, on_host
 from torch import Tensor
 
-from thinwire.engine.topk.reference import keep_mask
+from thinwire.engine.topk import reference
 from thinwire.train import TrainConfig
 from thinwire.train.presets import paper
 
@@ -32,31 +31,29 @@ MATRIX = (2048, 8192)
 """Shape of a projected weight matrix."""
 DENSITY, FLOOR = 1 / 64, 4
 DENSITIES, TOKENS = (1 / 64, 1 / 256, 1 / 1024), 4096
-"""Of sparse products with a matrix of that shape."""
+"""Densities of a sparse matrix of shape MATRIX, and the tokens that it multiplies."""
 AFTER_ANNEAL = 0.9
-"""Part of training that is over when a step is timed."""
+"""Fraction of training that is done when a step is timed."""
 CHECKED_ROWS = 4096
-"""Rows that are compared with a sort, which takes many times their memory."""
+"""Rows that are compared with a sort; the sort takes many times their memory."""
 
 
 def measure_rows(rows: int, width: int, dtype: torch.dtype, rounds: int, device: torch.device) -> dict[str, object]:
-    """AbsTopK on one shape: milliseconds forward and backward, GB/s of what has to move, exactness."""
-    from thinwire.engine.gpu import rows as triton_rows
+    """AbsTopK on one shape: milliseconds forward and backward, GB/s of the data that must move, exactness."""
+    from thinwire.engine.gpu.rows import keep_rows, pass_rows
 
     k = width // 4
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(rows, width, generator=generator, device=device).to(dtype)
     gradient = torch.randn(rows, width, generator=generator, device=device).to(dtype)
     tied = torch.randint(-4, 5, (min(rows, CHECKED_ROWS), width), generator=generator, device=device).to(dtype)
-    twin, kept = PlainAbsTopK(k), triton_rows.keep_rows(x, k)
+    twin, kept = PlainAbsTopK(k), keep_rows(x, k)
     below = x.clone().requires_grad_()
     above = twin(below)
-    forward = medians(
-        {"ours": (nothing, lambda: triton_rows.keep_rows(x, k)), "plain": (nothing, lambda: twin(x))}, rounds, device
-    )
+    forward = medians({"ours": (nothing, lambda: keep_rows(x, k)), "plain": (nothing, lambda: twin(x))}, rounds, device)
     backward = medians(
         {
-            "ours": (nothing, lambda: triton_rows.pass_rows(kept, gradient, k)),
+            "ours": (nothing, lambda: pass_rows(kept, gradient, k)),
             "plain": (nothing, lambda: torch.autograd.grad(above, below, gradient, retain_graph=True)),
         },
         rounds,
@@ -75,22 +72,24 @@ def measure_rows(rows: int, width: int, dtype: torch.dtype, rounds: int, device:
         "backward_plain_ms": backward["plain"],
         "backward_speedup": backward["plain"] / backward["ours"],
         "backward_gb_per_s": 3 * moved / backward["ours"],
-        "exact": all(_exact(triton_rows.keep_rows, some, k) for some in (x[:CHECKED_ROWS], tied)),
+        "exact": all(_exact(sample, k) for sample in (x[:CHECKED_ROWS], tied)),
     }
 
 
-def _exact(keep_rows: Callable[[Tensor, int], Tensor], x: Tensor, k: int) -> bool:
-    return torch.equal(keep_rows(x, k), torch.where(keep_mask(x, k), x, 0))
+def _exact(x: Tensor, k: int) -> bool:
+    from thinwire.engine.gpu.rows import keep_rows
+
+    return torch.equal(keep_rows(x, k), reference.keep_rows(x, k))
 
 
 def measure_projection(shape: tuple[int, int], floor: int, rounds: int, device: torch.device) -> dict[str, object]:
-    """Projection of one float32 matrix, its rows' floor reserved beforehand: milliseconds, ratio, exactness."""
-    from thinwire.engine.gpu import rows as triton_rows
+    """Projection of a float32 matrix with `floor` entries of each row reserved: milliseconds, ratio, exactness."""
+    from thinwire.engine.gpu.rows import keep_largest_, keep_rows
 
     generator = torch.Generator(device).manual_seed(0)
     source = torch.randn(shape, generator=generator, device=device)
     k = round(source.numel() * DENSITY)
-    reserved = triton_rows.keep_rows(source, floor) != 0 if floor else None
+    reserved = keep_rows(source, floor) != 0 if floor else None
     matrix = torch.empty_like(source)
 
     def plain() -> None:
@@ -102,14 +101,14 @@ def measure_projection(shape: tuple[int, int], floor: int, rounds: int, device: 
     def restore() -> None:
         matrix.copy_(source)
 
-    calls = {"ours": lambda: triton_rows.keep_largest_(matrix, k, reserved), "plain": plain}
+    calls = {"ours": lambda: keep_largest_(matrix, k, reserved), "plain": plain}
     times = medians({name: (restore, call) for name, call in calls.items()}, rounds, device)
     results = []
     for values in (source, (2 * source).round()):  # many ties
         matrix.copy_(values)
-        triton_rows.keep_largest_(matrix, k, reserved)
+        keep_largest_(matrix, k, reserved)
         score = values.abs() if reserved is None else values.abs().masked_fill(reserved, torch.inf)
-        expected = torch.where(keep_mask(score.flatten(), k).view(shape), values, 0)
+        expected = torch.where(reference.keep_mask(score.flatten(), k).view(shape), values, 0)
         results.append(torch.equal(matrix, expected))
     return {
         "shape": list(shape),
@@ -122,7 +121,7 @@ def measure_projection(shape: tuple[int, int], floor: int, rounds: int, device: 
 
 
 def measure_step(kind: str, config: TrainConfig, rounds: int, device: torch.device) -> dict[str, float]:
-    """Milliseconds, tokens per second and peak GB of one kind of step, alone on the device."""
+    """Milliseconds, tokens per second and peak GB of one kind of step. Nothing else runs on the device."""
     gc.collect()
     on_gpu = device.type == "cuda"
     if on_gpu:
@@ -149,7 +148,7 @@ def measure_step(kind: str, config: TrainConfig, rounds: int, device: torch.devi
 
 
 def print_selection(rows: list[dict], projections: list[dict]) -> None:
-    """The tables of AbsTopK and of the projection."""
+    """Print the tables of AbsTopK and of the projection."""
     print("AbsTopK               forward ms  torch.topk  ratio   GB/s  backward ms  ratio   GB/s  exact")
     for row in rows:
         print(
@@ -165,7 +164,7 @@ def print_selection(rows: list[dict], projections: list[dict]) -> None:
 
 
 def measure_steps(config: TrainConfig, rounds: int, device: torch.device) -> dict[str, object]:
-    """All kinds of step of one run, one after the other, and their ratios; prints a line each."""
+    """Time all kinds of step of one run, one after the other; print a line each. Returns times and ratios."""
     found = {}
     print("step      tokens/s   ms/step  peak GB")
     for kind in KINDS:

@@ -1,72 +1,84 @@
-"""Compiles every GPU kernel for a Hopper device, which need not be here; prints a line each."""
+"""Compiles the GPU kernels for a Hopper device, which this machine need not have; prints a line per kernel.
 
-from collections.abc import Mapping
-from itertools import product
+The public functions prepare each launch as for a GPU. In place of the launch the kernel is compiled for its arguments.
+"""
 
-import triton
+import torch
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
 
-from thinwire.engine.gpu import products as ours
-from thinwire.engine.gpu import radix as triton_digits
-from thinwire.engine.gpu import rows as triton_rows
+from thinwire.engine.gpu import products, rows
 
-HOPPER = GPUTarget("cuda", 90, 32)
-NUMBERS = ("x", "out", "kept", "grad", "values")
-PLACES = dict.fromkeys(("counts", "ties", "rows", "columns", "starts"), "*i32")
-TOKENS = dict.fromkeys(("tokens", "by_token", "token_starts"), "*i64")
-ALIGNED = ("width", "row_stride", "column_stride", "n", "rows")
-"""Sizes that are taken to be multiples of 16."""
+DTYPES = (torch.float32, torch.bfloat16)
+launch = JITFunction.run
 
 
-def compile_kernel(kernel, warps: int, types: Mapping[str, str], **constants: int) -> None:
-    """Compile for arguments of 16-byte alignment and 32-bit sizes; `types` are those of pointers."""
-    names = kernel.arg_names
-    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
-    aligned = [i for i, name in enumerate(names) if signature[name].startswith("*") or name in ALIGNED]
-    source = ASTSource(
-        kernel,
-        signature,
-        {(names.index(name),): value for name, value in constants.items()},
-        {(i,): [["tt.divisibility", 16]] for i in aligned if signature[names[i]] != "constexpr"},
-    )
-    compiled = triton.compile(source, target=HOPPER, options={"num_warps": warps})
-    print(kernel.__name__, types["out"], constants, len(compiled.asm["cubin"]), "bytes")
+class Hopper:
+    """The driver of a device, as far as compiling needs one."""
+
+    def get_current_target(self) -> GPUTarget:
+        """Compute capability 9.0, 32 threads in a warp."""
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        """The first one."""
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        """The default stream."""
+        return 0
 
 
-def compile_rows_and_columns() -> None:
-    layouts = (("column_stride", 1), (96, 2048, 32_768)), (("row_stride", triton_rows.COLUMNS), (96, 2048, 4096))
-    for integer, magnitude in (("*i32", 0x7FFFFFFF), ("*i16", 0x7FFF)):
-        for (near, side_by_side), widths in layouts:
-            for width in widths:
-                together, padded, warps = triton_rows._tile(width, side_by_side)
-                constants = {near: 1, "ROWS": together, "WIDTH": padded, "MAGNITUDE": magnitude}
-                for kernel in (triton_rows._keep_rows, triton_rows._pass_rows):
-                    compile_kernel(kernel, warps, dict.fromkeys(NUMBERS, integer), **constants)
+def compile_only(kernel, *args, grid, warmup, **options) -> None:
+    compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
+    print(kernel.__name__, len(compiled.asm["cubin"]), "bytes", *map(shown, args))
 
 
-def compile_digits() -> None:
-    for (integer, magnitude, n_digits), reserved in product((("*i32", 0x7FFFFFFF, 4), ("*i16", 0x7FFF, 2)), (0, 1)):
-        types = dict.fromkeys(NUMBERS, integer) | PLACES | {"reserved": "*u8" if reserved else integer}
-        shared = {"RESERVED": reserved, "MAGNITUDE": magnitude, "N_DIGITS": n_digits, "BLOCK": triton_digits.BLOCK}
-        compile_kernel(triton_digits._count_digit, 8, types, DIGIT=n_digits - 1, **shared)
-        compile_kernel(triton_digits._count_ties, 8, types, **shared)
-        compile_kernel(triton_digits._keep_long, 8, types, MAX_PARTS=triton_digits.MAX_PARTS, **shared)
+def shown(argument: object) -> str:
+    """An argument as the lines show it: a tensor by its dtype and shape."""
+    if isinstance(argument, Tensor):
+        return f"{str(argument.dtype).removeprefix('torch.')}{list(argument.shape)}"
+    return f"({' '.join(map(shown, argument))})" if isinstance(argument, tuple) else str(argument)
 
 
-def compile_products() -> None:
-    single = dict.fromkeys((*NUMBERS, "bias"), "*fp32") | PLACES | TOKENS
-    for number in ("*fp32", "*bf16"):
-        read = single | {"x": number, "grad": number}
-        written = read | {"out": number}
-        compile_kernel(ours._multiply, 4, written, ROWS=ours.ROWS, TOKENS=ours.TOKENS, TOGETHER=ours.TOGETHER)
-        compile_kernel(ours._weight_gradient, 4, read, NONZEROS=ours.NONZEROS, TOKENS=ours.TOKENS // 2)
-        tokens, entries = ours.GATHERED
-        compile_kernel(ours._gather_rows, 4, single | {"values": number}, TOKENS=tokens, NONZEROS=entries)
-        compile_kernel(ours._gather_gradient, 4, read, NONZEROS=ours.NONZEROS, PLACES=ours.PLACES)
+def compile_rows_and_columns(dtype: torch.dtype) -> None:
+    for shape in ((1, 1), (33, 96), (2, rows.WIDEST)):  # a size of 1 becomes a constant of the kernel
+        x = torch.zeros(shape, dtype=dtype)
+        rows.keep_rows(x, 1)
+        rows.pass_rows(x, x, 1)
+    widest = 2048 * dtype.itemsize
+    for shape in ((1, 1), (96, 33), (widest, 64)):
+        x = torch.zeros(shape, dtype=dtype)
+        assert rows.holds_columns(x)
+        rows.keep_columns(x, 1)
+        rows.pass_columns(x, x, 1)
+
+
+def compile_radix(dtype: torch.dtype) -> None:
+    for shape, with_reserved in (((3, 40_000), False), ((1, 5_000_000), True)):  # one block a program, and two
+        x = torch.zeros(shape, dtype=dtype)
+        rows.keep_largest_(x, 1, torch.zeros(shape, dtype=torch.bool) if with_reserved else None)
+
+
+def compile_products(dtype: torch.dtype) -> None:
+    for n_rows, n_columns, n in ((1, 1, 1), (33, 65, 77), (64, 32, 512)):
+        indices = torch.arange(n_columns, dtype=torch.int32).repeat(n_rows)  # every entry is a nonzero
+        indptr = torch.arange(n_rows + 1, dtype=torch.int32) * n_columns
+        values, bias = torch.zeros(len(indices)), torch.zeros(n_rows)
+        x, grad = torch.zeros(n_columns, n, dtype=dtype), torch.zeros(n_rows, n, dtype=dtype)
+        tokens = torch.zeros(n, dtype=torch.int64)
+        products.multiply(x, values, bias, indices, indptr)
+        products.weight_gradient(indices, indptr, x, grad)
+        products.gather_rows(tokens, values.to(dtype), indices, indptr, n_columns)
+        products.gather_gradient(tokens, indices, indptr, x)
 
 
 if __name__ == "__main__":
-    compile_rows_and_columns()
-    compile_digits()
-    compile_products()
+    driver.set_active(Hopper())
+    JITFunction.run = compile_only
+    for dtype in DTYPES:
+        compile_rows_and_columns(dtype)
+        compile_radix(dtype)
+        compile_products(dtype)

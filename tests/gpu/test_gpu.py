@@ -1,4 +1,4 @@
-"""What only a CUDA device shows, `pytest -m gpu`: kernels as compiled, nothing that waits, training as on the CPU."""
+"""Tests that need a CUDA device, `pytest -m gpu`: compiled kernels, no host synchronization, training as on a CPU."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from tiny import synthetic_batch, tiny_model, tiny_prompts, tiny_run
 from torch import Tensor
 
 from thinwire.data import Tokens
-from thinwire.engine.topk import select
+from thinwire.engine.topk import reference, select
 from thinwire.model import AbsTopK, next_token_loss
 from thinwire.model.abstopk import abstopk
 from thinwire.model.attention import attend, attention_pattern
@@ -23,21 +23,20 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning"),
 ]
 DTYPES = (torch.float32, torch.bfloat16)
-INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 WIDE = [(4096, 1024, 256), (100_000, 96, 24), (300, 8192, 2048), (9, 32_768, 5000), (5, 40_000, 9999), (3, 10**6, 77)]
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, values: int = 0) -> Tensor:
-    """Normal numbers on the device; rounded to about 2·values different ones where that is given."""
+    """Normal values on the device; with `values`, rounded to about 2 · values different ones."""
     x = torch.randn(shape, generator=torch.Generator("cuda").manual_seed(seed), device="cuda")
     return ((x * values / 3).round() if values else x).to(dtype)
 
 
 def same_bits(x: Tensor, y: Tensor) -> bool:
-    return torch.equal(x.view(INTEGERS[x.dtype]), y.view(INTEGERS[y.dtype]))
+    return torch.equal(x.view(select.INTEGERS[x.dtype]), y.view(select.INTEGERS[y.dtype]))
 
 
-def test_triton_is_what_cuda_takes() -> None:
+def test_cuda_tensors_go_to_triton() -> None:
     pytest.importorskip("triton")
     assert select._gpu_kernels(torch.empty(1, device="cuda")) is not None
     assert select._gpu_kernels(torch.empty(1, device="cuda", dtype=torch.float64)) is None
@@ -49,9 +48,9 @@ def test_triton_is_what_cuda_takes() -> None:
 def test_rows_and_gradients_at_full_size(rows: int, width: int, k: int, dtype: torch.dtype, values: int) -> None:
     x = normal(rows, width, dtype=dtype, values=values)
     kept = select.keep_rows(x, k)
-    assert same_bits(kept, torch.where(reference.keep_mask(x, k), x, 0))
+    assert same_bits(kept, reference.keep_rows(x, k))
     gradient = normal(rows, width, dtype=dtype, seed=1)
-    assert select.pass_rows(kept, gradient, k).double().equal(select.pass_rows(kept.double(), gradient.double(), k))
+    assert same_bits(select.pass_rows(kept, gradient, k), reference.pass_rows(kept, gradient, k))
 
 
 @pytest.mark.parametrize("values", [0, 5, 1])
@@ -61,14 +60,14 @@ def test_whole_matrix_at_full_size(shape: tuple[int, int], k: int, n_reserved: i
     reserved = torch.zeros(matrix.numel(), dtype=torch.bool, device="cuda")
     reserved[torch.randperm(matrix.numel(), device="cuda")[:n_reserved]] = True
     for marks in (None, reserved.view(shape)):
-        ours, twin = matrix.clone(), matrix.double()  # float64 has no kernel
+        ours, rank = matrix.clone(), matrix if marks is None else matrix.abs().masked_fill(marks, torch.inf)
         select.keep_largest_(ours, k, marks)
-        select.keep_largest_(twin, k, marks)
-        assert ours.double().equal(twin)
+        kept = reference.keep_mask(rank.flatten(), k).view(shape)
+        assert same_bits(ours, torch.where(kept, matrix, 0))
 
 
 def test_largest_matrix() -> None:
-    """At the width of GPT-3; too large for a sort, so counted."""
+    """At the width of GPT-3. It is too large to sort, so the kept entries are counted."""
     matrix = normal(49_152, 12_288)
     before = matrix.abs()
     select.keep_largest_(matrix, 600_000)
@@ -77,7 +76,7 @@ def test_largest_matrix() -> None:
     assert before[kept].min() >= before.masked_fill_(kept, 0).max()
 
 
-def test_selection_never_waits_for_the_device() -> None:
+def test_selection_does_not_synchronize() -> None:
     rows, matrix = normal(64, 2048), normal(512, 2048)
     reserved = select.keep_rows(matrix, 4) != 0
 
@@ -94,7 +93,7 @@ def test_selection_never_waits_for_the_device() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_cuda_graph_holds_forward_backward_and_projection() -> None:
+def test_a_cuda_graph_captures_forward_backward_and_projection() -> None:
     rows, matrix = normal(64, 2048).requires_grad_(), normal(512, 2048)
 
     def work() -> tuple[Tensor, Tensor, Tensor]:
@@ -111,12 +110,12 @@ def test_a_cuda_graph_holds_forward_backward_and_projection() -> None:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        held = work()
+        captured = work()
     with torch.no_grad():
         rows.copy_(normal(64, 2048, seed=7))
         matrix.copy_(normal(512, 2048, seed=8))
     graph.replay()
-    for ours, expected in zip(held, work(), strict=True):
+    for ours, expected in zip(captured, work(), strict=True):
         assert ours.equal(expected)
 
 

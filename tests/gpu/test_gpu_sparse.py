@@ -1,4 +1,4 @@
-"""Sparse kernels as a CUDA device runs them, `pytest -m gpu`: at full size, in whole models, without waiting."""
+"""Sparse kernels on a CUDA device, `pytest -m gpu`: at full size, in whole models, without host synchronization."""
 
 import pytest
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 from thinwire.compiled.compile import BREAK_EVEN, compile_sparse
 from thinwire.compiled.modules import Sparse
 from thinwire.engine.layout import activations, is_feature_major
-from thinwire.engine.spmm import operators as products
-from thinwire.engine.spmm.operators import SparsePattern
-from thinwire.engine.topk import select
+from thinwire.engine.spmm import operators
+from thinwire.engine.spmm.operators import gather_rows, multiply
+from thinwire.engine.spmm.pattern import SparsePattern
+from thinwire.engine.topk import reference, select
 from thinwire.model import Transformer
 from thinwire.model.attention import attend
 
@@ -30,11 +31,11 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
 
 
 def sparse(rows: int, columns: int, density: float) -> tuple[Tensor, SparsePattern, Tensor]:
-    """A matrix, where its nonzeros are, and their values; the first row is full, the second empty."""
+    """A matrix, the pattern of its nonzeros, and their values. The first row is full, the second empty."""
     matrix = normal(rows, columns) * (normal(rows, columns, seed=1).sigmoid() < density)
     matrix[0], matrix[1] = normal(columns, seed=2), 0
-    places = matrix.nonzero(as_tuple=True)
-    return matrix, SparsePattern.of(*places, (rows, columns)), matrix[places]
+    where = matrix.nonzero(as_tuple=True)
+    return matrix, SparsePattern.of(*where, (rows, columns)), matrix[where]
 
 
 @pytest.mark.parametrize("n", [1, 77, 4096])
@@ -45,7 +46,7 @@ def test_product_and_gradients_at_full_size(dtype: torch.dtype, n: int) -> None:
     bias, towards = normal(8192, seed=4), normal(n, 8192, seed=5)
     leaves = x, values.requires_grad_(), bias.requires_grad_()
     precise = [leaf.detach().double().requires_grad_() for leaf in (x, matrix, bias)]
-    y, twin = pattern.multiply(*leaves), F.linear(*precise)
+    y, twin = multiply(leaves[0], pattern, *leaves[1:]), F.linear(*precise)
     assert y.dtype == dtype
     rough = {"rtol": 2**-7, "atol": 0.02}
     close = {"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else rough
@@ -53,8 +54,8 @@ def test_product_and_gradients_at_full_size(dtype: torch.dtype, n: int) -> None:
     ours = torch.autograd.grad(y, leaves, towards.to(dtype))
     expected = torch.autograd.grad(twin, precise, towards.to(dtype).double())
     torch.testing.assert_close(ours[0].double(), expected[0], **close)
-    places = pattern.row_of_each(), pattern.indices.long()
-    torch.testing.assert_close(ours[1].double(), expected[1][places], rtol=1e-3, atol=1e-2)
+    where = pattern.row_of_each(), pattern.indices.long()
+    torch.testing.assert_close(ours[1].double(), expected[1][where], rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(ours[2].double(), expected[2], rtol=1e-3, atol=1e-2)
 
 
@@ -62,13 +63,13 @@ def test_rows_by_index_at_full_size() -> None:
     matrix, pattern, values = sparse(2048, 2048, 1 / 128)
     tokens = (normal(16, 256).abs() * 99).long()  # some are many times as frequent as others
     leaves = values.requires_grad_(), matrix.double().requires_grad_()
-    ours, twin = pattern.gather(tokens, leaves[0]), F.embedding(tokens, leaves[1])
+    ours, twin = gather_rows(tokens, pattern, leaves[0]), F.embedding(tokens, leaves[1])
     assert ours.double().equal(twin)
     towards = normal(16, 256, 2048, seed=1)
     own = torch.autograd.grad(ours, leaves[0], towards)[0]
     expected = torch.autograd.grad(twin, leaves[1], towards.double())[0]
-    places = pattern.row_of_each(), pattern.indices.long()
-    torch.testing.assert_close(own.double(), expected[places], rtol=1e-4, atol=1e-3)
+    where = pattern.row_of_each(), pattern.indices.long()
+    torch.testing.assert_close(own.double(), expected[where], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -76,18 +77,18 @@ def test_rows_by_index_at_full_size() -> None:
 def test_columns_are_rows_of_the_transpose(width: int, n: int, k: int, dtype: torch.dtype) -> None:
     x = (4 * normal(width, n)).round().to(dtype)
     kept = select.keep_columns(x, k)
-    assert kept.equal(select.keep_rows(x.T.contiguous(), k).T)
+    assert kept.equal(reference.keep_rows(x.T, k).T)
     gradient = normal(width, n, dtype=dtype, seed=1)
-    assert select.pass_columns(kept, gradient, k).equal(select.pass_rows(kept.T, gradient.T, k).T)
+    assert select.pass_columns(kept, gradient, k).equal(reference.pass_rows(kept.T, gradient.T, k).T)
 
 
-def test_nothing_waits_and_everything_repeats() -> None:
+def test_products_do_not_synchronize_and_repeat() -> None:
     _, pattern, values = sparse(512, 2048, 1 / 64)
     x, bias, tokens = normal(4, 64, 2048).requires_grad_(), normal(512), (normal(4, 64).abs() * 99).long()
     values.requires_grad_()
 
     def work() -> tuple[Tensor, ...]:
-        y, rows = pattern.multiply(x, values, bias), pattern.gather(tokens, values)
+        y, rows = multiply(x, pattern, values, bias), gather_rows(tokens, pattern, values)
         return torch.autograd.grad(y.square().sum() + rows.square().sum(), (x, values))
 
     first = work()  # compiles
@@ -104,10 +105,10 @@ def test_nothing_waits_and_everything_repeats() -> None:
 def test_operators_keep_the_contract_of_torch(dtype: torch.dtype) -> None:
     _, pattern, values = sparse(24, 40, 0.2)
     x = normal(2, 3, 40, dtype=dtype).requires_grad_()
-    places = pattern.indices, pattern.indptr, pattern.csc_indices, pattern.csc_indptr, pattern.csc_order
-    torch.library.opcheck(products.sparse_linear.op, (x, values.requires_grad_(), normal(24).requires_grad_(), *places))
+    values, bias = values.requires_grad_(), normal(24).requires_grad_()
+    torch.library.opcheck(operators.sparse_linear.op, (x, values, bias, pattern.tensors))
     tokens = torch.tensor([[0, 3], [3, 23]], device="cuda")
-    torch.library.opcheck(products.sparse_rows.op, (tokens, values, pattern.indices, pattern.indptr, 40))
+    torch.library.opcheck(operators.sparse_rows.op, (tokens, values, pattern.indices, pattern.indptr, 40))
 
 
 @pytest.mark.parametrize("with_sink", [False, True])
@@ -146,7 +147,7 @@ def test_compiled_model_is_the_one_on_the_cpu(changes: dict[str, object]) -> Non
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_what_pays_goes_by_the_device() -> None:
+def test_break_even_density_depends_on_the_device() -> None:
     dense = tiny_model(density=(BREAK_EVEN["cpu"] + BREAK_EVEN["cuda"]) / 2)
     assert compile_sparse(dense) is not dense
     dense = dense.cuda()

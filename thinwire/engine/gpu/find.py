@@ -1,4 +1,4 @@
-"""GPU kernels are there where Triton is; nothing imports it before a tensor on a CUDA device needs them."""
+"""Finds the GPU kernels. Triton is imported when a tensor on a CUDA device first needs it, not before."""
 
 from functools import cache
 from importlib import import_module
@@ -8,5 +8,5 @@ from types import ModuleType
 
 @cache
 def triton_module(name: str) -> ModuleType | None:
-    """`thinwire.engine.gpu.<name>`, which is written in Triton; None where Triton is not installed."""
+    """The module `thinwire.engine.gpu.<name>` of Triton kernels, or None where Triton is not installed."""
     return None if find_spec("triton") is None else import_module(f"thinwire.engine.gpu.{name}")

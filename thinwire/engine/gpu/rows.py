@@ -1,22 +1,22 @@
 """GPU kernels for exact selection by magnitude, written in Triton and compiled on first use.
 
 Non-negative floats order as their bit patterns, so the k-th largest magnitude is found by bisecting over the bits, as
-in `thinwire.engine.topk.rows`. A row that fits in the registers of one program is read and written once; longer rows
-and whole matrices go to `thinwire.engine.gpu.radix`. Nothing waits for the host.
+in `thinwire.engine.topk.rows`. One program reads and writes a row once if the row fits in its registers. Longer rows
+and whole matrices go to `thinwire.engine.gpu.radix`. The host never waits.
 
-The columns of feature-major activations take the same kernels with other strides: a program holds a few neighbouring
-columns, so that what it reads and writes of each row is a whole piece of memory. Turning the matrix to and fro instead
-would move it three times, where moving it is what takes the time.
+Columns of feature-major activations use the same kernels with other strides. A program takes a few neighbouring
+columns, so that it reads and writes contiguous memory in each row. Transposing the matrix and its result instead would
+move the data three times, and moving data takes most of the time.
 
-`thinwire.engine.topk.select` picks these on CUDA devices where Triton is installed. Under TRITON_INTERPRET=1 they run
+`thinwire.engine.topk.select` calls these on CUDA devices where Triton is installed. Under TRITON_INTERPRET=1 they run
 on CPU tensors, slowly, for tests.
 """
 
-# kernels are not typed as Python is
+# pyright does not know the types in Triton kernels
 # pyright: reportCallIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -27,15 +27,37 @@ from thinwire.engine.gpu.radix import BLOCK, MAGNITUDES, keep_long_rows
 from thinwire.engine.topk.select import INTEGERS
 
 WIDEST = 32_768
-"""Widest row that stays in the registers of one program: the entries that these hold."""
+"""Widest row that fits in the registers of one program, and most entries that a program takes."""
 COLUMNS = 8
-"""Columns that one program holds at most, where they are long: of float32, what memory moves at once."""
-PIECE = 16
-"""Bytes of each row that a program must take at least."""
+"""Most columns that one program takes where columns are long: 32 bytes of float32, one memory transaction."""
+MIN_ROW_BYTES = 16
+"""Fewest bytes of each row that a program for columns must take."""
+
+
+class Layout(NamedTuple):
+    """Sizes of a matrix and its strides in entries. Columns are rows with the strides swapped."""
+
+    rows: int
+    width: int
+    row_stride: int
+    column_stride: int
+
+
+class Tile(NamedTuple):
+    """What one program takes."""
+
+    rows: int
+    width: int
+    """The width of a row, rounded up to a power of two."""
+    warps: int
+    """As many as give 32 entries to each thread."""
 
 
 def keep_rows(x: Tensor, k: int, widest: int = WIDEST, block: int = BLOCK) -> Tensor:
-    """x [rows, width] with all but the k largest magnitudes of each row set to zero; float32 or bfloat16."""
+    """x [rows, width] with all but the k largest magnitudes of each row set to zero; float32 or bfloat16.
+
+    Rows wider than `widest` are read in blocks of `block` entries.
+    """
     x = x.contiguous()
     out = torch.empty_like(x)
     if x.shape[1] <= widest:
@@ -46,9 +68,9 @@ def keep_rows(x: Tensor, k: int, widest: int = WIDEST, block: int = BLOCK) -> Te
 
 
 def pass_rows(kept: Tensor, grad: Tensor, k: int) -> Tensor:
-    """Gradient of `keep_rows` from its result [rows, width] and the gradient of that, of one dtype.
+    """Gradient [rows, width] of `keep_rows` from its result [rows, width] and the gradient of that, of one dtype.
 
-    Kept entries pass; a row with fewer than k nonzeros passes everything. Width is at most WIDEST.
+    Kept entries pass. A row with fewer than k nonzeros passes everything. Width is at most WIDEST.
     """
     kept, grad = kept.contiguous(), grad.contiguous()
     out = torch.empty_like(grad)
@@ -57,8 +79,8 @@ def pass_rows(kept: Tensor, grad: Tensor, k: int) -> Tensor:
 
 
 def holds_columns(x: Tensor) -> bool:
-    """Whether columns of x [width, n] fit in the registers of one program: enough of them, PIECE bytes of each row."""
-    return _padded(len(x)) * PIECE <= WIDEST * x.itemsize
+    """Whether one program can take columns of x [width, n]: enough of them for MIN_ROW_BYTES of each row."""
+    return _padded(len(x)) * MIN_ROW_BYTES <= WIDEST * x.itemsize
 
 
 def keep_columns(x: Tensor, k: int) -> Tensor:
@@ -69,7 +91,10 @@ def keep_columns(x: Tensor, k: int) -> Tensor:
 
 
 def pass_columns(kept: Tensor, grad: Tensor, k: int) -> Tensor:
-    """Gradient of `keep_columns` from its result [width, n] and the gradient of that, contiguous and of one dtype."""
+    """Gradient [width, n] of `keep_columns` from its result [width, n] and the gradient of that.
+
+    Both are contiguous and of one dtype.
+    """
     out = torch.empty_like(grad)
     _launch(_pass_rows, (kept, grad, out), k, by_column=True)
     return out
@@ -86,46 +111,46 @@ def keep_largest_(
     if reserved is None and row.shape[1] <= widest:
         _launch(_keep_rows, (row, row), k)
     else:
-        keep_long_rows(row, row, k, None if reserved is None else reserved.contiguous(), block)
+        keep_long_rows(row, row, k, None if reserved is None else reserved.contiguous().view(1, -1), block)
 
 
 def _padded(width: int) -> int:
     return max(32, triton.next_power_of_2(width))
 
 
-def _tile(width: int, side_by_side: int = 1) -> tuple[int, int, int]:
-    """Rows of one program, the width rounded up to a power of two, and warps: 32 entries a thread.
-
-    `side_by_side` is how many rows a program takes where so many fit.
-    """
+def _tile(width: int, most_rows: int) -> Tile:
+    """What one program takes of rows of this width: at most `most_rows` of them, or 1024 entries if that is more."""
     padded = _padded(width)
-    together = max(1, 1024 // padded, min(side_by_side, WIDEST // padded))
-    return together, padded, together * padded // 1024
+    rows = max(1, 1024 // padded, min(most_rows, WIDEST // padded))
+    return Tile(rows, padded, rows * padded // 1024)
 
 
 def _launch(kernel: Any, matrices: Sequence[Tensor], k: int, by_column: bool = False) -> None:
-    """Run a kernel on contiguous matrices of one shape and dtype; to it, columns are rows that lie otherwise."""
+    """Run a kernel on contiguous matrices of one shape and dtype, by row or by column."""
     x = matrices[0]
-    rows, width = reversed(x.shape) if by_column else x.shape
-    strides = (1, rows) if by_column else (width, 1)
-    together, padded, warps = _tile(width, COLUMNS if by_column else 1)
+    n_rows, n_columns = x.shape
+    layout = Layout(n_columns, n_rows, 1, n_columns) if by_column else Layout(n_rows, n_columns, n_columns, 1)
+    tile = _tile(layout.width, COLUMNS if by_column else 1)
     if x.numel():
         with torch.cuda.device_of(x):
-            kernel[(triton.cdiv(rows, together),)](
-                *(matrix.view(INTEGERS[x.dtype]) for matrix in matrices), rows, width, *strides, k,
-                ROWS=together, WIDTH=padded, MAGNITUDE=MAGNITUDES[x.dtype], num_warps=warps,
+            kernel[(triton.cdiv(layout.rows, tile.rows),)](
+                *(matrix.view(INTEGERS[x.dtype]) for matrix in matrices), layout, k,
+                ROWS=tile.rows, WIDTH=tile.width, MAGNITUDE=MAGNITUDES[x.dtype], num_warps=tile.warps,
             )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["k"])
-def _keep_rows(
-    x, out, rows, width, row_stride, column_stride, k,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr, MAGNITUDE: tl.constexpr,
-):  # fmt: skip
+@triton.jit
+def _entries(layout: Layout, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Indices of this program's entries [ROWS, WIDTH], and whether they are in the matrix."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
-    inside = (row < rows)[:, None] & (column < width)[None, :]
-    at = row[:, None] * row_stride + column.to(tl.int64)[None, :] * column_stride
+    inside = (row < layout.rows)[:, None] & (column < layout.width)[None, :]
+    return row[:, None] * layout.row_stride + column.to(tl.int64)[None, :] * layout.column_stride, inside
+
+
+@triton.jit(do_not_specialize=["k"])
+def _keep_rows(x, out, layout: Layout, k, ROWS: tl.constexpr, WIDTH: tl.constexpr, MAGNITUDE: tl.constexpr):
+    at, inside = _entries(layout, ROWS, WIDTH)
     # padding is zeros on the right: it loses every tie
     bits = tl.load(x + at, mask=inside, other=0).to(tl.int32) & MAGNITUDE
     low = tl.zeros([ROWS], dtype=tl.int32)
@@ -134,13 +159,13 @@ def _keep_rows(
     middle = tl.maximum(high - (MAGNITUDE >> 6), 0)  # four powers of two below the largest
     halve = False
     while tl.max(high - low, axis=0) > 0:  # the smallest threshold that at most k entries reach
-        # the sign of a difference is -1 for each that reaches it: a quarter fewer instructions than comparing
+        # the sign of the difference is -1 for each entry that reaches it: a quarter fewer instructions than comparing
         count = -tl.sum(((middle - 1)[:, None] - bits) >> 31, axis=1)
         reach_low = tl.where(count > k, count, reach_low)
         reach_high = tl.where(count > k, reach_high, count)
         low = tl.where(count > k, middle + 1, tl.where(count == k, middle, low))
         high = tl.where(count > k, high, middle)
-        # by interpolation and by halves in turn: half as many rounds as by halves alone, and never many more
+        # alternate interpolation and halving: half as many rounds as halving alone, and never many more
         part = (reach_low - k).to(tl.float32) / tl.maximum(reach_low - reach_high, 1).to(tl.float32)
         step = tl.where(halve, (high - low) >> 1, ((high - low).to(tl.float32) * part).to(tl.int32))
         middle = tl.maximum(low, tl.minimum(low + step, high - 1))
@@ -150,20 +175,15 @@ def _keep_rows(
     if tl.max(missing, axis=0) > 0:  # a tie at the threshold
         tied = bits == low[:, None] - 1
         keep = keep | (tied & (tl.cumsum(tied.to(tl.int32), axis=1) <= missing[:, None]))
-    # the signs come from the cache, so that they take no registers above; another policy keeps this a load of its own
+    # values are loaded again, from the cache, so that their signs take no registers above; the other eviction policy
+    # keeps the compiler from merging the two loads
     values = tl.load(x + at, mask=inside, other=0, eviction_policy="evict_first")
     tl.store(out + at, tl.where(keep, values, 0), mask=inside)
 
 
 @triton.jit(do_not_specialize=["k"])
-def _pass_rows(
-    kept, grad, out, rows, width, row_stride, column_stride, k,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr, MAGNITUDE: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, WIDTH)
-    inside = (row < rows)[:, None] & (column < width)[None, :]
-    at = row[:, None] * row_stride + column.to(tl.int64)[None, :] * column_stride
+def _pass_rows(kept, grad, out, layout: Layout, k, ROWS: tl.constexpr, WIDTH: tl.constexpr, MAGNITUDE: tl.constexpr):
+    at, inside = _entries(layout, ROWS, WIDTH)
     alive = (tl.load(kept + at, mask=inside, other=0).to(tl.int32) & MAGNITUDE) != 0
     everything = tl.sum(alive.to(tl.int32), axis=1) < k
     tl.store(out + at, tl.where(alive | everything[:, None], tl.load(grad + at, mask=inside, other=0), 0), mask=inside)
