@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from thinwire.errors import UserError
+from thinwire.model.taps import Intervention
 from thinwire.model.transformer import Transformer
 from thinwire.sites import ResidPoint, Site
 from thinwire.train.objective import Objective
@@ -58,19 +59,27 @@ def origin(objective: Objective, batch: Tensor) -> str:
 
 def _first_not_finite(model: Transformer, tokens: Tensor) -> str:
     """The first place of a forward pass of tokens [batch, pos] that is not finite; empty when all are."""
-    found: list[str] = []
+    seen = _FirstNotFinite()
+    seen.look("in the logits", model(tokens, tap=seen))
+    return seen.place
 
-    def check(place: str, x: Tensor) -> Tensor:
-        if not found and not torch.isfinite(x).all():
-            found.append(place)
+
+class _FirstNotFinite(Intervention):
+    """Looks at every site and residual point."""
+
+    def __init__(self) -> None:
+        super().__init__(sites=None, points=None)
+        self.place = ""
+
+    def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        self.look(f"at site {site}", x)
         return x
 
-    def tap(site: Site, x: Tensor) -> Tensor:
-        return check(f"at site {site}", x)
+    def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
+        self.look("in the embedding" if point.index == 0 else f"at residual point {point}", resid)
+        return resid
 
-    resid = check("in the embedding", model.embed(tokens))
-    for index in range(len(model.sublayers)):
-        resid = model.run(resid, start=index, stop=index + 1, tap=tap)
-        check(f"at residual point {ResidPoint(index + 1)}", resid)
-    check("in the logits", model.unembed(resid, tokens))
-    return "".join(found)
+    def look(self, place: str, x: Tensor) -> None:
+        """Keep the place if it is the first that is not finite."""
+        if not self.place and not torch.isfinite(x).all():
+            self.place = place

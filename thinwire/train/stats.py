@@ -3,7 +3,6 @@
 All but the turnover come from one pass over the validation tokens.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from thinwire.compiled.compile import compile_sparse
 from thinwire.data import Tokens
 from thinwire.model.precision import autocast
+from thinwire.model.taps import Intervention, Tap, identity
 from thinwire.model.transformer import Transformer, next_token_loss
 from thinwire.model.weights import sparse_parameters
 from thinwire.sites import ResidPoint, Site, all_sites, resid_points
@@ -60,7 +60,7 @@ def measure(model: Transformer, tokens: Tokens, config: TrainConfig) -> Measurem
     """Measure a model on `validation_tokens` held-out tokens of each corpus part, with the run's kind of compute."""
     compiled = compile_sparse(model) if config.compute == "sparse" else model
     seen = _Observer(compiled)
-    losses = validation_losses(compiled, tokens, config, seen.logits)
+    losses = validation_losses(compiled, tokens, config, seen)
     return Measurement(
         val_losses=losses,
         dead={str(site): int((~alive).sum()) for site, alive in seen.alive.items()},
@@ -71,13 +71,8 @@ def measure(model: Transformer, tokens: Tokens, config: TrainConfig) -> Measurem
 
 
 @torch.no_grad()
-def validation_losses(
-    model: Transformer, tokens: Tokens, config: TrainConfig, forward: Callable[[Tensor], Tensor] | None = None
-) -> dict[str, float]:
-    """Held-out cross-entropy in nats per token, per corpus part, on `validation_tokens` tokens of each.
-
-    `forward` takes tokens [batch, pos] to logits; unset is the model itself.
-    """
+def validation_losses(model: Transformer, tokens: Tokens, config: TrainConfig, tap: Tap = identity) -> dict[str, float]:
+    """Held-out cross-entropy in nats per token, per corpus part, on `validation_tokens` tokens of each, under a tap."""
     device = next(model.parameters()).device
     precision = config.precision if model.precision == "auto" else model.precision
     losses = {}
@@ -88,18 +83,18 @@ def validation_losses(
         for batch in rows.split(config.batch_size):
             batch = batch.to(device)
             with autocast(precision, device):
-                logits = (forward or model)(batch[:, :-1])
+                logits = model(batch[:, :-1], tap=tap)
             summed += next_token_loss(logits, batch[:, 1:]).item() * len(batch)
         losses[part] = summed / len(rows)
     return losses
 
 
-class _Observer:
-    """Runs a model and records, over all tokens, which channels were ever nonzero, and the kurtosis of the stream."""
+class _Observer(Intervention):
+    """Sees every site and residual point: which channels were ever nonzero, and how peaked the stream was."""
 
     def __init__(self, model: Transformer) -> None:
+        super().__init__(sites=None, points=None)
         device = next(model.parameters()).device
-        self.model = model
         self.alive = {
             site: torch.zeros(site.width(model.config), dtype=torch.bool, device=device)
             for site in all_sites(model.config)
@@ -108,29 +103,21 @@ class _Observer:
         self._sums = torch.zeros(n_points, dtype=torch.float64, device=device)
         self._counts = torch.zeros(n_points, dtype=torch.int64, device=device)
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Logits [batch, pos, vocab] of tokens [batch, pos]."""
-        resid = self.model.embed(tokens)
-        self._note(0, resid)
-        for index in range(2 * self.model.config.n_layers):
-            resid = self.model.run(resid, start=index, stop=index + 1, tap=self._tap)
-            self._note(index + 1, resid)
-        return self.model.unembed(resid, tokens)
-
     def mean_kurtosis(self, point: ResidPoint) -> float | None:
         """Mean over the tokens seen."""
         count = int(self._counts[point.index])
         return self._sums[point.index].item() / count if count else None
 
-    def _tap(self, site: Site, x: Tensor) -> Tensor:
+    def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
         self.alive[site] |= (x != 0).flatten(0, -2).any(0)
         return x
 
-    def _note(self, index: int, resid: Tensor) -> None:
+    def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
         found = kurtosis(resid)
         spread = ~found.isnan()
-        self._sums[index] += found.where(spread, 0).sum(dtype=torch.float64)
-        self._counts[index] += spread.sum()
+        self._sums[point.index] += found.where(spread, 0).sum(dtype=torch.float64)
+        self._counts[point.index] += spread.sum()
+        return resid
 
 
 def kurtosis(x: Tensor) -> Tensor:
