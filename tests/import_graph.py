@@ -19,8 +19,9 @@ def import_graph(package: Path) -> nx.DiGraph:
     graph = nx.DiGraph()
     for name, tree in modules.items():
         for source, own, _ in _imported_names(tree, type_checking=False):
-            target = f"{source}.{own}"
-            while target in exported:
+            target, met = f"{source}.{own}", set[str]()
+            while target in exported and target not in met:  # a package may export a name of a module of that name
+                met.add(target)
                 target = exported[target]
             found = target if target in modules else target.rpartition(".")[0]
             if found in modules and found != name and found not in packages:
