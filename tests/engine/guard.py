@@ -96,7 +96,7 @@ class GuardedKernel:
     def _run(self, arena: Arena, args: tuple[Any, ...]) -> Any:
         if self.log is not None:
             side = "end" if arena.at_end else "begin"
-            test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
+            test = os.environ.get("PYTEST_CURRENT_TEST", "no test").removesuffix(" (call)")
             line = f"{self.name}, whose arrays {side} at a guard page, in {test}: {show(args)}".encode()
             os.ftruncate(self.log, os.pwrite(self.log, line, 0))
         result = self.kernel(*(arena.guard(argument) for argument in args))
@@ -129,9 +129,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Guard all kernels that are decorated from now on."""
+    """Guard all kernels."""
+    install(config.getoption("--guard-log"))
+    import_kernels()
+
+
+def install(log: Path) -> None:
+    """Guard all kernels that are decorated from now on; `log` tells which one runs."""
     early = [name for name, module in sys.modules.items() if name.startswith("thinwire.engine.") and module is not jit]
     assert not early, f"imported before the guard: {early}"
     jit.kernel, jit.reassociating_kernel = guarded(jit.kernel), guarded(jit.reassociating_kernel)
-    GuardedKernel.log = os.open(config.getoption("--guard-log"), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    import_kernels()
+    GuardedKernel.log = os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
