@@ -7,6 +7,7 @@ import json
 import re
 
 from numba import types
+from numba.core.caching import NullCache
 
 from thinwire.engine.jit import device_function
 from thinwire.engine.simd.blocks import add_block, transpose
@@ -40,6 +41,7 @@ def main() -> None:
     """Print the width of registers, and the vector instructions and registers of each part."""
     found: dict[str, object] = {"register_lanes": REGISTER_LANES}
     for name, (part, kinds) in PARTS.items():
+        part._cache = NullCache()  # numba shows no machine code that it read from disk
         part.compile(kinds)
         code = part.inspect_asm(part.signatures[0])
         found[name] = sorted(set(re.findall(r"\b(v[a-z0-9]+)\b", code))), sorted(set(re.findall(r"%([xyz]mm)", code)))
