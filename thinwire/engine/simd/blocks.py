@@ -5,9 +5,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from thinwire.engine.jit import device_function
+from thinwire.engine.jit import device_function, intrinsic
 from thinwire.engine.simd.vectors import (
     FLOAT,
     FLOAT_ALIGNMENT,

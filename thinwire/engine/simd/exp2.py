@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.polynomial import chebyshev
 
-from thinwire.engine.jit import no_reassociation
+from thinwire.engine.jit import intrinsic, no_reassociation
 from thinwire.engine.simd.vectors import (
     AVX512_LANES,
     FLOAT,

@@ -8,8 +8,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
+from thinwire.engine.jit import intrinsic
 from thinwire.engine.simd.vectors import FLOATS, INT32, INT32S, INT64, LANES, nonzero, slice_lanes, splat, vector
 
 MAGNITUDE_BITS = 0x7FFFFFFF

@@ -8,8 +8,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
+from thinwire.engine.jit import intrinsic
 from thinwire.engine.simd.vectors import (
     FLOAT_ALIGNMENT,
     FLOATS,

@@ -10,9 +10,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from thinwire.engine.jit import inline_function
+from thinwire.engine.jit import inline_function, intrinsic
 from thinwire.engine.simd.memory import CACHE_LINE
 from thinwire.engine.simd.tiles import FLOAT_BYTES
 from thinwire.engine.simd.vectors import INT32

@@ -15,7 +15,9 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import lower_builtin, models, register_model
+
+from thinwire.engine.jit import intrinsic
 
 LANES = 64
 """Float32 in a vector: several hardware registers, so that they need not wait for each other, and four cache lines."""

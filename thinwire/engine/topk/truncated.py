@@ -9,8 +9,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
+from thinwire.engine.jit import intrinsic
 from thinwire.engine.simd.lanes import MAGNITUDE_BITS
 from thinwire.engine.simd.vectors import INT32, INT64, LANES, address_of, vector
 
