@@ -9,7 +9,7 @@ from typing import Any
 
 import numba
 import torch
-from numba import config, njit
+from numba import config, extending, njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
 logger = logging.getLogger(__name__)
@@ -107,6 +107,8 @@ no_reassociation = _decorator(fastmath={"contract"}, _nrt=False)
 """The same, for what rounds on purpose: no sum is put in another order."""
 allocating = _decorator(fastmath=SUMS)
 """Decorates a part of a kernel that makes or returns arrays."""
+intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
+"""Decorates a function that writes its own LLVM code: see `numba.extending.intrinsic`."""
 
 
 def use_threads() -> None:

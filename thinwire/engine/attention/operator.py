@@ -48,8 +48,9 @@ def attend(
 
 def kernel_input(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor) -> AttentionInput:
     """What kernels take for tensors as `attend` takes them."""
-    q_, k_, v_, sink_ = (floats(x.contiguous()) for x in (q, k, v, sink))
-    return AttentionInput(q_, k_, v_, sink_, queries.contiguous().numpy(), np.float32(q.shape[1] ** -0.5))
+    scale = np.float32(q.shape[1] ** -0.5)
+    q, k, v, sink, queries = (x.contiguous() for x in (q, k, v, sink, queries))
+    return AttentionInput(floats(q), floats(k), floats(v), floats(sink), queries.numpy(), scale)
 
 
 @operator("attend_by_feature_backward")

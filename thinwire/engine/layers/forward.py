@@ -31,7 +31,7 @@ from thinwire.engine.sites.forward import map_vector
 from thinwire.engine.sites.norm_kernels import norm_tile
 from thinwire.engine.sites.pointwise_kernels import scales_of_squares
 from thinwire.engine.topk.columns import ablate_vector, keep_in_place, select_thresholds
-from thinwire.engine.topk.threshold import SearchScratch, empty_scratch, store_with_key
+from thinwire.engine.topk.threshold import SearchScratch, empty_scratch, store_for_search
 
 
 class Result(NamedTuple):
@@ -174,7 +174,9 @@ def _read(read, values, tokens, node, scratch):
     scales_of_squares(scratch.rows[0], width, read.epsilon, scratch.rows[1])
     norm_tile(scratch.stream, read.gain, load(scratch.rows[1], 0), scratch.search, scratch.read)
     for i in range(len(read.positions)):
-        store_with_key(scratch.read, width + i, load_range(read.positions[i], tokens.begin, tokens.end), scratch.search)
+        store_for_search(
+            scratch.read, width + i, load_range(read.positions[i], tokens.begin, tokens.end), scratch.search
+        )
     _keep(scratch.read[:d_read], read.k, tokens.end - tokens.begin, values, tokens.mask, node, scratch)
 
 
@@ -182,7 +184,7 @@ def _read(read, values, tokens, node, scratch):
 def _map_tile(matrix, x, begin, end, nonlinearity, scratch, tile):
     """The first rows of a tile = the nonlinearity of matrix · x[:, begin:end] + bias."""
     for o in range(len(matrix.bias)):
-        store_with_key(tile, o, activate(nonlinearity, map_vector(matrix, o, x, begin, end)), scratch.search)
+        store_for_search(tile, o, activate(nonlinearity, map_vector(matrix, o, x, begin, end)), scratch.search)
 
 
 @inline_function
@@ -213,7 +215,7 @@ def _add_kept(k, k_stream, values, tokens, node, scratch):
         store(stream[i], 0, load(stream[i], 0) + delta)
     if k_stream < len(stream):
         for i in range(len(stream)):
-            store_with_key(stream, i, load(stream[i], 0), scratch.search)
+            store_for_search(stream, i, load(stream[i], 0), scratch.search)
         keep_in_place(stream, k_stream, used, scratch.search, scratch.short)
 
 

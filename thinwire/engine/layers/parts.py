@@ -108,15 +108,15 @@ class KernelEnd(NamedTuple):
     second: KernelMap
 
 
-_NO_VALUES, _NO_INDICES = np.empty(0, np.float32), np.empty(0, np.int32)
-_NO_MAP = KernelMap(_NO_VALUES, _NO_INDICES, _NO_INDICES, _NO_VALUES, 0)
+_NO_FLOATS, _NO_INDICES = np.empty(0, np.float32), np.empty(0, np.int32)
+_NO_MAP = KernelMap(_NO_FLOATS, _NO_INDICES, _NO_INDICES, _NO_FLOATS, 0)
 
 
 Tuples = tuple[Any, ...]
 
 
 def _no_read(n: int) -> KernelRead:
-    return KernelRead(np.empty(0, np.float32), np.float32(0), np.empty((0, n), np.float32), 0)
+    return KernelRead(_NO_FLOATS, np.float32(0), np.empty((0, n), np.float32), 0)
 
 
 def kernel_beginning(beginning: Beginning | None, n: int) -> Tuples:

@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from thinwire.engine.jit import device_function
+from thinwire.engine.jit import device_function, intrinsic
 from thinwire.engine.simd.vectors import (
     FLOAT,
     FLOAT_ALIGNMENT,
@@ -15,7 +15,6 @@ from thinwire.engine.simd.vectors import (
     LANES,
     REGISTER_LANES,
     address_of,
-    intrinsic,
     splat,
 )
 

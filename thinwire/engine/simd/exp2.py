@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numpy.polynomial import chebyshev
 
-from thinwire.engine.jit import no_reassociation
+from thinwire.engine.jit import intrinsic, no_reassociation
 from thinwire.engine.simd.vectors import (
     AVX512_LANES,
     FLOAT,
@@ -22,7 +22,6 @@ from thinwire.engine.simd.vectors import (
     LANES,
     concat_lanes,
     has_avx512,
-    intrinsic,
     slice_lanes,
     vector,
 )

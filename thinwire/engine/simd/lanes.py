@@ -9,18 +9,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from thinwire.engine.simd.vectors import (
-    FLOATS,
-    INT32,
-    INT32S,
-    INT64,
-    LANES,
-    intrinsic,
-    nonzero,
-    slice_lanes,
-    splat,
-    vector,
-)
+from thinwire.engine.jit import intrinsic
+from thinwire.engine.simd.vectors import FLOATS, INT32, INT32S, INT64, LANES, nonzero, slice_lanes, splat, vector
 
 MAGNITUDE_BITS = 0x7FFFFFFF
 """All bits of a float32 but its sign."""

@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from thinwire.engine.jit import intrinsic
 from thinwire.engine.simd.vectors import (
     FLOAT_ALIGNMENT,
     FLOATS,
@@ -17,7 +18,6 @@ from thinwire.engine.simd.vectors import (
     INT32S,
     LANES,
     address_of,
-    intrinsic,
     nonzero,
     splat,
     vector,

@@ -11,10 +11,10 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from thinwire.engine.jit import inline_function
+from thinwire.engine.jit import inline_function, intrinsic
 from thinwire.engine.simd.memory import CACHE_LINE
 from thinwire.engine.simd.tiles import FLOAT_BYTES
-from thinwire.engine.simd.vectors import INT32, intrinsic
+from thinwire.engine.simd.vectors import INT32
 
 LINE_FLOATS = CACHE_LINE // FLOAT_BYTES
 """Float32 in a cache line."""

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from llvmlite import ir
-from numba import extending, types
+from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, register_model
 
-intrinsic: Any = extending.intrinsic
-"""`numba.extending.intrinsic`, typed so that calls from kernels leave out the context."""
+from thinwire.engine.jit import intrinsic
+
 LANES = 64
 """Float32 in a vector: several hardware registers, so that they need not wait for each other, and four cache lines."""
 AVX512_LANES = 16

@@ -17,7 +17,7 @@ from thinwire.engine.simd.vectors import broadcast
 from thinwire.engine.sites.records import Rows
 from thinwire.engine.topk.ablation import Output
 from thinwire.engine.topk.columns import keep_and_store_tile, store_ablated, trials_in_range
-from thinwire.engine.topk.threshold import empty_scratch, store_with_key
+from thinwire.engine.topk.threshold import empty_scratch, store_for_search
 
 
 @kernel
@@ -82,7 +82,7 @@ def _map_tile(matrix, x, nonlinearity, parts, begin, end, scratch):
             y = activate(nonlinearity, map_vector(matrix, o, x, begin, end))
         else:
             y = broadcast(parts.fixed[o])
-        store_with_key(tile, i, y, search)
+        store_for_search(tile, i, y, search)
 
 
 @inline_function

@@ -23,7 +23,7 @@ from thinwire.engine.simd.vectors import broadcast
 from thinwire.engine.sites.pointwise_kernels import scales_of_squares
 from thinwire.engine.topk.ablation import Output
 from thinwire.engine.topk.columns import keep_and_store_tile
-from thinwire.engine.topk.threshold import empty_scratch, store_with_key
+from thinwire.engine.topk.threshold import empty_scratch, store_for_search
 
 
 @kernel
@@ -69,7 +69,7 @@ def _load_tile(x, begin, end, squares, tile):
 def norm_tile(tile, gain, scale, scratch, out):
     """out = tile · scale of each token · gain, prepared for a search; further rows of `out` stay as they are."""
     for i in range(len(tile)):
-        store_with_key(out, i, load(tile[i], 0) * scale * gain[i], scratch)
+        store_for_search(out, i, load(tile[i], 0) * scale * gain[i], scratch)
 
 
 @kernel

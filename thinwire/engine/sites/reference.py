@@ -25,7 +25,11 @@ def map_and_keep(
     return ablate(keep_rows(y, k), ablation)
 
 
+def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+    """x [..., width] over its root mean square, times gain [width]."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * gain
+
+
 def norm_and_keep(x: Tensor, gain: Tensor, epsilon: float, k: int, ablation: Ablation | None = None) -> Tensor:
     """AbsTopK of the RMSNorm of x [..., width] with a gain [width], then the ablation: [..., width]."""
-    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * gain
-    return ablate(keep_rows(y, k), ablation)
+    return ablate(keep_rows(rms_norm(x, gain, epsilon), k), ablation)

@@ -20,20 +20,22 @@ from thinwire.engine.simd.tiles import (
 )
 from thinwire.engine.simd.vectors import broadcast
 from thinwire.engine.topk.ablation import KernelAblation, Output
-from thinwire.engine.topk.threshold import COUNT, THRESHOLD, empty_scratch, find_thresholds, store_with_key
+from thinwire.engine.topk.bracket import COUNT, THRESHOLD
+from thinwire.engine.topk.threshold import empty_scratch, find_thresholds, store_for_search
 
 
 @kernel
 def keep_columns(x, k, threads, out):
     """out = x [width, n] with all but the k largest magnitudes of each column zeroed."""
     width, n = x.shape
-    short, ablation, streaming = np.empty(n, np.bool_), no_ablation(n), is_streamed(out)
+    short, streaming = np.empty(n, np.bool_), is_streamed(out)
     tiles = n_tiles(n)
     jobs = n_jobs(tiles, threads)
     every = np.arange(width)
     for job in prange(jobs):
         tile, scratch = empty_tile(width), empty_scratch(width)
-        output = Output(out, short, ablation, streaming)
+        # a record that another function returned could not be captured by the loop
+        output = Output(out, short, no_ablation(n), streaming)
         for number in range(job * tiles // jobs, (job + 1) * tiles // jobs):
             begin = number * TOKENS
             end = min(n, begin + TOKENS)
@@ -47,7 +49,7 @@ def load_tile(x, begin, end, tile, scratch):
     """tile = x[:, begin:end], prepared for a search."""
     for i in range(len(x)):
         prefetch_read(x, i + DISTANCE, begin, end)
-        store_with_key(tile, i, load_range(x[i], begin, end), scratch)
+        store_for_search(tile, i, load_range(x[i], begin, end), scratch)
 
 
 @device_function

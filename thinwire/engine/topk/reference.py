@@ -11,8 +11,11 @@ def keep_mask(x: Tensor, k: int) -> Tensor:
 
 
 def keep_rows(x: Tensor, k: int) -> Tensor:
-    """x [..., n] with all but the k largest magnitudes of each row zeroed."""
-    return torch.where(keep_mask(x, k), x, 0)
+    """x [..., n] with all but the k largest magnitudes of each row zeroed; differentiable, as `pass_rows` says."""
+    kept = torch.where(keep_mask(x, k), x, 0)
+    if not x.requires_grad:
+        return kept
+    return torch.where(_passes(kept, k), x, 0)  # the same values, since a row that passes everything keeps it
 
 
 def pass_rows(kept: Tensor, grad: Tensor, k: int) -> Tensor:
@@ -20,4 +23,8 @@ def pass_rows(kept: Tensor, grad: Tensor, k: int) -> Tensor:
 
     Kept entries pass. A row with fewer than k nonzeros passes everything: any of its zeros would survive if it moved.
     """
-    return torch.where((kept != 0) | ((kept != 0).sum(-1, keepdim=True) < k), grad, 0)
+    return torch.where(_passes(kept, k), grad, 0)
+
+
+def _passes(kept: Tensor, k: int) -> Tensor:
+    return (kept != 0) | ((kept != 0).sum(-1, keepdim=True) < k)
