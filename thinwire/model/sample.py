@@ -58,7 +58,7 @@ def _incremental(model: Transformer, room: int, tap: Tap, scales_of: Transformer
 
 
 def _last_logits(model: Transformer, tokens: Tensor, cache: Cache, tap: Tap, norms: Norms) -> Tensor:
-    resid = model.run(model.embed(tokens, cache=cache), tap=tap, norms=norms, cache=cache)
+    resid = model.run(model.embed(tokens, cache=cache, tap=tap), tap=tap, norms=norms, cache=cache)
     return model.unembed(resid[:, -1:], tokens[:, -1:], norms)[:, 0]
 
 

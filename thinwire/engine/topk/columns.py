@@ -27,13 +27,14 @@ from thinwire.engine.topk.threshold import COUNT, THRESHOLD, empty_scratch, find
 def keep_columns(x, k, threads, out):
     """out = x [width, n] with all but the k largest magnitudes of each column zeroed."""
     width, n = x.shape
-    short, ablation, streaming = np.empty(n, np.bool_), no_ablation(n), is_streamed(out)
+    short, streaming = np.empty(n, np.bool_), is_streamed(out)
     tiles = n_tiles(n)
     jobs = n_jobs(tiles, threads)
     every = np.arange(width)
     for job in prange(jobs):
         tile, scratch = empty_tile(width), empty_scratch(width)
-        output = Output(out, short, ablation, streaming)
+        # a record that another function returned could not be captured by the loop
+        output = Output(out, short, no_ablation(n), streaming)
         for number in range(job * tiles // jobs, (job + 1) * tiles // jobs):
             begin = number * TOKENS
             end = min(n, begin + TOKENS)
