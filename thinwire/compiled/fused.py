@@ -53,7 +53,9 @@ def _can_fuse(model: Transformer, resid: Tensor, how: Pass) -> bool:
         return False
     if not no_global_hooks() or torch.is_autocast_enabled("cpu") or _is_transformed():
         return False
-    return resid.dtype == torch.float32 and sites.pays(resid) and _is_plain(model.resid)
+    # kernels would read beyond a stream of another width, which raises an error at the first site
+    fits = resid.dtype == torch.float32 and resid.shape[-1] == model.config.d_model
+    return fits and sites.pays(resid) and _is_plain(model.resid)
 
 
 def _is_transformed() -> bool:

@@ -1,4 +1,4 @@
-"""What reads and replaces weights, on sparse and dense modules alike."""
+"""Reading and replacing weights, on sparse and dense modules alike."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_some_nonzeros_and_other_values(name: str) -> None:
     values = torch.linspace(-1, 1, len(ours.values)).requires_grad_()
     logits = []
     for model, found in ((compiled, ours), (dense, expected)):
-        named = with_values(model, name, found.places, values)
+        named = with_values(model, name, found.positions, values)
         logits.append(torch.func.functional_call(model, named, (tokens,)))
         assert sharing(model, named)(tokens).equal(logits[-1])
     torch.testing.assert_close(logits[0], logits[1], **CLOSE)
