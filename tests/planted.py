@@ -1,6 +1,6 @@
 """Models with hand-set weights: one known, minimal circuit does a task, among weights that do nothing for it.
 
-Token A or B writes +3 or -3 on one residual channel and is otherwise the same token. Wires carry that sign to a channel
+Token A or B writes +3 or -3 on one residual channel and is otherwise the same token. Edges carry that sign to a channel
 that pushes answer X up and Y down. No other weight reads or writes the channels of the signal, except into dead ends:
 channels that nothing reads. So every planted node is needed, and no other node is.
 """
@@ -26,8 +26,8 @@ SHAPE = ModelConfig(
     n_layers=2, d_model=16, d_head=4, mlp_ratio=2, context=8, vocab_size=12, bigram=False, active_fraction=0.75
 )
 DEAD_V, DEAD_NEURON = 13, 20
-Wire = tuple[int, str, int, int, float]
-"""Layer, matrix, row (target), column (source), weight."""
+Entry = tuple[int, str, int, int, float]
+"""A weight of an edge: layer, matrix, row (target), column (source), value."""
 
 
 @dataclass(frozen=True)
@@ -75,61 +75,61 @@ class Planted:
 
 
 def attention() -> Planted:
-    """A channel of head 0 in layer 0 averages the signal of all tokens so far: 3 nodes, 2 wires."""
+    """A channel of head 0 in layer 0 averages the signal of all tokens so far: 3 nodes, 2 edges."""
     return _plant("planted_attention", False, MIDDLE, [(0, "w_v", 1, SIGNAL, 2.0), (0, "w_o", MIDDLE, 1, 4.0)])
 
 
 def mlp() -> Planted:
-    """A neuron of layer 1 fires on A: 3 nodes, 2 wires, and a bias towards Y."""
+    """A neuron of layer 1 fires on A: 3 nodes, 2 edges, and a bias towards Y."""
     return _plant("planted_mlp", True, OUT, [(1, "w_in", 5, SIGNAL, 1.0), (1, "w_out", OUT, 5, 1.0)])
 
 
 def chain() -> Planted:
-    """The attention of layer 0 and then a neuron of layer 1: 6 nodes, 4 wires, joined by one residual channel."""
-    wires = [
+    """The attention of layer 0 and then a neuron of layer 1: 6 nodes, 4 edges, joined by one residual channel."""
+    entries = [
         (0, "w_v", 1, SIGNAL, 2.0),
         (0, "w_o", MIDDLE, 1, 4.0),
         (1, "w_in", 5, MIDDLE, 1.0),
         (1, "w_out", OUT, 5, 2.0),
     ]
-    return _plant("planted_chain", False, OUT, wires)
+    return _plant("planted_chain", False, OUT, entries)
 
 
 CROSSING = 0.02
-"""Weight of wires between planted nodes that carry next to nothing."""
+"""Weight of edges between planted nodes that carry next to nothing."""
 
 
 @torch.no_grad()
 def crossed() -> Planted:
-    """One neuron fires on A and votes for X, another fires on B and votes for Y: 5 nodes, 4 wires.
+    """One neuron fires on A and votes for X, another fires on B and votes for Y: 5 nodes, 4 edges.
 
-    Here A and B write a channel each. Two more wires, which cross, join its nodes but are no part of the circuit.
+    Here A and B write a channel each. Two more edges, which cross, join its nodes but are no part of the circuit.
     """
-    wires = [
+    entries = [
         (1, "w_in", 5, SIGNAL, 1.0),
         (1, "w_in", 6, MIDDLE, 1.0),
         (1, "w_out", OUT, 5, 1.0),
         (1, "w_out", OUT, 6, -1.0),
     ]
-    made = _plant("planted_crossed", True, OUT, wires)
-    made.model.unembedding.bias[[X, Y]] = 0
-    made.model.embedding.weight[B, [SIGNAL, MIDDLE]] = torch.tensor([0.0, 3.0])
-    matrix_at(made.model, 1, "w_in")[[5, 6], [MIDDLE, SIGNAL]] = CROSSING
-    return replace(made, means=_means(made.model))
+    plant = _plant("planted_crossed", True, OUT, entries)
+    plant.model.unembedding.bias[[X, Y]] = 0
+    plant.model.embedding.weight[B, [SIGNAL, MIDDLE]] = torch.tensor([0.0, 3.0])
+    matrix_at(plant.model, 1, "w_in")[[5, 6], [MIDDLE, SIGNAL]] = CROSSING
+    return replace(plant, means=_means(plant.model))
 
 
 PLANTED: dict[str, Callable[[], Planted]] = {"attention": attention, "mlp": mlp, "chain": chain}
 
 
 @torch.no_grad()
-def _plant(name: str, at_the_end: bool, out: int, wires: Sequence[Wire]) -> Planted:
+def _plant(name: str, at_the_end: bool, out: int, entries: Sequence[Entry]) -> Planted:
     model = Transformer(SHAPE)
     _fill_with_distractors(model)
-    for layer, matrix, row, column, weight in wires:
+    for layer, matrix, row, column, weight in entries:
         matrix_at(model, layer, matrix)[row, column] = weight
     _write_both_ends(model, out, shift=0.0 if out == MIDDLE else 1.5)
     nodes, edges = set(), set()
-    for layer, matrix, row, column, weight in wires:
+    for layer, matrix, row, column, weight in entries:
         source, target = (
             Node(Site.of(layer, kind), i) for kind, i in zip(MATRICES[matrix], (column, row), strict=True)
         )

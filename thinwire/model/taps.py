@@ -30,8 +30,8 @@ class Intervention:
 
     A subclass overrides `at_site`, `at_point` or both. The forward pass calls them in the order in which it computes:
     h_0, the sites of sublayer 0, h_1, and so on. `Transformer.run` does not call them at the residual point that it
-    starts from. Where the forward pass computes single positions only (see `Transformer.run_last`), x is [batch, 1, width] and
-    `last` [batch] is the position of each; elsewhere `last` is None and x is [batch, pos, width].
+    starts from. Where the forward pass computes single positions only (see `Transformer.run_last`), x is
+    [batch, 1, width] and `last` [batch] is the position of each; elsewhere `last` is None and x is [batch, pos, width].
     """
 
     def __init__(

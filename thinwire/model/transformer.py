@@ -119,7 +119,7 @@ class Transformer(nn.Module):
         first, end, _ = slice(start, stop).indices(2 * self.config.n_layers)
         how = Pass(positions, tap, norms, recompute and torch.is_grad_enabled(), cache)
         resid = self._run_sublayers(resid, first, end, how)
-        if cache is not None and end == 2 * self.config.n_layers:
+        if cache is not None and first < end == 2 * self.config.n_layers:
             cache.length += resid.shape[1]
         return resid
 
