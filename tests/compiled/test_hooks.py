@@ -13,10 +13,11 @@ from thinwire.sites import Site
 
 @pytest.mark.parametrize("how", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
 def test_hooks_on_any_module_are_called_as_those_of_the_dense_model(how: str) -> None:
-    """Each alone, so that the others stay part of their operators."""
+    """Each alone, so that the others stay part of their operators: those outside layers, and those of one layer."""
     dense, compiled = twins("concatenated")
     tokens = tiny_prompts(dense, 2, 16)
-    for name in (name for name, module in dense.named_modules() if name and not list(module.children())):
+    leaves = [name for name, module in dense.named_modules() if name and not list(module.children())]
+    for name in (name for name in leaves if not name.startswith(("blocks.0.", "blocks.2."))):
         called = {"dense": 0, "compiled": 0}
         for kind, model in (("dense", dense), ("compiled", compiled)):
 
