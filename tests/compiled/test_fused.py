@@ -235,10 +235,11 @@ def test_ablations_with_a_cache(model: Transformer, fused_layers: Fused) -> None
 
 @pytest.mark.parametrize("gradient", [False, True])
 def test_masks_that_do_not_fit(gradient: bool, model: Transformer) -> None:
-    """Fused and site by site alike."""
-    tap, resid = random_masks(model, 3, gradient), model.embed(tiny_prompts(model, 4, 41))
-    with pytest.raises(ValueError, match=r"a mask \[3, 32\] does not fit 32 nodes of 164 tokens\.$"):
-        model.run(resid, tap=tap)
+    """Fused and site by site alike. A trial never ends within a sequence, though 4 · 42 tokens make three parts."""
+    tap, resid = random_masks(model, 3, gradient), model.embed(tiny_prompts(model, 4, 42))
+    for each, other in ((tap, model), (chain(tap, record()), model), (tap, twins()[0])):
+        with pytest.raises(ValueError, match=r"^4 sequences are not a multiple of the 3 trials of an ablation\.$"):
+            other.run(resid, tap=each)
     site = Site.of(1, "mlp.post_act")
     narrow = ablate_masks(tap.masks, {**tap.constants, site: tap.constants[site][:5]})
     with pytest.raises(ValueError, match=r"constants \[5\] and a mask \[3, 64\] does not fit 64 nodes of 246 tokens"):

@@ -23,7 +23,7 @@ from thinwire.model.fusable import is_bare, no_global_hooks
 from thinwire.model.mlp import MLP
 from thinwire.model.norms import RMSNorm, own_scales
 from thinwire.model.sublayer import Sublayer
-from thinwire.model.taps import Intervention, Tap, at_point, identity
+from thinwire.model.taps import Intervention, Tap, at_point, check_trials, identity
 from thinwire.model.transformer import Pass, Transformer
 from thinwire.sites import ResidPoint, Site
 
@@ -130,6 +130,8 @@ def run_fused(model: Transformer, resid: Tensor, start: int, stop: int, how: Pas
     assert isinstance(keep, AbsTopK)
     layers = [_layer(*each, resid, how.positions) for each in zip(sublayers[::2], sublayers[1::2], strict=True)]
     ablations = _by_passage(sublayers, how.tap)
+    for ablation in (each for passage in ablations for each in passage):
+        check_trials(ablation, resid)
     if how.cache is None:
         return run_layers(resid, keep.k, layers, ablations)
 

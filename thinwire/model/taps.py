@@ -74,10 +74,12 @@ class Recorder(Intervention):
         self.values: dict[Site | ResidPoint, Tensor] = {}
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         self.values[site] = x
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         self.values[point] = resid
         return resid
 
@@ -103,6 +105,7 @@ class Patch(Intervention):
         self.resid = resid
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         x = x.clone()
         for node, value in self.nodes.items():
             if node.site == site:
@@ -112,6 +115,7 @@ class Patch(Intervention):
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         return _fitted(self.resid[point], resid, last, str(point)).to(resid.dtype).expand_as(resid)
 
 
@@ -142,12 +146,14 @@ class Ablate(Intervention):
         self.values = values
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         keep, values = self.keep[site], _fitted(self.values[site], x, last, str(site))
         if keep.shape != x.shape[-1:]:
             raise ValueError(f"The mask for {site} is {list(keep.shape)}; give [{x.shape[-1]}], a bool a node.")
         return torch.where(keep, x, values.to(x.dtype))
 
     def ablation(self, site: Site) -> Ablation | None:
+        """See `Intervention`."""
         values, keep = self.values[site], self.keep[site]
         constant = values.ndim == 1 and values.dtype == torch.float32 and not values.requires_grad
         return Ablation(values, keep.float()[None]) if constant else None
@@ -173,9 +179,13 @@ class AblateMasks(Intervention):
         self.constants = constants
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        return self.ablation(site).apply(x)
+        """See `Intervention`."""
+        ablation = self.ablation(site)
+        check_trials(ablation, x)
+        return ablation.apply(x)
 
     def ablation(self, site: Site) -> Ablation:
+        """See `Intervention`."""
         return Ablation(self.constants[site], self.masks[site])
 
 
@@ -198,6 +208,7 @@ class PlainTap(Intervention):
         self.tap = tap
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         return self.tap(site, x)
 
 
@@ -209,16 +220,19 @@ class Chain(Intervention):
         self.parts = parts
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         for part in self.parts:
             x = part.at_site(site, x, last) if part.touches(site) else x
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         for part in self.parts:
             resid = part.at_point(point, resid, last) if part.touches(point) else resid
         return resid
 
     def ablation(self, site: Site) -> Ablation | None:
+        """See `Intervention`."""
         touching = [part for part in self.parts if part.touches(site)]
         return touching[0].ablation(site) if len(touching) == 1 else None
 
@@ -227,6 +241,13 @@ def at_point(tap: Tap, index: int, resid: Tensor, last: Tensor | None = None) ->
     """Residual point h_index [batch, pos, d_model] after a tap; only interventions touch residual points."""
     point = ResidPoint(index)
     return tap.at_point(point, resid, last) if isinstance(tap, Intervention) and tap.touches(point) else resid
+
+
+def check_trials(ablation: Ablation, x: Tensor) -> None:
+    """Raise ValueError unless the sequences of x [batch, pos, width] are as many for each trial of an ablation."""
+    trials = len(ablation.mask)
+    if trials and len(x) % trials:
+        raise ValueError(f"{len(x)} sequences are not a multiple of the {trials} trials of an ablation.")
 
 
 def chain(*taps: Tap) -> Chain:
