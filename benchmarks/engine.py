@@ -5,7 +5,8 @@ for AbsTopK, library attention, all positions of every layer. Our own dense path
 attention, bf16 where the machine computes it natively, and runs the last layer at the last tokens alone. Parts that are
 not measured now stay in --out, if they are of the same machine, layers and width. Parts:
 
-* forward: 256 tokens through 8 layers of width 2048 with one weight in 1024; the weights' size in memory and on disk
+* forward: 256 tokens through 8 layers of width 2048 with one weight in 1024, without a tap and with one recorded site
+  of the middle layer; the weights' size in memory and on disk
 * prune: forward and backward to masks, 8 pairs of 256 tokens, of that model
 * shipped: the same for eight trials of 16 pairs of a task, of the model that comes with the package
 * circuit: a circuit of 12 nodes against the large model's forward, per prompt
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from engine_models import mask_step, means_of, random_model, random_pairs, twelve_node_circuit
 from engine_page import write_page
-from plain import made_plain
+from plain import plain_model
 from timing import in_turns, machine
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -37,13 +38,17 @@ from thinwire.compiled.edit import sharing
 from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.model import Transformer
 from thinwire.model.precision import autocast
+from thinwire.model.taps import record
 from thinwire.model.weights import load, save_weights
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.means import task_means
+from thinwire.sites import Site
 from thinwire.stages import Opened
 from thinwire.tasks import find_task, last_logits
 
 LAYERS, WIDTH, DENSITY, EMBEDDING_DENSITY = 8, 2048, 1 / 1024, 1 / 128
+LEAST_A_ROW = 2
+"""Nonzeros a row that smaller models have too, so that circuits join."""
 TOKENS, PAIRS = 256, 8
 SHIPPED = "python-2x256"
 TASKS = ("single_double_quote", "bracket_counting")
@@ -51,6 +56,8 @@ TRIALS, SHIPPED_PAIRS = 8, 16
 TRAINING = Path(__file__).parent.parent / "docs" / "results" / "sparse_training.json"
 KEPT_LATE = 0.02
 """Part of the nodes that is left after a few dozen steps of a run of hundreds: see LOG.md."""
+RECORDED = "attn.q"
+"""Kind of the site that is recorded."""
 PROMPTS = 128
 """Prompts that the circuit runs on at once; the dense model takes four of them."""
 NEAR = 1e-4
@@ -95,7 +102,17 @@ def forward(dense: Transformer, plain: Transformer, sparse: Transformer, rounds:
         with autocast("auto", tokens.device):
             return dense(tokens)
 
-    seconds = in_turns({"plain": lambda: plain(tokens), "dense": ours, "sparse": lambda: sparse(tokens)}, rounds, 1)
+    recorded = Site.of(sparse.config.n_layers // 2, RECORDED)
+    seconds = in_turns(
+        {
+            "plain": lambda: plain(tokens),
+            "dense": ours,
+            "sparse": lambda: sparse(tokens),
+            "record": lambda: sparse(tokens, tap=record([recorded])),
+        },
+        rounds,
+        1,
+    )
     apart = (sparse(tokens) - dense(tokens)).abs().amax(-1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
@@ -105,6 +122,8 @@ def forward(dense: Transformer, plain: Transformer, sparse: Transformer, rounds:
         "milliseconds": milliseconds(seconds),
         "forward_speedup": seconds["plain"] / seconds["sparse"],
         "forward_over_dense": seconds["dense"] / seconds["sparse"],
+        "recorded_site": str(recorded),
+        "record_over_forward": seconds["record"] / seconds["sparse"],
         "memory_ratio": nbytes(sparse) / nbytes(dense),
         "file_ratio": stored / sum(4 * p.numel() for p in dense.parameters()),
         "near": NEAR,
@@ -151,7 +170,7 @@ def compared(steps: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, A
 def shipped(rounds: int) -> dict[str, object]:
     """A step of mask training of the shipped model on its tasks, eight trials folded."""
     opened, dense = Opened.open(SHIPPED), load(SHIPPED)
-    plain = made_plain(load(SHIPPED))
+    plain = plain_model(load(SHIPPED))
     rows = {}
     for name in TASKS:
         pairs = find_task(name).pairs(SHIPPED_PAIRS, "train", 0, opened.tokenizer, dense.config.context)
@@ -250,8 +269,9 @@ def main() -> None:
         found["training"] = training()
         show("training", found["training"])
     if set(args.only) & set(PARTS):
-        dense = random_model(args.layers, args.width, DENSITY, EMBEDDING_DENSITY)
-        models = dense, made_plain(sharing(dense, {})), compile_sparse(dense)
+        density = max(DENSITY, LEAST_A_ROW / args.width)
+        dense = random_model(args.layers, args.width, density, max(EMBEDDING_DENSITY, density))
+        models = dense, plain_model(sharing(dense, {})), compile_sparse(dense)
         for name in (name for name in PARTS if name in args.only):
             with nullcontext() if name == "prune" else torch.no_grad():
                 found[name] = PARTS[name](*models, args.rounds)

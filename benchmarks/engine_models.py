@@ -8,8 +8,7 @@ from torch import Tensor
 from thinwire.circuit import Circuit
 from thinwire.compiled.edit import nonzeros
 from thinwire.model import ModelConfig, Transformer
-from thinwire.model.taps import Tap, record
-from thinwire.model.taps import ablate_masks as Hold
+from thinwire.model.taps import ablate_masks, record
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.learn import step_with_slope, task_losses
 from thinwire.prune.masks import NodeMasks
@@ -35,9 +34,9 @@ def random_model(layers: int, d_model: int, density: float, embedding_density: f
         else:
             part = embedding_density if "embedding" in name else density
             n = max(1, int(part * value.numel()))
-            places = torch.randint(value.numel(), (n,), generator=generator).unique()  # which of two stays is chance
+            positions = torch.randint(value.numel(), (n,), generator=generator).unique()
             std = 0.1 if name.endswith(".bias") else (part * parameter.shape[1]) ** -0.5
-            value[places] = std * torch.randn(len(places), generator=generator)
+            value[positions] = std * torch.randn(len(positions), generator=generator)
         state[name] = value.view(parameter.shape)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
@@ -81,7 +80,7 @@ def mask_step(
     def margins(hard: Tensor) -> Tensor:
         if not whole:
             return masks.margins(hard, pairs)
-        tap: Tap = Hold(masks.split(hard), means)
+        tap = ablate_masks(masks.split(hard), means)
         tokens = pairs.tokens.repeat(trials, 1)
         logits = model(tokens, tap=tap).unflatten(0, (trials, -1))
         last = logits[:, torch.arange(len(pairs.tokens)), pairs.last]
@@ -99,16 +98,16 @@ def twelve_nodes(model: Transformer) -> tuple[Node, ...]:
     """A circuit of one attention head in the first layer and two neurons in the last, joined by weights."""
     last = model.config.n_layers - 1
 
-    def wires(layer: int, part: str, name: str) -> list[tuple[int, int]]:
+    def edges(layer: int, part: str, name: str) -> list[tuple[int, int]]:
         found = nonzeros(model, f"blocks.{layer}.{part}.{name}")
         return list(zip(found.columns.tolist(), found.rows.tolist(), strict=True))  # source, target
 
-    written = {name: dict(reversed(pair) for pair in wires(0, "attn", name)) for name in ("w_q", "w_k", "w_v")}
+    written = {name: dict(reversed(pair) for pair in edges(0, "attn", name)) for name in ("w_q", "w_k", "w_v")}
     read: dict[int, list[int]] = {}
-    for channel, neuron in wires(last, "mlp", "w_in"):
+    for channel, neuron in edges(last, "mlp", "w_in"):
         read.setdefault(channel, []).append(neuron)
-    outputs = dict(wires(last, "mlp", "w_out"))
-    for v, channel in wires(0, "attn", "w_o"):
+    outputs = dict(edges(last, "mlp", "w_out"))
+    for v, channel in edges(0, "attn", "w_o"):
         neurons = [neuron for neuron in read.get(channel, []) if neuron in outputs][:2]
         if len(neurons) == 2 and all(v in of for of in written.values()):
             inputs = {Node(Site.of(0, "attn.act_in"), of[v]) for of in written.values()}
@@ -123,5 +122,5 @@ def twelve_nodes(model: Transformer) -> tuple[Node, ...]:
 
 
 def twelve_node_circuit(model: Transformer, pairs: PairBatch) -> Circuit:
-    """That circuit, held at the means over some prompts."""
+    """That circuit, all other nodes ablated to their means over some prompts."""
     return Circuit("benchmark", model.config, twelve_nodes(model), means_of(model, pairs))

@@ -58,7 +58,7 @@ class PlainAttention(nn.Module):
         return ours.at("resid_delta", ours.w_o(y.transpose(1, 2).flatten(2)), tap)
 
 
-def made_plain(model: Transformer) -> Transformer:
+def plain_model(model: Transformer) -> Transformer:
     """The model, its AbsTopK and attention replaced in place by plain ones."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -74,7 +74,7 @@ class PlainTrainer:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.model = made_plain(Transformer(config.model, seed=config.seed))
+        self.model = plain_model(Transformer(config.model, seed=config.seed))
         matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and n != "bigram.weight"]
         others = [p for n, p in self.model.named_parameters() if not (p.ndim == 2 and n != "bigram.weight")]
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -26,8 +26,8 @@ SHAPE = ModelConfig(
     n_layers=2, d_model=16, d_head=4, mlp_ratio=2, context=8, vocab_size=12, bigram=False, active_fraction=0.75
 )
 DEAD_V, DEAD_NEURON = 13, 20
-EdgeEnds = tuple[int, str, int, int, float]
-"""Layer, matrix, row (target), column (source), weight."""
+Entry = tuple[int, str, int, int, float]
+"""A weight of an edge: layer, matrix, row (target), column (source), value."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ def mlp() -> Planted:
 
 def chain() -> Planted:
     """The attention of layer 0 and then a neuron of layer 1: 6 nodes, 4 edges, joined by one residual channel."""
-    kept_edges = [
+    entries = [
         (0, "w_v", 1, SIGNAL, 2.0),
         (0, "w_o", MIDDLE, 1, 4.0),
         (1, "w_in", 5, MIDDLE, 1.0),
         (1, "w_out", OUT, 5, 2.0),
     ]
-    return _plant("planted_chain", False, OUT, kept_edges)
+    return _plant("planted_chain", False, OUT, entries)
 
 
 CROSSING = 0.02
@@ -105,31 +105,31 @@ def crossed() -> Planted:
 
     Here A and B write a channel each. Two more edges, which cross, join its nodes but are no part of the circuit.
     """
-    kept_edges = [
+    entries = [
         (1, "w_in", 5, SIGNAL, 1.0),
         (1, "w_in", 6, MIDDLE, 1.0),
         (1, "w_out", OUT, 5, 1.0),
         (1, "w_out", OUT, 6, -1.0),
     ]
-    made = _plant("planted_crossed", True, OUT, kept_edges)
-    made.model.unembedding.bias[[X, Y]] = 0
-    made.model.embedding.weight[B, [SIGNAL, MIDDLE]] = torch.tensor([0.0, 3.0])
-    matrix_at(made.model, 1, "w_in")[[5, 6], [MIDDLE, SIGNAL]] = CROSSING
-    return replace(made, means=_means(made.model))
+    plant = _plant("planted_crossed", True, OUT, entries)
+    plant.model.unembedding.bias[[X, Y]] = 0
+    plant.model.embedding.weight[B, [SIGNAL, MIDDLE]] = torch.tensor([0.0, 3.0])
+    matrix_at(plant.model, 1, "w_in")[[5, 6], [MIDDLE, SIGNAL]] = CROSSING
+    return replace(plant, means=_means(plant.model))
 
 
 PLANTED: dict[str, Callable[[], Planted]] = {"attention": attention, "mlp": mlp, "chain": chain}
 
 
 @torch.no_grad()
-def _plant(name: str, at_the_end: bool, out: int, kept_edges: Sequence[EdgeEnds]) -> Planted:
+def _plant(name: str, at_the_end: bool, out: int, entries: Sequence[Entry]) -> Planted:
     model = Transformer(SHAPE)
     _fill_with_distractors(model)
-    for layer, matrix, row, column, weight in kept_edges:
+    for layer, matrix, row, column, weight in entries:
         matrix_at(model, layer, matrix)[row, column] = weight
     _write_both_ends(model, out, shift=0.0 if out == MIDDLE else 1.5)
     nodes, edges = set(), set()
-    for layer, matrix, row, column, weight in kept_edges:
+    for layer, matrix, row, column, weight in entries:
         source, target = (
             Node(Site.of(layer, kind), i) for kind, i in zip(MATRICES[matrix], (column, row), strict=True)
         )

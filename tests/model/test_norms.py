@@ -13,7 +13,7 @@ from thinwire.tasks import PairBatch, last_logits, norms_on
 
 SCHEMES = ("none", "added", "concatenated")
 REMOVED = {"0.attn.v:0.1": 0.4, "0.mlp.post_act:3": -0.7, "1.attn.resid_delta:5": 2.0}
-"""Nodes and what they are held at."""
+"""Nodes and the values they are set to."""
 
 
 @pytest.mark.parametrize("positions", SCHEMES)
@@ -39,13 +39,13 @@ def test_with_nodes_removed_equals_a_loop_in_numpy(positions: str) -> None:
     def remember(point: int, position: int, x: np.ndarray) -> float:
         return kept.setdefault((point, position), forward.own_scale(point, position, x))
 
-    def hold(site: str, position: int, x: np.ndarray) -> None:
+    def remove(site: str, position: int, x: np.ndarray) -> None:
         for node, value in nodes.items():
             if str(node.site) == site:
                 x[node.index] = value
 
     forward.logits(model, row, scale=remember)
-    expected = forward.logits(model, row, hold, lambda point, position, x: kept[point, position])
+    expected = forward.logits(model, row, remove, lambda point, position, x: kept[point, position])
     seen = ScaleRecorder()
     model(tokens, norms=seen)
     ours = model(tokens, tap=patch(nodes), norms=frozen(seen.scales))[0]

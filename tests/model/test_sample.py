@@ -9,10 +9,20 @@ from thinwire.errors import UserError
 from thinwire.model import SampleConfig, Transformer, generate
 from thinwire.model.norms import ScaleRecorder, frozen
 from thinwire.model.sample import draw, probabilities
-from thinwire.model.taps import patch
-from thinwire.sites import Node
+from thinwire.model.taps import Intervention, chain, patch
+from thinwire.sites import Node, ResidPoint
 
 GREEDY = SampleConfig(temperature=0)
+
+
+class Shift(Intervention):
+    """Adds a vector to every residual point, the first included."""
+
+    def __init__(self) -> None:
+        super().__init__(points=None)
+
+    def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
+        return resid + torch.linspace(-1, 1, SHAPE.d_model)
 
 
 def sampled(*args, **options) -> Tensor:
@@ -24,7 +34,8 @@ def sampled(*args, **options) -> Tensor:
 @pytest.mark.parametrize("positions", ["none", "added", "concatenated"])
 def test_greedy_is_the_likeliest_token_until_the_context_is_full(positions: str) -> None:
     model = tiny_model(positions=positions, sink=True)
-    tap = patch({Node.parse("0.attn.v:1.2", SHAPE): 3.0, Node.parse("1.mlp.post_act:5", SHAPE): -2.0})
+    nodes = patch({Node.parse("0.attn.v:1.2", SHAPE): 3.0, Node.parse("1.mlp.post_act:5", SHAPE): -2.0})
+    tap = chain(Shift(), nodes)
     tokens = tiny_prompts(model, rows=4, length=5)
     found = sampled(model, tokens, GREEDY, tap=tap)
     assert found.shape == (4, SHAPE.context - 5 + 1)

@@ -1,19 +1,21 @@
-"""Taps and hooks: what they see, and what they change."""
+"""Taps, interventions and hooks on the dense model: what they see, and what they change."""
 
 import torch
 from tiny import tiny_model, tiny_prompts
 from torch import Tensor
 
 from thinwire.model.taps import ablate, chain, identity, patch, record
-from thinwire.sites import Node, Site, all_sites
+from thinwire.sites import Node, ResidPoint, Site, all_sites
+
+RESID = torch.linspace(-1, 1, 16)
 
 
-def test_records_only_the_chosen_sites() -> None:
+def test_records_only_the_chosen_places() -> None:
     model = tiny_model()
-    chosen = [Site.parse("1.attn.k"), Site.parse("0.mlp.post_act")]
-    seen = record(chosen)
+    chosen = [Site.parse("1.attn.k"), ResidPoint(2), Site.parse("0.mlp.post_act")]
+    seen = record(iter(chosen))
     model(tiny_prompts(model), tap=seen)
-    assert set(seen.values) == set(chosen)
+    assert list(seen.values) == [Site.parse("0.mlp.post_act"), ResidPoint(2), Site.parse("1.attn.k")]
 
 
 def test_forward_hooks_see_the_tensors_that_taps_see() -> None:
@@ -49,11 +51,11 @@ def test_patch_sets_only_its_nodes() -> None:
     before, after = record(), record()
     model(tokens, tap=before)
     first, second = Node(Site.parse("0.attn.v"), 2), Node(Site.parse("0.attn.v"), 5)
-    per_position = torch.arange(9.0)
+    per_position = torch.arange(27.0).view(3, 9)
     model(tokens, tap=chain(patch({first: -1.5, second: per_position}), after))
     changed = after.values[first.site]
     assert (changed[..., 2] == -1.5).all()
-    assert changed[..., 5].equal(per_position.expand(3, 9))
+    assert changed[..., 5].equal(per_position)
     others = [i for i in range(16) if i not in (2, 5)]
     assert changed[..., others].equal(before.values[first.site][..., others])
     assert after.values[Site.parse("0.attn.k")].equal(before.values[Site.parse("0.attn.k")])
@@ -61,7 +63,7 @@ def test_patch_sets_only_its_nodes() -> None:
     assert (before.values[first.site][..., 2] != -1.5).all(), "the recorded tensor is not changed in place"
 
 
-def test_ablate_holds_removed_nodes_at_their_values() -> None:
+def test_ablate_sets_nodes_that_are_not_kept_to_their_values() -> None:
     model = tiny_model()
     tokens = tiny_prompts(model)
     site = Site.parse("1.attn.act_in")
@@ -94,3 +96,16 @@ def test_chain_applies_from_left_to_right() -> None:
     seen = record()
     model(tokens, tap=chain(patch({node: 1.0}), patch({node: 2.0}), seen))
     assert (seen.values[node.site][..., 0] == 2).all()
+
+
+def test_a_chain_of_functions_and_interventions_touches_residual_points() -> None:
+    model = tiny_model()
+    tokens, before, after = tiny_prompts(model), record(), record([Site.parse("0.attn.q"), ResidPoint(1)])
+    model(tokens, tap=before)
+    tap = chain(lambda site, x: 2 * x if site == Site.parse("0.attn.q") else x, after, patch({ResidPoint(1): RESID}))
+    logits = model(tokens, tap=tap)
+    assert after.values[Site.parse("0.attn.q")].equal(2 * before.values[Site.parse("0.attn.q")])
+    assert not after.values[ResidPoint(1)].equal(RESID.expand(3, 9, 16))
+    assert logits.equal(model.unembed(model.run(RESID.expand(3, 9, 16), 1), tokens))
+    assert model(tokens, tap=chain()).equal(model(tokens))
+    assert chain(identity).parts == []

@@ -23,7 +23,8 @@ def logits(
 ) -> np.ndarray:
     """Logits [pos, vocab] of a model in float64.
 
-    `see(site, position, channels)` is told what every site holds and may change it; `scale` is asked by every norm.
+    `see(site, position, channels)` is called for every site and may change its channels in place; `scale` is called for
+    every norm.
     """
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
     config = model.config

@@ -1,4 +1,4 @@
-"""A model on sparse kernels: compiled from a dense one or loaded as such, fused where it can be, edited by nonzero."""
+"""Models on sparse kernels: compiled from dense ones or loaded directly, with fused layers; and edits of nonzeros."""
 
 from typing import TYPE_CHECKING
 

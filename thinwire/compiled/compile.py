@@ -20,8 +20,8 @@ CPUs; on GPUs estimated from what both read and write, which `benchmarks/gpu.py`
 def compile_sparse(model: Transformer, below: float | None = None) -> Transformer:
     """The model with sparse kernels for every matrix of a smaller density than `below`; it shares the rest.
 
-    Without `below`, for every matrix where they are faster on the model's device. The result is not to be trained. The
-    given model is returned where nothing would change: it is dense, on a device without such kernels, or compiled
+    Without `below`, for every matrix where they are faster on the model's device. The result is not to be trained. If
+    nothing would change, the result is the model itself: it is dense, on a device without such kernels, or compiled
     already. The process keeps the memory that it frees from then on: the kernels allocate the same buffers again and
     again.
     """

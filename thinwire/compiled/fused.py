@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from thinwire.compiled.modules import SparseLinear
 from thinwire.engine.layers.operator import run_layers
@@ -22,7 +23,7 @@ from thinwire.model.fusable import is_bare, no_global_hooks
 from thinwire.model.mlp import MLP
 from thinwire.model.norms import RMSNorm, own_scales
 from thinwire.model.sublayer import Sublayer
-from thinwire.model.taps import Intervention, Tap, at_point, identity
+from thinwire.model.taps import Intervention, Tap, at_point, check_trials, identity
 from thinwire.model.transformer import Pass, Transformer
 from thinwire.sites import ResidPoint, Site
 
@@ -31,11 +32,10 @@ class CompiledTransformer(Transformer):
     """A transformer whose matrices are sparse modules: see `thinwire.compiled.compile_sparse`."""
 
     def _run_sublayers(self, resid: Tensor, start: int, stop: int, how: Pass) -> Tensor:
-        if not self._may_fuse(resid, how):
-            return super()._run_sublayers(resid, start, stop, how)
         index = start
         while index < stop:
-            end = self._fused_until(index, stop, how)
+            # what an intervention returns may need a gradient, so every stream is checked
+            end = _fused_until(self, index, stop, how) if _can_fuse(self, resid, how) else index
             if end > index:
                 resid = at_point(how.tap, end, run_fused(self, resid, index, end, how))
                 index = end
@@ -44,43 +44,38 @@ class CompiledTransformer(Transformer):
                 index += 1
         return resid
 
-    def _may_fuse(self, resid: Tensor, how: Pass) -> bool:
-        """Whether any layer may be fused for residual points [batch, pos, d_model]."""
-        if not (how.tap is identity or isinstance(how.tap, Intervention)):
-            return False
-        if how.recompute or how.norms is not own_scales or (torch.is_grad_enabled() and resid.requires_grad):
-            return False
-        if not no_global_hooks() or torch.is_autocast_enabled("cpu") or is_traced(resid):
-            return False
-        return resid.dtype == torch.float32 and sites.pays(resid) and _is_plain(self.resid)
 
-    def _fused_until(self, index: int, stop: int, how: Pass) -> int:
-        """The sublayer that ends the layers from sublayer `index` on that are fused together; `index` if none is."""
-        end, trials = index, set[int]()
-        while end % 2 == 0 and end + 2 <= stop and not (end > index and _touches(how.tap, end)):
-            layer = self.sublayers[end : end + 2]
-            ablations = _ablations(layer, how.tap)
-            if _touches(how.tap, end + 1) or None in ablations or not self._fits(layer):
-                break
-            trials |= {len(ablation.mask) for ablation in ablations if isinstance(ablation, Ablation)}
-            if len(trials) > 1 or self._learns(layer, ablations, how):
-                break
-            end += 2
-        return end
+def _can_fuse(model: Transformer, resid: Tensor, how: Pass) -> bool:
+    """Whether kernels of whole layers take a residual point [batch, pos, d_model], and compute what `how` asks for."""
+    if not (how.tap is identity or isinstance(how.tap, Intervention)) or is_traced(resid):
+        return False
+    if how.recompute or how.norms is not own_scales or (torch.is_grad_enabled() and resid.requires_grad):
+        return False
+    if not no_global_hooks() or torch.is_autocast_enabled("cpu") or _is_transformed():
+        return False
+    # kernels would read beyond a stream of another width, which raises an error at the first site
+    fits = resid.dtype == torch.float32 and resid.shape[-1] == model.config.d_model
+    return fits and sites.pays(resid) and _is_plain(model.resid)
 
-    def _fits(self, layer: Sequence[Sublayer]) -> bool:
-        """Whether the modules of a layer, and nothing else, are what kernels compute."""
-        widths = {len(sublayer.norm.weight) for sublayer in layer}  # others are refused at a site
-        return widths == {self.config.d_model} and all(map(_is_plain, layer))
 
-    def _learns(self, layer: Sequence[Sublayer], ablations: Sequence[Ablation | bool | None], how: Pass) -> bool:
-        """Whether a weight of a layer, its position channels, or a mask of an ablation has a gradient."""
-        if not torch.is_grad_enabled():
-            return False
-        tensors = [parameter for sublayer in layer for parameter in sublayer.parameters()]
-        tensors += [] if how.positions is None else [how.positions]
-        tensors += [ablation.mask for ablation in ablations if isinstance(ablation, Ablation)]
-        return any(x.requires_grad for x in tensors)
+def _is_transformed() -> bool:
+    """Whether vmap, jvp or another transform is active; operators refuse these, site by site."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _fused_until(model: Transformer, index: int, stop: int, how: Pass) -> int:
+    """The sublayer that ends the layers from sublayer `index` on that are fused together; `index` if none is."""
+    end, trials = index, set[int]()
+    while end % 2 == 0 and end + 2 <= stop and not (end > index and _touches(how.tap, end)):
+        layer = model.sublayers[end : end + 2]
+        ablations = _ablations(layer, how.tap)
+        if ablations is None or _touches(how.tap, end + 1) or not _has_kernels(layer, model.config.d_model):
+            break
+        trials |= {len(ablation.mask) for ablation in ablations.values()}
+        if len(trials) > 1 or _needs_gradient(layer, ablations, how):
+            break
+        end += 2
+    return end
 
 
 def _touches(tap: Tap, point: int) -> bool:
@@ -88,30 +83,55 @@ def _touches(tap: Tap, point: int) -> bool:
     return isinstance(tap, Intervention) and tap.touches(ResidPoint(point))
 
 
-def _ablations(layer: Sequence[Sublayer], tap: Tap) -> list[Ablation | bool | None]:
-    """What a tap does at each site of a layer: its ablation; False for nothing, None for what kernels do not do."""
-    if not isinstance(tap, Intervention):
-        return [False] * 8
-    sites = [site for sublayer in layer for site in sublayer.sites.values()]
-    return [tap.ablation(site) if tap.touches(site) else False for site in sites]
+def _ablations(sublayers: Sequence[Sublayer], tap: Tap) -> dict[Site, Ablation] | None:
+    """The ablations of a tap in sublayers, by site; None where it does anything else there."""
+    found: dict[Site, Ablation] = {}
+    for site in (site for sublayer in sublayers for site in sublayer.sites.values()):
+        if isinstance(tap, Intervention) and tap.touches(site):
+            ablation = tap.ablation(site)
+            if ablation is None:
+                return None
+            found[site] = ablation
+    return found
+
+
+def _has_kernels(layer: Sequence[Sublayer], d_model: int) -> bool:
+    """Whether the modules of a layer, and nothing else, are what kernels compute."""
+    # norms of another width raise an error at their site
+    return all(len(sublayer.norm.weight) == d_model and _is_plain(sublayer) for sublayer in layer)
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a module and its parts have no hooks and no other forward pass, and its maps are sparse."""
+    """Whether a module and its parts are the package's own without hooks, and its maps are sparse."""
     if not is_bare(module):
         return False
     if not module._modules:
         return type(module) in (SparseLinear, RMSNorm, AbsTopK)
-    kinds = type(module) in (Attention, MLP)
-    return kinds and all(part is None or _is_plain(part) for part in module._modules.values())
+    parts = (part for part in module._modules.values() if part is not None)
+    return type(module) in (Attention, MLP) and all(map(_is_plain, parts))
+
+
+def _needs_gradient(layer: Sequence[Sublayer], ablations: Mapping[Site, Ablation], how: Pass) -> bool:
+    """Whether a weight of a layer, its position channels, or a mask of an ablation has a gradient."""
+    if not torch.is_grad_enabled():
+        return False
+    tensors = [parameter for sublayer in layer for parameter in sublayer.parameters()]
+    tensors += [] if how.positions is None else [how.positions]
+    tensors += [ablation.mask for ablation in ablations.values()]
+    return any(x.requires_grad for x in tensors)
 
 
 def run_fused(model: Transformer, resid: Tensor, start: int, stop: int, how: Pass) -> Tensor:
-    """Take residual point h_start [batch, pos, d_model] through whole layers to h_stop, as `Transformer.run` does."""
+    """Take residual point h_start [batch, pos, d_model] through whole layers to h_stop, as `Transformer.run` does.
+
+    The tap may ablate nodes to constants, and nothing else. Raises ValueError where an ablation does not fit its site.
+    """
     keep, sublayers = model.resid, model.sublayers[start:stop]
     assert isinstance(keep, AbsTopK)
     layers = [_layer(*each, resid, how.positions) for each in zip(sublayers[::2], sublayers[1::2], strict=True)]
     ablations = _by_passage(sublayers, how.tap)
+    for ablation in (each for passage in ablations for each in passage):
+        check_trials(ablation, resid)
     if how.cache is None:
         return run_layers(resid, keep.k, layers, ablations)
 
@@ -146,28 +166,30 @@ def _layer(attention: Sublayer, mlp: Sublayer, resid: Tensor, positions: Tensor 
 def _by_passage(sublayers: Sequence[Sublayer], tap: Tap) -> list[list[Ablation]]:
     """The ablations of the sites before the first attention, between each two, and behind the last.
 
-    None where no site of a passage is ablated, otherwise one for each, which may leave all nodes as they are.
+    Empty where no site of a passage is ablated, otherwise one a site, which may leave all nodes as they are.
     """
-    sites = [list(sublayer.sites.values()) for sublayer in sublayers]
+    ablations = _ablations(sublayers, tap)
+    assert ablations is not None
     widths = {site: getattr(sublayer, name).width for sublayer in sublayers for name, site in sublayer.sites.items()}
+    sites = [list(sublayer.sites.values()) for sublayer in sublayers]
     beginnings = [each[:-1] for each in sites[::2]]  # all but what the attention adds to the stream
     ends = [attention[-1:] + mlp for attention, mlp in zip(sites[::2], sites[1::2], strict=True)]
     passages = [end + beginning for end, beginning in zip([[], *ends], [*beginnings, []], strict=True)]
-    return [_ablations_of(passage, widths, tap) for passage in passages]
+    return [_one_a_site(passage, ablations, widths) for passage in passages]
 
 
-def _ablations_of(sites: Sequence[Site], widths: Mapping[Site, int], tap: Tap) -> list[Ablation]:
-    if not isinstance(tap, Intervention):
-        return []
-    found = {site: ablation for site in sites if tap.touches(site) and (ablation := tap.ablation(site)) is not None}
-    trials = {len(ablation.mask) for ablation in found.values()}
+def _one_a_site(
+    sites: Sequence[Site], ablations: Mapping[Site, Ablation], widths: Mapping[Site, int]
+) -> list[Ablation]:
+    trials = {len(ablations[site].mask) for site in sites if site in ablations}
     if not trials:
         return []
     (n,) = trials
-    none = {
-        site: Ablation(torch.zeros(widths[site]), torch.ones(n, widths[site])) for site in sites if site not in found
-    }
-    return [found[site] if site in found else none[site] for site in sites]
+    return [ablations[site] if site in ablations else _no_ablation(n, widths[site]) for site in sites]
+
+
+def _no_ablation(trials: int, width: int) -> Ablation:
+    return Ablation(torch.zeros(width), torch.ones(trials, width))
 
 
 def _map(sublayer: Sublayer, site: str, matrix: nn.Module) -> Map:

@@ -1,4 +1,4 @@
-"""Linear maps and embeddings on sparse kernels: they hold the nonzeros alone.
+"""Linear maps and embeddings on sparse kernels: they store the nonzeros alone.
 
 Their results are feature-major (see `thinwire.engine.layout`), and every operator after them keeps that layout.
 """
@@ -19,7 +19,7 @@ MATRICES = ("w_q", "w_k", "w_v", "w_o", "w_in", "w_out", "embedding", "unembeddi
 
 
 class Sparse(nn.Module):
-    """Base of modules that hold the nonzeros of a matrix: `values` [nonzeros], row by row, at the indices `pattern`."""
+    """Base of modules of a sparse matrix: nonzeros `values` [nonzeros], row by row, and their positions, `pattern`."""
 
     def __init__(self, pattern: SparsePattern, values: Tensor) -> None:
         super().__init__()

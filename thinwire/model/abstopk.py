@@ -14,7 +14,7 @@ from thinwire.model.fusable import Fusable, is_bare, no_global_hooks
 def abstopk(x: Tensor, k: int) -> Tensor:
     """x [..., width] with all but the k largest magnitudes of the last dimension zeroed; ties to the lowest index.
 
-    The result lies in memory as x does, feature by feature or token by token.
+    The result has the memory layout of x, feature-major or not.
     """
     if is_feature_major(x):
         return activations(select.keep_columns(features(x), k), x.shape[:-1])
@@ -31,15 +31,15 @@ def _abstopk_backward(kept: Tensor, grad: Tensor, k: int) -> Tensor:
 
 @abstopk.register_fake
 def _(x: Tensor, k: int) -> Tensor:
-    return _empty_as_it_lies(x)
+    return _empty_like(x)
 
 
 @_abstopk_backward.register_fake
 def _(kept: Tensor, grad: Tensor, k: int) -> Tensor:
-    return _empty_as_it_lies(kept)
+    return _empty_like(kept)
 
 
-def _empty_as_it_lies(x: Tensor) -> Tensor:
+def _empty_like(x: Tensor) -> Tensor:
     return empty_activations(x, x.shape[-1]) if is_feature_major(x) else x.new_empty(x.shape)
 
 
@@ -71,7 +71,7 @@ class AbsTopK(nn.Module):
         nonlinearity: Nonlinearity = "identity",
         ablation: Ablation | None = None,
     ) -> Tensor:  # [..., width]
-        """What is kept of x [..., width], ablated; of the nonlinearity of `by(x)` where a map or norm `by` is given."""
+        """AbsTopK of x [..., width], then the ablation; with a map or norm `by`, of the nonlinearity of `by(x)`."""
         if isinstance(by, Fusable) and is_bare(by) and no_global_hooks():  # pyright: ignore
             kept = by.map_and_keep(x, nonlinearity, self.k, ablation)
             if kept is not None:

@@ -77,7 +77,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, last: Tensor | 
     if q.device.type == "cpu" or last is not None or q.shape[-2] != k.shape[-2]:
         return attention_pattern(q, k, sink, last) @ v
     if sink is None:
-        # where a head's channels lie apart, plain products would take the place of the fused kernel
+        # torch would not use its fused kernel where a head's channels are not contiguous
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return _fused_with_sink(q, k, v, sink)

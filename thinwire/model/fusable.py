@@ -1,4 +1,4 @@
-"""Modules that can do more than their own part in one operator."""
+"""Maps and norms that compute a whole site as one operator: their own result, nonlinearity, AbsTopK, ablation."""
 
 from abc import ABC, abstractmethod
 
@@ -10,7 +10,7 @@ from thinwire.engine.sites.pointwise import Ablation
 
 
 class Fusable(ABC):
-    """Mixin of maps and norms that offer their result, a nonlinearity, AbsTopK and an ablation as one operator."""
+    """Mixin of maps and norms with such an operator."""
 
     @abstractmethod
     def map_and_keep(self, x: Tensor, nonlinearity: Nonlinearity, k: int, ablation: Ablation | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The RMSNorms of the residual stream, which a caller of the forward pass may replace: with scales held fixed, say.
+"""The RMSNorms of the residual stream, which a caller of the forward pass may replace, for example by frozen scales.
 
 A norm divides its input by the input's root mean square. A circuit that shrinks the residual stream has the rest of it
 amplified that way; with the scales of the whole model nothing is. Like taps, norms are an argument of the forward pass,
@@ -38,7 +38,7 @@ class RMSNorm(nn.RMSNorm, Fusable):
         return norm_operator.norm_and_keep(x, self.weight, self.epsilon(x.dtype), k, ablation)
 
     def epsilon(self, dtype: torch.dtype) -> float:
-        """What is added to the mean square of numbers of this type."""
+        """What is added to the mean square of values of this type."""
         return torch.finfo(dtype).eps if self.eps is None else self.eps
 
 
@@ -66,7 +66,7 @@ class ScaleRecorder:
 
 
 def frozen(scales: Mapping[int, Tensor], copies: int = 1) -> Norms:
-    """Norms that scale by given numbers, [batch, pos, 1] per point, whatever the residual stream is.
+    """Norms with fixed scales, [batch, pos, 1] per point, that do not depend on the residual stream.
 
     `copies` is how often the batch is repeated along its dimension.
     """

@@ -2,7 +2,7 @@
 
 1. The prompt runs once and fills a cache of keys and values.
 2. Temperature, top-k and top-p, in this order, make probabilities of the logits after the last token.
-3. One token a row is drawn, joins the row, and runs in its turn.
+3. One token a row is drawn, joins the row, and is the next to run.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def generate(
 ) -> Iterator[Tensor]:
     """Tokens that follow prompts [batch, pos] of equal length, as they are drawn: int64 [batch] a step.
 
-    Row i is drawn with seed + i, whatever the other rows are. A row that has drawn `stop` gives nothing else from then
+    Row i is drawn with seed + i, independently of other rows. A row that has drawn `stop` gives nothing else from then
     on, and all ends when every row has; or after `config.tokens` steps, or with the token that follows a full context.
     Norms have their own scales, or those of the model `scales_of` on the same tokens.
     Raises UserError for prompts longer than the context, before the first step, and for logits that are not finite.
@@ -58,13 +58,13 @@ def _incremental(model: Transformer, room: int, tap: Tap, scales_of: Transformer
 
 
 def _last_logits(model: Transformer, tokens: Tensor, cache: Cache, tap: Tap, norms: Norms) -> Tensor:
-    resid = model.run(model.embed(tokens, cache=cache), tap=tap, norms=norms, cache=cache)
+    resid = model.run(model.embed(tokens, cache=cache, tap=tap), tap=tap, norms=norms, cache=cache)
     return model.unembed(resid[:, -1:], tokens[:, -1:], norms)[:, 0]
 
 
 @torch.no_grad()
 def _draws(forward: Forward, logits: Tensor, steps: int, config: SampleConfig, stop: int | None) -> Iterator[Tensor]:
-    """The steps, given the logits [batch, vocab] after the prompts."""
+    """The steps, from the logits [batch, vocab] after the prompts on."""
     generators = [torch.Generator().manual_seed(config.seed + row) for row in range(len(logits))]
     ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     for step in range(1, steps + 1):

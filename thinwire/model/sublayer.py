@@ -8,7 +8,7 @@ from thinwire.engine.sites.operator import Nonlinearity
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms, RMSNorm, own_scales
-from thinwire.model.taps import Intervention, Tap
+from thinwire.model.taps import Intervention, Tap, check_trials
 from thinwire.sites import KINDS, Site
 
 
@@ -49,6 +49,7 @@ class Sublayer(nn.Module):
             return keep(x, by, nonlinearity)
         ablation = tap.ablation(site)
         if ablation is not None:  # part of the operator, where there is one
+            check_trials(ablation, x)
             return keep(x, by, nonlinearity, ablation)
         return tap.at_site(site, keep(x, by, nonlinearity), last)
 

@@ -1,9 +1,9 @@
 """Taps and interventions: arguments of the forward pass that see, and may change, activations.
 
-A tap is a function that is called at every site. An `Intervention` is a tap that names the sites and residual points it
-touches: the forward pass calls it there alone, residual points included, and keeps layers that it does not touch on the
-fused path of a compiled model. `record`, `patch`, `ablate` and `ablate_masks` make interventions; `chain` joins
-taps. Neither taps nor interventions are ever state of the model.
+A tap is a function that is called at every site. An `Intervention` is a tap that names the sites and residual points
+that it touches. The forward pass calls it at these alone, and layers that it does not touch stay on the fused path of a
+compiled model. `record`, `patch`, `ablate` and `ablate_masks` make interventions, and `chain` joins taps; an observer
+of one's own is a subclass of `Intervention`. Neither taps nor interventions are ever state of the model.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,10 +26,12 @@ def identity(site: Site, x: Tensor) -> Tensor:
 
 
 class Intervention:
-    """A tap that touches some sites and residual points, and leaves the others alone.
+    """Base of taps that touch some sites and residual points, and leave the others alone.
 
-    Where the forward pass computes single positions only (see `Transformer.run_last`), x is [batch, 1, width] and
-    `last` [batch] is the position of each; elsewhere `last` is None and x is [batch, pos, width].
+    A subclass overrides `at_site`, `at_point` or both. The forward pass calls them in the order in which it computes:
+    h_0, the sites of sublayer 0, h_1, and so on. `Transformer.run` does not call them at the residual point that it
+    starts from. Where the forward pass computes single positions only (see `Transformer.run_last`), x is
+    [batch, 1, width] and `last` [batch] is the position of each; elsewhere `last` is None and x is [batch, pos, width].
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Intervention:
         self.points = points
 
     def __call__(self, site: Site, x: Tensor) -> Tensor:
-        """What it makes of x at a site: an intervention is a `Tap`."""
+        """x at a site after the intervention: an intervention is a `Tap`."""
         return self.at_site(site, x) if self.touches(site) else x
 
     def touches(self, place: Site | ResidPoint) -> bool:
@@ -49,36 +51,41 @@ class Intervention:
         return places is None or place in places
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """What it makes of x at a site that it touches; same shape."""
+        """x [batch, pos, width] at a site that it touches, after the intervention; the result has the same shape."""
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
-        """What it makes of the residual stream at a point that it touches; same shape."""
+        """The stream [batch, pos, d_model] at a point that it touches, after the intervention; same shape."""
         return resid
 
     def ablation(self, site: Site) -> Ablation | None:
-        """What it does at a site that it touches, where that is an ablation to constants, which kernels can do."""
+        """What it does at a site that it touches, if that is an ablation to constants, which kernels compute; or None.
+
+        The result replaces the call of `at_site`.
+        """
         return None
 
 
 class Recorder(Intervention):
-    """Keeps what it sees in `values`, attached to the graph, so that losses on activations can be computed."""
+    """Keeps activations in `values`, attached to the graph, so that losses on them can be computed."""
 
     def __init__(self, sites: frozenset[Site] | None, points: frozenset[ResidPoint] | None) -> None:
         super().__init__(sites, points)
         self.values: dict[Any, Tensor] = {}
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         self.values[site] = x
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         self.values[point] = resid
         return resid
 
 
 def record(places: Iterable[Site | ResidPoint] | None = None) -> Recorder:
-    """An intervention that records sites and residual points, or every site; read `.values[place]` afterwards.
+    """An intervention that records sites and residual points, by default every site; read `.values[place]` afterwards.
 
     A value is [batch, pos, width], or [batch, 1, width] where the forward pass computes single positions alone.
     """
@@ -98,16 +105,18 @@ class Patch(Intervention):
         self.resid = resid
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         x = x.clone()
         for node, value in self.nodes.items():
             if node.site == site:
-                if isinstance(value, Tensor) and value.ndim:
-                    value = _at_positions(value[..., None], x[..., :1], last, f"{site}:{node.index}")[..., 0]
-                x[..., node.index] = value
+                channel = x[..., node.index]
+                is_number = not isinstance(value, Tensor)
+                channel[:] = value if is_number else _fitted(value, channel, last, f"node {node.index} of {site}")
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
-        return _at_positions(self.resid[point], resid, last, str(point)).to(resid.dtype).expand_as(resid)
+        """See `Intervention`."""
+        return _fitted(self.resid[point], resid, last, str(point)).to(resid.dtype).expand_as(resid)
 
 
 def patch(values: Mapping[Node, Tensor | float] | Mapping[ResidPoint, Tensor]) -> Patch:
@@ -137,14 +146,17 @@ class Ablate(Intervention):
         self.values = values
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        values = _at_positions(self.values[site], x, last, str(site))
-        return torch.where(self.keep[site], x, values.to(x.dtype))
+        """See `Intervention`."""
+        keep, values = self.keep[site], _fitted(self.values[site], x, last, str(site))
+        if keep.shape != x.shape[-1:]:
+            raise ValueError(f"The mask for {site} is {list(keep.shape)}; give [{x.shape[-1]}], a bool a node.")
+        return torch.where(keep, x, values.to(x.dtype))
 
     def ablation(self, site: Site) -> Ablation | None:
+        """See `Intervention`."""
         values, keep = self.values[site], self.keep[site]
-        # a gradient of the values, or another place or dtype of either, is for `at_site`
-        plain = values.ndim == 1 and values.dtype == torch.float32 and not values.requires_grad
-        return Ablation(values, keep.float()[None]) if plain else None
+        constant = values.ndim == 1 and values.dtype == torch.float32 and not values.requires_grad
+        return Ablation(values, keep.float()[None]) if constant else None
 
 
 def ablate(keep: Mapping[Site, Tensor], values: Mapping[Site, Tensor]) -> Ablate:
@@ -152,8 +164,9 @@ def ablate(keep: Mapping[Site, Tensor], values: Mapping[Site, Tensor]) -> Ablate
 
     Values are constants [width] or [batch, pos, width], with the positions of the whole prompt; where the forward pass
     computes some alone, the values there are taken. It raises ValueError where values have another shape. Sites that
-    `keep` does not name are left alone.
+    `keep` does not name are left alone. Raises ValueError for a site without values.
     """
+    _check_values(keep, values)
     return Ablate(keep, values)
 
 
@@ -166,9 +179,13 @@ class AblateMasks(Intervention):
         self.constants = constants
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        return self.ablation(site).apply(x)
+        """See `Intervention`."""
+        ablation = self.ablation(site)
+        check_trials(ablation, x)
+        return ablation.apply(x)
 
     def ablation(self, site: Site) -> Ablation:
+        """See `Intervention`."""
         return Ablation(self.constants[site], self.masks[site])
 
 
@@ -176,9 +193,23 @@ def ablate_masks(masks: Mapping[Site, Tensor], constants: Mapping[Site, Tensor])
     """An intervention that moves x [trials·batch, pos, width] to constants + mask · (x - constants).
 
     `masks[site]` is [trials, width] and may have a gradient, `constants[site]` is [width]. The module of a site does
-    the ablation, so that a forward hook on it sees what the masks leave.
+    the ablation, so that a forward hook on it sees the ablated activations. The forward pass raises ValueError where
+    shapes do not fit. Raises ValueError for a site without constants.
     """
+    _check_values(masks, constants)
     return AblateMasks(masks, constants)
+
+
+class PlainTap(Intervention):
+    """A tap that is a plain function, as an intervention that touches every site."""
+
+    def __init__(self, tap: Tap) -> None:
+        super().__init__(sites=None)
+        self.tap = tap
+
+    def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
+        return self.tap(site, x)
 
 
 class Chain(Intervention):
@@ -189,55 +220,65 @@ class Chain(Intervention):
         self.parts = parts
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         for part in self.parts:
             x = part.at_site(site, x, last) if part.touches(site) else x
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
+        """See `Intervention`."""
         for part in self.parts:
             resid = part.at_point(point, resid, last) if part.touches(point) else resid
         return resid
 
     def ablation(self, site: Site) -> Ablation | None:
+        """See `Intervention`."""
         touching = [part for part in self.parts if part.touches(site)]
         return touching[0].ablation(site) if len(touching) == 1 else None
 
 
 def at_point(tap: Tap, index: int, resid: Tensor, last: Tensor | None = None) -> Tensor:
-    """What a tap makes of residual point h_index [batch, pos, d_model]; only interventions touch residual points."""
+    """Residual point h_index [batch, pos, d_model] after a tap; only interventions touch residual points."""
     point = ResidPoint(index)
     return tap.at_point(point, resid, last) if isinstance(tap, Intervention) and tap.touches(point) else resid
 
 
-def chain(*taps: Tap) -> Tap:
-    """A tap that applies the given ones from left to right; an `Intervention` if all of them are."""
-    if all(isinstance(tap, Intervention) for tap in taps):
-        return Chain(taps)  # pyright: ignore
+def check_trials(ablation: Ablation, x: Tensor) -> None:
+    """Raise ValueError unless the sequences of x [batch, pos, width] are as many for each trial of an ablation."""
+    trials = len(ablation.mask)
+    if trials and len(x) % trials:
+        raise ValueError(f"{len(x)} sequences are not a multiple of the {trials} trials of an ablation.")
 
-    def tap(site: Site, x: Tensor) -> Tensor:
-        for each in taps:
-            x = each(site, x)
-        return x
 
-    return tap
+def chain(*taps: Tap) -> Chain:
+    """An intervention that applies taps from left to right."""
+    parts = [tap if isinstance(tap, Intervention) else PlainTap(tap) for tap in taps if tap is not identity]
+    return Chain(parts)
 
 
 def _union(places: Sequence[frozenset[P] | None]) -> frozenset[P] | None:
     return None if None in places else frozenset().union(*(some for some in places if some is not None))
 
 
-def _at_positions(values: Tensor, x: Tensor, last: Tensor | None, place: str) -> Tensor:
-    """Values for x [batch, n, width]: constants [width], or [batch, pos, width] at the positions `last` of x.
+def _check_values(sites: Iterable[Site], values: Mapping[Site, Tensor]) -> None:
+    missing = sorted(set(sites) - values.keys())
+    if missing:
+        raise ValueError(f"There are no values for {missing[0]}; give values for every site to ablate.")
 
-    Raises ValueError where they have neither shape.
+
+def _fitted(values: Tensor, x: Tensor, last: Tensor | None, place: str) -> Tensor:
+    """Values for x [batch, n, width], or for one channel of it [batch, n]; at the positions `last` of x, if any.
+
+    They are the same at every position, [width] or [], or lie on all positions of the prompt, [batch, pos, width] or
+    [batch, pos]. Raises ValueError where they have neither shape.
     """
-    if values.ndim == 1 and values.shape == x.shape[-1:]:
+    if values.shape == x.shape[2:]:
         return values
-    if values.ndim == 3 and last is not None and len(values) == len(x) and values.shape[1] > int(last.max()):
+    if last is not None and values.ndim == x.ndim and len(values) == len(x) and values.shape[1] > int(last.max()):
         values = values[torch.arange(len(values), device=values.device), last][:, None]
     if values.shape != x.shape:
-        batch, _, width = x.shape
-        raise ValueError(
-            f"Values for {place} are {list(values.shape)}; give [{width}] or [{batch}, positions, {width}]."
-        )
+        channels = "".join(f", {width}" for width in x.shape[2:])
+        constant = f"[{x.shape[2]}]" if channels else "a number"
+        shape = list(values.shape)
+        raise ValueError(f"Values for {place} are {shape}; give {constant} or [{len(x)}, positions{channels}].")
     return values

@@ -119,7 +119,7 @@ class Transformer(nn.Module):
         first, end, _ = slice(start, stop).indices(2 * self.config.n_layers)
         how = Pass(positions, tap, norms, recompute and torch.is_grad_enabled(), cache)
         resid = self._run_sublayers(resid, first, end, how)
-        if cache is not None and end == 2 * self.config.n_layers:
+        if cache is not None and first < end == 2 * self.config.n_layers:
             cache.length += resid.shape[1]
         return resid
 
@@ -144,8 +144,8 @@ class Transformer(nn.Module):
         """Take residual point h_(2·n_layers - 2) [batch, pos, d_model] through the last layer at single positions.
 
         `last` [batch] has an index a sequence; the result is [batch, 1, d_model]. Taps see [batch, 1, width] at every
-        site but the first, `k` and `v` of the attention, whose keys stand at all positions; an `Intervention` is given
-        `last` there, and at the last two residual points.
+        site but the first, `k` and `v` of the attention, whose keys are at all positions. An `Intervention` gets `last`
+        at all sites but these three, and at the last two residual points.
         """
         attention, mlp = self.sublayers[-2:]
         positions = here = None

@@ -109,7 +109,7 @@ def load_weights(model: Transformer, path: Path) -> None:
 
 
 def read_weights(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
-    """What a file of `save_weights` holds for a model. Raises UserError as `load_weights` does."""
+    """The contents of a file of `save_weights`, for a model. Raises UserError as `load_weights` does."""
     try:
         with safe_open(path, framework="pt") as file:
             shapes = json.loads((file.metadata() or {}).get("sparse", "{}"))
@@ -147,7 +147,7 @@ def _from_rows(stored: dict[str, Tensor], name: str, shape: list[int]) -> Rows:
     if len(shape) != 2 or not all(type(length) is int and 0 < length < 2**31 for length in shape):
         raise ValueError("not the shape of a matrix")
     if values.ndim != 1 or not values.is_floating_point() or columns.dtype not in (torch.int32, torch.int64):
-        raise ValueError("not numbers at columns")
+        raise ValueError("not values with column indices")
     counts = np.diff(starts.numpy())
     if len(counts) != shape[0] or (counts < 0).any() or counts.sum() != len(values) or len(columns) != len(values):
         raise ValueError("inconsistent rows")

@@ -102,7 +102,7 @@ def last_logits(
     """
     whole = whole_sublayers(model)
     assert start <= whole
-    resid = model.embed(batch.tokens) if resid is None else resid
+    resid = model.embed(batch.tokens, tap=tap) if resid is None else resid
     resid = model.run(resid, start, whole, tap, norms=norms)
     tokens = batch.tokens[torch.arange(len(batch.tokens), device=batch.tokens.device), batch.last][:, None]
     return model.unembed(model.run_last(resid, batch.last, tap, norms), tokens, norms)[:, 0]

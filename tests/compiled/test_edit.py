@@ -1,4 +1,4 @@
-"""What reads and replaces weights, on sparse and dense modules alike."""
+"""Reading and replacing weights, on sparse and dense modules alike."""
 
 import pytest
 import torch
