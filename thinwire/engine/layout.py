@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+"""The dtypes that kernels take, and the integer of the same size."""
+
 
 def is_feature_major(x: Tensor) -> bool:
     """Whether x [..., width] lies feature by feature; not where both layouts are the same."""

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.engine.topk.select import INTEGERS
+from thinwire.engine.layout import INTEGERS
 
 ROWS = 4
 """Rows of a product that one program computes, one after the other."""

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.engine.topk.select import INTEGERS
+from thinwire.engine.layout import INTEGERS
 
 MAGNITUDES = {torch.float32: 0x7FFFFFFF, torch.bfloat16: 0x7FFF}
 """The bits of each dtype without its sign."""

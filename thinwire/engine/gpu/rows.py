@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from thinwire.engine.gpu.radix import BLOCK, MAGNITUDES, keep_long_rows
-from thinwire.engine.topk.select import INTEGERS
+from thinwire.engine.layout import INTEGERS
 
 WIDEST = 32_768
 """Widest row that fits in the registers of one program, and most entries that a program takes."""

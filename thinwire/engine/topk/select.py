@@ -13,13 +13,12 @@ from torch import Tensor
 
 from thinwire.engine.gpu.find import triton_module
 from thinwire.engine.jit import use_threads
+from thinwire.engine.layout import INTEGERS
 from thinwire.engine.topk import columns as column_kernels
 from thinwire.engine.topk import reference
 from thinwire.engine.topk import rows as row_kernels
 from thinwire.engine.topk.rows import GUESSES
 
-INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
-"""The dtypes that kernels take, and the integer of the same size."""
 _MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7}
 
 _MAGNITUDE = 0x7FFFFFFF
