@@ -161,7 +161,12 @@ CASES: dict[str, tuple[Callable[[Transformer], Intervention], Fused]] = {
         [(0,)],
     ),
     "values by position": (per_position_ablation, [(0,), (2,)]),
+    "constants at one site": (
+        lambda model: ablate({Site.of(1, "attn.v"): torch.arange(32) > 9}, {Site.of(1, "attn.v"): torch.ones(32)}),
+        [ALL],
+    ),
     "masks": (lambda model: random_masks(model, 2), [ALL]),
+    "masks of one layer": (lambda model: of_layer(model, 1, 2), [ALL]),
     "masks with a gradient": (lambda model: random_masks(model, 2, gradient=True), []),
     "masks of one layer with a gradient": (lambda model: of_layer(model, 1, 2, gradient=True), [(0,)]),
     "masks of different trials": (
