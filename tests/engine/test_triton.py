@@ -14,6 +14,7 @@ GPU = torch.cuda.is_available()
 pytest.importorskip("triton", reason="Triton is not installed: no GPU kernels to test")
 
 from thinwire.engine.gpu import radix, rows  # noqa: E402
+from thinwire.engine.layout import INTEGERS  # noqa: E402
 from thinwire.engine.topk import reference, select  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
@@ -37,7 +38,7 @@ def rows_of(n_rows: int, width: int, dtype: torch.dtype, seed: int = 0) -> Tenso
 
 def bits(x: Tensor) -> Tensor:
     """Two tensors share these only if they are equal to the last bit, signs of zeros included."""
-    return x.cpu().view(select.INTEGERS[x.dtype])
+    return x.cpu().view(INTEGERS[x.dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -10,6 +10,7 @@ from tiny import synthetic_batch, tiny_model, tiny_prompts, tiny_run
 from torch import Tensor
 
 from thinwire.data import Tokens
+from thinwire.engine.layout import INTEGERS
 from thinwire.engine.topk import reference, select
 from thinwire.model import AbsTopK, next_token_loss
 from thinwire.model.abstopk import abstopk
@@ -33,7 +34,7 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0, value
 
 
 def same_bits(x: Tensor, y: Tensor) -> bool:
-    return torch.equal(x.view(select.INTEGERS[x.dtype]), y.view(select.INTEGERS[y.dtype]))
+    return torch.equal(x.view(INTEGERS[x.dtype]), y.view(INTEGERS[y.dtype]))
 
 
 def test_cuda_tensors_go_to_triton() -> None:
