@@ -155,7 +155,7 @@ def prune(dense: Transformer, plain: Transformer, sparse: Transformer, rounds: i
 
 
 def compared(steps: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, Any]:
-    """Times of mask steps, their ratios, and how alike the gradients of the sparse and our dense one are."""
+    """Times of mask steps, their ratios, and the cosine of the gradients of the sparse and our dense one."""
     seconds = in_turns(steps, rounds, 1)
     cosine = torch.cosine_similarity(steps["dense"](), steps["sparse"]()).min().item()
     return {

@@ -2,7 +2,7 @@
 
 Eight trials in one forward and backward pass against eight runs of one trial, both through `thinwire.prune.learn`; a
 step of the latter is one step of each run. They take turns and see the same pairs; the ratio is the median of the
-rounds' ratios, and times are those of the fastest round. Removed nodes are held at their means over the task's
+rounds' ratios, and times are those of the fastest round. Removed nodes are ablated to their means over the task's
 prompts, or over the pretraining distribution where its tokens are given. Below: where the time of a step goes.
 """
 

@@ -48,7 +48,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["data", "-o", "MODEL", *DATA], "holds something else than tokens"),
     (["tasks", "lst"], "There is no 'tasks lst'; use one of list, show, score"),
     (["tasks", "show", "bracket"], "There is no task called 'bracket'"),
-    (["tasks", "show", TASK, "--pairs", "0"], "ask for at least one"),
+    (["tasks", "show", TASK, "--pairs", "0"], "give at least one"),
     (["tasks", "show"], "Name a task (`thinwire tasks list` has them), or give --task-file"),
     (["tasks", "show", f"{TASK}.nonsens"], "There is no control called 'nonsens'; did you mean nonsense"),
     (["tasks", "show", TASK, "--model", "nowhere"], "nowhere cannot be read"),

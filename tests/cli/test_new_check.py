@@ -52,8 +52,8 @@ def test_a_new_check_is_one_file(work: Path, thinwire: Thinwire) -> None:
     circuit, folder = work / "circuits" / TASK, work / "verdicts" / TASK
     found = thinwire("verify", circuit, *VERIFY, "--json").json  # the finished verdict lacks the check
     named = [row["name"] for row in found["rows"]]
-    assert named[4:6] == list(NAMES), "after the checks of lower order"
-    assert found["rows"][4] == {
+    assert named[6:8] == list(NAMES), "after the checks of lower order"
+    assert found["rows"][6] == {
         "name": "halves.loss",
         "ablation": "resample",
         "split": "heldout",

@@ -25,6 +25,7 @@ ENOUGH |= {"validation_pairs": 8, "heldout_pairs": 8}
 HEADLINES = {
     "circuit alone": "loss",
     "accuracy": "accuracy",
+    "other pair": "resample_loss",
     "whole model": "unpruned_loss",
     "circuit removed": "necessity_loss",
     "random circuits": "random_loss",
@@ -90,9 +91,9 @@ def test_quickstart(how: list[str], tmp_path: Path, thinwire: Thinwire) -> None:
     lines = recipe()["table"](found | {"tasks": [first, {"task": "other", "refused": "Too hard."}]}).splitlines()
     assert lines[-4:] == [
         f"| task | nodes | edges | {' | '.join(HEADLINES)} |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---" * (3 + len(HEADLINES)) + "|",
         f"| {' | '.join(cells)} |",
-        "| other | - | - | - | - | - | - | - |",
+        "| other " + "| - " * (2 + len(HEADLINES)) + "|",
     ]
     assert again.out.startswith("trained here: " if how else f"{quickstart.DEFAULT_MODEL}: ")
     assert f"thinwire view {out}/circuits/set_or_string --text" in again.out

@@ -231,7 +231,7 @@ def test_invalid_input_is_refused() -> None:
         CompactCircuit(circuit, model).margins(batch_of(model, longest=17))
     compact, batch = CompactCircuit(circuit, model), batch_of(model)
     for tokens in (batch.tokens - 1 - batch.tokens.max(), batch.tokens + model.config.vocab_size):
-        with pytest.raises(IndexError, match="tokens that the embedding does not have"):
+        with pytest.raises(IndexError, match="the embedding has no other rows"):
             compact.activations(replace(batch, tokens=tokens))
     for last in (batch.last + batch.tokens.shape[1], batch.last - batch.tokens.shape[1], batch.last[1:]):
         with pytest.raises(IndexError, match="last position outside the prompt"):

@@ -110,31 +110,6 @@ def test_an_observer_sees_everything_in_one_pass(kind: str, recompute: bool) -> 
     assert all(observer.alive[site].equal(alive) for site, alive in looped.alive.items())
 
 
-def test_an_observer_can_stand_in_for_the_statistics_of_training() -> None:
-    """The observer of `thinwire.train.stats`, as an intervention of one pass."""
-    _, model = twins()
-
-    class OnePass(Intervention):
-        def __init__(self) -> None:
-            super().__init__(sites=None, points=None)
-            self.kept = stats._Observer(model)
-
-        def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-            return self.kept._tap(site, x)
-
-        def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
-            self.kept._note(point.index, resid)
-            return resid
-
-    one_pass, looped = OnePass(), stats._Observer(model)
-    for seed in (0, 1):
-        tokens = tiny_prompts(model, 2, 20, seed)
-        assert model(tokens, tap=one_pass).equal(looped.logits(tokens))
-    for point in resid_points(model.config):
-        assert one_pass.kept.mean_kurtosis(point) == looped.mean_kurtosis(point)
-    assert all(one_pass.kept.alive[site].equal(alive) for site, alive in looped.alive.items())
-
-
 def of_layer(model: Transformer, layer: int, trials: int, gradient: bool = False) -> Intervention:
     masks = random_masks(model, trials, gradient)
     own = {site: mask for site, mask in masks.masks.items() if site.layer == layer}

@@ -102,7 +102,7 @@ def test_points_of_a_round_differ_and_are_are_reproducible(sampler: str) -> None
     for a, b in itertools.pairwise(second):
         ours, theirs = coordinates(a), coordinates(b)
         gaps = [abs(math.log(ours[n] / theirs[n])) / math.log(RANGES[n][1] / RANGES[n][0]) for n in RANGES]
-        assert max(gaps) > 0.02, "pending points are reckoned with"
+        assert max(gaps) > 0.02, "pending points are taken into account"
 
 
 def test_search_beats_chance() -> None:

@@ -48,7 +48,7 @@ def verdict(plant: planted.Planted) -> Verdict:
 
 def test_planted_circuit_is_enough_and_needed(plant: planted.Planted, verdict: Verdict) -> None:
     assert list(dict.fromkeys(found.check for found in verdict.measurements)) == [check.name for check in all_checks()]
-    assert {"unpruned", "sufficiency", "necessity", "random"} <= set(CHECKS)
+    assert {"unpruned", "sufficiency", "necessity", "random", "resample"} <= set(CHECKS)
     assert (verdict.task, verdict.nodes, verdict.edges) == (plant.planted.name, len(plant.nodes), len(plant.edges))
     assert verdict.target_loss is None
     assert verdict["unpruned.loss"].value < 0.05
@@ -61,7 +61,7 @@ def test_planted_circuit_is_enough_and_needed(plant: planted.Planted, verdict: V
     for found in verdict.measurements:
         assert (found.n, found.split) == (CONFIG.pairs, "heldout")
         assert found.meaning.endswith(".")
-        assert found.ablation == ("none" if found.check == "unpruned" else "mean")
+        assert found.ablation == {"unpruned": "none", "resample": "resample"}.get(found.check, "mean")
         assert found.interval is not None
         assert found.interval.low - 1e-6 <= found.value <= found.interval.high + 1e-6
     assert verdict["sufficiency.loss"].status == "info", "it has no target"
@@ -192,10 +192,10 @@ def test_the_target_decides_the_status(plant: planted.Planted) -> None:
 
 
 def test_headlines_are_the_columns_and_the_flat_values(verdict: Verdict) -> None:
-    titles = ["circuit alone", "accuracy", "whole model", "circuit removed", "random circuits"]
+    titles = ["circuit alone", "accuracy", "other pair", "whole model", "circuit removed", "random circuits"]
     assert list(verdict.headlines) == titles
     keys = [found.headline.key for found in verdict.headlines.values() if found.headline]
-    assert keys == ["loss", "accuracy", "unpruned_loss", "necessity_loss", "random_loss"]
+    assert keys == ["loss", "accuracy", "resample_loss", "unpruned_loss", "necessity_loss", "random_loss"]
 
 
 def test_a_verdict_of_other_checks_is_made_again(
@@ -228,6 +228,7 @@ def test_the_ablation_is_that_of_pruning(plant: planted.Planted, ablation: str, 
     found = verify(plant.model, replace(circuit_of(plant), artifact=parent), None, CONFIG)  # pyright: ignore
     assert {one.check: one.ablation for one in found.measurements} == {
         "sufficiency": ablation,
+        "resample": "resample",
         "unpruned": "none",
         "necessity": ablation,
         "random": ablation,

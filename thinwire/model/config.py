@@ -9,7 +9,11 @@ from thinwire.config import Config
 from thinwire.sites import KINDS, SiteKind
 
 FORMATS.register("model")(
-    Format(version=1, files=("model.json", "weights.safetensors", "tokenizer.json", SUMMARY, METRICS), shipped=True)
+    Format(
+        version=1,
+        files=("model.json", "weights.safetensors", "tokenizer.json", "objective.json", SUMMARY, METRICS),
+        shipped=True,
+    )
 )
 
 
