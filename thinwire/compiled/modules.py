@@ -11,7 +11,7 @@ from thinwire.engine.sites import operator as sites
 from thinwire.engine.sites.operator import Nonlinearity
 from thinwire.engine.sites.pointwise import Ablation
 from thinwire.engine.spmm.operators import gather_rows, multiply, table_rows
-from thinwire.engine.spmm.pattern import SparsePattern
+from thinwire.engine.spmm.pattern import PatternTensors, SparsePattern
 from thinwire.model.fusable import Fusable
 
 MATRICES = ("w_q", "w_k", "w_v", "w_o", "w_in", "w_out", "embedding", "unembedding")
@@ -24,14 +24,14 @@ class Sparse(nn.Module):
     def __init__(self, pattern: SparsePattern, values: Tensor) -> None:
         super().__init__()
         self.shape = pattern.n_rows, pattern.n_columns
-        for name, tensor in zip(SparsePattern.TENSORS, pattern.tensors, strict=True):
+        for name, tensor in zip(PatternTensors._fields, pattern.tensors, strict=True):
             self.register_buffer(name, tensor)
         self.values = nn.Parameter(values)
 
     @property
     def pattern(self) -> SparsePattern:
         """Where the nonzeros are."""
-        return SparsePattern(*self.shape, *(getattr(self, name) for name in SparsePattern.TENSORS))
+        return SparsePattern(*self.shape, *(getattr(self, name) for name in PatternTensors._fields))
 
     @property
     def weight(self) -> Tensor:

@@ -61,7 +61,8 @@ class Intervention:
     def ablation(self, site: Site) -> Ablation | None:
         """What it does at a site that it touches, if that is an ablation to constants, which kernels compute; or None.
 
-        The result replaces the call of `at_site`.
+        The result replaces the call of `at_site`. The module of the site applies it, so that a forward hook on it sees
+        ablated activations.
         """
         return None
 

@@ -141,7 +141,7 @@ def as_tuples(record: tuple[Any, ...]) -> Tuples:
 
 
 def _map(part: Map) -> KernelMap:
-    return KernelMap(*csr_matrix(part.values, part.bias, part.pattern.tensors), part.k)
+    return KernelMap(*csr_matrix(part.values, part.bias, part.pattern.indices, part.pattern.indptr), part.k)
 
 
 def _read(part: Read, n: int) -> KernelRead:

@@ -1,7 +1,7 @@
 """From one site to the next, as one operator on a CPU: a sparse map, a nonlinearity, AbsTopK, ablation."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from thinwire.engine.sites import backward, forward
 from thinwire.engine.sites.pointwise import Ablation
 from thinwire.engine.sites.records import SiteGradients, SiteResult
 from thinwire.engine.spmm.operators import weight_gradient
-from thinwire.engine.spmm.pattern import SparsePattern, csr_matrix
+from thinwire.engine.spmm.pattern import PatternTensors, SparsePattern, csr_matrix
 from thinwire.engine.topk.ablation import KernelAblation
 
 Nonlinearity = Literal["identity", "relu", "gelu"]
@@ -30,6 +30,17 @@ CODES: dict[str, int] = {
 }
 MIN_TOKENS = 16
 """With fewer tokens the steps one by one are faster, since a tile has `TOKENS`."""
+
+
+class SiteOptions(NamedTuple):
+    """What an operator takes as a list of integers."""
+
+    nonlinearity: int
+    """One of CODES."""
+    k: int
+    """How many channels AbsTopK keeps."""
+    needs_flags: int
+    """1 if the backward pass needs flags of ablated nodes, otherwise 0."""
 
 
 def pays(x: Tensor) -> bool:
@@ -57,8 +68,8 @@ def map_and_keep(
     constants, mask = ablation if ablation is not None else (None, None)
     learns = any(each is not None and each.requires_grad for each in (x, values, bias, mask))
     needs_flags = torch.is_grad_enabled() and mask is not None and learns
-    how = [CODES[nonlinearity], k, int(needs_flags)]
-    return _map_and_keep(x, values, bias, mask, constants, pattern.tensors, how)[0]
+    options = [CODES[nonlinearity], k, int(needs_flags)]
+    return _map_and_keep(x, values, bias, mask, constants, pattern.tensors, options)[0]
 
 
 @operator("map_and_keep")
@@ -69,22 +80,22 @@ def _map_and_keep(
     mask: Tensor | None,
     constants: Tensor | None,
     index: Sequence[Tensor],
-    how: Sequence[int],
+    options: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result; flags; and which tokens are short: have fewer than k nonzeros, all if k is the width.
 
-    `how` is the code of the nonlinearity, k, and whether flags are needed. Flags, int8 [n_rows, n], say where a row
+    `options` are the fields of `SiteOptions`. Flags, int8 [n_rows, n], say where a row
     whose mask is not 1 was not zero; other rows are not written. They are [0, n] where not needed.
     """
-    nonlinearity, k, needs_flags = how
+    site, pattern = SiteOptions(*options), PatternTensors(*index)
     rows = features(x.float())
-    out, flags, short = empty_output(len(bias), rows.shape[1], bool(needs_flags))
+    out, flags, short = empty_output(len(bias), rows.shape[1], bool(site.needs_flags))
     use_threads()
     forward.map_and_keep(
-        csr_matrix(values, bias, index),
+        csr_matrix(values, bias, pattern.indices, pattern.indptr),
         rows.numpy(),
-        nonlinearity,
-        k,
+        site.nonlinearity,
+        site.k,
         torch.get_num_threads(),
         kernel_ablation(constants, mask, flags),
         out.numpy(),
@@ -141,17 +152,17 @@ def _map_and_keep_backward(
     [constants, mask] or [], `result` what the forward pass returned.
     """
     values, bias = matrix[0].detach().float(), matrix[1]
-    _, _, csc_indices, csc_indptr, csc_order = index
+    pattern = PatternTensors(*index)
     needs_x, needs_mapped, needs_mask = needs
-    n_rows, n_columns, n = len(bias), len(csc_indptr) - 1, result[0][..., 0].numel()
+    n_rows, n_columns, n = len(bias), len(pattern.csc_indptr) - 1, result[0][..., 0].numel()
     d_x = torch.empty(n_columns if needs_x else 0, n, dtype=torch.float32)
     d_mapped = torch.empty(n_rows if needs_mapped else 0, n, dtype=torch.float32)
     d_mask = empty_mask_gradient(n, ablation, n_rows if needs_mask else 0)
-    by_column = values[csc_order] if needs_x and n_columns > n_rows else values  # not read otherwise
+    by_column = values[pattern.csc_order] if needs_x and n_columns > n_rows else values  # not read otherwise
     use_threads()
     backward.map_and_keep_backward(
-        csr_matrix(values, bias, index),
-        csr_matrix(by_column, values.new_zeros(n_columns), (csc_indices, csc_indptr)),
+        csr_matrix(values, bias, pattern.indices, pattern.indptr),
+        csr_matrix(by_column, values.new_zeros(n_columns), pattern.csc_indices, pattern.csc_indptr),
         np.empty((0, n), np.float32) if x is None else features(x.float()).numpy(),
         nonlinearity,
         site_result(result, ablation, grad),
@@ -163,10 +174,10 @@ def _map_and_keep_backward(
 
 
 @_map_and_keep.register_fake
-def _(x, values, bias, mask, constants, index, how):
+def _(x, values, bias, mask, constants, index, options):
     n_rows, n = len(bias), x[..., 0].numel()
     out = empty_activations(x, n_rows, torch.float32)
-    flags = x.new_empty((n_rows if how[2] else 0, n), dtype=torch.int8)
+    flags = x.new_empty((n_rows if SiteOptions(*options).needs_flags else 0, n), dtype=torch.int8)
     return out, flags, x.new_empty(n, dtype=torch.bool)
 
 
@@ -174,19 +185,20 @@ def _(x, values, bias, mask, constants, index, how):
 def _(grad, x, matrix, index, ablation, result, nonlinearity, needs):
     needs_x, needs_mapped, needs_mask = needs
     n_rows, trials = len(matrix[1]), len(ablation[1]) if ablation else 1
-    d_x = empty_activations(grad, len(index[3]) - 1 if needs_x else 0, torch.float32)
+    d_x = empty_activations(grad, len(PatternTensors(*index).csc_indptr) - 1 if needs_x else 0, torch.float32)
     d_mapped = empty_activations(grad, n_rows if needs_mapped else 0, torch.float32)
     return d_x, d_mapped, grad.new_empty(trials, n_rows if needs_mask else 0, dtype=torch.float32)
 
 
 def _keep_for_backward(ctx, inputs, output) -> None:
-    x, values, bias, mask, constants, index, (nonlinearity, _, needs_flags) = inputs
+    x, values, bias, mask, constants, index, options = inputs
     # the input is kept only where the values have a gradient, or the backward pass computes the map again
-    ctx.recomputes = nonlinearity == CODES["gelu"] or bool(needs_flags)
+    site = SiteOptions(*options)
+    ctx.recomputes = site.nonlinearity == CODES["gelu"] or bool(site.needs_flags)
     kept_input = x if values.requires_grad or ctx.recomputes else None
     ctx.save_for_backward(kept_input, values, bias, mask, constants, *output, *index)
     ctx.mark_non_differentiable(output[1], output[2])
-    ctx.nonlinearity, ctx.dtype = nonlinearity, x.dtype
+    ctx.nonlinearity, ctx.dtype = site.nonlinearity, x.dtype
 
 
 def _backward(ctx, grad: Tensor, *_) -> tuple[Tensor | list[None] | None, ...]:

@@ -101,7 +101,9 @@ class Ablation(NamedTuple):
         if is_supported(x):
             return ablate(x, values, mask)
         folded = x.unflatten(0, (len(mask), -1))
-        return torch.lerp(values, folded, mask.view(len(mask), *[1] * (x.ndim - 1), -1)).flatten(0, 1)
+        mask = mask.view(len(mask), *[1] * (x.ndim - 1), -1)
+        moved = torch.lerp(values, folded, mask)
+        return torch.where((mask == 0) & ~folded.isfinite(), values, moved).flatten(0, 1)  # 0 times infinity is NaN
 
 
 def join_ablations(ablations: Sequence[Ablation], widths: Sequence[int], n: int) -> KernelAblation:

@@ -14,7 +14,7 @@ from thinwire.engine.jit import use_threads
 from thinwire.engine.layout import activations, features, floats
 from thinwire.engine.operator import operator
 from thinwire.engine.spmm import gather, kernels
-from thinwire.engine.spmm.pattern import CsrMatrix, SparsePattern, csr_matrix, first_of_each
+from thinwire.engine.spmm.pattern import CsrMatrix, PatternTensors, SparsePattern, csr_matrix, first_of_each
 from thinwire.errors import UserError
 
 
@@ -42,10 +42,12 @@ def _gpu_kernels(x: Tensor) -> ModuleType | None:
 @operator("sparse_linear")
 def sparse_linear(x: Tensor, values: Tensor, bias: Tensor, index: Sequence[Tensor]) -> Tensor:
     """See `multiply`; `index` has the tensors of the pattern."""
+    pattern = PatternTensors(*index)
     gpu = _gpu_kernels(x)
     if gpu is not None:
-        return activations(gpu.multiply(features(x), values, bias, index[0], index[1]), x.shape[:-1])
-    return _product(x, csr_matrix(values, bias, index))
+        rows = gpu.multiply(features(x), values, bias, pattern.indices, pattern.indptr)
+        return activations(rows, x.shape[:-1])
+    return _product(x, csr_matrix(values, bias, pattern.indices, pattern.indptr))
 
 
 @operator("sparse_linear_input_gradient")
@@ -54,19 +56,20 @@ def input_gradient(grad: Tensor, values: Tensor, index: Sequence[Tensor]) -> Ten
 
     On a CPU, channels whose gradient is zero throughout cost nothing.
     """
-    _, _, csc_indices, csc_indptr, csc_order = index
-    by_column, bias = values.detach()[csc_order], values.new_zeros(len(csc_indptr) - 1)
+    pattern = PatternTensors(*index)
+    by_column, bias = values.detach()[pattern.csc_order], values.new_zeros(len(pattern.csc_indptr) - 1)
     gpu = _gpu_kernels(grad)
     if gpu is not None:
-        return activations(gpu.multiply(features(grad), by_column, bias, csc_indices, csc_indptr), grad.shape[:-1])
-    transposed = csr_matrix(by_column, bias, (csc_indices, csc_indptr))
+        rows = gpu.multiply(features(grad), by_column, bias, pattern.csc_indices, pattern.csc_indptr)
+        return activations(rows, grad.shape[:-1])
+    transposed = csr_matrix(by_column, bias, pattern.csc_indices, pattern.csc_indptr)
     return _product(grad, kernels.without_zero_rows(transposed, features(grad.float()).numpy()))
 
 
 @operator("sparse_linear_weight_gradient")
 def weight_gradient(grad: Tensor, x: Tensor, index: Sequence[Tensor]) -> Tensor:
     """Gradient [nonzeros] of a map's values, from its input x [..., in] and the gradient of its result [..., out]."""
-    indices, indptr, *_ = index
+    indices, indptr = PatternTensors(*index)[:2]
     gpu = _gpu_kernels(x)
     if gpu is not None:
         return gpu.weight_gradient(indices, indptr, features(x), features(grad))
@@ -97,12 +100,14 @@ def _(x: Tensor, values: Tensor, bias: Tensor, index: Sequence[Tensor]) -> Tenso
 
 @input_gradient.register_fake
 def _(grad: Tensor, values: Tensor, index: Sequence[Tensor]) -> Tensor:
-    return grad.new_empty((len(index[3]) - 1, *grad.shape[:-1]), dtype=_result_dtype(grad)).movedim(0, -1)
+    return grad.new_empty(
+        (len(PatternTensors(*index).csc_indptr) - 1, *grad.shape[:-1]), dtype=_result_dtype(grad)
+    ).movedim(0, -1)
 
 
 @weight_gradient.register_fake
 def _(grad: Tensor, x: Tensor, index: Sequence[Tensor]) -> Tensor:
-    return grad.new_empty(len(index[0]), dtype=torch.float32)
+    return grad.new_empty(len(PatternTensors(*index).indices), dtype=torch.float32)
 
 
 def _keep_for_backward(ctx, inputs, output) -> None:

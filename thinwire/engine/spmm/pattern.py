@@ -4,7 +4,6 @@ The values are a tensor of their own, so that they can be trained, or replaced f
 again.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +12,16 @@ import torch
 from torch import Tensor
 
 from thinwire.engine.layout import floats
+
+
+class PatternTensors(NamedTuple):
+    """The tensors of a `SparsePattern`, by name; operators take them as a list."""
+
+    indices: Tensor
+    indptr: Tensor
+    csc_indices: Tensor
+    csc_indptr: Tensor
+    csc_order: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,9 +41,6 @@ class SparsePattern:
     csc_order: Tensor
     """The CSR index of each nonzero, column by column: `values[csc_order]` are values by column. int64 [nonzeros]"""
 
-    TENSORS = ("indices", "indptr", "csc_indices", "csc_indptr", "csc_order")
-    """Names of the tensors, in the order in which operators take them."""
-
     @classmethod
     def of(cls, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> "SparsePattern":
         """The pattern of nonzeros at int64 `rows` and `columns` [nonzeros], sorted by row, then column."""
@@ -50,8 +56,8 @@ class SparsePattern:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The tensors named in TENSORS."""
-        return [getattr(self, name) for name in self.TENSORS]
+        """The fields of `PatternTensors`, as operators take them."""
+        return [getattr(self, name) for name in PatternTensors._fields]
 
     def row_of_each(self) -> Tensor:
         """The row of each nonzero, row by row. int64 [nonzeros]"""
@@ -84,6 +90,6 @@ class CsrMatrix(NamedTuple):
     """float32 [out]"""
 
 
-def csr_matrix(values: Tensor, bias: Tensor, index: Sequence[Tensor]) -> CsrMatrix:
-    """The matrix of values [nonzeros] and a bias [out]; `index` begins with CSR `indices` and `indptr`."""
-    return CsrMatrix(floats(values), index[0].numpy(), index[1].numpy(), floats(bias))
+def csr_matrix(values: Tensor, bias: Tensor, indices: Tensor, indptr: Tensor) -> CsrMatrix:
+    """The matrix [out, in] of values [nonzeros] at `indices` [nonzeros] and `indptr` [out + 1], and a bias [out]."""
+    return CsrMatrix(floats(values), indices.numpy(), indptr.numpy(), floats(bias))
