@@ -63,7 +63,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["prune", "MODEL", "-t", TASK, *PRUNE, "--out", "MODEL"], "holds a model where a circuit is to be written"),
     (["prune", "MODEL", "-t", TASK, *PRUNE, "--tokens", "nowhere"], "nowhere is not a folder"),
     (["verify", "MODEL"], "is a model artefact where a circuit artefact is needed"),
-    (["verify", "CIRCUIT", "--pairs", "0"], "pairs: input should be greater than or equal to 1"),
+    (["verify", "CIRCUIT", "--pairs", "0"], "pairs: input should be greater than or equal to 2"),
     (["verify", "CIRCUIT", *VERIFY, "--out", "CIRCUIT"], "holds a circuit where a verdict is to be written"),
     (["view"], "Name at least one circuit folder"),
     (["view", "CIRCUIT", "--out", "EMPTY"], "is a folder; give the name of an HTML file"),
