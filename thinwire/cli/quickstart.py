@@ -169,7 +169,7 @@ def table(model: str | None, trained: "TrainResult", outcomes: list[Outcome]) ->
     """The run for reading."""
     size = f"{trained.nonzeros:,} of {trained.entries:,} weights"
     title = f"{model or 'trained here'}: {size}, validation loss {trained.val_loss:.3f} nats"
-    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
+    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": 0}  # fits into 80 columns
     grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
     grid.caption = "losses in nats on held-out pairs; a loss of 0.69 is no better than guessing"
     grid.add_column("task", no_wrap=True)
