@@ -50,7 +50,7 @@ class SparsePattern:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The tensors named in TENSORS."""
+        """The tensors named in TENSORS: [nonzeros], but `indptr` [n_rows + 1] and `csc_indptr` [n_columns + 1]."""
         return [getattr(self, name) for name in self.TENSORS]
 
     def row_of_each(self) -> Tensor:
