@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from thinwire.circuit.edges import MATRICES, matrix_at
+from thinwire.circuit.edges import MATRICES, matrix_name
 from thinwire.model import ModelConfig, Transformer
 from thinwire.model.taps import record
 from thinwire.sites import Node, Site
@@ -28,6 +28,11 @@ SHAPE = ModelConfig(
 DEAD_V, DEAD_NEURON = 13, 20
 Entry = tuple[int, str, int, int, float]
 """A weight of an edge: layer, matrix, row (target), column (source), value."""
+
+
+def matrix_at(model: Transformer, layer: int, name: str) -> Tensor:
+    """The weight [target width, source width] of one of MATRICES in a layer."""
+    return model.get_submodule(matrix_name(layer, name)).weight.detach()  # pyright: ignore
 
 
 @dataclass(frozen=True)

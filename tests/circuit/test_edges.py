@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from planted import matrix_at
 from tiny import tiny_model, tiny_prompts
 from torch import Tensor
 
 from thinwire.circuit import count_edges, embedding_edges, unembedding_edges, weight_edges
-from thinwire.circuit.edges import MATRICES, by_site, channel_links, matrix_at
+from thinwire.circuit.edges import MATRICES, by_site, channel_links
 from thinwire.model import Transformer
 from thinwire.model.attention import attention_pattern
 from thinwire.model.taps import record

@@ -105,11 +105,6 @@ def matrix_name(layer: int, name: str) -> str:
     return f"blocks.{layer}.{MATRICES[name][1].partition('.')[0]}.{name}"
 
 
-def matrix_at(model: Transformer, layer: int, name: str) -> Tensor:
-    """The weight [target width, source width] of one of MATRICES in a layer."""
-    return model.get_submodule(matrix_name(layer, name)).weight.detach()  # pyright: ignore
-
-
 def matrices(shape: Shape) -> Iterator[Matrix]:
     """Every matrix of the layers, in the order of the forward pass."""
     for layer in range(shape.n_layers):

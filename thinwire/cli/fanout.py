@@ -55,8 +55,8 @@ def prune_many(args: Args, tasks: Sequence[Task]) -> None:
                 done = run_local(jobs, args.workers or 1, shown)
             else:
                 done = run_on_ray(jobs, args.ray, args.workers, shown)
-    made = dict(zip((job.out for job in jobs), done, strict=True))
-    outcomes = [before[p.job.out] or made[p.job.out] for p in plan]
+    results = dict(zip((job.out for job in jobs), done, strict=True))
+    outcomes = [before[p.job.out] or results[p.job.out] for p in plan]
     emit(summary(outcomes), args.json, table(outcomes))
     if not args.json:
         emit({}, False, remarks(outcomes))
@@ -148,16 +148,16 @@ def geomean_edges(outcomes: Iterable[Outcome]) -> float | None:
 def table(outcomes: Sequence[Outcome]) -> Table:
     """The jobs for reading, in 80 columns."""
     several = len(by_model(outcomes)) > 1
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     if several:
-        made.add_column("model", overflow="fold")
-    made.add_column("task", overflow="fold")
+        grid.add_column("model", overflow="fold")
+    grid.add_column("task", overflow="fold")
     for name in ("nodes", "edges", "loss", "held-out", "seconds"):
-        made.add_column(name, justify="right", no_wrap=True)
+        grid.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes:
         names = [outcome.model, outcome.task] if several else [outcome.task]
-        made.add_row(*map(visible, names), *numbers(outcome))
-    return made
+        grid.add_row(*map(visible, names), *numbers(outcome))
+    return grid
 
 
 def numbers(outcome: Outcome) -> list[str]:

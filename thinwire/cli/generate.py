@@ -146,7 +146,10 @@ def read_prompt(args: Args) -> str:
 
 
 def start(opened: "Opened", prompt: str, args: Args, end: int | None) -> "Iterator[Tensor]":
-    """The steps of sampling. Raises UserError for a prompt longer than the context, and another model's circuit."""
+    """The steps of sampling: at each, a token of every text, int64 [sample].
+
+    Raises UserError for a prompt longer than the context, and another model's circuit.
+    """
     import torch
 
     from thinwire.circuit import Circuit
@@ -163,7 +166,7 @@ def start(opened: "Opened", prompt: str, args: Args, end: int | None) -> "Iterat
 
 
 def first(texts: Texts, steps: "Iterable[Tensor]") -> Iterator[int]:
-    """The tokens of the first text as they are sampled, without its end."""
+    """The tokens of the first text as they are sampled, without its end; each of `steps` is int64 [sample]."""
     for step in steps:
         texts.add(step)
         if not texts.ended(texts.rows[0]):

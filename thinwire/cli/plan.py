@@ -45,9 +45,9 @@ def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "plan", Args(tyro.MISSING, _default(argv)))
     name, device = find_device(args.device, args.rates)
-    made = plan(args.config, name, device, args.ranks, args.parallel)
-    totals = {"memory": asdict(made.memory) | {"total": made.memory.total}, "fits": made.fits}
-    emit({"config": args.source} | asdict(made) | totals, args.json, table_of(made, args.source, args.config))
+    planned = plan(args.config, name, device, args.ranks, args.parallel)
+    totals = {"memory": asdict(planned.memory) | {"total": planned.memory.total}, "fits": planned.fits}
+    emit({"config": args.source} | asdict(planned) | totals, args.json, table_of(planned, args.source, args.config))
 
 
 def _default(argv: Sequence[str]) -> TrainConfig:
@@ -64,27 +64,27 @@ def _default(argv: Sequence[str]) -> TrainConfig:
     return TrainConfig.load(Path(word))
 
 
-def table_of(made: Plan, source: str, config: TrainConfig) -> Table:
+def table_of(planned: Plan, source: str, config: TrainConfig) -> Table:
     """The plan as a table, at most 80 columns wide."""
-    ranks = f"{made.ranks} ranks, {made.parallel}" if made.ranks > 1 else "1 rank"
-    title = f"{Path(source).name} on {made.device}, {ranks}, {made.precision}"
+    ranks = f"{planned.ranks} ranks, {planned.parallel}" if planned.ranks > 1 else "1 rank"
+    title = f"{Path(source).name} on {planned.device}, {ranks}, {planned.precision}"
     table = Table(title=title, show_header=False, box=None, pad_edge=False, title_justify="left", width=79)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
-    for section in (_sizes(made), _memory(made), _work(made), _times(made, config)):
+    for section in (_sizes(planned), _memory(planned), _work(planned), _times(planned, config)):
         for row in section:
             table.add_row(*row)
         table.add_row()
-    table.caption = "\n".join(made.notes)
+    table.caption = "\n".join(planned.notes)
     table.caption_justify = "left"
     return table
 
 
-def _sizes(made: Plan) -> Iterator[Row]:
-    yield "parameters", number(made.parameters), ""
-    yield "  can be sparse", number(made.sparse_entries), _share(made.nonzeros, made.sparse_entries)
-    for group in made.groups:
+def _sizes(planned: Plan) -> Iterator[Row]:
+    yield "parameters", number(planned.parameters), ""
+    yield "  can be sparse", number(planned.sparse_entries), _share(planned.nonzeros, planned.sparse_entries)
+    for group in planned.groups:
         dense = group.entries == group.nonzeros
         yield f"  {group.group}", number(group.entries), "dense" if dense else _share(group.nonzeros, group.entries)
 
@@ -93,38 +93,42 @@ def _share(nonzeros: int, entries: int) -> str:
     return f"{number(nonzeros)} nonzero ({nonzeros / entries:.2%})"
 
 
-def _memory(made: Plan) -> Iterator[Row]:
-    held = made.memory
-    verdict = "fits" if made.fits else f"DOES NOT FIT; {made.advice}"
-    yield "memory of a rank", _bytes(held.total), f"of {_bytes(made.capacity)}: {verdict}"
-    yield "  weights", _bytes(held.weights), ""
-    yield "  gradients", _bytes(held.gradients), ""
-    yield "  Adam moments", _bytes(held.moments), ""
-    if held.copies:
-        yield "  copies", _bytes(held.copies), "matrices in bf16" + (", gathered" if made.parallel == "fsdp" else "")
-    patterns = f"attention patterns {_bytes(held.patterns)}; " if held.patterns else ""
-    yield "  activations", _bytes(held.activations), f"{patterns}--recompute saves {_bytes(made.recompute_saves)}"
-    yield "  logits", _bytes(held.logits), ""
-    if held.overhead:
-        yield "  overhead", _bytes(held.overhead), "temporary buffers, freed blocks"
-    yield "  process", _bytes(held.runtime), ""
+def _memory(planned: Plan) -> Iterator[Row]:
+    memory = planned.memory
+    verdict = "fits" if planned.fits else f"DOES NOT FIT; {planned.advice}"
+    yield "memory of a rank", _bytes(memory.total), f"of {_bytes(planned.capacity)}: {verdict}"
+    yield "  weights", _bytes(memory.weights), ""
+    yield "  gradients", _bytes(memory.gradients), ""
+    yield "  Adam moments", _bytes(memory.moments), ""
+    if memory.copies:
+        yield (
+            "  copies",
+            _bytes(memory.copies),
+            "matrices in bf16" + (", gathered" if planned.parallel == "fsdp" else ""),
+        )
+    patterns = f"attention patterns {_bytes(memory.patterns)}; " if memory.patterns else ""
+    yield "  activations", _bytes(memory.activations), f"{patterns}--recompute saves {_bytes(planned.recompute_saves)}"
+    yield "  logits", _bytes(memory.logits), ""
+    if memory.overhead:
+        yield "  overhead", _bytes(memory.overhead), "temporary buffers, freed blocks"
+    yield "  process", _bytes(memory.runtime), ""
 
 
-def _work(made: Plan) -> Iterator[Row]:
-    yield "FLOPs a token", _short(made.flops_per_token), "forward and backward, attention included"
-    yield "FLOPs a step", _short(made.flops_per_step), ""
-    yield "AbsTopK a step", _short(made.abstopk_entries), "entries, forward"
-    yield "projection a step", _short(made.projection_entries), "entries of a rank"
-    yield "all-reduce a step", _bytes(made.all_reduce_bytes), "sent by a rank"
+def _work(planned: Plan) -> Iterator[Row]:
+    yield "FLOPs a token", _short(planned.flops_per_token), "forward and backward, attention included"
+    yield "FLOPs a step", _short(planned.flops_per_step), ""
+    yield "AbsTopK a step", _short(planned.abstopk_entries), "entries, forward"
+    yield "projection a step", _short(planned.projection_entries), "entries of a rank"
+    yield "all-reduce a step", _bytes(planned.all_reduce_bytes), "sent by a rank"
 
 
-def _times(made: Plan, config: TrainConfig) -> Iterator[Row]:
-    rates = "measured rates" if made.measured else "assumed rates"
-    yield "time of a step", _seconds(made.step_seconds), rates
-    for part, seconds in sorted(made.seconds.items(), key=lambda item: -item[1]):
-        yield f"  {part}", _seconds(seconds), f"{seconds / made.step_seconds:.0%}"
-    yield "tokens per second", number(float(made.tokens_per_second)), "" if made.measured else "assumed"
-    hours = number(made.hours) if made.hours < 1000 else f"{made.hours:,.0f}"
+def _times(planned: Plan, config: TrainConfig) -> Iterator[Row]:
+    rates = "measured rates" if planned.measured else "assumed rates"
+    yield "time of a step", _seconds(planned.step_seconds), rates
+    for part, seconds in sorted(planned.seconds.items(), key=lambda item: -item[1]):
+        yield f"  {part}", _seconds(seconds), f"{seconds / planned.step_seconds:.0%}"
+    yield "tokens per second", number(float(planned.tokens_per_second)), "" if planned.measured else "assumed"
+    hours = number(planned.hours) if planned.hours < 1000 else f"{planned.hours:,.0f}"
     yield "hours", hours, f"for {config.steps:,} steps, with validation"
 
 

@@ -69,15 +69,15 @@ def pareto_table(trials: Sequence["Trial"]) -> "Table":
     from rich.table import Table
 
     title = "best trials of the search, not simplified"
-    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("edges", "nodes", "loss", "seconds", "k_coef", "learning_rate", "heaviside_temp"):
-        made.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for trial in trials:
         point = trial.point
         varied = (point.k_coef, point.learning_rate, point.heaviside_temp)
         counts = number(trial.edges), number(trial.nodes)
-        made.add_row(*counts, f"{trial.loss:.3f}", f"{trial.seconds:.0f}", *map("{:.2g}".format, varied))
-    return made
+        table.add_row(*counts, f"{trial.loss:.3f}", f"{trial.seconds:.0f}", *map("{:.2g}".format, varied))
+    return table
 
 
 def summary(circuit: "Circuit", out: Path) -> dict[str, object]:

@@ -19,24 +19,24 @@ class Flattened(NamedTuple):
     program: Program
 
 
-def flatten(made: Compiler) -> Flattened:
+def flatten(compiler: Compiler) -> Flattened:
     """The program of a circuit, and what each of its norms reads."""
-    reads = [made.read(point) for point in (*made.points, 2 * made.config.n_layers)]
-    heads = [made.heads(point) for point in made.points]
-    maps = [found for point, own in zip(made.points, heads, strict=True) for found in made.maps(point, own)]
+    reads = [compiler.read(point) for point in (*compiler.points, 2 * compiler.config.n_layers)]
+    heads = [compiler.heads(point) for point in compiler.points]
+    maps = [found for point, own in zip(compiler.points, heads, strict=True) for found in compiler.maps(point, own)]
     mixing = [[head for head in own if head.massed or head.values.first < head.values.end] for own in heads]
     last_mixing = max((step for step, own in enumerate(mixing) if own), default=-1)
-    before, after = [ALL_POSITIONS] * last_mixing, [LAST_POSITION] * (len(made.points) - last_mixing - 1)
+    before, after = [ALL_POSITIONS] * last_mixing, [LAST_POSITION] * (len(compiler.points) - last_mixing - 1)
     reach = before + [LAST_QUERY] * (last_mixing >= 0) + after
-    fields = _reads(reads) | _maps(maps) | _nodes(made, reads, maps) | _heads(mixing)
+    fields = _reads(reads) | _maps(maps) | _nodes(compiler, reads, maps) | _heads(mixing)
     program = Program(
-        attention=np.array([point % 2 == 0 for point in made.points], bool),
+        attention=np.array([point % 2 == 0 for point in compiler.points], bool),
         reach=_integers(reach),
-        n_written=len(made.written),
+        n_written=len(compiler.written),
         n_mixed=max((sum(len(h.values) + h.massed for h in own) for own in mixing), default=0),
         most_rows=max(np.diff(fields["read_offsets"]).max(), np.diff(fields["map_offsets"], prepend=0).max()),
-        d_model=made.config.d_model,
-        epsilon=made.cut.norm.epsilon(torch.float32),
+        d_model=compiler.config.d_model,
+        epsilon=compiler.cut.norm.epsilon(torch.float32),
         **fields,
     )
     return Flattened(reads, program)
@@ -97,16 +97,16 @@ def _maps(maps: list[Map]) -> dict[str, np.ndarray]:
     }
 
 
-def _nodes(made: Compiler, reads: list[Read], maps: list[Map]) -> dict[str, np.ndarray]:
-    row, written = np.zeros(len(made.nodes), np.int64), np.full(len(made.nodes), -1)
+def _nodes(compiler: Compiler, reads: list[Read], maps: list[Map]) -> dict[str, np.ndarray]:
+    row, written = np.zeros(len(compiler.nodes), np.int64), np.full(len(compiler.nodes), -1)
     parts = [(read.nodes, read.channels) for read in reads]
     parts += [(found.nodes, found.channels.tolist()) for found in maps]
     for span, channels in parts:
         for index in span.range:
-            row[index] = channels.index(made.nodes[index].index)
+            row[index] = channels.index(compiler.nodes[index].index)
     for found in maps[OUT :: OUT + 1]:
         for index in found.nodes.range:
-            written[index] = made.written.index(made.nodes[index].index)
+            written[index] = compiler.written.index(compiler.nodes[index].index)
     return {"node_row": row, "node_written": written}
 
 

@@ -52,12 +52,12 @@ class CompactCircuit:
         self.nodes: tuple[Node, ...] = tuple(sorted(circuit.nodes))
         """Kept nodes, in the order of `activations`."""
         self._model, self._frozen = model, circuit.frozen_norms
-        made = Compiler(self.nodes, circuit.means, circuit.cut_model(model))
-        flattened = flatten(made)
+        compiler = Compiler(self.nodes, circuit.means, circuit.cut_model(model))
+        flattened = flatten(compiler)
         self._program = flattened.program
         self._points = [read.point for read in flattened.reads]
-        self._streams = Streams(made, flattened.reads)
-        self._logits = Logits(made, self._streams)
+        self._streams = Streams(compiler, flattened.reads)
+        self._logits = Logits(compiler, self._streams)
 
     @torch.no_grad()
     def margins(self, batch: PairBatch) -> Tensor:

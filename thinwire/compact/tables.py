@@ -62,11 +62,11 @@ class Streams:
     Positions matter only to models that have any. Slot p · vocab + t is token t at position p.
     """
 
-    def __init__(self, made: Compiler, reads: list[Read]) -> None:
-        self._made, self._reads, self._config = made, reads, made.config
-        self._end = 2 * made.config.n_layers
-        self.positioned = made.config.positions != "none"
-        self._numbers = Numbering(made.config.vocab_size * (made.config.context if self.positioned else 1))
+    def __init__(self, compiler: Compiler, reads: list[Read]) -> None:
+        self._compiler, self._reads, self._config = compiler, reads, compiler.config
+        self._end = 2 * compiler.config.n_layers
+        self.positioned = compiler.config.positions != "none"
+        self._numbers = Numbering(compiler.config.vocab_size * (compiler.config.context if self.positioned else 1))
         n_rows = sum(len(read.channels) for read in reads)
         self.tables = Tables(
             np.zeros((0, n_rows), np.float32),
@@ -81,8 +81,8 @@ class Streams:
         new = self._numbers.unknown(slots)
         for start in range(0, len(new), CHUNK):
             part = new[start : start + CHUNK]
-            made = self._computed(part)
-            self.tables = Tables(*(np.concatenate(both) for both in zip(self.tables, made, strict=True)))
+            added = self._computed(part)
+            self.tables = Tables(*(np.concatenate(both) for both in zip(self.tables, added, strict=True)))
             self._numbers.add(part)
         return self._numbers(slots)
 
@@ -94,16 +94,16 @@ class Streams:
         """The input of the last norm for slots [n] where the circuit has written nothing: float32 [n, d_model]."""
         stream = self._embedded(slots).stream
         for point in range(self._end):
-            stream = stream + self._made.constant_delta(point)
+            stream = stream + self._compiler.constant_delta(point)
         return stream
 
     def _embedded(self, slots: np.ndarray) -> Embedded:
         """The first residual point of slots [n]."""
         positions, tokens = (torch.from_numpy(x) for x in divmod(slots, self._config.vocab_size))
-        stream = plain(self._made.cut.embedding(tokens[None])[0])
+        stream = plain(self._compiler.cut.embedding(tokens[None])[0])
         if self._config.positions == "added":
-            assert self._made.cut.positions is not None
-            stream = stream + plain(self._made.cut.positions[positions])
+            assert self._compiler.cut.positions is not None
+            stream = stream + plain(self._compiler.cut.positions[positions])
         return Embedded(stream, positions)
 
     def _computed(self, slots: np.ndarray) -> Tables:
@@ -115,12 +115,12 @@ class Streams:
             if point in reads:
                 parts.append(self._read(reads[point], stream, positions))
             if point < self._end:
-                stream = stream + self._made.constant_delta(point)
+                stream = stream + self._compiler.constant_delta(point)
         return Tables(*(torch.cat(each, 1).numpy() for each in zip(*parts, strict=True)))
 
     def _read(self, read: Read, stream: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
         """The fields of `Tables` for one norm, of the stream [n, d_model] at positions [n]."""
-        written = self._made.written if read.channels else []
+        written = self._compiler.written if read.channels else []
         normed, unwritten = stream * read.gain, stream.clone()
         unwritten[:, written] = 0
         position_channels = read.positions[positions] if read.positions.shape[1] else stream[:, :0]
@@ -136,11 +136,11 @@ class Streams:
 class Logits:
     """Logits of answers from the input of the last norm; tables grow with new last tokens and answers."""
 
-    def __init__(self, made: Compiler, streams: Streams) -> None:
-        self._made, self._streams, self._vocab = made, streams, made.config.vocab_size
-        self._endings = Numbering(self._vocab * (made.config.context if streams.positioned else 1))
+    def __init__(self, compiler: Compiler, streams: Streams) -> None:
+        self._compiler, self._streams, self._vocab = compiler, streams, compiler.config.vocab_size
+        self._endings = Numbering(self._vocab * (compiler.config.context if streams.positioned else 1))
         self._answers = Numbering(self._vocab)
-        self._rows = np.zeros((0, len(made.written)), np.float32)  # [answer, written channel]
+        self._rows = np.zeros((0, len(compiler.written)), np.float32)  # [answer, written channel]
         self._scaled = self._fixed = np.zeros((0, 0), np.float32)  # [ending, answer], with the norm's scale and without
 
     def margins(self, slots: np.ndarray, target: np.ndarray, foil: np.ndarray, ends: Ends) -> np.ndarray:
@@ -165,15 +165,15 @@ class Logits:
             return
         self._endings.add(new[0])
         self._answers.add(new[1])
-        made, cut, endings, answers = self._made, self._made.cut, self._endings.keys, self._answers.keys
+        compiler, cut, endings, answers = self._compiler, self._compiler.cut, self._endings.keys, self._answers.keys
         wanted = torch.zeros(self._vocab, dtype=torch.bool)
         wanted[answers] = True
         found = nonzeros(cut, "unembedding", wanted)
-        rows = torch.zeros(len(answers), made.config.d_model)
+        rows = torch.zeros(len(answers), compiler.config.d_model)
         rows[self._answers(found.rows.numpy()), found.columns] = plain(found.values)
         rows *= plain(cut.norm.weight)
         fixed = plain(bias_of(cut, "unembedding"))[answers].repeat(len(endings), 1)
         if cut.bigram is not None:
             fixed += plain(cut.bigram(torch.from_numpy(endings % self._vocab)))[:, answers]
-        self._rows, self._fixed = rows[:, made.written].numpy(), fixed.numpy()
+        self._rows, self._fixed = rows[:, compiler.written].numpy(), fixed.numpy()
         self._scaled = (self._streams.last(endings) @ rows.T).numpy()

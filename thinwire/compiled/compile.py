@@ -36,7 +36,7 @@ def compile_sparse(model: Transformer, below: float | None = None) -> Transforme
 
 
 def assemble(config: ModelConfig, sparse: Mapping[str, Sparse], rest: Mapping[str, Tensor]) -> CompiledTransformer:
-    """A model of sparse modules by name, and of the tensors of everything else by name."""
+    """A model of sparse modules by name, and of the tensors of everything else by name, in the parameters' shapes."""
     hold_freed_memory()
     with torch.device("meta"):
         model = CompiledTransformer(config)

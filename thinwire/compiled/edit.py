@@ -64,7 +64,8 @@ def bias_of(model: Transformer, name: str) -> Tensor:
 def sharing(model: Transformer, changed: Mapping[str, Tensor]) -> Transformer:
     """A model with a bias on every linear map that shares all parameters but the `changed` ones; not to be trained.
 
-    Biases that `model` does not have are zero unless changed.
+    `changed` has values by the names of parameters, in their shapes; a bias is [out]. Biases that `model` does not have
+    are zero unless changed.
     """
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     other = copy.deepcopy(model, shared | {id(buffer): buffer for buffer in model.buffers()})

@@ -58,14 +58,14 @@ class SourceFile:
 
 def parts(config: DataConfig) -> tuple[Part, ...]:
     """The parts that a config selects. Raises UserError when there are none."""
-    asked: dict[Part, bool] = {
+    selected: dict[Part, bool] = {
         "idioms": config.idioms > 0,
         "stdlib": config.stdlib,
         "folders": bool(config.folders),
     }
-    if not any(asked.values()):
+    if not any(selected.values()):
         raise UserError("The corpus is empty; choose idioms, the standard library, or a folder of .py files.")
-    return tuple(part for part, wanted in asked.items() if wanted)
+    return tuple(part for part, wanted in selected.items() if wanted)
 
 
 def list_files(config: DataConfig) -> list[SourceFile]:

@@ -79,15 +79,15 @@ def _decorator(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     compiled: Any = njit(cache=False, nogil=True, error_model="numpy", **options)
 
     def decorate(function: Callable[..., Any]) -> Any:
-        made = compiled(function)
+        dispatcher = compiled(function)
         others, config.CACHE_DIR = config.CACHE_DIR, _cache_folder()  # pyright: ignore
         try:
-            made._cache = _Cache(function)
+            dispatcher._cache = _Cache(function)
         except RuntimeError:  # numba found no folder
-            made._cache = _NoCache()
+            dispatcher._cache = _NoCache()
         finally:
             config.CACHE_DIR = others  # pyright: ignore
-        return made
+        return dispatcher
 
     return decorate
 

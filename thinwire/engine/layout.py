@@ -25,13 +25,13 @@ def features(x: Tensor) -> Tensor:
 
 
 def floats(x: Tensor) -> np.ndarray:
-    """What kernels take for x, float32: its own numbers, where they are of that kind."""
+    """x as a float32 array of the same shape, without a copy where x is float32."""
     x = x if x.dtype == torch.float32 else x.float()
     return (x.detach() if x.requires_grad else x).numpy()
 
 
 def empty_activations(like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
-    """A feature-major tensor [..., width] with the other dimensions of `like` [..., any], and nothing in it yet."""
+    """An uninitialized feature-major tensor [..., width] with the leading dimensions of `like` [..., any]."""
     last = like.ndim - 1
     order = last, *range(last)
     # not a view, since nobody may change one of several that an operator returns

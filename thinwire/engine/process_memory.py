@@ -1,4 +1,4 @@
-"""What a process holds: its peak, and freed memory, which it keeps: the C library would fetch it again page by page."""
+"""Keeps freed memory in the process, and measures its peak memory."""
 
 import ctypes
 import resource

@@ -67,17 +67,20 @@ class AbsTopK(nn.Module):
     def forward(
         self,
         x: Tensor,
-        by: nn.Module | None = None,
+        module: nn.Module | None = None,
         nonlinearity: Nonlinearity = "identity",
         ablation: Ablation | None = None,
     ) -> Tensor:  # [..., width]
-        """AbsTopK of x [..., width], then the ablation; with a map or norm `by`, of the nonlinearity of `by(x)`."""
-        if isinstance(by, Fusable) and is_bare(by) and no_global_hooks():  # pyright: ignore
-            kept = by.map_and_keep(x, nonlinearity, self.k, ablation)
+        """AbsTopK of x [..., width], then the ablation.
+
+        With a `module`, a map or norm, AbsTopK is of the nonlinearity of `module(x)`, and x is [..., in].
+        """
+        if isinstance(module, Fusable) and is_bare(module) and no_global_hooks():  # pyright: ignore
+            kept = module.map_and_keep(x, nonlinearity, self.k, ablation)
             if kept is not None:
                 return kept
-        if by is not None:
-            x = FUNCTIONS[nonlinearity](by(x))
+        if module is not None:
+            x = FUNCTIONS[nonlinearity](module(x))
         kept = x if self.k == self.width else abstopk(x, self.k)
         return kept if ablation is None else ablation.apply(kept)
 

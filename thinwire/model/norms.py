@@ -48,7 +48,7 @@ sublayer i, or the last one, before the unembedding."""
 
 
 def own_scales(point: int, norm: RMSNorm, resid: Tensor) -> Tensor:
-    """The norms as they are."""
+    """The norm as it is, of `resid` [batch, pos, d_model]; the result has the same shape."""
     return norm(resid)
 
 

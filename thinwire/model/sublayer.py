@@ -33,25 +33,25 @@ class Sublayer(nn.Module):
         name: str,
         x: Tensor,
         tap: Tap,
-        by: nn.Module | None = None,
+        module: nn.Module | None = None,
         nonlinearity: Nonlinearity = "identity",
         last: Tensor | None = None,
     ) -> Tensor:  # [batch, pos, width]
         """Sparsify x [batch, pos, in] at the site called `name`, then tap it.
 
-        With a map or norm `by`, the nonlinearity of `by(x)`. `last` [batch] has the positions of x where it has one a
-        sequence.
+        With a `module`, a map or norm, the nonlinearity of `module(x)`. `last` [batch] has the positions of x where it
+        has one a sequence.
         """
         site, keep = self.sites[name], getattr(self, name)
         if not isinstance(tap, Intervention):
-            return tap(site, keep(x, by, nonlinearity))
+            return tap(site, keep(x, module, nonlinearity))
         if not tap.touches(site):
-            return keep(x, by, nonlinearity)
+            return keep(x, module, nonlinearity)
         ablation = tap.ablation(site)
         if ablation is not None:  # part of the operator, where there is one
             check_trials(ablation, x)
-            return keep(x, by, nonlinearity, ablation)
-        return tap.at_site(site, keep(x, by, nonlinearity), last)
+            return keep(x, module, nonlinearity, ablation)
+        return tap.at_site(site, keep(x, module, nonlinearity), last)
 
     def read(
         self,

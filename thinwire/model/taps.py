@@ -21,7 +21,7 @@ Tap = Callable[[Site, Tensor], Tensor]
 
 
 def identity(site: Site, x: Tensor) -> Tensor:
-    """The tap that leaves everything as it is."""
+    """The tap that leaves x [batch, pos, width] as it is."""
     return x
 
 
@@ -42,7 +42,7 @@ class Intervention:
         self.points = points
 
     def __call__(self, site: Site, x: Tensor) -> Tensor:
-        """x at a site after the intervention: an intervention is a `Tap`."""
+        """x [batch, pos, width] at a site after the intervention, in the same shape: an intervention is a `Tap`."""
         return self.at_site(site, x) if self.touches(site) else x
 
     def touches(self, place: Site | ResidPoint) -> bool:
@@ -51,11 +51,14 @@ class Intervention:
         return places is None or place in places
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """x [batch, pos, width] at a site that it touches, after the intervention; the result has the same shape."""
+        """x [batch, pos, width] at a site that it touches, after the intervention: same shape. `last` is [batch]."""
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
-        """The stream [batch, pos, d_model] at a point that it touches, after the intervention; same shape."""
+        """`resid` [batch, pos, d_model] at a point that it touches, after the intervention: the same shape.
+
+        `last` is [batch].
+        """
         return resid
 
     def ablation(self, site: Site) -> Ablation | None:
@@ -75,12 +78,12 @@ class Recorder(Intervention):
         self.values: dict[Any, Tensor] = {}
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """See `Intervention`."""
+        """See `Intervention`; x and the result are [batch, pos, width], `last` [batch]."""
         self.values[site] = x
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
-        """See `Intervention`."""
+        """See `Intervention`; `resid` and the result are [batch, pos, d_model], `last` [batch]."""
         self.values[point] = resid
         return resid
 
@@ -106,7 +109,7 @@ class Patch(Intervention):
         self.resid = resid
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """See `Intervention`."""
+        """See `Intervention`; x and the result are [batch, pos, width], `last` [batch]."""
         x = x.clone()
         for node, value in self.nodes.items():
             if node.site == site:
@@ -116,7 +119,7 @@ class Patch(Intervention):
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
-        """See `Intervention`."""
+        """See `Intervention`; `resid` and the result are [batch, pos, d_model], `last` [batch]."""
         return _fitted(self.resid[point], resid, last, str(point)).to(resid.dtype).expand_as(resid)
 
 
@@ -147,7 +150,7 @@ class Ablate(Intervention):
         self.values = values
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """See `Intervention`."""
+        """See `Intervention`; x and the result are [batch, pos, width], `last` [batch]."""
         keep, values = self.keep[site], _fitted(self.values[site], x, last, str(site))
         if keep.shape != x.shape[-1:]:
             raise ValueError(f"The mask for {site} is {list(keep.shape)}; give [{x.shape[-1]}], a bool a node.")
@@ -180,7 +183,7 @@ class AblateMasks(Intervention):
         self.constants = constants
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """See `Intervention`."""
+        """See `Intervention`; x and the result are [batch, pos, width], `last` [batch]."""
         ablation = self.ablation(site)
         check_trials(ablation, x)
         return ablation.apply(x)
@@ -209,7 +212,7 @@ class PlainTap(Intervention):
         self.tap = tap
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """See `Intervention`."""
+        """See `Intervention`; x and the result are [batch, pos, width], `last` [batch]."""
         return self.tap(site, x)
 
 
@@ -221,13 +224,13 @@ class Chain(Intervention):
         self.parts = parts
 
     def at_site(self, site: Site, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """See `Intervention`."""
+        """See `Intervention`; x and the result are [batch, pos, width], `last` [batch]."""
         for part in self.parts:
             x = part.at_site(site, x, last) if part.touches(site) else x
         return x
 
     def at_point(self, point: ResidPoint, resid: Tensor, last: Tensor | None = None) -> Tensor:
-        """See `Intervention`."""
+        """See `Intervention`; `resid` and the result are [batch, pos, d_model], `last` [batch]."""
         for part in self.parts:
             resid = part.at_point(point, resid, last) if part.touches(point) else resid
         return resid
@@ -239,7 +242,10 @@ class Chain(Intervention):
 
 
 def at_point(tap: Tap, index: int, resid: Tensor, last: Tensor | None = None) -> Tensor:
-    """Residual point h_index [batch, pos, d_model] after a tap; only interventions touch residual points."""
+    """Residual point h_index, `resid` [batch, pos, d_model], after a tap; `last` is [batch].
+
+    The result has the same shape. Only interventions touch residual points.
+    """
     point = ResidPoint(index)
     return tap.at_point(point, resid, last) if isinstance(tap, Intervention) and tap.touches(point) else resid
 

@@ -46,7 +46,8 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.precision: Literal["auto", "fp32"] = "auto"  # what matrices are multiplied in where speed is what counts
+        # dtype of matrix products outside training; `auto` is bf16 where the device supports it
+        self.precision: Literal["auto", "fp32"] = "auto"
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         width = {"none": 0, "added": config.d_model, "concatenated": config.d_pos}[config.positions]
         self.positions = nn.Parameter(torch.empty(config.context, width)) if width else None

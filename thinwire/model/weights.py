@@ -93,9 +93,10 @@ class Rows:
     columns: Tensor
     """int64 [nonzeros]"""
     values: Tensor
+    """[nonzeros]"""
 
     def dense(self) -> Tensor:
-        """The whole matrix."""
+        """The whole matrix [rows, columns]."""
         matrix = torch.zeros(self.shape, dtype=self.values.dtype)
         matrix[self.rows, self.columns] = self.values
         return matrix
@@ -109,7 +110,10 @@ def load_weights(model: Transformer, path: Path) -> None:
 
 
 def read_weights(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
-    """The contents of a file of `save_weights`, for a model. Raises UserError as `load_weights` does."""
+    """The contents of a file of `save_weights`, for a model: by name, tensors and `Rows` of the parameters' shapes.
+
+    Raises UserError as `load_weights` does.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             shapes = json.loads((file.metadata() or {}).get("sparse", "{}"))

@@ -119,7 +119,7 @@ class Replaceable(nn.Module):
         return functional_call(self, named, (batch, tap, resid, start, norms))
 
     def forward(self, batch: PairBatch, tap: Tap, resid: Tensor | None, start: int, norms: Norms) -> Outputs:
-        """See `logits`."""
+        """See `logits`; `resid` is [2n, pos, d_model]."""
         points = [self.model.embed(batch.tokens) if resid is None else resid]
         for sublayer in range(start, whole_sublayers(self.model)):
             points.append(self.model.run(points[-1], sublayer, sublayer + 1, tap, norms=norms))

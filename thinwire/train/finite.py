@@ -49,7 +49,7 @@ def origin(objective: Objective, batch: Tensor) -> str:
     objective.zero_grad(set_to_none=True)
     losses = objective(batch)
     if not torch.isfinite(losses.total):
-        return "in the loss, where the logits still are"
+        return "in the loss, although all logits are finite"
     losses.total.backward()
     for name, parameter in objective.model.named_parameters():
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():

@@ -46,7 +46,7 @@ class MeshPeers:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is sharded over several ranks."""
+    """Whether a tensor, of any shape, is sharded over several ranks."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed.tensor import DTensor  # imported late: half a second that a single process does not need
@@ -61,13 +61,13 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def peers_of(tensor: Tensor) -> MeshPeers:
-    """The ranks that hold the rows of a sharded tensor."""
+    """The ranks that hold the rows of a sharded tensor [rows, ...]."""
     mesh = tensor.device_mesh  # pyright: ignore
     return MeshPeers(mesh.get_local_rank(), mesh.size(), mesh.get_group())
 
 
 def local_rows(tensor: Tensor) -> tuple[int, int]:
-    """First row on this rank, and the one after the last; all rows of a tensor that is not sharded."""
+    """First row of a tensor [rows, ...] on this rank, and the one after the last; all rows if it is not sharded."""
     if not is_sharded(tensor):
         return 0, tensor.shape[0]
     peers = peers_of(tensor)

@@ -32,7 +32,7 @@ from thinwire.train.density import is_annealed
 from thinwire.train.whole_gradient import with_whole_gradients
 
 NEVER_ZERO = torch.finfo(torch.float32).tiny
-"""Reindices a value that becomes zero, so that the support is always where the weights are not zero."""
+"""Replaces a value that becomes zero, so that the support is always where the weights are not zero."""
 SHARE_MEMORY = 0.75
 """Weight of the earlier exact steps in the running mean of shares."""
 

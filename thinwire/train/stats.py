@@ -148,7 +148,10 @@ def support(model: Transformer) -> dict[str, Tensor]:
 
 
 def turnover(before: dict[str, Tensor], model: Transformer) -> float:
-    """Fraction of the model's nonzero entries that were zero in `before`, an earlier `support` of the model."""
+    """Fraction of the model's nonzero entries that were zero in `before`, an earlier `support` of the model.
+
+    `before` is by name: bool, in the parameter's shape, or this rank's rows of it.
+    """
     after = support(model)
     entered = torch.stack([(now & ~before[name]).sum() for name, now in after.items()])
     there = torch.stack([now.sum() for now in after.values()])

@@ -1,4 +1,4 @@
-"""Faithfulness checks on a circuit: is it enough, is it needed, would any circuit of its size do."""
+"""Faithfulness checks on a circuit: sufficiency, resampling, necessity, and comparison with random circuits."""
 
 from typing import TYPE_CHECKING
 

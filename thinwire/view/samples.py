@@ -129,7 +129,10 @@ def profile(values: np.ndarray, texts: Texts, config: SampleConfig) -> Profile:
 
 
 def strongest(values: np.ndarray, texts: Texts, config: SampleConfig, sign: int) -> tuple[Excerpt, ...]:
-    """The strongest windows of a sign, strongest first; at most SAME_TOKEN of them share their strongest token."""
+    """The strongest windows of a sign in a node's activations, `values` [windows, pos], strongest first.
+
+    At most SAME_TOKEN of them share their strongest token.
+    """
     peaks = (sign * values).argmax(1)
     sizes = sign * values[np.arange(len(values)), peaks]
     order = np.argsort(-sizes, kind="stable")

@@ -18,7 +18,6 @@ from thinwire.engine.simd.lanes import (
     set_bit_where_nonzero,
     sum_lanes,
     where_either,
-    where_lanes,
     where_visible,
 )
 from thinwire.engine.simd.memory import (
@@ -71,7 +70,6 @@ def _compare(x, least, one, found, flags, out):
     store(out[2], 0, where_either(load(x[1], 0), first, load(x[2], 0)))
     store(out[3], 0, load_flags(flags, 0))
     store(out[4], 0, set_bit_where_nonzero(set_bit_where_nonzero(load(x[3], 0), first, 2), first, 31))
-    store(out[5], 0, where_lanes(load(x[1], 0), found[0]))
 
 
 def test_comparisons() -> None:
@@ -79,7 +77,7 @@ def test_comparisons() -> None:
     x = vectors()
     least = np.resize(np.array((1, 0x3F000000, 0x7F800000), np.int32), TOKENS)
     one, found, flags = np.ones(TOKENS, np.int32), np.empty(1, np.uint64), np.empty(TOKENS, np.int8)
-    out = np.empty((6, TOKENS), np.float32)
+    out = np.empty((5, TOKENS), np.float32)
     _compare(x, least.view(np.float32), one.view(np.float32), found, flags, out)
     first, second, third, before = (x[i, :TOKENS] for i in range(4))
     bits = first.view(np.int32) & MAGNITUDE_BITS
@@ -92,7 +90,6 @@ def test_comparisons() -> None:
     np.testing.assert_array_equal(out[3], is_nonzero)
     marks = np.where(is_nonzero, np.int32(-(1 << 31) | 1 << 2), 0)
     np.testing.assert_array_equal(out[4].view(np.int32), before.view(np.int32) | marks)
-    np.testing.assert_array_equal(out[5], np.where(is_nonzero, second, 0))
 
 
 @compiled

@@ -47,7 +47,10 @@ def attend(
 
 
 def kernel_input(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor) -> AttentionInput:
-    """What kernels take for tensors as `attend` takes them."""
+    """The arguments of kernels for q [head, d_head, batch, n_queries], and k and v [head, d_head, batch, pos].
+
+    `sink` is [head] or empty, `queries` [batch, n_queries].
+    """
     scale = np.float32(q.shape[1] ** -0.5)
     q, k, v, sink, queries = (x.contiguous() for x in (q, k, v, sink, queries))
     return AttentionInput(floats(q), floats(k), floats(v), floats(sink), queries.numpy(), scale)

@@ -58,17 +58,6 @@ def any_greater(context: Any, x: Any, number: Any) -> Any:
 
 
 @intrinsic
-def where_lanes(context: Any, x: Any, lanes: Any) -> Any:
-    """x in the lanes of a mask, zero elsewhere."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, lanes = args
-        return builder.select(builder.bitcast(lanes, ir.VectorType(ir.IntType(1), LANES)), x, FLOATS(None))
-
-    return vector(vector, types.uint64), generate
-
-
-@intrinsic
 def where_either(context: Any, x: Any, first: Any, second: Any) -> Any:
     """x in the lanes where `first` or `second` is not zero, zero elsewhere."""
 

@@ -41,7 +41,10 @@ def _gpu_kernels(x: Tensor) -> ModuleType | None:
 
 @operator("sparse_linear")
 def sparse_linear(x: Tensor, values: Tensor, bias: Tensor, index: Sequence[Tensor]) -> Tensor:
-    """See `multiply`; `index` has the tensors of the pattern."""
+    """See `multiply`: [..., n_rows] from x [..., n_columns], `values` [nonzeros] and `bias` [n_rows].
+
+    `index` has the tensors of the pattern.
+    """
     pattern = PatternTensors(*index)
     gpu = _gpu_kernels(x)
     if gpu is not None:
@@ -130,7 +133,10 @@ sparse_linear.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
-    """Raise IndexError for tokens outside [0, vocab_size), TypeError for other than integers: kernels check neither."""
+    """Check `tokens`, of any shape, since kernels do not.
+
+    Raises IndexError for tokens outside [0, vocab_size), and TypeError for other than integers.
+    """
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise TypeError(f"Tokens must be integers, not {tokens.dtype}.")
     if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < vocab_size:
@@ -144,7 +150,7 @@ def gather_rows(tokens: Tensor, pattern: SparsePattern, values: Tensor) -> Tenso
 
 @operator("sparse_rows")
 def sparse_rows(tokens: Tensor, values: Tensor, indices: Tensor, indptr: Tensor, width: int) -> Tensor:
-    """See `gather_rows`."""
+    """See `gather_rows`: [..., width] from `tokens` [...], `values` and `indices` [nonzeros], `indptr` [n_rows + 1]."""
     gpu = _gpu_kernels(values)
     if gpu is not None:
         return activations(gpu.gather_rows(tokens.flatten(), values, indices, indptr, width), tokens.shape)

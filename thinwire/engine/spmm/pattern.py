@@ -56,7 +56,10 @@ class SparsePattern:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The fields of `PatternTensors`, as operators take them."""
+        """The fields of `PatternTensors`, as operators take them.
+
+        Each is [nonzeros], but `indptr` [n_rows + 1] and `csc_indptr` [n_columns + 1].
+        """
         return [getattr(self, name) for name in PatternTensors._fields]
 
     def row_of_each(self) -> Tensor:

@@ -92,7 +92,7 @@ def pass_columns(kept: Tensor, grad: Tensor, k: int) -> Tensor:
 
 
 def bits(x: Tensor) -> np.ndarray:
-    """The bits of contiguous floats, as integers of the same size."""
+    """The bits of contiguous floats x, of any shape, as integers of the same size and shape."""
     return x.view(INTEGERS[x.dtype]).numpy()
 
 

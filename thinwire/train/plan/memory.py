@@ -57,7 +57,7 @@ def memory(load: Load, kind: Kind, runtime: int) -> Memory:
     """The memory of a rank with this load on a device of this kind, whose processes need `runtime` bytes anyway."""
     state = FP32 * sum(load.own(parameter.entries) for parameter in load.inventory)
     log_probabilities = FP32 * load.rows * load.model.vocab_size
-    held = Memory(
+    result = Memory(
         weights=state,
         gradients=state,
         moments=2 * state,
@@ -68,7 +68,7 @@ def memory(load: Load, kind: Kind, runtime: int) -> Memory:
         logits=2 * log_probabilities + max(0, log_probabilities - state),
         runtime=runtime,
     )
-    return replace(held, overhead=round(CPU_OVERHEAD * held.counted)) if kind == "cpu" else held
+    return replace(result, overhead=round(CPU_OVERHEAD * result.counted)) if kind == "cpu" else result
 
 
 def saved_by_recomputing(load: Load, kind: Kind) -> int:

@@ -51,7 +51,7 @@ class Setting:
     dtype: torch.dtype = torch.float32
 
     def random(self, *shape: int, dtype: torch.dtype | None = None, grad: bool = True) -> Tensor:
-        """A normally distributed operand of this shape, in the setting's type unless `dtype` is given."""
+        """A normally distributed operand [*shape], in the setting's type unless `dtype` is given."""
         return torch.randn(shape, device=self.device).to(dtype or self.dtype).requires_grad_(grad)
 
     def autocast(self):
@@ -62,7 +62,10 @@ class Setting:
 
 
 def differentiable(setting: Setting, function: Callable[..., Tensor], operands: Callable[[], tuple]) -> Microbenchmark:
-    """The microbenchmark of a function of tensors, and of its gradients with respect to all operands that need one."""
+    """The microbenchmark of a function of tensors, and of its gradients with respect to all operands that need one.
+
+    `operands` returns the arguments of one call; tensors and the function's result have any shape.
+    """
 
     def run(own: tuple) -> Tensor:
         with setting.autocast():

@@ -85,7 +85,7 @@ def plan(config: TrainConfig, name: str, device: Device, ranks: int = 1, paralle
     forward = sum(kernel_seconds([call for call in calls if call.forward], device).values())
     groups = group_sizes(config)
     sparse = [group for group in groups if group.group not in ("bigram table", "other dense")]
-    held = memory(load, device.kind, device.runtime_bytes)
+    needed = memory(load, device.kind, device.runtime_bytes)
     return Plan(
         device=name,
         measured=device.measured,
@@ -97,10 +97,10 @@ def plan(config: TrainConfig, name: str, device: Device, ranks: int = 1, paralle
         sparse_entries=sum(group.entries for group in sparse),
         nonzeros=sum(group.nonzeros for group in sparse),
         groups=groups,
-        memory=held,
+        memory=needed,
         capacity=device.memory_bytes,
         recompute_saves=saved_by_recomputing(load, device.kind),
-        advice=advice(load, device) if held.total > device.memory_bytes else None,
+        advice=advice(load, device) if needed.total > device.memory_bytes else None,
         flops_per_token=work.step_flops(load) / tokens,
         flops_per_step=work.step_flops(load),
         abstopk_entries=work.selected_entries(load) * ranks,
@@ -197,9 +197,9 @@ def _more_ranks(least: Load, device: Device) -> str:
         if ranks > least.ranks and _fits(on(ranks), device):
             return f"it needs about {ranks} ranks: --ranks {ranks} --parallel fsdp --recompute --batch-size {ranks}"
         ranks *= 2
-    held = asdict(memory(on(MANY), device.kind, 0))
-    part = max((part for part in held if part != "patterns"), key=held.__getitem__)
-    obstacle = f"{PART_NAMES.get(part, part)} take {held[part] / 1e9:,.0f} GB with one sequence on each of many ranks"
+    needed = asdict(memory(on(MANY), device.kind, 0))
+    part = max((part for part in needed if part != "patterns"), key=needed.__getitem__)
+    obstacle = f"{PART_NAMES.get(part, part)} take {needed[part] / 1e9:,.0f} GB with one sequence on each of many ranks"
     return f"{obstacle}; choose a smaller model, a shorter context or larger devices"
 
 

@@ -54,7 +54,10 @@ class HardConcrete(Sparsifier):
         self.steering = Steering(config.steps, HIGHEST, GAIN)
 
     def effective(self, model: Transformer) -> dict[str, Tensor]:
-        """Each chosen parameter times its gates; in training their noise is a function of the seed and the step."""
+        """Each chosen parameter times its gates, by name, in its shape.
+
+        In training the noise of the gates is a function of the seed and the step.
+        """
         noise = self.noise() if self.training else None
         return {name: gated(parameter, self.gate(name, noise)) for name, parameter in self.chosen(model)}
 

@@ -31,7 +31,7 @@ class SoftTopK(Sparsifier):
     options: SoftTopKOptions
 
     def effective(self, model: Transformer) -> dict[str, Tensor]:
-        """The top-k of each parameter at the budget of the last update."""
+        """The top-k of each parameter at the budget of the last update, by name, in the parameter's shape."""
         kept = budget(model, int(self.updates), self.config)
         chosen = [(name, p) for name, p in self.chosen(model) if kept[name] < p.numel()]
         return {name: self._soft(name, parameter, kept[name]) for name, parameter in chosen}

@@ -14,7 +14,7 @@ from thinwire.verify.margins import Condition, accuracy_of, against_guessing, lo
 from thinwire.verify.measurement import Curve, Headline, Interval, Measurement
 
 MEANING = (
-    "Only a random circuit is left, with as many nodes at every site as this one; the median over the random circuits. "
+    "Median over random circuits with as many nodes at every site; only the random circuit runs. "
     "Guessing gives 0.693 nats. At 97 % of that or above, it passes: size alone does not explain the circuit. "
     "The interval is over the random circuits."
 )
