@@ -21,8 +21,9 @@ from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model import next_token_loss
 from thinwire.train import LanguageObjective, Losses, Monitoring, Objective, ObjectiveFactory, train
-from thinwire.train.loop import CHECKPOINT, OBJECTIVE
+from thinwire.train.loop import CHECKPOINT
 from thinwire.train.ranks import Ranks
+from thinwire.train.result import OBJECTIVE
 from thinwire.train.step import new_state, train_step
 
 CONFIG = tiny_run()
@@ -126,6 +127,25 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(tiny_tokens: Tok
         train(config, tiny_tokens, tmp_path, monitoring=Monitoring(fail), objective=FACTORY)
     train(config, tiny_tokens, tmp_path)
     assert not (tmp_path / OBJECTIVE).exists()
+
+
+def test_a_run_killed_while_it_resumes_keeps_its_objective(
+    tiny_tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(done: int, total: int, status: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def killed(source: Path, target: Path) -> None:
+        assert Path(target).name != OBJECTIVE, "killed"
+        os.rename(source, target)
+
+    config = CONFIG.replace(steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tiny_tokens, tmp_path, monitoring=Monitoring(interrupt), objective=FACTORY)
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="killed"):
+        patch.setattr(os, "replace", killed)
+        train(config, tiny_tokens, tmp_path, objective=FACTORY)
+    train(config, tiny_tokens, tmp_path, objective=FACTORY)
 
 
 class Late(ObjectiveFactory):
