@@ -11,7 +11,7 @@ from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.weights import count_nonzeros
-from thinwire.train import TrainConfig, read_result, train
+from thinwire.train import Sources, TrainConfig, read_result, train
 from thinwire.train.result import OBJECTIVE
 from thinwire.train.ship import ship
 from thinwire.train.stats import validation_losses
@@ -52,7 +52,7 @@ def test_shipped_artefact(trained: Path, tiny_tokens: Tokens, tmp_path: Path) ->
 
 
 def test_the_objective_is_shipped(tiny_tokens: Tokens, tmp_path: Path) -> None:
-    train(CONFIG.replace(steps=1), tiny_tokens, tmp_path / "model", objective=Penalized(strength=0.5))
+    train(CONFIG.replace(steps=1), tiny_tokens, tmp_path / "model", Sources(objective=Penalized(strength=0.5)))
     ship(tmp_path / "model", tiny_tokens, tmp_path / "shipped")
     made = artifact.open_artifact(tmp_path / "shipped", "model")
     assert OBJECTIVE in made.meta.files

@@ -58,17 +58,15 @@ def train(
     monitoring: Monitoring = UNMONITORED,
     device: str = "cpu",
     ranks: Ranks = SINGLE,
-    objective: ObjectiveFactory = LANGUAGE_MODELING,
 ) -> TrainResult:
     """Train a model into the folder `out`, or resume or return what is there.
 
     `ranks` are the processes that train together; each calls this, and has a device of its own in place of `device`.
-    `objective` builds the loss that is minimized (see `thinwire.train.objective`).
 
     Raises UserError for a folder of another run, tokens of another vocabulary or too few of them, a missing device, or
     a loss that is not finite. Raises KeyboardInterrupt, after saving, on SIGINT and SIGTERM.
     """
-    out = Path(out)
+    out, objective = Path(out), sources.objective
     hold_freed_memory()
     with ranks.together():
         check_device(device if ranks.mode == "single" else ranks.device)
