@@ -11,7 +11,7 @@ from pathlib import Path
 from penalized import Penalized
 
 from thinwire.data import Tokens
-from thinwire.train import LanguageModeling, Monitoring, TrainConfig, train
+from thinwire.train import LanguageModeling, Monitoring, Sources, TrainConfig, train
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
 
     objective = Penalized(strength=float(strength[0])) if strength else LanguageModeling()
     opened = Tokens.open(Path(tokens))
-    train(TrainConfig.parse(config, "argv"), opened, out, monitoring=Monitoring(report), objective=objective)
+    train(TrainConfig.parse(config, "argv"), opened, out, Sources(objective=objective), Monitoring(report))
 
 
 if __name__ == "__main__":

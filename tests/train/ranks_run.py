@@ -55,11 +55,11 @@ def outcome(run: dict, tokens: Tokens, ranks: Ranks) -> str:
     config = TrainConfig.parse(json.dumps(run["config"]), "argv")
     if "die_in_save" in run and ranks.first:
         die_in_save(run["die_in_save"])
-    sources = Sources(run.get("start"), run.get("teacher"))
     objective = Penalized(strength=run["strength"]) if "strength" in run else LanguageModeling()
+    sources = Sources(run.get("start"), run.get("teacher"), objective)
     placed = ranks.placed(run["mode"], "cpu", 0)
     try:
-        result = train(config, tokens, run["out"], sources, Monitoring(report), ranks=placed, objective=objective)
+        result = train(config, tokens, run["out"], sources, Monitoring(report), ranks=placed)
     except UserError as error:
         return str(error)
     except KeyboardInterrupt:

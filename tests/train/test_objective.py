@@ -20,9 +20,20 @@ from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model import next_token_loss
-from thinwire.train import LanguageObjective, Losses, Monitoring, Objective, ObjectiveFactory, train
-from thinwire.train.loop import CHECKPOINT, OBJECTIVE
+from thinwire.stages import train_stage
+from thinwire.train import (
+    LanguageModeling,
+    LanguageObjective,
+    Losses,
+    Monitoring,
+    Objective,
+    ObjectiveFactory,
+    Sources,
+    train,
+)
+from thinwire.train.loop import CHECKPOINT
 from thinwire.train.ranks import Ranks
+from thinwire.train.result import OBJECTIVE
 from thinwire.train.step import new_state, train_step
 
 CONFIG = tiny_run()
@@ -33,7 +44,7 @@ FACTORY = Penalized(strength=0.5)
 def whole(tiny_tokens: Tokens, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run of CONFIG with FACTORY."""
     out = tmp_path_factory.mktemp("objective") / "model"
-    train(CONFIG, tiny_tokens, out, objective=FACTORY)
+    train(CONFIG, tiny_tokens, out, Sources(objective=FACTORY))
     return out
 
 
@@ -82,7 +93,7 @@ def test_parts_are_logged_and_the_penalty_acts(whole: Path, tiny_tokens: Tokens,
     assert [set(line) for line in steps] == [
         {"step", "nonzeros", "turnover", "loss", "gradient_rms", "learning_rate", "density", "activation", "scale"}
     ] * 20
-    train(CONFIG, tiny_tokens, tmp_path / "free", objective=FACTORY.replace(strength=0.0))
+    train(CONFIG, tiny_tokens, tmp_path / "free", Sources(objective=FACTORY.replace(strength=0.0)))
     free = [line for line in lines(tmp_path / "free") if "loss" in line]
     assert [line["activation"] for line in free] == [0.0] * 20
     model, other = thinwire.load(whole), thinwire.load(tmp_path / "free")
@@ -101,10 +112,10 @@ def test_killed_run_resumes_bit_for_bit(whole: Path, tiny_tokens: Tokens, tmp_pa
     assert {name for name in stored if "scale" in name} == {
         f"{kind}/log_scale" for kind in ("value", "exp_avg", "exp_avg_sq", "step")
     }
-    for other in (FACTORY.replace(strength=0.4), None):
+    for other in (FACTORY.replace(strength=0.4), LanguageModeling()):
         with pytest.raises(UserError, match="holds an unfinished run with another objective"):
-            train(CONFIG, tiny_tokens, out, **({"objective": other} if other else {}))
-    train(CONFIG, tiny_tokens, out, objective=FACTORY)
+            train(CONFIG, tiny_tokens, out, Sources(objective=other))
+    train(CONFIG, tiny_tokens, out, Sources(objective=FACTORY))
     for name in ("weights.safetensors", "metrics.jsonl", OBJECTIVE):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -112,9 +123,15 @@ def test_killed_run_resumes_bit_for_bit(whole: Path, tiny_tokens: Tokens, tmp_pa
 def test_finished_run_keeps_its_objective(whole: Path, tiny_tokens: Tokens) -> None:
     assert OBJECTIVE in artifact.open_artifact(whole, "model").meta.files
     assert json.loads((whole / OBJECTIVE).read_text()) == {"name": "penalized", "strength": 0.5}
-    train(CONFIG, tiny_tokens, whole, objective=FACTORY)
+    train(CONFIG, tiny_tokens, whole, Sources(objective=FACTORY))
     with pytest.raises(UserError, match="holds a model trained with another objective"):
         train(CONFIG, tiny_tokens, whole)
+
+
+def test_the_stage_takes_an_objective_as_train_does(whole: Path, tiny_tokens: Tokens, tmp_path: Path) -> None:
+    train_stage(CONFIG, tiny_tokens, tmp_path / "model", sources=Sources(objective=FACTORY))
+    for name in ("weights.safetensors", OBJECTIVE):
+        assert (tmp_path / "model" / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again(tiny_tokens: Tokens, tmp_path: Path) -> None:
@@ -123,9 +140,29 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(tiny_tokens: Tok
 
     config = CONFIG.replace(steps=2)
     with pytest.raises(RuntimeError):
-        train(config, tiny_tokens, tmp_path, monitoring=Monitoring(fail), objective=FACTORY)
+        train(config, tiny_tokens, tmp_path, Sources(objective=FACTORY), Monitoring(fail))
     train(config, tiny_tokens, tmp_path)
     assert not (tmp_path / OBJECTIVE).exists()
+
+
+def test_a_run_killed_while_it_resumes_keeps_its_objective(
+    tiny_tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(done: int, total: int, status: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def killed(source: Path, target: Path) -> None:
+        assert Path(target).name != OBJECTIVE, "killed"
+        os.rename(source, target)
+
+    config = CONFIG.replace(steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tiny_tokens, tmp_path, Sources(objective=FACTORY), Monitoring(interrupt))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(AssertionError, match="killed"):
+            train(config, tiny_tokens, tmp_path, Sources(objective=FACTORY))
+    train(config, tiny_tokens, tmp_path, Sources(objective=FACTORY))
 
 
 class Late(ObjectiveFactory):
@@ -156,11 +193,11 @@ def test_parameters_that_start_late_resume_bit_for_bit(tiny_tokens: Tokens, tmp_
             os.kill(os.getpid(), signal.SIGINT)
 
     config = CONFIG.replace(steps=16)
-    train(config, tiny_tokens, tmp_path / "whole", objective=Late())
+    train(config, tiny_tokens, tmp_path / "whole", Sources(objective=Late()))
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train(config, tiny_tokens, tmp_path / "cut", monitoring=Monitoring(interrupt), objective=Late())
-    train(config, tiny_tokens, tmp_path / "cut", objective=Late())
+            train(config, tiny_tokens, tmp_path / "cut", Sources(objective=Late()), Monitoring(interrupt))
+    train(config, tiny_tokens, tmp_path / "cut", Sources(objective=Late()))
     assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
 
 

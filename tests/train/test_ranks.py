@@ -184,7 +184,7 @@ def test_other_sparsifiers_on_two_ranks(how: str, tiny_tokens: Tokens, tmp_path:
 
 @pytest.mark.slow
 def test_another_objective_on_two_ranks(tiny_tokens: Tokens, tmp_path: Path) -> None:
-    train(CONFIG, tiny_tokens, tmp_path / "one", objective=Penalized(strength=0.5))
+    train(CONFIG, tiny_tokens, tmp_path / "one", Sources(objective=Penalized(strength=0.5)))
     runs = [a_run(tmp_path / mode, mode, strength=0.5) for mode in ("ddp", "fsdp")]
     said = run_all(2, tiny_tokens, runs)
     same_course(tmp_path / "ddp", tmp_path / "one")

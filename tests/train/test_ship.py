@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from penalized import Penalized
 from tiny import tiny_run
 
 import thinwire
@@ -10,7 +11,8 @@ from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.weights import count_nonzeros
-from thinwire.train import TrainConfig, read_result, train
+from thinwire.train import Sources, TrainConfig, read_result, train
+from thinwire.train.result import OBJECTIVE
 from thinwire.train.ship import ship
 from thinwire.train.stats import validation_losses
 
@@ -47,6 +49,14 @@ def test_shipped_artefact(trained: Path, tiny_tokens: Tokens, tmp_path: Path) ->
     assert sizes[1] < sizes[0] - 3 * 300**2 + 2000  # the bigram table at one byte an entry instead of four
     for name in ("tokenizer.json", "metrics.jsonl", "model.json"):
         assert (made.path / name).read_bytes() == (source.path / name).read_bytes()
+
+
+def test_the_objective_is_shipped(tiny_tokens: Tokens, tmp_path: Path) -> None:
+    train(CONFIG.replace(steps=1), tiny_tokens, tmp_path / "model", Sources(objective=Penalized(strength=0.5)))
+    ship(tmp_path / "model", tiny_tokens, tmp_path / "shipped")
+    made = artifact.open_artifact(tmp_path / "shipped", "model")
+    assert OBJECTIVE in made.meta.files
+    assert (made.path / OBJECTIVE).read_bytes() == (tmp_path / "model" / OBJECTIVE).read_bytes()
 
 
 def test_shipped_again_only_when_the_model_is_another(trained: Path, tiny_tokens: Tokens, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from thinwire.tasks import TASKS, accuracy, last_logits, margin, margin_losses, 
 from thinwire.verify import CheckInput, Verdict, VerifyConfig, verify
 from thinwire.verify.checks import CHECKS, Check, all_checks, check
 from thinwire.verify.checks.random_circuits import _shuffled, random_circuits
+from thinwire.verify.measurement import Headline
 from thinwire.verify.verdict import finished_verdict
 
 CONFIG = VerifyConfig(pairs=64, random_circuits=9, seed=3)
@@ -196,6 +197,21 @@ def test_headlines_are_the_columns_and_the_flat_values(verdict: Verdict) -> None
     assert list(verdict.headlines) == titles
     keys = [found.headline.key for found in verdict.headlines.values() if found.headline]
     assert keys == ["loss", "accuracy", "resample_loss", "unpruned_loss", "necessity_loss", "random_loss"]
+
+
+@pytest.mark.parametrize(
+    ("headline", "words"),
+    [
+        (Headline("circuit alone", "mine"), "same column or key"),
+        (Headline("mine", "loss"), "same column or key"),
+        (Headline("mine", "edges"), "own values: edges"),
+        (Headline("mine", "seconds"), "own values: seconds"),
+    ],
+)
+def test_headlines_do_not_hide_each_other(verdict: Verdict, headline: Headline, words: str) -> None:
+    further = replace(verdict["random.loss"], name="mine.loss", headline=headline)
+    with pytest.raises(ValueError, match=words):
+        replace(verdict, measurements=(*verdict.measurements, further))
 
 
 def test_a_verdict_of_other_checks_is_made_again(

@@ -18,6 +18,7 @@ from thinwire.artifact.meta import (
     registered,
     require_parent,
     sha256,
+    unfinished_kind,
     version,
 )
 from thinwire.artifact.read import open_artifact
@@ -54,6 +55,7 @@ __all__ = [
     "reuse_or_make",
     "sha256",
     "sole_writer",
+    "unfinished_kind",
     "version",
     "write_text",
 ]

@@ -34,6 +34,8 @@ class Format:
     """Data files that an artefact may list; `*` and `?` stand for any characters."""
     shipped: bool = False
     """Whether the package ships artefacts of this format, which open by their names."""
+    in_place: bool = False
+    """Whether an artefact of this format grows in its folder, which has a config first; the others appear whole."""
 
     def may_list(self, name: str) -> bool:
         """Whether an artefact of this format may list a file of this name."""
@@ -93,6 +95,11 @@ def registered(kind: str, folder: Path | None = None) -> Format:
         return FORMATS[kind]
     subject = f"{folder} is an artefact of format '{kind}', which" if folder else f"'{kind}' is a format that"
     raise UserError(f"{subject} no imported module registers; import or install the module that writes this format.")
+
+
+def unfinished_kind() -> str | None:
+    """The format of an unfinished artefact: the registered one that is written in place; None where none is."""
+    return next((name for name in FORMATS if FORMATS[name].in_place), None)
 
 
 def version() -> str:

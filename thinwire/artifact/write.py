@@ -19,6 +19,7 @@ from thinwire.artifact.meta import (
     read_meta,
     registered,
     sha256,
+    unfinished_kind,
     version,
 )
 from thinwire.config import Config
@@ -177,7 +178,7 @@ def _may_be_ours(meta: Path) -> bool:
 def _kind_of(folder: Path) -> str | None:
     """The kind of artefact in a folder with a config; None where its meta.json is damaged."""
     if not is_finished(folder):
-        return "model"  # the only kind that is written in place; the others appear whole
+        return unfinished_kind()
     try:
         return read_meta(folder / META).format
     except UserError:

@@ -13,6 +13,7 @@ FORMATS.register("model")(
         version=1,
         files=("model.json", "weights.safetensors", "tokenizer.json", "objective.json", SUMMARY, METRICS),
         shipped=True,
+        in_place=True,
     )
 )
 

@@ -1,4 +1,4 @@
-"""What a run reads: its tokens and, where there are any, the model it starts from and the teacher."""
+"""What a run learns from: its tokens, its objective, and the model it starts from and the teacher, if any."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +11,24 @@ from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import load
 from thinwire.train.config import TrainConfig
+from thinwire.train.language import LANGUAGE_MODELING
+from thinwire.train.objective import ObjectiveFactory
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The models that a run reads, by folder or by the name of a shipped model."""
+    """What a run learns from: models, by folder or by the name of a shipped model, and the objective."""
 
     start: Path | str | None = None
     """Model of the run's shape whose weights the run starts from; None starts from random weights."""
     teacher: Path | str | None = None
     """Model that the objective may compare with, trained on the same tokens; None for no teacher."""
+    objective: ObjectiveFactory = LANGUAGE_MODELING
+    """Builds the loss that is minimized: see `thinwire.train.objective`."""
 
 
 NO_SOURCES = Sources()
-"""A run that starts from random weights, without a teacher."""
+"""A run that starts from random weights, without a teacher, and learns to predict the next token."""
 
 
 @dataclass(frozen=True)

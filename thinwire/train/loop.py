@@ -27,7 +27,7 @@ from thinwire.train.language import LANGUAGE_MODELING
 from thinwire.train.metrics import Metrics, Muted
 from thinwire.train.objective import ObjectiveFactory
 from thinwire.train.ranks import SINGLE, Ranks
-from thinwire.train.result import TrainResult, read_result, result_of, write_model
+from thinwire.train.result import OBJECTIVE, TrainResult, read_result, result_of, write_model
 from thinwire.train.rows import count_nonzeros, gathered
 from thinwire.train.sinks import Sink, check_sinks, open_sinks
 from thinwire.train.sparse_step import check_compute
@@ -36,8 +36,6 @@ from thinwire.train.step import State, StepReport, new_state, train_step
 from thinwire.train.watch import UNMONITORED, Monitoring
 
 CHECKPOINT = "checkpoint.safetensors"
-OBJECTIVE = "objective.json"
-"""File that names the objective of a run, where it is not the default one."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +58,15 @@ def train(
     monitoring: Monitoring = UNMONITORED,
     device: str = "cpu",
     ranks: Ranks = SINGLE,
-    objective: ObjectiveFactory = LANGUAGE_MODELING,
 ) -> TrainResult:
     """Train a model into the folder `out`, or resume or return what is there.
 
     `ranks` are the processes that train together; each calls this, and has a device of its own in place of `device`.
-    `objective` builds the loss that is minimized (see `thinwire.train.objective`).
 
     Raises UserError for a folder of another run, tokens of another vocabulary or too few of them, a missing device, or
     a loss that is not finite. Raises KeyboardInterrupt, after saving, on SIGINT and SIGTERM.
     """
-    out = Path(out)
+    out, objective = Path(out), sources.objective
     hold_freed_memory()
     with ranks.together():
         check_device(device if ranks.mode == "single" else ranks.device)
@@ -160,8 +156,9 @@ def _enter(config: TrainConfig, inputs: Inputs, out: Path, state: State, objecti
                 raise UserError(f"{out} holds an unfinished run with another objective; {remedy}.")
         if ranks.first:
             artifact.write_text(out / "config.json", config.to_json())
-            (out / OBJECTIVE).unlink(missing_ok=True)  # of a run without a checkpoint, which begins again
-            if objective.identity() != LANGUAGE_MODELING.identity():
+            if objective.identity() == LANGUAGE_MODELING.identity():
+                (out / OBJECTIVE).unlink(missing_ok=True)  # of a run without a checkpoint, which begins again
+            else:
                 artifact.write_text(out / OBJECTIVE, objective.identity())
     if not ranks.any((out / CHECKPOINT).exists()):
         return 0.0

@@ -16,6 +16,9 @@ from thinwire.model.transformer import Transformer
 from thinwire.model.weights import count_nonzeros, count_sparse_entries, save_weights
 from thinwire.train.config import TrainConfig
 
+OBJECTIVE = "objective.json"
+"""File that names the objective of a run, where it is not the default one."""
+
 
 @with_config(STRICT)
 @dataclass(frozen=True)

@@ -16,11 +16,14 @@ from thinwire.data import Tokens
 from thinwire.model.weights import load, load_weights, save_weights
 from thinwire.train.config import TrainConfig
 from thinwire.train.loop import check_device
-from thinwire.train.result import TrainResult, read_result, result_of, write_summary
+from thinwire.train.result import OBJECTIVE, TrainResult, read_result, result_of, write_summary
 from thinwire.train.stats import validation_losses
 
 COPIED = ("model.json", "tokenizer.json", artifact.METRICS)
-"""Files of the trained model that the shipped one has unchanged; the metrics are those of the training."""
+"""Files of the trained model that the shipped one has unchanged; the metrics are those of the training.
+
+So is the file of the objective, where the trained model has one.
+"""
 
 
 def ship(source: Path | str, tokens: Tokens, out: Path | str, device: str = "cpu") -> TrainResult:
@@ -42,9 +45,10 @@ def ship(source: Path | str, tokens: Tokens, out: Path | str, device: str = "cpu
         losses = validation_losses(model.to(torch.device(device)), tokens, config)
         result = result_of(model, config, tokens, losses, config.steps, read_result(trained.path).seconds)
         write_summary(folder, result)
-        for name in COPIED:
+        copied = [*COPIED, *([OBJECTIVE] if OBJECTIVE in trained.meta.files else [])]
+        for name in copied:
             shutil.copyfile(trained.path / name, folder / name)
-        files = ["weights.safetensors", artifact.SUMMARY, *COPIED]
+        files = ["weights.safetensors", artifact.SUMMARY, *copied]
         parents = {"tokens": tokens.artifact, "model": trained}
         artifact.finish(folder, "model", config, parents, files, seed=config.seed)
     return replace(result, out=str(out))

@@ -41,9 +41,9 @@ class Headline:
     """How tables of several circuits show a measurement."""
 
     column: str
-    """Title of its column."""
+    """Title of its column, another for each measurement of a verdict."""
     key: str
-    """Its name among the flat values of `--json`."""
+    """Its name among the flat values of `--json`, likewise; none of the verdict's own, such as `nodes`."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The verdict on a circuit: every registered check, on pairs that pruning never used."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from pydantic import with_config
@@ -11,7 +11,6 @@ from thinwire.artifact import Artifact
 from thinwire.circuit import Circuit, circuit_task
 from thinwire.config import STRICT, read_record
 from thinwire.data.tokenizer import Tokenizer
-from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.tasks import Task
@@ -19,6 +18,9 @@ from thinwire.verify.checks import all_checks
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.inputs import CheckInput, ablation_of
 from thinwire.verify.measurement import Measurement
+
+RESERVED = ("bytes", "format", "id", "kind", "out", "rows", "seconds", "seed", "thinwire")
+"""Names that the command line gives to values of its own beside the flat values of a verdict."""
 
 
 @with_config(STRICT)
@@ -38,6 +40,13 @@ class Verdict:
         names = [measurement.name for measurement in self.measurements]
         if not names or len(set(names)) != len(names):
             raise ValueError("a verdict needs at least one measurement, and no two of the same name")
+        shown = [measurement.headline for measurement in self.measurements if measurement.headline]
+        columns, keys = [headline.column for headline in shown], [headline.key for headline in shown]
+        if len(set(columns)) != len(columns) or len(set(keys)) != len(keys):
+            raise ValueError("no two headlines of a verdict have the same column or key")
+        taken = sorted(set(keys) & {*RESERVED, *(field.name for field in fields(self))})
+        if taken:
+            raise ValueError(f"the key of a headline is none of the verdict's own values: {', '.join(taken)}")
 
     def __getitem__(self, name: str) -> Measurement:
         """The measurement called `name`, such as `sufficiency.loss`. Raises KeyError."""
@@ -67,19 +76,17 @@ def finished_verdict(circuit: Circuit, folder: Path, config: VerifyConfig | None
 
     Given a config, it must also be made with this config and by the checks that are registered now.
     """
-    assert circuit.artifact is not None
-    if not artifact.is_finished(folder):
-        return None
-    try:
+    parent = circuit.artifact
+    assert parent is not None
+
+    def fits(verdict: Verdict) -> bool:
         found = artifact.open_artifact(folder, "verdict")
-        same = found.meta.parents.get("circuit") == circuit.artifact.id
-        if not same or config not in (None, found.config(VerifyConfig)):
-            return None
-        verdict = Verdict.load(folder)
-    except UserError:
-        return None
-    complete = {measurement.check for measurement in verdict.measurements} == {check.name for check in all_checks()}
-    return verdict if complete or config is None else None
+        if found.meta.parents.get("circuit") != parent.id:
+            return False
+        measured, registered = {one.check for one in verdict.measurements}, {check.name for check in all_checks()}
+        return config is None or (config == found.config(VerifyConfig) and measured == registered)
+
+    return artifact.finished(folder, Verdict.load, fits)
 
 
 def verify(
