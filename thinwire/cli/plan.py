@@ -101,11 +101,8 @@ def _memory(planned: Plan) -> Iterator[Row]:
     yield "  gradients", _bytes(memory.gradients), ""
     yield "  Adam moments", _bytes(memory.moments), ""
     if memory.copies:
-        yield (
-            "  copies",
-            _bytes(memory.copies),
-            "matrices in bf16" + (", gathered" if planned.parallel == "fsdp" else ""),
-        )
+        gathered = ", gathered" if planned.parallel == "fsdp" else ""
+        yield "  copies", _bytes(memory.copies), f"matrices in bf16{gathered}"
     patterns = f"attention patterns {_bytes(memory.patterns)}; " if memory.patterns else ""
     yield "  activations", _bytes(memory.activations), f"{patterns}--recompute saves {_bytes(planned.recompute_saves)}"
     yield "  logits", _bytes(memory.logits), ""
