@@ -24,7 +24,6 @@ from thinwire.model.taps import Ablate, Intervention, ablate, ablate_masks, chai
 from thinwire.sites import Node, ResidPoint, Site, resid_points
 from thinwire.tasks import last_logits
 from thinwire.tasks.batch import whole_sublayers
-from thinwire.train import stats
 
 ALL = tuple(range(LAYERS))
 Fused = list[tuple[int, ...]]

@@ -158,9 +158,10 @@ def test_a_run_killed_while_it_resumes_keeps_its_objective(
     config = CONFIG.replace(steps=2)
     with pytest.raises(KeyboardInterrupt):
         train(config, tiny_tokens, tmp_path, Sources(objective=FACTORY), Monitoring(interrupt))
-    with monkeypatch.context() as patch, pytest.raises(AssertionError, match="killed"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
-        train(config, tiny_tokens, tmp_path, Sources(objective=FACTORY))
+        with pytest.raises(AssertionError, match="killed"):
+            train(config, tiny_tokens, tmp_path, Sources(objective=FACTORY))
     train(config, tiny_tokens, tmp_path, Sources(objective=FACTORY))
 
 
