@@ -39,7 +39,7 @@ def formats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FORMATS, "_entries", {})
     for kind in ("soup", "stew"):
         FORMATS.register(kind)(Format(version=1, files=("sub/*.txt",)))
-    FORMATS.register("model")(Format(version=1, files=(), shipped=True))
+    FORMATS.register("model")(Format(version=1, files=(), shipped=True, in_place=True))
 
 
 @pytest.fixture
@@ -295,6 +295,9 @@ def test_work_of_another_kind_is_never_replaced(made: Path) -> None:
     with pytest.raises(UserError, match="holds a model where a soup is to be written"):
         artifact.refuse_foreign(made, "soup")
     artifact.refuse_foreign(made, "model")
+    del FORMATS._entries["model"]  # no imported module registers it
+    with pytest.raises(UserError, match="holds a run that is not finished where a soup is to be written"):
+        artifact.refuse_foreign(made, "soup")
 
 
 def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_measurement_explains_itself_on_hover_and_on_focus(visit: Visit):
     for words in (
         "Task loss: random circuits.",
         "95 % interval 0.730 to 0.750",
-        "256 pairs, held-out",
+        "256 pairs, heldout",
         "Curve: random circuit",
     ):
         assert words in tip.inner_text()

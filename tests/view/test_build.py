@@ -166,7 +166,7 @@ def test_every_measurement_reaches_the_payload(payload: Payload, verdict: Verdic
         for name in ("title", "value", "unit", "n", "ablation", "budget", "status", "reason", "meaning"):
             assert getattr(shown, name) == getattr(found, name)
     one, share, effort = task.measurements
-    assert (one.low, one.high, one.split) == (0.05, 0.2, "held-out")
+    assert (one.low, one.high, one.split) == (0.05, 0.2, "heldout")
     assert (share.low, share.high, share.curve) == (None, None, None)
     assert effort.curve is not None
     assert (effort.curve.x_label, effort.curve.x, effort.curve.y) == ("step", (1.0, 2.0), (0.6, 0.7))

@@ -5,11 +5,13 @@ import json
 import re
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from view_examples import HOSTILE
 
 from thinwire.errors import UserError
+from thinwire.prune.config import Ablation
 from thinwire.view import page, report
 from thinwire.view.payload import Payload
 
@@ -78,6 +80,11 @@ def test_modules_make_no_markup_and_ask_no_network(path: Path):
     assert not NETWORK.findall(source)
     assert len(source.splitlines()) < 250
     assert not re.search(r"</script|<!--", source)
+
+
+def test_every_ablation_has_a_text() -> None:
+    (shown,) = re.findall(r"const ABLATIONS = .*?\({(.*?)}\)", (STATIC / "evidence.js").read_text(), re.DOTALL)
+    assert set(re.findall(r'(\w+): "', shown)) == {"none", "resample", *get_args(Ablation)}
 
 
 def test_every_static_file_is_on_the_page(text: str):

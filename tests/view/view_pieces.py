@@ -102,7 +102,7 @@ def pairs(texts: Texts, rng: random.Random, count: int = 4) -> tuple[Pair, ...]:
 
 def measured(check: str, title: str, loss: float, accuracy: float, **fields: object) -> tuple[MeasurementView, ...]:
     """The loss and the accuracy of one check; further fields are of the loss."""
-    both = {"check": check, "title": title, "n": 256, "split": "held-out", "ablation": "mean"}
+    both = {"check": check, "title": title, "n": 256, "split": "heldout", "ablation": "mean"}
     one = both | {"quantity": "loss", "value": loss, "unit": "nats", "low": loss - 0.01, "high": loss + 0.01}
     other = both | {"quantity": "accuracy", "value": accuracy, "unit": "fraction", "meaning": "Share of right answers."}
     one |= {"meaning": f"Task loss: {title}."} | fields

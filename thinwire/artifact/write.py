@@ -178,7 +178,7 @@ def _may_be_ours(meta: Path) -> bool:
 def _kind_of(folder: Path) -> str | None:
     """The kind of artefact in a folder with a config; None where its meta.json is damaged."""
     if not is_finished(folder):
-        return unfinished_kind()
+        return unfinished_kind() or "run that is not finished"
     try:
         return read_meta(folder / META).format
     except UserError:

@@ -26,7 +26,12 @@ def calibrate(margins: Tensor, scale: Tensor | float, shift: Tensor | float) -> 
     `scale` and `shift` are numbers or broadcast to `margins` [..., 2n]. The first answer is right in the first half and
     wrong in the second, so the shift cannot tell the two sides apart.
     """
+    return margins * scale + side_signs(margins) * shift
+
+
+def side_signs(margins: Tensor) -> Tensor:
+    """1 where the first answer is the right one and -1 where the second is, float32 [2n], for margins [..., 2n]."""
     n = margins.shape[-1] // 2
-    side = torch.ones(2 * n, device=margins.device)
-    side[n:] = -1
-    return margins * scale + side * shift
+    signs = torch.ones(2 * n, device=margins.device)
+    signs[n:] = -1
+    return signs

@@ -274,25 +274,25 @@ class Circuit:
         means = {Site.parse(name): mean for name, mean in tensors.items()}
         if {site: mean.shape for site, mean in means.items()} != {s: (s.width(shape),) for s in all_sites(shape)}:
             raise UserError(f"{folder} holds means for other sites than its model has; prune again.")
-        kept = {node: strength for node, strength in strengths.items() if strength is not None}
-        nodes = tuple(sorted(strengths))
         summary = opened.path / artifact.SUMMARY
         scores = read_record(PruneScores, summary, refusal) if artifact.SUMMARY in opened.meta.files else None
         kept_edges = None
         if stored.kept_edges is not None:
             kept_edges = tuple(EdgeEnds(*(Node.parse(name, shape) for name in ends)) for ends in stored.kept_edges)
-        options = stored.task_source, stored.frozen_norms, stored.removed_tokens, embedding
         return cls(
-            stored.task,
-            shape,
-            nodes,
-            means,
-            stored.calibration,
-            kept,
-            prompts,
-            answers,
-            scores,
-            opened,
-            kept_edges,
-            *options,
+            task=stored.task,
+            shape=shape,
+            nodes=tuple(sorted(strengths)),
+            means=means,
+            calibration=stored.calibration,
+            strengths={node: strength for node, strength in strengths.items() if strength is not None},
+            prompt_tokens=prompts,
+            answer_tokens=answers,
+            scores=scores,
+            artifact=opened,
+            kept_edges=kept_edges,
+            task_source=stored.task_source,
+            frozen_norms=stored.frozen_norms,
+            removed_tokens=stored.removed_tokens,
+            ablated_embedding=embedding,
         )

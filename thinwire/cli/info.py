@@ -72,7 +72,7 @@ def kind_of(folder: Path) -> str:
             artifact.registered(kind, folder)
         return kind
     if (folder / "config.json").exists():
-        return "model"  # in training
+        raise UserError(f"{folder} is unfinished; run the command that makes it again (it has no meta.json).")
     raise UserError(f"{folder} is not a thinwire artefact; give a folder that one of the verbs has written.")
 
 

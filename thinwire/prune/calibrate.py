@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from thinwire.circuit import Calibration
+from thinwire.circuit.calibration import side_signs
 
 STEPS = 50
 """Most Newton steps; a handful is usual."""
@@ -26,8 +27,7 @@ def fit_calibration(margins: Tensor, max_scale: float) -> Calibration:
     The log-odds are standardized for the search, so that neither a large offset nor a small spread slows it down.
     """
     values = margins.detach().double().numpy(force=True)
-    sides = np.ones(len(values))
-    sides[len(values) // 2 :] = -1
+    sides = side_signs(margins).double().numpy(force=True)
     odds = values * sides  # of the first answer, which is right in the first half
     if not len(odds) or not np.isfinite(odds).all():
         return Calibration()

@@ -16,7 +16,7 @@ from thinwire.model.transformer import Transformer
 from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.passes import Parts, Passes, Replaceable, Token
 from thinwire.sites import Node, Site
-from thinwire.tasks import PairBatch, margin_losses
+from thinwire.tasks import PairBatch, loss_of, margin_losses
 
 SCREEN_PAIRS = 32
 """Number of validation pairs, evenly spread, on which poor candidates are rejected early."""
@@ -124,7 +124,7 @@ class Evaluator:
         if parts not in self._seen:
             margins = self._validation.margins(parts)
             calibration = fit_calibration(margins, self.max_scale)
-            loss = margin_losses(calibration.apply(margins)).mean().item()
+            loss = loss_of(calibration.apply(margins)).item()
             self._seen[parts] = Measured(loss, calibration)
         return self._seen[parts]
 

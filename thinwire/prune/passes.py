@@ -16,9 +16,10 @@ from torch.func import functional_call
 from thinwire.circuit import EdgeEnds, ablated_weights, keep_masks
 from thinwire.compiled.edit import sharing
 from thinwire.model.norms import Norms, own_scales
-from thinwire.model.taps import Tap, ablate
+from thinwire.model.taps import Tap, ablate, record
+from thinwire.model.taps import chain as chain_taps
 from thinwire.model.transformer import Transformer
-from thinwire.sites import Node, Site
+from thinwire.sites import Node, ResidPoint, Site
 from thinwire.tasks import PairBatch, last_logits, margin, norms_on, whole_sublayers
 
 CHUNK = 64
@@ -77,8 +78,8 @@ def first_change(one: Parts, other: Parts, n_sublayers: int) -> int:
 class Outputs(NamedTuple):
     """Result of a forward pass."""
 
-    points: list[Tensor]
-    """Residual points from h_start to the last one that is computed at all positions, [2n, pos, d_model] each."""
+    points: dict[int, Tensor]
+    """The wanted residual points [2n, pos, d_model], by index; of those from h_start on."""
     logits: Tensor
     """At the last tokens, [2n, vocab]."""
 
@@ -110,20 +111,25 @@ class Replaceable(nn.Module):
         resid: Tensor | None = None,
         start: int = 0,
         norms: Norms = own_scales,
+        wanted: Collection[int] = (),
     ) -> Outputs:
         """Run a batch with some parameters replaced (by name, of the model's shapes).
 
-        `resid` is residual point h_start [2n, pos, d_model]; without it the pass starts at the embedding.
+        `resid` is residual point h_start [2n, pos, d_model]; without it the pass starts at the embedding. `wanted` are
+        the residual points to return, at most `whole_sublayers`.
         """
         named = {f"model.{name}": parameter for name, parameter in parameters.items()}
-        return functional_call(self, named, (batch, tap, resid, start, norms))
+        return functional_call(self, named, (batch, tap, resid, start, norms, wanted))
 
-    def forward(self, batch: PairBatch, tap: Tap, resid: Tensor | None, start: int, norms: Norms) -> Outputs:
+    def forward(
+        self, batch: PairBatch, tap: Tap, resid: Tensor | None, start: int, norms: Norms, wanted: Collection[int]
+    ) -> Outputs:
         """See `logits`; `resid` is [2n, pos, d_model]."""
-        points = [self.model.embed(batch.tokens) if resid is None else resid]
-        for sublayer in range(start, whole_sublayers(self.model)):
-            points.append(self.model.run(points[-1], sublayer, sublayer + 1, tap, norms=norms))
-        return Outputs(points, last_logits(self.model, batch, tap, points[-1], start + len(points) - 1, norms))
+        resid = self.model.embed(batch.tokens) if resid is None else resid
+        first = {start: resid} if start in wanted else {}
+        seen = record(ResidPoint(point) for point in wanted if point > start)
+        logits = last_logits(self.model, batch, chain_taps(tap, seen), resid, start, norms)
+        return Outputs(first | {point.index: value for point, value in seen.values.items()}, logits)
 
 
 class Passes:
@@ -165,10 +171,10 @@ class Passes:
         found = []
         for index, (chunk, known, norms) in enumerate(zip(self.chunks, self._points, self._norms, strict=True)):
             resid = known[known_up_to] if known_up_to in known else self._embed(chunk, parts.removed)
-            outputs = self.model.logits(changed, chunk, tap, resid, start, norms)
+            outputs = self.model.logits(changed, chunk, tap, resid, start, norms, self.stored)
             pairs = self.pair_indices[index]
             margins[:, pairs] = margin(outputs.logits, chunk).unflatten(0, (2, -1))
-            found.append({start + i: point for i, point in enumerate(outputs.points) if start + i in self.stored})
+            found.append(outputs.points)
         self._latest = Latest(parts, margins.flatten(), start, found)
         return margins.flatten()
 

@@ -34,7 +34,7 @@ from thinwire.prune.simplify import simplified
 from thinwire.prune.trial import Trial
 from thinwire.prune.tune import search
 from thinwire.sites import Node, Site
-from thinwire.tasks import REST, PairBatch, Task, last_logits, margin, margin_losses
+from thinwire.tasks import REST, PairBatch, Task, accuracy_of, last_logits, loss_of, margin
 
 PATH_STEPS = 16
 """Points on the path of integrated gradients."""
@@ -234,10 +234,10 @@ class PruningRun:
             target_loss=self.config.target_loss,
             loss=candidate.loss,
             loss_one_fewer=candidate.loss_one_fewer,
-            heldout_loss=margin_losses(margins).mean().item(),
-            heldout_accuracy=(margins > 0).float().mean().item(),
-            unpruned_loss=margin_losses(whole).mean().item(),
-            unpruned_accuracy=(whole > 0).float().mean().item(),
+            heldout_loss=loss_of(margins).item(),
+            heldout_accuracy=accuracy_of(margins).item(),
+            unpruned_loss=loss_of(whole).item(),
+            unpruned_accuracy=accuracy_of(whole).item(),
             edges=candidate.edges,
             nodes_unsimplified=len(final.unsimplified.nodes),
             edges_unsimplified=final.unsimplified.edges,
@@ -277,7 +277,7 @@ def within_reach(model: Transformer, task: Task, validation: PairBatch, config: 
     with torch.no_grad():
         margins = margin(last_logits(model, validation), validation)
     calibration = fit_calibration(margins, config.max_logit_scale)
-    loss = margin_losses(calibration.apply(margins)).mean().item()
+    loss = loss_of(calibration.apply(margins)).item()
     if loss >= config.target_loss:
         raise TargetMissed(
             f"The whole model has loss {loss:.3f} on {task.name} and the target is {config.target_loss:g} on "

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thinwire.prune.bootstrap import percentile_ends
+
 DRAWS = 10_000
 """Bootstrap samples of the tasks."""
-LEVEL = 0.95
-"""Coverage of an interval."""
 
 Sizes = Mapping[str, int | None]
 """Edges by task; None where the target was missed."""
@@ -64,7 +64,6 @@ def _interval(logs: Sequence[float], n_tasks: int, seed: int) -> Interval | None
         return None
     values = np.array(logs)
     drawn = np.random.default_rng(seed).integers(0, len(values), (DRAWS, len(values)))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(values[drawn].mean(1), [tail, 1 - tail])
+    ends = percentile_ends(values, drawn)
     value = math.fsum(logs) / len(logs)
-    return Interval(math.exp(value), math.exp(low), math.exp(high), len(logs), n_tasks - len(logs))
+    return Interval(math.exp(value), math.exp(ends.low), math.exp(ends.high), len(logs), n_tasks - len(logs))

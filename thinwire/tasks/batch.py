@@ -133,12 +133,22 @@ def margin_losses(margins: Tensor) -> Tensor:
 
 def task_loss(logits: Tensor, batch: PairBatch) -> Tensor:
     """The task loss: mean loss over all sequences of both sides, in nats, float32 scalar, from logits [2n, vocab]."""
-    return sequence_losses(logits, batch).mean()
+    return loss_of(margin(logits, batch))
+
+
+def loss_of(margins: Tensor) -> Tensor:
+    """The task loss in nats, float32 scalar: the mean over all sequences of both sides, from margins [2n]."""
+    return margin_losses(margins).mean()
 
 
 def accuracy(logits: Tensor, batch: PairBatch) -> Tensor:
     """Fraction of sequences whose right answer is the likelier one, float32 [...], from logits [..., 2n, vocab]."""
-    return (margin(logits, batch) > 0).float().mean(-1)
+    return accuracy_of(margin(logits, batch))
+
+
+def accuracy_of(margins: Tensor) -> Tensor:
+    """Fraction of sequences whose right answer is the likelier one, float32 [...], from margins [..., 2n]."""
+    return (margins > 0).float().mean(-1)
 
 
 def margin(logits: Tensor, batch: PairBatch) -> Tensor:

@@ -3,26 +3,25 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from thinwire.prune.bootstrap import percentile_ends
 from thinwire.verify.measurement import Interval
 
 RESAMPLES = 1000
 """Bootstrap resamples behind an interval."""
-TAIL = 0.025
-"""Share of the resamples that lies below an interval, and above it."""
 Z = 1.959964
 """Quantile of the normal distribution that belongs to TAIL."""
 
 
-def bootstrap(values: Tensor, seed: int, statistic: Callable[[Tensor], Tensor] = torch.mean) -> Interval:
-    """Percentile bootstrap interval of a statistic of independent values [n]: resample them with replacement."""
-    generator = torch.Generator().manual_seed(seed)
-    values, n = values.double().cpu(), len(values)
-    draws = [statistic(values[torch.randint(n, (n,), generator=generator)]) for _ in range(RESAMPLES)]
-    low, high = torch.stack(draws).quantile(torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)).tolist()
-    return Interval(low, high)
+def bootstrap(values: Tensor, seed: int, statistic: Callable[..., np.ndarray] = np.mean) -> Interval:
+    """Percentile bootstrap interval of a statistic of independent values [n]: see `percentile_ends`."""
+    n = len(values)
+    drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
+    ends = percentile_ends(values.double().numpy(force=True), drawn.numpy(), statistic)
+    return Interval(ends.low, ends.high)
 
 
 def wilson(share: float, n: int) -> Interval:

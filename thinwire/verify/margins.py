@@ -5,7 +5,7 @@ from math import log
 
 from torch import Tensor
 
-from thinwire.tasks import margin_losses
+from thinwire.tasks import accuracy_of, loss_of, margin_losses
 from thinwire.verify.intervals import bootstrap, wilson
 from thinwire.verify.measurement import Interval, Judgement, Measurement
 
@@ -31,23 +31,25 @@ class Condition:
 
     def loss(self, value: float, interval: Interval, meaning: str) -> Measurement:
         """A loss in nats as a measurement."""
-        fixed = (self.n, interval, self.split, self.ablation, meaning, self.budget)
-        return Measurement(f"{self.check}.loss", self.title, value, "nats", *fixed)
+        return self._measurement("loss", value, "nats", interval, meaning)
 
     def accuracy(self, value: float, interval: Interval) -> Measurement:
         """A share of right answers as a measurement."""
-        fixed = (self.n, interval, self.split, self.ablation, ACCURACY, self.budget)
-        return Measurement(f"{self.check}.accuracy", self.title, value, "fraction", *fixed)
+        return self._measurement("accuracy", value, "fraction", interval, ACCURACY)
 
-
-def loss_of(margins: Tensor) -> float:
-    """Task loss in nats: the mean over all sequences. Margins [2n]"""
-    return margin_losses(margins).mean().item()
-
-
-def accuracy_of(margins: Tensor) -> float:
-    """Share of sequences whose right answer is the likelier of the two. Margins [2n]"""
-    return (margins > 0).float().mean().item()
+    def _measurement(self, quantity: str, value: float, unit: str, interval: Interval, meaning: str) -> Measurement:
+        return Measurement(
+            name=f"{self.check}.{quantity}",
+            title=self.title,
+            value=value,
+            unit=unit,
+            n=self.n,
+            interval=interval,
+            split=self.split,
+            ablation=self.ablation,
+            meaning=meaning,
+            budget=self.budget,
+        )
 
 
 def mean_loss(margins: Tensor, condition: Condition, meaning: str, seed: int) -> Measurement:
@@ -56,7 +58,7 @@ def mean_loss(margins: Tensor, condition: Condition, meaning: str, seed: int) ->
     The interval is a percentile bootstrap over the n pairs; the two sequences of a pair stay together.
     """
     per_pair = margin_losses(margins).unflatten(0, (2, -1)).mean(0)
-    return condition.loss(loss_of(margins), bootstrap(per_pair, seed), meaning)
+    return condition.loss(loss_of(margins).item(), bootstrap(per_pair, seed), meaning)
 
 
 def mean_accuracy(margins: Tensor, condition: Condition) -> Measurement:
@@ -64,7 +66,7 @@ def mean_accuracy(margins: Tensor, condition: Condition) -> Measurement:
 
     The interval is Wilson's with the n pairs as trials, since the two sequences of a pair are not independent.
     """
-    share = accuracy_of(margins)
+    share = accuracy_of(margins).item()
     return condition.accuracy(share, wilson(share, len(margins) // 2))
 
 

@@ -12,7 +12,7 @@ from thinwire.model.taps import Tap, ablate, record
 from thinwire.model.transformer import Transformer
 from thinwire.prune.means import inside
 from thinwire.sites import Node
-from thinwire.tasks import PairBatch, last_logits, margin, margin_losses, whole_sublayers
+from thinwire.tasks import PairBatch, last_logits, loss_of, margin, whole_sublayers
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablat
     path = circuit_path(cut, circuit, batch, norms)
     kept = circuit.calibration.apply(margins_from(cut, path, len(path) - 1, circuit.to_tap(), batch, norms))
     measured = circuit.nodes if len(circuit.nodes) <= most_ablations else ()
-    base = margin_losses(kept).mean().item()
+    base = loss_of(kept).item()
     without = {node: margins_without(cut, circuit, batch, path, node, norms) for node in measured}
-    losses = {node: margin_losses(margins).mean().item() for node, margins in without.items()}
+    losses = {node: loss_of(margins).item() for node, margins in without.items()}
     return Behaviour(
         activations=activations,
         sides={node: _sides(values) for node, values in activations.items()},

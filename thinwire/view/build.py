@@ -159,7 +159,7 @@ def _measurement(found: Measurement) -> MeasurementView:
         n=found.n,
         low=low,
         high=high,
-        split=found.split.replace("heldout", "held-out"),
+        split=found.split,
         ablation=found.ablation,
         budget=found.budget,
         status=found.status,

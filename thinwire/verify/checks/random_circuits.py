@@ -3,14 +3,16 @@
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from thinwire.prune.calibrate import fit_calibration
+from thinwire.tasks import accuracy_of, loss_of
 from thinwire.verify.checks import check
 from thinwire.verify.inputs import CheckInput
 from thinwire.verify.intervals import bootstrap
-from thinwire.verify.margins import Condition, accuracy_of, against_guessing, loss_of
+from thinwire.verify.margins import Condition, against_guessing
 from thinwire.verify.measurement import Curve, Headline, Interval, Measurement
 
 MEANING = (
@@ -30,7 +32,8 @@ def random_circuits(inputs: CheckInput) -> list[Measurement]:
     seed, count = inputs.config.seed, inputs.config.random_circuits
     generator = torch.Generator().manual_seed(seed)
     each = [_margins(inputs, generator) for _ in range(count)]
-    losses, accuracies = sorted(map(loss_of, each)), [accuracy_of(margins) for margins in each]
+    losses = sorted(loss_of(margins).item() for margins in each)
+    accuracies = [accuracy_of(margins).item() for margins in each]
     budget = f"{count} random circuit{'' if count == 1 else 's'}"
     condition = Condition("random", "random circuits", inputs.ablation, len(inputs.heldout), budget=budget)
     loss = condition.loss(statistics.median(losses), _of_median(losses, seed), MEANING)
@@ -51,7 +54,7 @@ def _margins(inputs: CheckInput, generator: torch.Generator) -> Tensor:
 
 def _of_median(values: list[float], seed: int) -> Interval:
     """Bootstrap interval of the median of the values."""
-    return bootstrap(torch.tensor(values), seed, lambda drawn: drawn.quantile(0.5))
+    return bootstrap(torch.tensor(values), seed, np.median)
 
 
 def _shuffled(mask: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ const STATUSES = /** @type {import("./data.js").Status[]} */ (["fail", "warn", "
 const SIGNS = { fail: "✗", warn: "!", pass: "✓", info: "" };
 const ABLATIONS = /** @type {Record<string, string>} */ ({
   none: "nothing ablated", mean: "nodes ablated to their mean over pretraining text", zero: "nodes ablated to zero",
-  task_mean: "nodes ablated to their mean over the task's prompts",
+  task_mean: "nodes ablated to their mean over the task's prompts", resample: "nodes ablated to another pair's values",
 });
 /** Colours of checks in the strip and on the axis, as `--check-0` and so on; further checks use them again. */
 const COLOURS = 8;

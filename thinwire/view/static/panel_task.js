@@ -14,7 +14,7 @@ export function taskPanel({ payload, task }) {
   return [
     el("header", { class: "panelhead" }, el("h2", { class: "mono" }, task.name), el("p", {}, task.summary)),
     factList([
-      ["measured on", [...new Set(task.measurements.map(({ n, split }) => `${plural(n, "pair")}, ${split}`))].join("; ") || "–", "Pairs of prompts that the checks above use; pruning never saw the held-out ones"],
+      ["measured on", [...new Set(task.measurements.map(({ n, split }) => `${plural(n, "pair")}, ${split}`))].join("; ") || "–", "Pairs of prompts that the checks above use; pruning never saw those of the split heldout"],
       ["log-odds", `× ${num(task.scale)} ${task.shift < 0 ? "−" : "+"} ${num(Math.abs(task.shift))}`, "Calibration fitted after pruning: scale and shift of the circuit's log-odds of the first answer over the second"],
       ["circuit", task.circuit_id.slice(0, 8) || "–", `Content hash of the circuit artefact: ${task.circuit_id}`],
     ]),
