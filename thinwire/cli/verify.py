@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args:
-    """Check a circuit on pairs that pruning never saw: is it enough, is it needed, would any circuit of its size do."""
+    """Check a circuit on pairs that pruning never saw: sufficiency, exchange, necessity, random circuits."""
 
     circuit: tyro.conf.Positional[Path]
     """Circuit artefact."""
