@@ -8,10 +8,10 @@ from torch import Tensor
 
 from thinwire.circuit import Circuit
 from thinwire.model.norms import Norms
-from thinwire.model.taps import Tap, ablate, record
+from thinwire.model.taps import Tap, ablate, chain, record
 from thinwire.model.transformer import Transformer
 from thinwire.prune.means import inside
-from thinwire.sites import Node
+from thinwire.sites import Node, ResidPoint
 from thinwire.tasks import PairBatch, last_logits, loss_of, margin, whole_sublayers
 
 
@@ -61,10 +61,10 @@ def circuit_path(model: Transformer, circuit: Circuit, batch: PairBatch, norms: 
 
     `model` is the cut model.
     """
-    tap, path = circuit.to_tap(), [model.embed(batch.tokens)]
-    for sublayer in range(whole_sublayers(model)):
-        path.append(model.run(path[-1], sublayer, sublayer + 1, tap, norms=norms))
-    return path
+    resid, points = model.embed(batch.tokens), [ResidPoint(i + 1) for i in range(whole_sublayers(model))]
+    seen = record(points)
+    model.run(resid, 0, len(points), chain(circuit.to_tap(), seen), norms=norms)
+    return [resid, *(seen.values[point] for point in points)]
 
 
 def margins_without(
