@@ -1,7 +1,9 @@
-"""Exchanging the nodes outside a circuit for those of another pair."""
+"""Exchanging the nodes outside a circuit for those of another pair; and the check that docs/checks.md adds."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import planted
 import pytest
@@ -11,6 +13,7 @@ from thinwire.circuit import Calibration, Circuit
 from thinwire.model.taps import record
 from thinwire.sites import all_sites
 from thinwire.tasks import TASKS, last_logits, margin
+from thinwire.verify.checks import CHECKS
 from thinwire.verify.checks.resample import _exchanged, resample
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.inputs import CheckInput
@@ -57,3 +60,15 @@ def test_values_are_aligned_at_the_last_token(inputs: CheckInput) -> None:
             assert own[batch.last[row]].equal(other[batch.last[donor]])
             if batch.last[row] and batch.last[donor]:
                 assert own[batch.last[row] - 1].equal(other[batch.last[donor] - 1])
+
+
+def test_the_check_of_the_docs(inputs: CheckInput, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs/checks.md").read_text("utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setattr(CHECKS, "_entries", dict(CHECKS._entries))
+    names: dict[str, object] = {}
+    exec(source, names)
+    loss, accuracy = CHECKS["zero"].run(inputs)
+    assert (loss.name, accuracy.name, loss.ablation) == ("zero.loss", "zero.accuracy", "zero")
+    assert math.isfinite(loss.value)
+    assert 0 <= accuracy.value <= 1
