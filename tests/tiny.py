@@ -66,3 +66,9 @@ def synthetic_batch(step: int, config: TrainConfig) -> torch.Tensor:
     shape = config.batch_size, config.model.context + 1
     steps = rng.integers(0, 3, shape)
     return torch.from_numpy(steps.cumsum(1) % config.model.vocab_size)
+
+
+def sparse_run(**changes: object) -> TrainConfig:
+    """A run of 24 steps whose second half is on the support but for every fourth step."""
+    run = {"compute": "sparse", "support_every": 4, "density": 1 / 16, "steps": 24, "anneal_stop": 1 / 3}
+    return tiny_run(**(run | changes))

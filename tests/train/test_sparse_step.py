@@ -8,30 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import case
-from plan_pieces import flat_device
-from tiny import synthetic_batch, tiny_run
+from tiny import sparse_run, synthetic_batch, tiny_run
 from torch import Tensor
 
 from thinwire.data import Tokens
-from thinwire.errors import UserError
 from thinwire.model import Transformer
 from thinwire.model.weights import sparse_parameters
 from thinwire.sites import Site
 from thinwire.train import Monitoring, TrainConfig, read_metrics, train
-from thinwire.train.plan import plan
-from thinwire.train.sparse_step import NEVER_ZERO, Support, check_compute, computes_sparsely, mean_share
+from thinwire.train.sparse_step import NEVER_ZERO, Support, computes_sparsely, mean_share
 from thinwire.train.stats import support, turnover
 from thinwire.train.step import State, new_state, train_step
 
 ANNEALED = 8
 """Step from which on the run is annealed; the first exact step of that stage."""
-
-
-def sparse_run(**changes: object) -> TrainConfig:
-    """A run of 24 steps whose second half is on the support but for every fourth step."""
-    run = {"compute": "sparse", "support_every": 4, "density": 1 / 16, "steps": 24, "anneal_stop": 1 / 3}
-    return tiny_run(**(run | changes))
 
 
 MODEL = tiny_run().model
@@ -272,31 +262,3 @@ def test_watchers_see_the_ordinary_model_and_validation_the_same_losses(tiny_tok
         expected = state.objective(rows).parts["loss"].item()
     found = read_metrics(tmp_path)["val_losses/idioms"]
     assert dict(zip(found.steps, found.values, strict=True))[15] == pytest.approx(expected, rel=1e-5)
-
-
-def test_configs_that_cannot_compute_sparsely_are_refused() -> None:
-    for changes, said in [
-        ({"sparsity": "soft_topk", "floor": 0}, "topk alone, not for soft_topk"),
-        ({"density": 1.0}, "nothing at density 1;"),
-        ({"density": 1 / 8}, "nothing at density 0.125;"),
-        ({"support_every": 0}, "support_every"),
-    ]:
-        with case(changes, said), pytest.raises(UserError, match=said):
-            sparse_run(**changes)
-
-
-def test_places_that_cannot_compute_sparsely_are_refused() -> None:
-    check_compute(sparse_run(), "cpu")
-    with pytest.raises(UserError, match="no sparse kernels to train with on 'meta'"):
-        check_compute(sparse_run(), "meta")
-    check_compute(sparse_run(compute="dense"), "meta")
-    sparse_run().check_ranks(1)
-    with pytest.raises(UserError, match="one process, not on 2 ranks"):
-        sparse_run().check_ranks(2)
-
-
-def test_plan_says_that_it_counts_exact_steps() -> None:
-    (note,) = plan(sparse_run(), "", flat_device()).notes
-    assert "counted as an exact one" in note
-    with pytest.raises(UserError, match="one process"):
-        plan(sparse_run(), "", flat_device(), ranks=2)

@@ -1,0 +1,161 @@
+"""Artefact folders are written whole or not at all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from soup import make
+
+from thinwire import artifact
+from thinwire.artifact import FORMATS
+from thinwire.errors import UserError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def replace_by(folder: Path, text: str, error: type[BaseException] | None = None) -> None:
+    """Replace an artefact, or fail in the middle of it."""
+    with artifact.replacing(folder) as scratch:
+        make(scratch, text)
+        if error is not None:
+            raise error
+
+
+def test_replacing_puts_the_new_in_place_of_the_old(made: Path) -> None:
+    (made / "left over").write_text("old")
+    with artifact.replacing(made) as scratch:
+        make(scratch, text="new")
+        assert (made / "sub/data.txt").read_text() == "data", "until the end the old one stands"
+    assert (made / "sub/data.txt").read_text() == "new"
+    artifact.open_artifact(made, "soup")
+    assert "left over" not in names(made)
+    assert names(made.parent) == ["made"]
+
+
+def test_replacing_makes_the_parents(tmp_path: Path) -> None:
+    replace_by(tmp_path / "a/b/c", "new")
+    artifact.open_artifact(tmp_path / "a/b/c", "soup")
+
+
+def test_failure_keeps_the_old_one(made: Path) -> None:
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            replace_by(made, "new", error)
+        assert (made / "sub/data.txt").read_text() == "data"
+        artifact.open_artifact(made, "soup")
+        assert names(made.parent) == ["made"]
+
+
+def test_failure_to_move_the_new_one_keeps_the_old_one(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def refuse_new(path: Path, target: Path) -> Path:
+        if target == made and path.suffix == ".tmp":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_new)
+    with pytest.raises(OSError, match="no"):
+        replace_by(made, "new")
+    assert (made / "sub/data.txt").read_text() == "data"
+
+
+def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").write_text("cat")
+    with pytest.raises(UserError, match="holds files that are not a thinwire artefact"):
+        replace_by(tmp_path / "photos", "new")
+    with pytest.raises(UserError, match="is a file; choose a folder"):
+        replace_by(tmp_path / "photos/cat.jpg", "new")
+    assert names(tmp_path) == ["photos"]
+    (tmp_path / "empty").mkdir()
+    replace_by(tmp_path / "empty", "new")
+    artifact.open_artifact(tmp_path / "empty", "soup")
+
+
+def test_work_of_another_kind_is_never_replaced(made: Path) -> None:
+    for kind in ("model", "tokens", "stew"):
+        with pytest.raises(UserError, match=f"holds a soup where a {kind} is to be written; choose another --out"):
+            artifact.refuse_foreign(made, kind)
+    artifact.refuse_foreign(made, "soup")
+    (made / "meta.json").write_text("damaged")
+    artifact.refuse_foreign(made, "soup")
+    (made / "meta.json").unlink()  # as a training that has not ended
+    with pytest.raises(UserError, match="holds a model where a soup is to be written"):
+        artifact.refuse_foreign(made, "soup")
+    artifact.refuse_foreign(made, "model")
+    del FORMATS._entries["model"]  # no imported module registers it
+    with pytest.raises(UserError, match="holds a run that is not finished where a soup is to be written"):
+        artifact.refuse_foreign(made, "soup")
+
+
+def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be created"), artifact.replacing(tmp_path / "file/below/out"):
+        raise AssertionError
+
+
+def write_half(path: Path) -> None:
+    with artifact.atomic(path) as temporary:
+        temporary.write_text("half of tw")
+        raise RuntimeError
+
+
+def test_atomic_writes_whole_files_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    artifact.write_text(path, "one")
+    with pytest.raises(RuntimeError):
+        write_half(path)
+    assert path.read_text() == "one"
+    with artifact.atomic(path) as temporary:
+        temporary.write_text("two")
+        assert path.read_text() == "one"
+    assert path.read_text() == "two"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert names(tmp_path) == ["note.txt"]
+
+
+def test_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    artifact.write_text(path, "one")
+    program = (
+        "import os, signal, sys; from pathlib import Path; from thinwire import artifact\n"
+        "with artifact.atomic(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == -9
+    assert path.read_text() == "one"
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from thinwire import artifact\n"
+        "with artifact.sole_writer(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "out")]
+    with artifact.sole_writer(tmp_path / "out"):
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert "UserError: Another process is writing in" in second.stderr
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    artifact.refuse_foreign(tmp_path / "out")  # the lock alone is nothing foreign
+
+
+def test_killed_writer_holds_nothing(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from thinwire import artifact\n"
+        "with artifact.sole_writer(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)]).returncode == -9
+    with artifact.sole_writer(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
+def test_read_only_place_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot be created"):
+        artifact.make_parents(tmp_path / "a/b")
