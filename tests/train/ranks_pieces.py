@@ -58,12 +58,12 @@ def weights(out: Path) -> bytes:
 
 
 def same_course(out: Path, other: Path) -> None:
-    """Both runs had the same losses to a millionth at every step, and end with the same nonzeros."""
+    """Both runs had the same losses to a millionth (or 1e-7) at every step, and end with the same nonzeros."""
     ours, theirs = metrics(out), metrics(other)
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for mine, its in zip(ours, theirs, strict=True):
         for name in mine.keys() & {"loss", "learning_rate", "density", "nonzeros", "divergence", "turnover"}:
-            assert mine[name] == pytest.approx(its[name], rel=1e-6), (name, mine["step"])
+            assert mine[name] == pytest.approx(its[name], rel=1e-6, abs=1e-7), (name, mine["step"])
         if "gradient_rms" in mine:
             assert mine["gradient_rms"] == pytest.approx(its["gradient_rms"], rel=1e-5)
         if "val_losses" in mine:
