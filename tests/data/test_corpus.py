@@ -3,9 +3,11 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from cases import case
 
 from thinwire.data import DataConfig
 from thinwire.data.corpus import Document, Skipped, folder_files, list_files, parts, read, read_file, stdlib_files
+from thinwire.data.decode import NotText, decode
 from thinwire.data.survey import hold_out, read_into_spool, texts, tokenizer_sample
 from thinwire.errors import UserError
 from thinwire.progress import silent
@@ -33,7 +35,11 @@ def test_folders_are_walked_in_a_fixed_order_past_hidden_ones(sources: Path) -> 
     (sources / "notes.txt").write_text("no", encoding="utf-8")
     (sources / "folder.py").mkdir()
     os.symlink(sources, sources / "flat" / "loop")
-    names = [file.name for file in folder_files(sources)]
+    files = folder_files(sources)
+    names = [file.name for file in files if not file.left_out]
+    left_out = {file.name: file.left_out for file in files if file.left_out}
+    hidden = {f"sources/{name}": "hidden folder" for name in (".git", ".venv")}
+    assert left_out == hidden | {"sources/flat/loop": "linked folder"}
     expected = [f"deep/er/module_{i:02d}.py" for i in range(1, 40, 2)]
     expected += [f"flat/module_{i:02d}.py" for i in range(0, 40, 2)]
     assert names == [f"sources/{name}" for name in expected]
@@ -41,6 +47,7 @@ def test_folders_are_walked_in_a_fixed_order_past_hidden_ones(sources: Path) -> 
 
 def test_what_gives_no_document_is_said(tmp_path: Path) -> None:
     contents = {
+        "NUL.py": b"x = '\0'\n",
         "bad.py": b"x = '\xff\xfe'\n",
         "big.py": b"x = 1\n" * 1000,
         "blank.py": b"\r\n \n",
@@ -48,29 +55,62 @@ def test_what_gives_no_document_is_said(tmp_path: Path) -> None:
         "dos.py": b"\xef\xbb\xbfx = 1\r\ny = 2\rz = 3\n",
     }
     for name, content in contents.items():
-        if content is not None:
+        if content is None:
+            (tmp_path / name).symlink_to(tmp_path / "nowhere")
+        else:
             (tmp_path / name).write_bytes(content)
     files = folder_files(tmp_path)
     found = [read_file(file, 1000) for file in files]
     label = tmp_path.name
-    assert found[:3] == [
+    assert found[:5] == [
+        Skipped("folders", f"{label}/NUL.py", "binary"),
         Skipped("folders", f"{label}/bad.py", "undecodable"),
         Skipped("folders", f"{label}/big.py", "too large"),
         Skipped("folders", f"{label}/blank.py", "empty"),
+        Skipped("folders", f"{label}/dangling.py", "unreadable"),
     ]
-    assert found[3:] == [Document("folders", f"{label}/dos.py", "x = 1\ny = 2\nz = 3\n")]
+    assert found[5:] == [Document("folders", f"{label}/dos.py", "x = 1\ny = 2\nz = 3\n")]
     (tmp_path / "dos.py").unlink()
     assert read_file(files[-1], 1000) == Skipped("folders", f"{label}/dos.py", "unreadable")
 
 
-@pytest.mark.parametrize("kind", ["missing", "file", "empty"])
+def test_sources_are_read_by_the_encoding_they_declare(tmp_path: Path) -> None:
+    line = "# -*- coding: {} -*-\nname = 'Andr\u00e9'\n"
+    declared = {name: line.format(name).encode(name) for name in ("latin-1", "cp1252", "utf-8", "utf-7", "mac-roman")}
+    declared["second line"] = b"\n" + declared["latin-1"]
+    declared["a byte order mark"] = b"\xef\xbb\xbf" + declared["utf-8"]
+    for name, raw in declared.items():
+        with case(name):
+            assert "name = 'Andr\u00e9'" in decode(raw)
+    refused = {
+        "no declaration": b"name = 'Andr\xe9'\n",
+        "unknown": b"# coding: klingon\n",
+        "untrue": b"# coding: utf-16\nab\n",
+        "not text": b"# coding: hex\n00\n",
+        "not of sources": b"# coding: punycode\n" + b"a" * 100_000 + b"-" + b"zz" * 100_000,
+        "of hosts": b"# coding: idna\nx\n",
+        "half a pair": b"# coding: unicode_escape\n'\\ud800'\n",
+        "half a pair in UTF-7": b"# coding: utf-7\n'+2AA-'\n",
+        "the end of all": b"# coding: undefined\n",
+        "a mark of another encoding": b"\xef\xbb\xbf# coding: latin-1\n",
+    }
+    for name, raw in refused.items():
+        with case(name), pytest.raises(NotText, match="undecodable"):
+            decode(raw)
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty", "hidden"])
 def test_folders_without_python_are_refused(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "place"
     if kind == "file":
         place.write_text("x = 1\n", encoding="utf-8")
     elif kind == "empty":
         place.mkdir()
-    with pytest.raises(UserError, match=r"place (is not a folder|holds no \.py files); give a folder"):
+    elif kind == "hidden":
+        (place / ".venv").mkdir(parents=True)
+        (place / ".venv/a.py").write_text("x = 1\n", encoding="utf-8")
+    unread = r"(is not a folder|holds no \.py files( outside 1 hidden folder)?)"
+    with pytest.raises(UserError, match=rf"place {unread}; give a folder"):
         list_files(folder_config(place))
 
 
@@ -102,7 +142,7 @@ def test_exact_duplicates_are_kept_once(sources: Path, tmp_path: Path) -> None:
     (twin / "b.py").write_text("only = 'here'\n", encoding="utf-8")
     config = folder_config(sources, twin)
     survey = read_into_spool(config, list_files(config), tmp_path / "spool", silent)
-    assert survey.skipped == [Skipped("folders", "twin/a.py", "duplicate")]
+    assert survey.skipped == [Skipped("folders", "twin/a.py", "duplicate", survey.entries[20].digest)]
     assert len(survey.entries) == 41
     read_back = {entry.name: text for entry, text in texts(tmp_path / "spool", survey.entries)}
     assert read_back["twin/b.py"] == "only = 'here'\n"

@@ -1,7 +1,7 @@
 """Reuse what is finished, or make it: the rule by which every stage, run again, does only what is left to do.
 
-A finished artefact is reused when it is whole and fits the request: the same config and the same parents. Anything else
-in its place is made again. Reuse is always reported.
+A finished artefact is reused when it is whole and fits the request: the same config, and sources and parents of the same
+content, whatever their paths. Anything else in its place is made again. Reuse is always reported, as `Reused`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from thinwire.artifact.meta import is_finished
 from thinwire.errors import UserError
-from thinwire.progress import Report, silent
+from thinwire.progress import Report, Reused, silent
 
 T = TypeVar("T")
 
@@ -33,5 +33,5 @@ def reuse_or_make(
     found = None if again else find()
     if found is None:
         return make()
-    report(1, 1, f"reused {folder}")
+    report(1, 1, Reused(folder))
     return found

@@ -8,6 +8,7 @@
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from thinwire import artifact
 from thinwire.data import corpus
 from thinwire.data.config import DataConfig, Part, Split
 from thinwire.data.shards import ShardWriter
+from thinwire.data.sources import difference
 from thinwire.data.survey import Survey, batches, hold_out, manifest, read_into_spool, texts, tokenizer_sample
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.data.tokens import SPLITS, PartStats, Stats, Tokens
 from thinwire.errors import UserError
-from thinwire.progress import Report, silent
+from thinwire.progress import Note, Report, silent
 
 SPOOL = "spool.txt"
 
@@ -36,16 +38,23 @@ class Encoded:
 def build(config: DataConfig, out: Path, report: Report = silent, force: bool = False) -> Tokens:
     """Build the tokens artefact of `config` in `out`, or reuse the finished one there unless `force`.
 
-    The previous content of `out` is replaced only when the new artefact is finished. With the config's `tokenizer`,
-    its `vocab_size` and `tokenizer_bytes` are ignored.
+    Tokens are reused where the config is the same and the sources and the tokenizer have the same content, whatever
+    their paths. The previous content of `out` is replaced only when the new artefact is finished. With the config's
+    `tokenizer`, its `vocab_size` and `tokenizer_bytes` are ignored.
     Raises UserError for an empty corpus, a tokenizer that cannot be read, and when `out` holds anything but tokens.
     """
     out = Path(out)
     given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
+    _refuse_unwritable(config)
     _refuse_other_kinds(out)
 
     def fits(found: Tokens) -> bool:
-        return found.config == config and (given is None or found.tokenizer.id == given.id)
+        if _settings(found.config) != _settings(config) or (given and found.tokenizer.id != given.id):
+            return False
+        changed = difference(config, found.artifact.path / "manifest.jsonl", report)
+        if changed:
+            report(0, 1, Note(f"{out} is built again: {changed}."))
+        return changed is None
 
     def find() -> Tokens | None:
         return artifact.finished(out, Tokens.open, fits)
@@ -53,8 +62,15 @@ def build(config: DataConfig, out: Path, report: Report = silent, force: bool = 
     return artifact.reuse_or_make(out, find, lambda: _build(config, given, out, report), report, force)
 
 
+def _settings(config: DataConfig) -> dict[str, object]:
+    """The config without paths, which are compared by content, and without what a given tokenizer decides."""
+    decided = {"vocab_size", "tokenizer_bytes"} if config.tokenizer else set[str]()
+    return config.model_dump(exclude={"folders", "tokenizer"} | decided) | {"trains": config.tokenizer is None}
+
+
 def _build(config: DataConfig, given: Tokenizer | None, out: Path, report: Report) -> Tokens:
     """Build the tokens artefact of `config` in `out`, with the tokenizer that is given, if any."""
+    report(0, 1, "listing the sources")
     files = corpus.list_files(config)
     wanted = corpus.parts(config)
     with artifact.replacing(out, "tokens") as folder:
@@ -63,17 +79,14 @@ def _build(config: DataConfig, given: Tokenizer | None, out: Path, report: Repor
             _require_documents(survey, part)
         splits = hold_out(survey, wanted, config.validation_fraction)
         units = 2 * (config.idioms + len(files))
-        tokenizer = given
-        if tokenizer is None:
-            report(units // 2, units, "training the tokenizer")
-            sample = tokenizer_sample(survey, wanted, splits, config.tokenizer_bytes)
-            tokenizer = Tokenizer.train((text for _, text in texts(folder / SPOOL, sample)), config.vocab_size)
+        tokenizer = given or _train_tokenizer(config, survey, splits, folder, report)
         tokenizer.save(folder / "tokenizer.json")
 
         def second_half(done: int, of: int, status: str) -> None:
             report(units // 2 + done * (units // 2) // of, units, status)
 
         encoded = encode(config, survey, splits, tokenizer, folder, second_half)
+        report(units, units, "writing the manifest")
         (folder / SPOOL).unlink()
         artifact.write_text(folder / "manifest.jsonl", manifest(config, survey, splits))
         artifact.write_text(folder / "stats.json", encoded.stats.model_dump_json(indent=2))
@@ -83,11 +96,28 @@ def _build(config: DataConfig, given: Tokenizer | None, out: Path, report: Repor
     return Tokens.open(out)
 
 
+def _train_tokenizer(
+    config: DataConfig, survey: Survey, splits: dict[str, Split], folder: Path, report: Report
+) -> Tokenizer:
+    """Train the tokenizer on a sample of the training documents in the spool."""
+    half = len(survey.entries) + len(survey.skipped)
+    sample = tokenizer_sample(survey, corpus.parts(config), splits, config.tokenizer_bytes)
+    total = sum(entry.bytes for entry in sample)
+
+    def read() -> Iterator[str]:
+        for number, (_, text) in enumerate(texts(folder / SPOOL, sample)):
+            if number % 256 == 0:
+                report(half, 2 * half, f"training the tokenizer on {total / 1e6:,.1f} MB")
+            yield text
+
+    return Tokenizer.train(read(), config.vocab_size)
+
+
 def encode(
     config: DataConfig, survey: Survey, splits: dict[str, Split], tokenizer: Tokenizer, folder: Path, report: Report
 ) -> Encoded:
     """Write the shards of every part and split, empty ones included."""
-    done = 0
+    done, total = 0, sum(entry.bytes for entry in survey.entries)
     n_bytes: Counter[tuple[Part, Split]] = Counter()
     writers: dict[tuple[Part, Split], ShardWriter] = {}
     with ExitStack() as stack:
@@ -100,8 +130,8 @@ def encode(
                 key = entry.part, splits[entry.digest]
                 writers[key].add(ids, tokenizer.end_of_text)
                 n_bytes[key] += entry.bytes
-            done += len(batch)
-            report(done, len(survey.entries), "encoding")
+                done += entry.bytes
+            report(done, total, f"encoding, {done / 1e6:,.1f} of {total / 1e6:,.1f} MB")
     rows = tuple(
         PartStats(
             part=part,
@@ -128,9 +158,17 @@ def _refuse_other_kinds(out: Path) -> None:
             raise UserError(f"{out} holds something else than tokens; choose another --out.") from None
 
 
+def _refuse_unwritable(config: DataConfig) -> None:
+    """Raise UserError, before any work, for paths that the artefact's config cannot name."""
+    for path in (*config.folders, *([config.tokenizer] if config.tokenizer else [])):
+        try:
+            str(path).encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"The name of {path} is not UTF-8, which an artefact cannot record; rename it.") from None
+
+
 def _require_documents(survey: Survey, part: Part) -> None:
     """Raise UserError when no document of a part was usable."""
     if not survey.of(part):
-        reasons = Counter(left_out.reason for left_out in survey.skipped if left_out.part == part)
-        said = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "nothing found"
+        said = corpus.counted(out.reason for out in survey.skipped if out.part == part) or "nothing found"
         raise UserError(f"No document of the {part} could be used ({said}); give other sources or leave the part out.")

@@ -1,16 +1,19 @@
 """Documents of a corpus: generated idioms, the installed standard library, and folders of Python files.
 
-Reading is deterministic: parts in a fixed order, files sorted by name, line ends as `\\n`. Skipped files are reported.
+Reading is deterministic: parts in a fixed order, files sorted by name, line ends as `\\n`. Everything that is left out is
+counted by its reason: a file, or a hidden or linked folder, which is not entered.
 """
 
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from thinwire.data.config import DataConfig, Part
+from thinwire.data.decode import NotText, decode
 from thinwire.data.idioms import documents as idiom_documents
 from thinwire.errors import UserError
 
@@ -20,6 +23,8 @@ STDLIB_EXCLUDED = frozenset(
     # tests and installed packages; then tables of characters and of help texts, which are data and not code
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data"}
 )
+HIDDEN, LINKED = FOLDERS = "hidden folder", "linked folder"
+"""Why a folder is not entered."""
 MACHINE_FILES = ("_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
 """Files of the standard library that describe one machine rather than the language."""
 
@@ -40,20 +45,28 @@ class Document:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A skipped text, and the reason: `unreadable`, `too large`, `undecodable`, `empty` or `duplicate`."""
+    """Something that is left out, and the reason.
+
+    A file is `unreadable`, `too large`, `binary`, `undecodable`, `empty` or a `duplicate`; a folder is a `hidden folder`
+    or a `linked folder`.
+    """
 
     part: Part
     name: str
     reason: str
+    digest: str = ""
+    """Of a duplicate: the SHA-256 of its text."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file to read; `name` is relative and the same on every machine."""
+    """One file to read, or a path to leave out; `name` is relative and the same on every machine."""
 
     part: Part
     name: str
     path: Path
+    left_out: str = ""
+    """Why it is not read: a reason as in Skipped."""
 
 
 def parts(config: DataConfig) -> tuple[Part, ...]:
@@ -81,24 +94,33 @@ def list_files(config: DataConfig) -> list[SourceFile]:
 def stdlib_files(root: Path) -> list[SourceFile]:
     """The standard library's sources under `root`, without tests, tables and machine-specific files."""
     found = [
-        SourceFile("stdlib", name, root / name)
-        for name in _walk(root, STDLIB_EXCLUDED)
+        SourceFile("stdlib", name, root / name, left_out)
+        for name, left_out in _walk(root, STDLIB_EXCLUDED)
         if not Path(name).name.startswith(MACHINE_FILES)
     ]
-    if not found:
+    if all(file.left_out for file in found):
         raise UserError(f"{root} holds no sources of the standard library; set stdlib to false and give a folder.")
     return found
 
 
 def folder_files(folder: Path) -> list[SourceFile]:
-    """The .py files under a folder, named `folder/relative/path.py`."""
+    """The .py files under a folder, named `folder/relative/path.py`, and the folders that are not entered."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a folder of .py files.")
     label = folder.resolve().name
-    found = [SourceFile("folders", f"{label}/{name}", folder / name) for name in _walk(folder, frozenset())]
-    if not found:
-        raise UserError(f"{folder} holds no .py files; give a folder that does.")
+    found = [
+        SourceFile("folders", f"{label}/{name}", folder / name, left_out)
+        for name, left_out in _walk(folder, frozenset())
+    ]
+    if all(file.left_out for file in found):
+        unread = f" outside {counted([file.left_out for file in found])}" if found else ""
+        raise UserError(f"{folder} holds no .py files{unread}; give a folder that does.")
     return found
+
+
+def counted(reasons: Iterable[str]) -> str:
+    """Reasons with their numbers, such as `2 empty, 1 undecodable`."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(Counter(reasons).items()))
 
 
 def read(config: DataConfig, files: list[SourceFile]) -> Iterator[Document | Skipped]:
@@ -112,6 +134,8 @@ def read(config: DataConfig, files: list[SourceFile]) -> Iterator[Document | Ski
 
 def read_file(file: SourceFile, max_bytes: int) -> Document | Skipped:
     """The document a file holds, or why it holds none."""
+    if file.left_out:
+        return Skipped(file.part, file.name, file.left_out)
     try:
         with open(file.path, "rb") as opened:
             raw = opened.read(max_bytes + 1)
@@ -120,9 +144,9 @@ def read_file(file: SourceFile, max_bytes: int) -> Document | Skipped:
     if len(raw) > max_bytes:
         return Skipped(file.part, file.name, "too large")
     try:
-        text = normalize(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        return Skipped(file.part, file.name, "undecodable")
+        text = normalize(decode(raw))
+    except NotText as error:
+        return Skipped(file.part, file.name, str(error))
     return Document(file.part, file.name, text) if text.strip() else Skipped(file.part, file.name, "empty")
 
 
@@ -131,8 +155,11 @@ def normalize(text: str) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _walk(root: Path, excluded: frozenset[str]) -> Iterator[str]:
-    """Relative names, with `/`, of the regular .py files under a folder, sorted; links to folders are not followed."""
+def _walk(root: Path, excluded: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Relative names, with `/`, of the .py files under a folder, sorted, each with the reason to leave it out, if any.
+
+    Folders that are hidden or linked are named and not entered; those of compiled files and `excluded` ones are passed.
+    """
 
     def refuse(error: OSError) -> None:
         raise UserError(
@@ -140,10 +167,16 @@ def _walk(root: Path, excluded: frozenset[str]) -> Iterator[str]:
         )
 
     for place, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = sorted(
-            name for name in folders if name not in excluded and name != "__pycache__" and not name.startswith(".")
-        )
+        entered: list[str] = []
+        for name in sorted(set(folders) - excluded - {"__pycache__"}):
+            path = Path(place) / name
+            left_out = HIDDEN if name.startswith(".") else LINKED if path.is_symlink() else ""
+            if left_out:
+                yield path.relative_to(root).as_posix(), left_out
+            else:
+                entered.append(name)
+        folders[:] = entered
         for name in sorted(names):
             path = Path(place) / name
-            if name.endswith(".py") and path.is_file():
-                yield path.relative_to(root).as_posix()
+            if name.endswith(".py"):
+                yield path.relative_to(root).as_posix(), "" if path.is_file() else "unreadable"

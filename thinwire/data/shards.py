@@ -4,6 +4,7 @@
 documents + 1) holds where each begins in the concatenation of the shards, and where the last one ends.
 """
 
+import tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,10 @@ from thinwire.errors import UserError
 
 TOKEN = np.dtype("<u2")
 """How tokens are stored: two bytes, little-endian, on every machine."""
+OFFSET = np.dtype("<i8")
+"""How offsets are stored."""
+UNREADABLE = (OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError, tokenize.TokenError)
+"""What reading a damaged .npy file may raise."""
 
 
 @dataclass
@@ -39,7 +44,7 @@ class ShardWriter:
             self._open.close()
             self._open = None
         if kind is None:
-            np.save(self.folder / f"{self.name}.offsets.npy", np.asarray(self.offsets, dtype="<i8"))
+            np.save(self.folder / f"{self.name}.offsets.npy", np.asarray(self.offsets, dtype=OFFSET))
             self.files.append(f"{self.name}.offsets.npy")
 
     def add(self, ids: list[int], end_of_text: int) -> None:
@@ -78,14 +83,16 @@ class Stream:
         """Map the files that a ShardWriter wrote. Raises UserError when they do not fit together."""
         offsets_path = folder / f"{name}.offsets.npy"
         try:
-            offsets = np.load(offsets_path, allow_pickle=False)
+            # mapped, so that a header that lies about its size allocates nothing
+            offsets = np.array(np.lib.format.open_memmap(offsets_path, mode="r"))
             # an empty file cannot be mapped; a part with no document in a split has no shard at all
             paths = sorted(folder.glob(f"{name}.[0-9]*.bin"))
             shards = tuple(np.memmap(path, dtype=TOKEN, mode="r") for path in paths)
-        except (OSError, ValueError, EOFError):
+        except UNREADABLE:
             raise UserError(f"{offsets_path} or its shards cannot be read; build the tokens again.") from None
         starts = np.cumsum([0, *(len(shard) for shard in shards)], dtype=np.int64)
-        if offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or offsets[-1] != starts[-1]:
+        whole = offsets.dtype == OFFSET and offsets.ndim == 1 and len(offsets) > 0
+        if not whole or offsets[0] != 0 or offsets[-1] != starts[-1] or np.any(offsets[1:] <= offsets[:-1]):
             raise UserError(f"{offsets_path} does not fit its shards; build the tokens again.")
         return cls(offsets, shards, starts)
 

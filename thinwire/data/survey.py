@@ -51,7 +51,7 @@ def read_into_spool(config: DataConfig, files: list[corpus.SourceFile], spool: P
                 continue
             digest = found.digest
             if digest in seen:
-                survey.skipped.append(Skipped(found.part, found.name, "duplicate"))
+                survey.skipped.append(Skipped(found.part, found.name, "duplicate", digest))
                 continue
             seen.add(digest)
             raw = found.text.encode("utf-8")
@@ -112,7 +112,8 @@ def manifest(config: DataConfig, survey: Survey, splits: dict[str, Split]) -> st
             lines.append({**line, "split": splits[entry.digest]})
     for left_out in survey.skipped:
         if left_out.part != "idioms":
-            lines.append({"part": left_out.part, "name": left_out.name, "skipped": left_out.reason})
+            line = {"part": left_out.part, "name": left_out.name, "skipped": left_out.reason}
+            lines.append(line | ({"sha256": left_out.digest} if left_out.digest else {}))
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 

@@ -12,16 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Pipeline
 
 from thinwire import shipped
 from thinwire.artifact import write_text
 from thinwire.data.config import MAX_VOCAB, MIN_VOCAB
+from thinwire.data.split import BLOCK, PATTERN, blocks, splitter, without_long_units
 from thinwire.errors import UserError
 
-PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How text is split before merging (Gao et al. 2025); merges never cross a split."""
+MAX_BYTES = 2**26
+"""Largest `tokenizer.json` that is read; the largest vocabularies take a few megabytes."""
 END_OF_TEXT = "<|endoftext|>"
 """Name of the special token, id 0, that stands before every document."""
 
@@ -59,7 +60,7 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int = 2048) -> "Tokenizer":
         """Learn a vocabulary; the same texts give the same one. Fewer tokens result when the texts yield no more.
 
-        Raises UserError for a size that bytes or uint16 shards cannot hold.
+        Unbroken sequences that are longer than any word, as of encoded data, are left out. Raises UserError for a size that bytes or uint16 shards cannot hold.
         """
         if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
             raise UserError(f"A vocabulary of {vocab_size} tokens is not possible; choose {MIN_VOCAB} to {MAX_VOCAB}.")
@@ -70,7 +71,7 @@ class Tokenizer:
             initial_alphabet=sorted(BYTES),
             show_progress=False,
         )
-        pipeline.train_from_iterator((_utf8(text) for text in texts), trainer)
+        pipeline.train_from_iterator((part for text in texts for part in without_long_units(_utf8(text))), trainer)
         return cls(*_vocabulary(json.loads(pipeline.to_str())))
 
     @classmethod
@@ -83,9 +84,17 @@ class Tokenizer:
         path = shipped.find(path)
         path = path / "tokenizer.json" if path.is_dir() else path
         try:
-            payload = json.loads(path.read_bytes())
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is not a file; {remedy}.")
+            with open(path, "rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+            if len(raw) > MAX_BYTES:
+                raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB; {remedy}.")
+            payload = json.loads(raw)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}.") from None
+        except UserError:
+            raise
         except (ValueError, RecursionError):
             raise UserError(f"{path} is damaged (it is not JSON); {remedy}.") from None
         try:
@@ -106,11 +115,14 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; never contains the end of text. Raises UserError for text that is not Unicode."""
-        return self._pipeline.encode(_utf8(text)).ids
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of many texts, on all cores."""
-        return [encoding.ids for encoding in self._pipeline.encode_batch_fast([_utf8(text) for text in texts])]
+        if max(map(len, texts), default=0) <= BLOCK:
+            return [encoding.ids for encoding in self._pipeline.encode_batch_fast([_utf8(text) for text in texts])]
+        # the library keeps the strings of all tokens of a text, a hundred bytes each
+        return [[i for block in blocks(_utf8(text)) for i in self._pipeline.encode(block).ids] for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids; bytes that are not UTF-8 become replacement characters. Raises UserError for other ids."""
@@ -161,7 +173,7 @@ def _pipeline(model: models.BPE) -> Pipeline:
     pipeline = Pipeline(model)
     pipeline.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            splitter(),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -176,11 +188,14 @@ def _vocabulary(payload: Any) -> tuple[list[str], list[tuple[str, str]]]:
         raise ValueError(model["type"])
     vocab = model["vocab"]
     tokens = sorted(vocab, key=vocab.__getitem__)
-    if [vocab[token] for token in tokens] != list(range(len(tokens))):
-        raise ValueError("ids with gaps")
+    if [vocab[token] for token in tokens] != list(range(len(tokens))) or any(type(i) is not int for i in vocab.values()):
+        raise ValueError("ids with gaps, or that are not whole numbers")
     # older releases of the library write a merge as one string, newer ones as a pair
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    return tokens, [(left, right) for left, right in pairs]
+    merges = [(left, right) for left, right in pairs]
+    if not all(isinstance(side, str) for merge in merges for side in merge):
+        raise ValueError("merges that are not text")
+    return tokens, merges
 
 
 def _problem(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> str | None:
@@ -189,7 +204,7 @@ def _problem(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> str | 
     if not MIN_VOCAB <= len(tokens) <= MAX_VOCAB or len(known) != len(tokens):
         return f"it has {len(tokens)} tokens where {MIN_VOCAB} to {MAX_VOCAB} different ones are needed"
     if tokens[0] != END_OF_TEXT:
-        return f"token 0 is {tokens[0]!r}"
+        return f"token 0 is {tokens[0][:40]!r}"
     if not BYTES.keys() <= known:
         return "it lacks tokens for some bytes"
     if any(not token or not BYTES.keys() >= set(token) for token in tokens[1:]):

@@ -64,9 +64,8 @@ class Tokens:
             (row.part, row.split): Stream.open(artifact.path, f"{row.part}.{row.split}") for row in stats.parts
         }
         tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
-        largest = max((int(shard.max()) for stream in streams.values() for shard in stream.shards), default=0)
-        if stats.tokenizer != tokenizer.id or max(largest, stats.vocab_size - 1) >= tokenizer.vocab_size:
-            raise UserError(f"The shards of {artifact.path} do not fit its tokenizer; build the tokens again.")
+        if unfit := _mismatch(stats, streams, tokenizer):
+            raise UserError(f"The {unfit} of {artifact.path} do not fit together; build the tokens again.")
         return cls(artifact, artifact.config(DataConfig), tokenizer, stats, streams)
 
     @property
@@ -149,6 +148,19 @@ class Tokens:
             return int(u_place * (last + 1))
         eligible = int(np.searchsorted(stream.offsets[:-1], last, side="right"))
         return int(stream.offsets[int(u_place * eligible)])
+
+
+def _mismatch(stats: Stats, streams: Mapping[tuple[Part, Split], Stream], tokenizer: Tokenizer) -> str | None:
+    """What of an artefact contradicts itself, in a phrase; None where nothing does."""
+    if len(streams) != len(stats.parts) or {(part, split) for part, _ in streams for split in SPLITS} != set(streams):
+        return "parts and splits"
+    found = [streams[row.part, row.split] for row in stats.parts]
+    if [(row.documents, row.tokens) for row in stats.parts] != [(one.n_documents, one.n_tokens) for one in found]:
+        return "statistics and shards"
+    largest = max((int(shard.max()) for stream in streams.values() for shard in stream.shards), default=0)
+    if (stats.tokenizer, stats.vocab_size) != (tokenizer.id, tokenizer.vocab_size) or largest >= stats.vocab_size:
+        return "tokenizer and shards"
+    return None
 
 
 def _uniform(seed: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
