@@ -1,7 +1,7 @@
 """Reuse what is finished, or make it: the rule by which every stage, run again, does only what is left to do.
 
-A finished artefact is reused when it is whole and fits the request: the same config, and sources and parents of the same
-content, whatever their paths. Anything else in its place is made again. Reuse is always reported, as `Reused`.
+A finished artefact is reused when it is whole and fits the request: the same config, and sources and parents of the
+same content, whatever their paths. Anything else in its place is made again. Reuse is always reported, as `Reused`.
 """
 
 from collections.abc import Callable

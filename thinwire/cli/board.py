@@ -15,13 +15,16 @@ from thinwire.fanout.job import Job, Outcome
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+FORCE_THEM = "--force makes them again"
+
 
 @contextmanager
 def board(jobs: int, before: int) -> Iterator[Board]:
     """A board for `jobs` jobs, `before` of which an earlier run finished."""
     console = Console(stderr=True)
     if before:
-        console.print(f"reused {before} of {jobs} jobs that an earlier run finished", markup=False, highlight=False)
+        line = f"reused {before} of {jobs} jobs that an earlier run finished; {FORCE_THEM}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield Lines(jobs, before)
         return

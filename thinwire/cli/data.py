@@ -8,13 +8,15 @@ from typing import Annotated
 
 import tyro
 
-from thinwire.cli.common import chosen_config, emit, parse, progress
+from thinwire.cli.common import chosen_config, emit, parse, plain, progress
+from thinwire.cli.reuse import Watched
 from thinwire.data.config import DataConfig
 
 
 @dataclass(frozen=True)
 class Args:
-    """Collect a corpus, train a tokenizer, write token shards. Finished tokens of the same config are reused.
+    """Collect a corpus, train a tokenizer, write token shards. Finished tokens of the same config and sources are
+    reused; sources are compared by content, whatever their path.
 
     --config FILE takes the options below from a JSON file; options on the command line win.
     """
@@ -23,7 +25,7 @@ class Args:
     """Folder of the tokens artefact, such as runs/mine/tokens."""
     config: Annotated[DataConfig, tyro.conf.arg(name="")]
     force: bool = False
-    """Build again even if finished tokens exist; otherwise changes in folders are not noticed."""
+    """Build again even if finished tokens of the same config and sources are there."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -36,12 +38,16 @@ def run(argv: Sequence[str]) -> None:
 
     began = time.perf_counter()
     with progress("tokens") as report:
-        tokens = build(args.config, args.out, report, force=args.force)
-    parts = {f"{row.part}_{row.split}_tokens": row.tokens for row in tokens.stats.parts}
-    values = {
+        watched = Watched(report)
+        tokens = build(args.config, args.out, watched, force=args.force)
+    stats = tokens.stats
+    values: dict[str, object] = {
         "out": str(args.out),
         "vocab_size": tokens.tokenizer.vocab_size,
         "tokenizer": tokens.tokenizer.id,
-        **parts,
+        **{f"{row.part}_{row.split}_documents": row.documents for row in stats.parts},
+        **{f"{row.part}_{row.split}_tokens": row.tokens for row in stats.parts},
     }
-    emit(values | {"seconds": time.perf_counter() - began}, args.json)
+    ended = {"reused": watched.reused, "seconds": time.perf_counter() - began}
+    left_out = f"{stats.left_out} (named in {args.out / 'manifest.jsonl'})" if stats.skipped else "nothing"
+    emit(values | {"left_out": stats.skipped} | ended, args.json, plain(values | {"left_out": left_out} | ended))

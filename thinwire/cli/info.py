@@ -77,11 +77,13 @@ def kind_of(folder: Path) -> str:
 
 
 def tokens_details(folder: Path) -> dict[str, object]:
-    """Tokens of each part and split."""
+    """Tokens and documents of each part and split, and what was left out of them."""
     from thinwire.data import Tokens
 
     tokens = Tokens.open(folder)
     rows = {f"{row.part} {row.split} tokens": row.tokens for row in tokens.stats.parts}
+    rows |= {f"{row.part} {row.split} documents": row.documents for row in tokens.stats.parts}
+    rows |= {f"left out: {reason}": count for reason, count in tokens.stats.skipped.items()}
     return {"vocab_size": tokens.tokenizer.vocab_size, "tokenizer": tokens.tokenizer.id, **rows}
 
 

@@ -8,6 +8,7 @@ import tyro
 
 from thinwire.cli.common import chosen_config, emit, number, parse, plain, progress
 from thinwire.cli.prune_args import Args, chosen_tasks
+from thinwire.cli.reuse import Watched
 from thinwire.errors import UserError
 from thinwire.prune.config import PruneConfig
 
@@ -47,8 +48,9 @@ def prune_one(args: Args, model: Path, task: "Task") -> None:
         work.adopt(opened.artifact)
     out = args.out or work.circuit(task.name)
     with progress(f"prune {task.name}") as report:
-        circuit = prune_stage(opened, tokens, task, args.config, out, report, again=args.force)
-    values = summary(circuit, out)
+        watched = Watched(report)
+        circuit = prune_stage(opened, tokens, task, args.config, out, watched, again=args.force)
+    values = summary(circuit, out) | {"reused": watched.reused}
     if not args.config.search:
         emit(values, args.json)
         return

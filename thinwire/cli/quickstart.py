@@ -12,8 +12,10 @@ from rich.table import Table
 
 from thinwire import artifact, shipped
 from thinwire.cli.common import emit, parse, progress
+from thinwire.cli.reuse import OTHER_PLACE, Watched
 from thinwire.data.config import DataConfig
 from thinwire.errors import UserError
+from thinwire.progress import Report, Reused
 from thinwire.prune.config import PruneConfig
 from thinwire.train.config import TrainConfig
 from thinwire.train.presets import PRESETS
@@ -69,21 +71,28 @@ def run(argv: Sequence[str]) -> None:
     from thinwire.train.result import read_result
 
     began = time.perf_counter()
-    work = Workspace(args.out)
-    tokens = trained_here(args, work) if args.train else taken(work)
+    work, reused = Workspace(args.out), list[Path]()
+    tokens = trained_here(args, work, reused) if args.train else taken(work, reused)
     opened, trained = Opened.open(work.model), read_result(work.model)
-    outcomes = [outcome(opened, tokens, task, work, args.seed) for task in TASKS]
+    outcomes = [outcome(opened, tokens, task, work, args.seed, reused) for task in TASKS]
     cases = [(found.circuit, found.verdict) for found in outcomes if found.circuit and found.verdict]
     with progress("5/5 page") as report:
         view_stage(opened, tokens, cases, work.page, report=report)
     seconds = time.perf_counter() - began
     model = None if args.train else DEFAULT_MODEL
-    emit(summary(model, trained, outcomes, work, seconds), args.json, table(model, trained, outcomes))
+    values = summary(model, trained, outcomes, work, seconds)
+    values |= {"reused": bool(reused), "reused_folders": [str(folder) for folder in reused]}
+    emit(values, args.json, table(model, trained, outcomes))
     if not args.json:
         emit({}, False, advice(outcomes, work, seconds))
 
 
-def taken(work: "Workspace") -> "Tokens":
+def watched(report: Report, reused: list[Path]) -> Watched:
+    """A report that adds to the folders whose finished work was taken."""
+    return Watched(report, OTHER_PLACE, reused)
+
+
+def taken(work: "Workspace", reused: list[Path]) -> "Tokens":
     """Copy the shipped model into the workspace; returns tokens of its tokenizer."""
     from thinwire.data import build
 
@@ -94,23 +103,28 @@ def taken(work: "Workspace") -> "Tokens":
         work.adopt(artifact.open_artifact(shipped.root() / DEFAULT_MODEL, "model"))
         report(1, 1, f"{DEFAULT_MODEL}, shipped")
     with progress("2/5 tokens") as report:
-        return build(DataConfig(tokenizer=work.model), work.tokens, report)
+        return build(DataConfig(tokenizer=work.model), work.tokens, watched(report, reused))
 
 
-def trained_here(args: Args, work: "Workspace") -> "Tokens":
+def trained_here(args: Args, work: "Workspace", reused: list[Path]) -> "Tokens":
     """Train a model in the workspace; returns the tokens it was trained on."""
-    from thinwire.data import build
+    from thinwire.data import Tokens, build
     from thinwire.stages import train_stage
 
-    config = training(args)
+    config, tokens = training(args), None
     if artifact.is_finished(work.model):  # before the tokens are built, so that those of another model stay intact
         found = artifact.open_artifact(work.model, "model")
         if found.config(TrainConfig) != config:
             raise UserError(f"{work.model} holds a model trained with another config; choose another --out.")
+        own = found.meta.parents.get("tokens")  # they stay, whatever standard library this interpreter has
+        tokens = artifact.finished(work.tokens, Tokens.open, lambda tokens: tokens.artifact.id == own)
     with progress("1/5 tokens") as report:
-        tokens = build(DataConfig(), work.tokens, report)
+        if tokens is None:
+            tokens = build(DataConfig(), work.tokens, watched(report, reused))
+        else:
+            watched(report, reused)(1, 1, Reused(work.tokens))
     with progress("2/5 training") as report:
-        train_stage(config, tokens, work.model, report)
+        train_stage(config, tokens, work.model, watched(report, reused))
     return tokens
 
 
@@ -120,7 +134,7 @@ def training(args: Args) -> TrainConfig:
     return config if args.steps is None else config.replace(steps=args.steps)
 
 
-def outcome(opened, tokens, task: str, work: "Workspace", seed: int) -> Outcome:
+def outcome(opened, tokens, task: str, work: "Workspace", seed: int, reused: list[Path]) -> Outcome:
     """Prune and check one task; a task that the model cannot do is skipped with the reason."""
     from thinwire.prune.run import TargetMissed
     from thinwire.stages import prune_stage, verify_stage
@@ -128,11 +142,12 @@ def outcome(opened, tokens, task: str, work: "Workspace", seed: int) -> Outcome:
 
     try:
         with progress(f"3/5 prune {task}") as report:
-            circuit = prune_stage(opened, tokens, find_task(task), PruneConfig(seed=seed), work.circuit(task), report)
+            config, out = PruneConfig(seed=seed), work.circuit(task)
+            circuit = prune_stage(opened, tokens, find_task(task), config, out, watched(report, reused))
     except TargetMissed as missed:
         return Outcome(task, refused=str(missed))
     with progress(f"4/5 check {task}") as report:
-        verdict = verify_stage(opened, circuit, VerifyConfig(), work.verdict(task), report)
+        verdict = verify_stage(opened, circuit, VerifyConfig(), work.verdict(task), watched(report, reused))
     return Outcome(task, circuit, verdict)
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from thinwire.cli.common import chosen_config, emit, parse, progress, take_option
 from thinwire.cli.main import complain
+from thinwire.cli.reuse import OTHER_PLACE, Watched
 from thinwire.errors import UserError
 from thinwire.progress import silent
 from thinwire.train.config import Parallel, TrainConfig
@@ -93,11 +94,12 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
         ranks = ranks.placed(args.parallel, args.device, local_rank)
         tokens = Tokens.open(args.tokens)
     with progress("training") if ranks.first else nullcontext(silent) as report:
+        watched = Watched(report, OTHER_PLACE) if ranks.first else Watched(silent)
         result = train_stage(
             args.config,
             tokens,
             args.out,
-            report,
+            watched,
             Sources(args.start, args.teacher),
             Watching(args.watch, track=args.track),
             args.device,
@@ -105,4 +107,5 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
         )
     if ranks.first:
         page = args.out / "report.html"
-        emit(asdict(result) | {"report": str(page) if page.is_file() else None}, args.json)
+        shown = {"report": str(page) if page.is_file() else None, "reused": watched.reused}
+        emit(asdict(result) | shown, args.json)

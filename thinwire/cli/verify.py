@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from thinwire.cli.common import chosen_config, emit, parse, progress
+from thinwire.cli.reuse import Watched
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.measurement import written
 
@@ -52,8 +53,10 @@ def run(argv: Sequence[str]) -> None:
     out = args.out or Workspace.of_model(model).verdict(circuit.task)
     began = time.perf_counter()
     with progress(f"verify {circuit.task}") as report:
-        verdict = verify_stage(opened, circuit, args.config, out, report, again=args.force, own=own)
-    values = {"out": str(out), **summary(verdict), **rows(verdict), "seconds": time.perf_counter() - began}
+        watched = Watched(report)
+        verdict = verify_stage(opened, circuit, args.config, out, watched, again=args.force, own=own)
+    ended = {"reused": watched.reused, "seconds": time.perf_counter() - began}
+    values = {"out": str(out), **summary(verdict), **rows(verdict), **ended}
     emit(values, args.json, table(verdict))
 
 

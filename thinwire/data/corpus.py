@@ -1,7 +1,7 @@
 """Documents of a corpus: generated idioms, the installed standard library, and folders of Python files.
 
-Reading is deterministic: parts in a fixed order, files sorted by name, line ends as `\\n`. Everything that is left out is
-counted by its reason: a file, or a hidden or linked folder, which is not entered.
+Reading is deterministic: parts in a fixed order, files sorted by name, line ends as `\\n`. Everything that is left out
+is counted by its reason: a file, or a hidden or linked folder, which is not entered.
 """
 
 import hashlib
@@ -47,8 +47,8 @@ class Document:
 class Skipped:
     """Something that is left out, and the reason.
 
-    A file is `unreadable`, `too large`, `binary`, `undecodable`, `empty` or a `duplicate`; a folder is a `hidden folder`
-    or a `linked folder`.
+    A file is `unreadable`, `too large`, `binary`, `undecodable`, `empty` or a `duplicate`; a folder that is not entered
+    is a `hidden folder` or a `linked folder`.
     """
 
     part: Part

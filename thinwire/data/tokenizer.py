@@ -188,7 +188,9 @@ def _vocabulary(payload: Any) -> tuple[list[str], list[tuple[str, str]]]:
         raise ValueError(model["type"])
     vocab = model["vocab"]
     tokens = sorted(vocab, key=vocab.__getitem__)
-    if [vocab[token] for token in tokens] != list(range(len(tokens))) or any(type(i) is not int for i in vocab.values()):
+    if [vocab[token] for token in tokens] != list(range(len(tokens))) or any(
+        type(i) is not int for i in vocab.values()
+    ):
         raise ValueError("ids with gaps, or that are not whole numbers")
     # older releases of the library write a merge as one string, newer ones as a pair
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]

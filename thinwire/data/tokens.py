@@ -39,7 +39,12 @@ class Stats(BaseModel):
     """Content hash of the tokenizer."""
     parts: tuple[PartStats, ...] = Field(min_length=1)
     skipped: dict[str, int]
-    """Documents left out, by reason."""
+    """What was left out, by reason: documents, and folders that were not entered."""
+
+    @property
+    def left_out(self) -> str:
+        """The same in a phrase, such as `2 empty, 1 undecodable`."""
+        return ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from thinwire.artifact import Artifact
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
-from thinwire.progress import Report, silent
+from thinwire.progress import Report, Reused, silent
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.run import TargetMissed
 from thinwire.stages.prune import prune_stage
@@ -61,8 +61,8 @@ def train_stage(
             watchers.append(FormingCircuits(config, tokens, out, watching, opened))
     reused = artifact.is_finished(out)
     result = train(config, tokens, out, sources, Monitoring(report, watchers, watching.track), device, ranks)
-    if reused:
-        report(config.steps, config.steps, f"reused {out}")
+    if reused and ranks.first:
+        report(config.steps, config.steps, Reused(out))
     if ranks.first and not _reported(out):
         try:
             write_report(out)
