@@ -37,11 +37,17 @@ def test_notes_of_the_library_are_lines_of_stderr(capsys: pytest.CaptureFixture,
     assert capsys.readouterr().err == "Compiling kernels.\n"
 
 
+def reused(folder: Path, remedy: str = "--force makes it again") -> str:
+    """The line on stderr about finished work."""
+    return f"{folder} is finished already; reused. {remedy}.\n"
+
+
 def test_data(finished: Path, thinwire: Thinwire) -> None:
     before = stamps(finished)
     ran = thinwire("data", "--out", finished / "tokens", *DATA, "--json")
-    assert ran.err == f"tokens: 1/1, reused {finished / 'tokens'}\n"
+    assert ran.err == reused(finished / "tokens")
     found = ran.json
+    assert found["reused"] is True
     assert found["out"] == str(finished / "tokens")
     assert found["vocab_size"] == 600
     assert found["idioms_train_tokens"] > 10 * found["idioms_validation_tokens"] > 0
@@ -51,8 +57,9 @@ def test_data(finished: Path, thinwire: Thinwire) -> None:
 def test_train(finished: Path, thinwire: Thinwire) -> None:
     before = stamps(finished)
     ran = thinwire("train", finished / "tokens", "--out", finished / "model", *TRAIN, "--json")
-    assert ran.err == f"training: 30/30, reused {finished / 'model'}\n"
+    assert ran.err == reused(finished / "model", "Another --out makes a new one")
     found = ran.json
+    assert found["reused"] is True
     assert found["out"] == str(finished / "model")
     assert 0 < found["val_loss"] < 6.4
     assert found["val_losses"] == {"idioms": pytest.approx(found["val_loss"])}
@@ -77,8 +84,9 @@ def test_config_file_and_options_in_that_order(finished: Path, tmp_path: Path, t
 def test_prune(finished: Path, thinwire: Thinwire) -> None:
     before = stamps(finished)
     ran = thinwire("prune", finished / "model", "--task", TASK, *PRUNE, "--json")
-    assert ran.err == f"prune {TASK}: 1/1, reused {finished / 'circuits' / TASK}\n"
+    assert ran.err == reused(finished / "circuits" / TASK)
     found = ran.json
+    assert found["reused"] is True
     assert Path(found["out"]) == finished / "circuits" / TASK
     assert found["task"] == TASK
     assert found["nodes"] >= 0
@@ -116,8 +124,9 @@ def test_frozen_norms_and_masks_of_tokens_reach_the_circuit(work: Path, tmp_path
 def test_verify(finished: Path, thinwire: Thinwire) -> None:
     before = stamps(finished)
     ran = thinwire("verify", finished / "circuits" / TASK, *VERIFY, "--json")
-    assert ran.err == f"verify {TASK}: 1/1, reused {finished / 'verdicts' / TASK}\n"
+    assert ran.err == reused(finished / "verdicts" / TASK)
     found = ran.json
+    assert found["reused"] is True
     assert Path(found["out"]) == finished / "verdicts" / TASK
     assert found["task"] == TASK
     for name in ("nodes", "edges", "loss", "accuracy", "necessity_loss", "random_loss", "unpruned_loss", "seconds"):
@@ -132,7 +141,7 @@ def test_view_writes_a_page_and_keeps_the_verdict(work: Path, thinwire: Thinwire
     assert ran.json["out"] == str(work / "some/page.html")
     assert (work / "some/page.html").read_text("utf-8").startswith("<!doctype html>")
     assert stamps(work / "verdicts") == before, "a verdict of other settings is shown, not made again"
-    assert f"reused {work / 'verdicts' / TASK}\n" in ran.err
+    assert reused(work / "verdicts" / TASK, "thinwire verify --force makes it again") in ran.err
 
 
 def test_view_makes_a_missing_verdict(work: Path, thinwire: Thinwire, few_pairs: None) -> None:

@@ -15,7 +15,7 @@ OTHER_PLACE = "Another --out makes a new one"
 class Watched:
     """A report that writes notes as lines of their own and remembers the folders that were reused."""
 
-    inner: Report
+    report: Report
     remedy: str = FORCE
     """How to make finished work again, in a phrase."""
     folders: list[Path] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Watched:
     def __call__(self, done: int, total: int, status: str) -> None:
         """Pass progress on, and write a note in place of it."""
         if not isinstance(status, Note):
-            self.inner(done, total, status)
+            self.report(done, total, status)
             return
         line = str(status)
         if isinstance(status, Reused):

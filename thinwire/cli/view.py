@@ -9,6 +9,7 @@ import tyro
 
 from thinwire import artifact, shipped
 from thinwire.cli.common import emit, parse, progress
+from thinwire.cli.reuse import Watched
 from thinwire.errors import UserError
 
 
@@ -65,7 +66,8 @@ def run(argv: Sequence[str]) -> None:
     for circuit in circuits:
         with progress(f"verify {circuit.task}") as report:
             # a verdict with other settings is still the user's verdict
-            verdict = verify_stage(opened, circuit, None, work.verdict(circuit.task), report, own=own)
+            watched = Watched(report, "thinwire verify --force makes it again")
+            verdict = verify_stage(opened, circuit, None, work.verdict(circuit.task), watched, own=own)
         cases.append((circuit, verdict))
     out = args.out or work.page
     with progress("page") as report:

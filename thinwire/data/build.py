@@ -65,7 +65,8 @@ def build(config: DataConfig, out: Path, report: Report = silent, force: bool = 
 def _settings(config: DataConfig) -> dict[str, object]:
     """The config without paths, which are compared by content, and without what a given tokenizer decides."""
     decided = {"vocab_size", "tokenizer_bytes"} if config.tokenizer else set[str]()
-    return config.model_dump(exclude={"folders", "tokenizer"} | decided) | {"trains": config.tokenizer is None}
+    settings: dict[str, object] = config.model_dump(exclude={"folders", "tokenizer"} | decided)
+    return settings | {"trains": config.tokenizer is None}
 
 
 def _build(config: DataConfig, given: Tokenizer | None, out: Path, report: Report) -> Tokens:

@@ -112,8 +112,8 @@ def manifest(config: DataConfig, survey: Survey, splits: dict[str, Split]) -> st
             lines.append({**line, "split": splits[entry.digest]})
     for left_out in survey.skipped:
         if left_out.part != "idioms":
-            line = {"part": left_out.part, "name": left_out.name, "skipped": left_out.reason}
-            lines.append(line | ({"sha256": left_out.digest} if left_out.digest else {}))
+            digest = {"sha256": left_out.digest} if left_out.digest else {}
+            lines.append({"part": left_out.part, "name": left_out.name, "skipped": left_out.reason, **digest})
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 

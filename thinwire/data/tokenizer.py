@@ -60,7 +60,8 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int = 2048) -> "Tokenizer":
         """Learn a vocabulary; the same texts give the same one. Fewer tokens result when the texts yield no more.
 
-        Unbroken sequences that are longer than any word, as of encoded data, are left out. Raises UserError for a size that bytes or uint16 shards cannot hold.
+        Unbroken sequences that are longer than any word, as of encoded data, are left out.
+        Raises UserError for a size that bytes or uint16 shards cannot hold.
         """
         if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
             raise UserError(f"A vocabulary of {vocab_size} tokens is not possible; choose {MIN_VOCAB} to {MAX_VOCAB}.")
@@ -188,9 +189,8 @@ def _vocabulary(payload: Any) -> tuple[list[str], list[tuple[str, str]]]:
         raise ValueError(model["type"])
     vocab = model["vocab"]
     tokens = sorted(vocab, key=vocab.__getitem__)
-    if [vocab[token] for token in tokens] != list(range(len(tokens))) or any(
-        type(i) is not int for i in vocab.values()
-    ):
+    ids = [vocab[token] for token in tokens]
+    if ids != list(range(len(tokens))) or any(type(i) is not int for i in ids):
         raise ValueError("ids with gaps, or that are not whole numbers")
     # older releases of the library write a merge as one string, newer ones as a pair
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
