@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,6 +70,32 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="build the tokens again"):
         Stream.open(tmp_path, "part.train")
     write(tmp_path, DOCUMENTS, 9)
+    offsets = np.load(tmp_path / "part.train.offsets.npy")
+    wrong = {
+        "falls": [0, 6, 4, 7, 16, 19],
+        "rests": [0, 4, 4, 7, 16, 19],
+        "lies before": [0, -4, 6, 7, 16, 19],
+        "lies behind": [0, 4, 6, 7, 99, 19],
+        "fractions": offsets.astype(float),
+        "another width": offsets.astype("<i4"),
+        "a table": offsets[None],
+        "nothing": offsets[:0],
+        "objects": np.array([*offsets[:-1], None]),
+    }
+    for name, values in wrong.items():
+        np.save(tmp_path / "part.train.offsets.npy", values, allow_pickle=True)
+        with case(name), pytest.raises(UserError, match="build the tokens again"):
+            Stream.open(tmp_path, "part.train")
+    np.save(tmp_path / "part.train.offsets.npy", offsets)
+    whole = (tmp_path / "part.train.offsets.npy").read_bytes()
+    for shape in (b"(10**9,)", b"(999999999999,)", b"(2**70,)", b"(-6,)", b"(6", b"(True,)"):
+        with case(shape):
+            found = whole.replace(b"(6,), }" + b" " * (len(shape) - 4), shape + b", }")[: len(whole)]
+            assert found != whole
+            (tmp_path / "part.train.offsets.npy").write_bytes(found)
+            with pytest.raises(UserError, match="build the tokens again"):
+                Stream.open(tmp_path, "part.train")
+    (tmp_path / "part.train.offsets.npy").write_bytes(whole)
     (tmp_path / "part.train.00001.bin").unlink()
     with pytest.raises(UserError, match="does not fit its shards"):
         Stream.open(tmp_path, "part.train")

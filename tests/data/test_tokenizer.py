@@ -146,6 +146,20 @@ def damage(payload: dict, how: str) -> None:
         merges.append(["<|endoftext|", ">"])
     elif how == "merges of another shape":
         payload["model"]["merges"] = [[1, 2, 3]]
+    elif how == "merges of numbers":
+        payload["model"]["merges"] = [["a", 1]]
+    elif how == "merges of lists":
+        payload["model"]["merges"] = [[["a"], ["b"]]]
+    elif how == "merges of nothing":
+        payload["model"]["merges"] = [[None, None]]
+    elif how == "merges that are a number":
+        payload["model"]["merges"] = 3
+    elif how == "ids that are fractions":
+        payload["model"]["vocab"] = {token: float(i) for token, i in vocab.items()}
+    elif how == "ids that are truth values":
+        vocab.update({token: bool(i) for token, i in vocab.items() if i < 2})
+    elif how == "a vocabulary that is a list":
+        payload["model"]["vocab"] = list(vocab)
     elif how == "no model":
         del payload["model"]
     else:
@@ -153,6 +167,8 @@ def damage(payload: dict, how: str) -> None:
 
 
 HOWS = ["another model", "another pattern", "a normalizer", "a gap", "no bytes", "special elsewhere", "a foreign merge"]
+HOWS += ["merges of numbers", "merges of lists", "merges of nothing", "merges that are a number"]
+HOWS += ["ids that are fractions", "ids that are truth values", "a vocabulary that is a list"]
 HOWS += ["a merge that makes the special token", "merges of another shape", "no model", "ids that are text"]
 
 

@@ -26,13 +26,13 @@ def splitter() -> pre_tokenizers.Split:
     return pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
 
 
-def blocks(text: str) -> Iterator[str]:
+def blocks(text: str, size: int = BLOCK) -> Iterator[str]:
     """A text in blocks, cut where a unit ends, so that they encode to the same tokens as the whole.
 
-    A block is longer than BLOCK only where no unit is sure to end.
+    Each has about `size` characters, and more where no unit is sure to end.
     """
     start = 0
-    while len(text) - start > BLOCK and (end := _END.search(text, start + BLOCK - 1)):
+    while len(text) - start > size and (end := _END.search(text, start + size - 1)):
         yield text[start : end.end()]
         start = end.end()
     yield text[start:]
