@@ -1,11 +1,14 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cases import case
 from pydantic import ValidationError
 
+from thinwire import artifact
 from thinwire.data import DataConfig, Tokens, build
 from thinwire.errors import UserError
 
@@ -194,3 +197,53 @@ def test_values_out_of_range_are_refused() -> None:
                 DataConfig.model_validate(bad)
             with pytest.raises(UserError):
                 DataConfig().replace(**bad)
+
+
+def refinish(folder: Path, leave_out: str = "") -> None:
+    """Write a meta.json that fits the files of a tokens folder as they are now, without one of them."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in ("config.json", "meta.json", leave_out))
+    artifact.finish(folder, "tokens", DataConfig.load(folder / "config.json"), {}, names)
+
+
+def test_tokens_that_contradict_themselves_are_refused(sources: Path, tmp_path: Path) -> None:
+    """Whole files with fitting hashes, as somebody could make them."""
+    made = build(config_of(sources), tmp_path / "tokens")
+    folder = tmp_path / "forged"
+
+    def stats(change: Callable[[dict], object]) -> Callable[[], object]:
+        def write() -> None:
+            found = json.loads((folder / "stats.json").read_text())
+            change(found)
+            (folder / "stats.json").write_text(json.dumps(found))
+
+        return write
+
+    shard = "folders.train.00000.bin"
+    offsets = "folders.train.offsets.npy"
+    forged: dict[str, Callable[[], object]] = {
+        "documents": stats(lambda found: found["parts"][0].update(documents=3)),
+        "tokens": stats(lambda found: found["parts"][0].update(tokens=10**30)),
+        "no split": stats(lambda found: found["parts"].pop()),
+        "a split twice": stats(lambda found: found["parts"].append(found["parts"][0])),
+        "another vocabulary": stats(lambda found: found.update(vocab_size=280)),
+        "a token beyond the vocabulary": lambda: np.full(made.n_tokens("folders", "train"), 300, "<u2").tofile(
+            folder / shard
+        ),
+        "half a token": lambda: (folder / shard).write_bytes((folder / shard).read_bytes()[:-1]),
+        "falling offsets": lambda: np.save(folder / offsets, np.load(folder / offsets)[[0, *range(36, 0, -1), 37, 38]]),
+    }
+    for name, forge in forged.items():
+        with case(name):
+            shutil.copytree(made.artifact.path, folder)
+            forge()
+            refinish(folder)
+            with pytest.raises(UserError, match="build the tokens again"):
+                Tokens.open(folder)
+            shutil.rmtree(folder)
+    for name in ("manifest.jsonl", "stats.json", "tokenizer.json", shard, offsets):
+        with case(name):
+            shutil.copytree(made.artifact.path, folder)
+            refinish(folder, leave_out=name)
+            with pytest.raises(UserError, match=rf"does not list {name}; build the tokens again"):
+                Tokens.open(folder)
+            shutil.rmtree(folder)

@@ -225,8 +225,10 @@ class Circuit:
             graph.add_edge(writer.name(self.shape), reader.name(self.shape), kind="channel")
         return graph
 
-    def save(self, folder: Path | str, config: Config, model: Artifact, seed: int | None = None) -> Artifact:
-        """Write the circuit as an artefact folder whose parent is the model's."""
+    def save(
+        self, folder: Path | str, config: Config, model: Artifact, seed: int | None = None, **also: Artifact
+    ) -> Artifact:
+        """Write the circuit as an artefact folder whose parents are the model's and those in `also`, by role."""
         with artifact.replacing(Path(folder), "circuit") as scratch:
             artifact.write_text(scratch / "circuit.json", json.dumps(self._to_json(), indent=1))
             means = {str(site): mean.contiguous() for site, mean in self.means.items()}
@@ -237,7 +239,7 @@ class Circuit:
             if self.scores:
                 artifact.write_text(scratch / artifact.SUMMARY, json.dumps(asdict(self.scores), indent=1))
                 files.append(artifact.SUMMARY)
-            made = artifact.finish(scratch, "circuit", config, {"model": model}, files, seed)
+            made = artifact.finish(scratch, "circuit", config, {"model": model, **also}, files, seed)
         return Artifact(Path(folder), made.meta)
 
     def _to_json(self) -> dict[str, object]:

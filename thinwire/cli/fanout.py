@@ -26,11 +26,12 @@ from thinwire.view.size_plot import draw_sizes, records_of
 
 @dataclass(frozen=True)
 class Planned:
-    """A job with its task and its model."""
+    """A job with its task, its model and its tokens."""
 
     job: Job
     task: Task
     model: Artifact
+    tokens: Artifact
 
 
 def prune_many(args: Args, tasks: Sequence[Task]) -> None:
@@ -48,7 +49,7 @@ def prune_many(args: Args, tasks: Sequence[Task]) -> None:
     with ExitStack() as locks:
         for folder in dict.fromkeys(planned.job.out.parent for planned in plan):
             locks.enter_context(artifact.sole_writer(folder))
-        before = {p.job.out: earlier_outcome(p.job, p.task, p.model) for p in plan}
+        before = {p.job.out: earlier_outcome(p.job, p.task, p.model, p.tokens) for p in plan}
         jobs = [p.job for p in plan if before[p.job.out] is None]
         with board(len(plan), len(plan) - len(jobs)) as shown:
             if args.ray is None:
@@ -88,7 +89,7 @@ def planned_jobs(args: Args, model: Path, tasks: Sequence[Task]) -> list[Planned
             out=out,
             again=args.force,
         )
-        plan.append(Planned(job, task, opened.artifact))
+        plan.append(Planned(job, task, opened.artifact, tokens.artifact))
     return plan
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args:
-    """Find the smallest circuit of a task. A finished circuit of the same config and model is reused.
+    """Find the smallest circuit of a task. A finished circuit of the same config, model and tokens is reused.
 
     --tasks, several models, --workers or --ray make a table: one job for every model and task, run by processes on this
     machine or on a Ray cluster. After an interruption, the same command runs only the jobs that are left.

@@ -84,10 +84,10 @@ def _build(config: DataConfig, given: Tokenizer | None, out: Path, report: Repor
         tokenizer.save(folder / "tokenizer.json")
 
         def second_half(done: int, of: int, status: str) -> None:
-            report(units // 2 + done * (units // 2) // of, units, status)
+            report(units // 2 + done * (units - 1 - units // 2) // max(of, 1), units, status)
 
         encoded = encode(config, survey, splits, tokenizer, folder, second_half)
-        report(units, units, "writing the manifest")
+        report(units - 1, units, "writing the manifest")
         (folder / SPOOL).unlink()
         artifact.write_text(folder / "manifest.jsonl", manifest(config, survey, splits))
         artifact.write_text(folder / "stats.json", encoded.stats.model_dump_json(indent=2))
@@ -171,5 +171,5 @@ def _refuse_unwritable(config: DataConfig) -> None:
 def _require_documents(survey: Survey, part: Part) -> None:
     """Raise UserError when no document of a part was usable."""
     if not survey.of(part):
-        said = corpus.counted(out.reason for out in survey.skipped if out.part == part) or "nothing found"
+        said = corpus.counted(Counter(out.reason for out in survey.skipped if out.part == part)) or "nothing found"
         raise UserError(f"No document of the {part} could be used ({said}); give other sources or leave the part out.")

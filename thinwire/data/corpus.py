@@ -8,7 +8,7 @@ import hashlib
 import os
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ STDLIB_EXCLUDED = frozenset(
     # tests and installed packages; then tables of characters and of help texts, which are data and not code
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data"}
 )
+DUPLICATE = "duplicate"
+"""Why a document is left out that is there already."""
 HIDDEN, LINKED = FOLDERS = "hidden folder", "linked folder"
 """Why a folder is not entered."""
 MACHINE_FILES = ("_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
@@ -47,7 +49,7 @@ class Document:
 class Skipped:
     """Something that is left out, and the reason.
 
-    A file is `unreadable`, `too large`, `binary`, `undecodable`, `empty` or a `duplicate`; a folder that is not entered
+    A file is `unreadable`, `too large`, `undecodable`, `empty` or a `duplicate`; a folder that is not entered
     is a `hidden folder` or a `linked folder`.
     """
 
@@ -113,14 +115,16 @@ def folder_files(folder: Path) -> list[SourceFile]:
         for name, left_out in _walk(folder, frozenset())
     ]
     if all(file.left_out for file in found):
-        unread = f" outside {counted([file.left_out for file in found])}" if found else ""
+        unread = f" outside {counted(Counter(file.left_out for file in found))}" if found else ""
         raise UserError(f"{folder} holds no .py files{unread}; give a folder that does.")
     return found
 
 
-def counted(reasons: Iterable[str]) -> str:
-    """Reasons with their numbers, such as `2 empty, 1 undecodable`."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(Counter(reasons).items()))
+def counted(reasons: Mapping[str, int]) -> str:
+    """Reasons with their numbers, such as `2 hidden folders, 1 undecodable`."""
+    nouns = (DUPLICATE, *FOLDERS)
+    plural = {reason: "s" if count != 1 and reason in nouns else "" for reason, count in reasons.items()}
+    return ", ".join(f"{count:,} {reason}{plural[reason]}" for reason, count in sorted(reasons.items()))
 
 
 def read(config: DataConfig, files: list[SourceFile]) -> Iterator[Document | Skipped]:
@@ -145,8 +149,8 @@ def read_file(file: SourceFile, max_bytes: int) -> Document | Skipped:
         return Skipped(file.part, file.name, "too large")
     try:
         text = normalize(decode(raw))
-    except NotText as error:
-        return Skipped(file.part, file.name, str(error))
+    except NotText:
+        return Skipped(file.part, file.name, "undecodable")
     return Document(file.part, file.name, text) if text.strip() else Skipped(file.part, file.name, "empty")
 
 

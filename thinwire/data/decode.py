@@ -4,14 +4,12 @@ import codecs
 import io
 import tokenize
 
-UNDECODABLE = "undecodable"
-BINARY = "binary"
 NOT_FOR_SOURCES = frozenset({"idna", "punycode"})
 """Codecs of host names, which take a time that grows with the square of the text."""
 
 
 class NotText(ValueError):
-    """Bytes that are no Python text; the message is the reason, as it is counted."""
+    """Bytes that are not text of the encoding that they declare."""
 
 
 def decode(raw: bytes) -> str:
@@ -19,16 +17,14 @@ def decode(raw: bytes) -> str:
 
     Raises NotText for bytes that are not text of this encoding, and for a declaration that is unknown or untrue.
     """
-    if b"\0" in raw:
-        raise NotText(BINARY)  # Python refuses such a source too
     try:
         name, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
         if name not in ("utf-8", "utf-8-sig") and not _suits_sources(name):
-            raise NotText(UNDECODABLE)
+            raise NotText(name)
         text = raw.decode(name)
         text.encode("utf-8")  # some codecs make half a surrogate pair, which no shard can hold
     except (SyntaxError, LookupError, ValueError) as error:
-        raise error if isinstance(error, NotText) else NotText(UNDECODABLE) from None
+        raise NotText(str(error)) from None
     return text
 
 

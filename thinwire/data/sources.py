@@ -52,7 +52,7 @@ def _present(
             if found.reason not in corpus.FOLDERS:
                 left_out.append((found.part, found.name, found.reason))
         elif found.digest in seen:
-            left_out.append((found.part, found.name, "duplicate"))
+            left_out.append((found.part, found.name, corpus.DUPLICATE))
         else:
             seen.add(found.digest)
             kept.append((found.part, found.name, found.digest))

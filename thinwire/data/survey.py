@@ -51,7 +51,7 @@ def read_into_spool(config: DataConfig, files: list[corpus.SourceFile], spool: P
                 continue
             digest = found.digest
             if digest in seen:
-                survey.skipped.append(Skipped(found.part, found.name, "duplicate", digest))
+                survey.skipped.append(Skipped(found.part, found.name, corpus.DUPLICATE, digest))
                 continue
             seen.add(digest)
             raw = found.text.encode("utf-8")

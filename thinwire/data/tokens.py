@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thinwire.artifact import Artifact, open_artifact
 from thinwire.data.config import DataConfig, Part, Split
+from thinwire.data.corpus import counted
 from thinwire.data.shards import Stream
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.errors import UserError
@@ -44,7 +45,7 @@ class Stats(BaseModel):
     @property
     def left_out(self) -> str:
         """The same in a phrase, such as `2 empty, 1 undecodable`."""
-        return ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
+        return counted(self.skipped)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Tokens:
     def open(cls, folder: Path) -> "Tokens":
         """Open and check the artefact in `folder`. Raises UserError for anything else than finished tokens."""
         artifact = open_artifact(Path(folder), "tokens")
+        _require_listed(artifact)
         try:
             stats = Stats.model_validate_json((artifact.path / "stats.json").read_bytes())
         except (OSError, ValidationError):
@@ -153,6 +155,14 @@ class Tokens:
             return int(u_place * (last + 1))
         eligible = int(np.searchsorted(stream.offsets[:-1], last, side="right"))
         return int(stream.offsets[int(u_place * eligible)])
+
+
+def _require_listed(artifact: Artifact) -> None:
+    """Raise UserError for files that are read and that the artefact does not list, so that nothing vouches for them."""
+    shards = [path.name for pattern in ("*.bin", "*.offsets.npy") for path in artifact.path.glob(pattern)]
+    for name in ("config.json", "manifest.jsonl", "stats.json", "tokenizer.json", *sorted(shards)):
+        if name not in artifact.meta.files:
+            raise UserError(f"{artifact.path}/meta.json does not list {name}; build the tokens again.")
 
 
 def _mismatch(stats: Stats, streams: Mapping[tuple[Part, Split], Stream], tokenizer: Tokenizer) -> str | None:

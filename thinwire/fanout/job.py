@@ -1,7 +1,7 @@
 """One job of a fan-out, which prunes a task in a model, and its outcome.
 
 The result is in the workspace: the folder of the circuit, or `OUT-missed.json` beside it where the model has no circuit
-that meets the target. Either one, of the same model and config, is reused by later runs.
+that meets the target. Either one, of the same model, tokens and config, is reused by later runs.
 """
 
 import json
@@ -64,10 +64,12 @@ class Job(Config):
 
 
 class Missed(Config):
-    """Why a job has no circuit, and for which model, task and config."""
+    """Why a job has no circuit, and for which model, tokens, task and config."""
 
     model: str
     """Content hash of the model artefact."""
+    tokens: str = ""
+    """Content hash of the tokens; empty where an earlier version wrote this."""
     task_source: str
     """As in `Task.source`."""
     config: PruneConfig
@@ -113,18 +115,18 @@ class Outcome:
         return TypeAdapter(cls).validate_json(text)
 
 
-def earlier_outcome(job: Job, task: Task, model: Artifact) -> Outcome | None:
+def earlier_outcome(job: Job, task: Task, model: Artifact, tokens: Artifact) -> Outcome | None:
     """The outcome of the same job in an earlier run; None where it is not finished."""
     if job.again:
         return None
-    circuit = finished_circuit(model, task, job.config, job.out)
+    circuit = finished_circuit(model, tokens, task, job.config, job.out)
     if circuit is not None:
         return Outcome.of_circuit(job, circuit, reused=True)
     try:
         kept = Missed.load(job.missed)
     except UserError:  # there is none, or it is damaged
         return None
-    same = kept == _missed(job, task, model, kept.why)
+    same = kept.replace(tokens=kept.tokens or tokens.id) == _missed(job, task, model, tokens, kept.why)
     return Outcome.without(job, missed=kept.why, reused=True) if same else None
 
 
@@ -138,11 +140,11 @@ def run_job(job: Job, report: Report = silent) -> Outcome:
         circuit = prune_stage(opened, tokens, task, job.config, job.out, report, job.again)
     except (TargetMissed, CannotExpress) as missed:
         artifact.make_parents(job.missed)
-        artifact.write_text(job.missed, _missed(job, task, opened.artifact, str(missed)).to_json())
+        artifact.write_text(job.missed, _missed(job, task, opened.artifact, tokens.artifact, str(missed)).to_json())
         return Outcome.without(job, missed=str(missed))
     job.missed.unlink(missing_ok=True)
     return Outcome.of_circuit(job, circuit)
 
 
-def _missed(job: Job, task: Task, model: Artifact, why: str) -> Missed:
-    return Missed(model=model.id, task_source=task.source, config=job.config, why=why)
+def _missed(job: Job, task: Task, model: Artifact, tokens: Artifact, why: str) -> Missed:
+    return Missed(model=model.id, tokens=tokens.id, task_source=task.source, config=job.config, why=why)

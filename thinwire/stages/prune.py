@@ -24,7 +24,8 @@ def prune_stage(
     report: Report = silent,
     again: bool = False,
 ) -> Circuit:
-    """The circuit of a task in the folder `out`; a finished one there of the same config and model is reused.
+    """The circuit of a task in the folder `out`; a finished one there of the same config, model and tokens is
+    reused.
 
     With `again` it is always pruned again. A search keeps its trials in `OUT-search` and continues from there when it
     was interrupted.
@@ -39,23 +40,30 @@ def prune_stage(
         if again and searched:
             forget(searched)
         means = mean_activations(opened.model, tokens, config.mean_tokens, config.seed)
-        circuit = prune(opened.model, task, opened.tokenizer, means, config, report, searched, opened.artifact.id)
-        circuit.save(out, config, opened.artifact, config.seed)
+        subject = f"{opened.artifact.id} {tokens.artifact.id}"
+        circuit = prune(opened.model, task, opened.tokenizer, means, config, report, searched, subject)
+        circuit.save(out, config, opened.artifact, config.seed, tokens=tokens.artifact)
         return Circuit.load(out)
 
     def find() -> Circuit | None:
-        return finished_circuit(opened.artifact, task, config, out)
+        return finished_circuit(opened.artifact, tokens.artifact, task, config, out)
 
     return artifact.reuse_or_make(out, find, make, report, again)
 
 
-def finished_circuit(model: Artifact, task: Task, config: PruneConfig, folder: Path) -> Circuit | None:
-    """The finished circuit of a task in a folder, of this model and config; None where pruning must make it."""
+def finished_circuit(
+    model: Artifact, tokens: Artifact, task: Task, config: PruneConfig, folder: Path
+) -> Circuit | None:
+    """The finished circuit of a task in a folder, of this config, model and tokens; None where pruning must make it.
+
+    The means come from the tokens. A circuit of an earlier version does not name its tokens, and fits any.
+    """
 
     def fits(found: Circuit) -> bool:
         assert found.artifact is not None
         same_task = (found.task, found.task_source) == (task.name, task.source)
-        same_model = found.artifact.meta.parents.get("model") == model.id
-        return same_task and same_model and found.artifact.config(PruneConfig) == config
+        parents = found.artifact.meta.parents
+        same_parents = parents.get("model") == model.id and parents.get("tokens", tokens.id) == tokens.id
+        return same_task and same_parents and found.artifact.config(PruneConfig) == config
 
     return artifact.finished(folder, Circuit.load, fits)
