@@ -1,8 +1,9 @@
-"""thinwire data and thinwire info on sources of which something is left out, or which have changed."""
+"""thinwire data and thinwire info on sources of which something is left out, or which have changed; circuits of other tokens."""
 
 from pathlib import Path
 
-from cli_workspace import Thinwire
+from cases import case
+from cli_workspace import PRUNE, TASK, Thinwire
 
 OPTIONS = ("--idioms", "0", "--no-stdlib", "--vocab-size", "300")
 
@@ -44,3 +45,15 @@ def test_tokens_that_are_built_again_are_said_to_be(tmp_path: Path, thinwire: Th
 
 def test_more_documents_than_can_be_made_are_refused(tmp_path: Path, thinwire: Thinwire) -> None:
     thinwire("data", "--out", tmp_path / "tokens", "--idioms", "1000000000").refused("less than or equal to 10000000")
+
+
+def test_a_circuit_is_reused_for_the_tokens_that_its_means_are_of(
+    work: Path, tmp_path: Path, thinwire: Thinwire
+) -> None:
+    others = tmp_path / "others"
+    words = ("--tokenizer", work / "model", "--idioms", "200", "--no-stdlib", "--seed", "3")
+    assert thinwire("data", "--out", others, *words).code == 0
+    for tokens, reused in ((work / "tokens", True), (others, False), (others, True), (work / "tokens", False)):
+        with case(tokens, reused):
+            ran = thinwire("prune", work / "model", "-t", TASK, "--tokens", tokens, *PRUNE, "--json")
+            assert ran.json["reused"] is reused
