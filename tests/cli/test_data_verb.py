@@ -1,4 +1,4 @@
-"""thinwire data and thinwire info on sources of which something is left out, or which have changed; circuits of other tokens."""
+"""thinwire data and info on sources that are left out in part or have changed, and circuits of other tokens."""
 
 from pathlib import Path
 
