@@ -19,10 +19,11 @@ from thinwire.train.metrics import Curve, group, read_metrics
 from thinwire.train.result import TrainResult, read_summary
 from thinwire.view import page
 from thinwire.view.charts import Chart, charts_of
+from thinwire.view.formats import PAGES, suffix_of
 
 REPORT = "report.html"
 """Name of the page in a model's folder."""
-ORDER = ("dom.js", "format.js", "data.js", "axes.js", "chart.js", "report.js")
+ORDER = ("guard.js", "dom.js", "format.js", "data.js", "axes.js", "chart.js", "report.js")
 STYLES = ("base.css", "report.css")
 
 
@@ -76,9 +77,10 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     """
     folder = Path(folder)
     path = folder / REPORT if out is None else Path(out)
-    report = report_of(folder)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of an HTML file for --out.")
+    suffix_of(path, PAGES)
+    report = report_of(folder)
     artifact.make_parents(path)
     try:
         artifact.write_text(path, page.compose(report.title, asdict(report), ORDER, STYLES))
