@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
@@ -219,4 +220,56 @@ def test_a_page_without_circuits_says_so(browser, folder: Path):
     sheet = browser.new_page()
     sheet.goto((folder / "nothing.html").as_uri())
     assert "holds no circuit" in sheet.locator(".nothing").first.text_content()
+    sheet.close()
+
+
+REFUSALS = """() => {
+    const refuse = () => { throw new DOMException('refused', 'SecurityError'); };
+    for (const [place, name] of [[History.prototype, 'replaceState'],
+        [Element.prototype, 'setPointerCapture'],
+        [Element.prototype, 'scrollIntoView'], [window, 'matchMedia'],
+        [window, 'ResizeObserver']]) place[name] = refuse;
+}"""
+FRAMES = {
+    "notebook": "srcdoc='{page}'",
+    "notebook, sandboxed": "sandbox='allow-scripts' srcdoc='{page}'",
+    "file, sandboxed": "sandbox='allow-scripts' src='example.html'",
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_frame_that_refuses_an_address_shows_the_page(frame: str, browser, folder: Path):
+    text = escape((folder / "example.html").read_text(encoding="utf-8"))
+    around = folder / "frame.html"
+    around.write_text(
+        f"<!doctype html><meta charset=utf-8><iframe width=1200 height=800 {FRAMES[frame].format(page=text)}></iframe>",
+        encoding="utf-8",
+    )
+    sheet = browser.new_page(viewport={"width": 1300, "height": 900})
+    complaints: list[str] = []
+    sheet.on("pageerror", lambda error: complaints.append(str(error)))
+    sheet.goto(around.as_uri())
+    page = sheet.frame_locator("iframe")
+    page.locator(".panel h2").first.wait_for()
+    assert page.locator(".item.node").count() == 12
+    page.locator('.item[data-id="0.mlp.post_act:419"]').click()
+    assert page.locator(".panel h2").first.text_content() == "0.mlp.post_act:419"
+    page.get_by_role("button", name="random_60").click()
+    assert page.locator(".item.node").count() == 60
+    assert complaints == []
+    sheet.close()
+
+
+def test_no_refused_convenience_takes_the_page_down(browser, folder: Path):
+    sheet = browser.new_page(viewport={"width": 1440, "height": 900})
+    sheet.add_init_script(f"({REFUSALS})()")
+    made = Visit(sheet, folder / "example.html")
+    made.open()
+    made.node("0.mlp.post_act:419").click()
+    assert made.texts(".panel h2") == ["0.mlp.post_act:419"]
+    sheet.mouse.move(700, 400)
+    sheet.mouse.wheel(0, 30)
+    sheet.get_by_role("button", name="random_60").click()
+    assert sheet.locator(".item.node").count() == 60
+    assert made.complaints == []
     sheet.close()

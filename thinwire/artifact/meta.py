@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thinwire.config import Config
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.registry import Registry
 
@@ -66,6 +67,7 @@ class Meta(BaseModel):
     files: dict[str, FileEntry]
 
 
+@one_line
 @dataclass(frozen=True)
 class Artifact:
     """A finished artefact folder whose files have been checked against `meta.json`."""

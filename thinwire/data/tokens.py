@@ -12,6 +12,7 @@ from thinwire.artifact import Artifact, open_artifact
 from thinwire.data.config import DataConfig, Part, Split
 from thinwire.data.shards import Stream
 from thinwire.data.tokenizer import Tokenizer
+from thinwire.display import one_line
 from thinwire.errors import UserError
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -42,6 +43,7 @@ class Stats(BaseModel):
     """Documents left out, by reason."""
 
 
+@one_line
 @dataclass(frozen=True)
 class Tokens:
     """A finished tokens artefact, memory-mapped."""

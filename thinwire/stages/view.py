@@ -51,14 +51,14 @@ def picture_stage(opened: Opened, circuit: Circuit, out: Path, own: Task | None 
     written.
     """
     from thinwire.view.figure import draw  # matplotlib, which pages do without
-    from thinwire.view.portrait import portrait
+    from thinwire.view.portraits import portrait
 
     opened.check_circuit(circuit)
     suffix_of(out)
     check_place(out)
-    task, vocab = portrait(opened.model, circuit, opened.tokenizer, circuit_task(circuit, own))
+    found = portrait(opened.model, circuit, opened.tokenizer, circuit_task(circuit, own))
     try:
-        draw(task, vocab, out)
+        draw(found.task, found.vocab, out)
     except OSError as error:
         raise _unwritable(out, error) from None
 

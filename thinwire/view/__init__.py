@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from thinwire.view.page import render as render
     from thinwire.view.page import write as write
     from thinwire.view.payload import Payload as Payload
-    from thinwire.view.portrait import portrait as portrait
+    from thinwire.view.portraits import portrait as portrait
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = attach(
         "SampleConfig": "config",
         "draw": "figure",
         "payload_from": "build",
-        "portrait": "portrait",
+        "portrait": "portraits",
         "render": "page",
         "write": "page",
     },

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass
 
 from thinwire.circuit import Circuit, circuit_task, embedding_edges, unembedding_edges
 from thinwire.data import Tokens
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import count_nonzeros
@@ -49,6 +50,7 @@ class Origin:
     seed: int | None = None
 
 
+@one_line
 @dataclass(frozen=True)
 class Case:
     """A circuit with its verdict."""

@@ -11,6 +11,7 @@ import torch
 
 from thinwire import artifact
 from thinwire.config import Config
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
@@ -56,6 +57,7 @@ class Setting:
     """Whether it has the value that it has unless set."""
 
 
+@one_line
 @dataclass(frozen=True)
 class RunReport:
     """Everything that the page shows."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from thinwire.data import Tokens
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.model.taps import record
 from thinwire.model.transformer import Transformer
@@ -27,6 +28,7 @@ SAME_TOKEN = 2
 """Most windows of one sign whose strongest token is the same."""
 
 
+@one_line
 @dataclass(frozen=True)
 class Excerpt:
     """An excerpt of text around a strong activation."""
@@ -40,6 +42,7 @@ class Excerpt:
     source: str
 
 
+@one_line
 @dataclass(frozen=True)
 class Profile:
     """What one node does over the sampled text."""
@@ -58,6 +61,7 @@ class Profile:
     negative: tuple[Excerpt, ...]
 
 
+@one_line
 @dataclass(frozen=True)
 class Texts:
     """Sampled windows of held-out text."""

@@ -3,10 +3,11 @@
 `thinwire.view.figure` draws the result. Its picture is that of the page.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from thinwire.circuit import Circuit, embedding_edges, unembedding_edges
 from thinwire.data import Tokenizer
+from thinwire.display import Shown, plural
 from thinwire.model.transformer import Transformer
 from thinwire.tasks import REST, PairBatch, Task
 from thinwire.verify.margins import GUESSING
@@ -15,12 +16,22 @@ from thinwire.view.describe import Vocabulary, plain_node, prompt_tokens, short,
 from thinwire.view.payload import Counts, EdgeView, Pair, Prompt, TaskView
 
 
-class Portrait(NamedTuple):
+@dataclass(frozen=True)
+class Portrait(Shown):
     """What `thinwire.view.figure.draw` takes."""
 
     task: TaskView
     vocab: tuple[str, ...]
     """Texts of the tokens."""
+
+    def __repr__(self) -> str:
+        return f"Portrait({self.task.name!r}, {self.sizes})"
+
+    @property
+    def sizes(self) -> str:
+        """Its numbers of nodes and edges in words."""
+        counts = self.task.counts
+        return f"{plural(counts.nodes, 'node')}, {plural(counts.edges, 'edge')}"
 
 
 def portrait(
@@ -61,8 +72,8 @@ def _pairs(
     n_pairs = max(config.pairs, config.measured_pairs)
     batch = task.pairs(n_pairs, "heldout", config.seed, tokenizer, model.config.context)
     return tuple(
-        Pair(first=_prompt(batch, pair, word), second=_prompt(batch, pair + n_pairs, word))
-        for pair in range(config.pairs)
+        Pair(first=_prompt(batch, pair, word), second=_prompt(batch, pair + len(batch), word))
+        for pair in range(min(config.pairs, len(batch)))
     )
 
 
