@@ -48,6 +48,8 @@ def brief(value: object) -> str:
         # the few that are short are shown; of many not even one is formatted
         text = repr(value) if len(value) <= 8 else ""
         return text if text and len(text) <= SHORT else f"({len(value)} items)"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     text = repr(value)
     return text if len(text) <= SHORT else f"{type(value).__name__}(…)"
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thinwire.config import Config
-from thinwire.display import one_line
+from thinwire.display import line, one_line
 from thinwire.errors import UserError
 from thinwire.registry import Registry
 
@@ -65,6 +65,9 @@ class Meta(BaseModel):
     seed: int | None
     parents: dict[str, str]
     files: dict[str, FileEntry]
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self)
 
 
 @one_line

@@ -69,6 +69,7 @@ def _show(folders: Sequence[Path], suffix: str, args: Args) -> None:
     from thinwire.stages import Opened, Workspace, picture_stage
     from thinwire.stages.view import check_place
     from thinwire.tasks import task_from_file
+    from thinwire.view.samples import held_out
 
     own = None if args.task_file is None else task_from_file(args.task_file)
     circuits = [Circuit.load(folder) for folder in folders]
@@ -90,6 +91,7 @@ def _show(folders: Sequence[Path], suffix: str, args: Args) -> None:
         tokens = work.open_tokens(args.tokens, model)
         opened.check_tokens(tokens)
         check_place(out)
+        held_out(tokens, 1, opened.model.config.context)  # raises where there is too little text
         _page(opened, tokens, circuits, work, out, own)
     emit({"out": str(out), "circuits": [str(folder) for folder in folders]}, args.json, str(out))
 

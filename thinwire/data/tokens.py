@@ -12,7 +12,7 @@ from thinwire.artifact import Artifact, open_artifact
 from thinwire.data.config import DataConfig, Part, Split
 from thinwire.data.shards import Stream
 from thinwire.data.tokenizer import Tokenizer
-from thinwire.display import one_line
+from thinwire.display import line, one_line
 from thinwire.errors import UserError
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -41,6 +41,9 @@ class Stats(BaseModel):
     parts: tuple[PartStats, ...] = Field(min_length=1)
     skipped: dict[str, int]
     """Documents left out, by reason."""
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self)
 
 
 @one_line

@@ -43,7 +43,9 @@ def draw(task: TaskView, vocab: tuple[str, ...], path: FilePath) -> None:
     path = FilePath(path)
     kind = suffix_of(path)[1:]
     if not task.nodes:
-        raise UserError(f"The {task.name} circuit has no nodes to draw; prune with a target loss it can reach.")
+        raise UserError(
+            f"The {task.name} circuit has no nodes to draw; write an .html page, which has what was measured."
+        )
     make_parents(path)
     with atomic(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "thinwire"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")

@@ -117,7 +117,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     top = "".join(f'<th style="{CELL};font-weight:600;opacity:.65">{escape(name)}</th>' for name in head)
     body = "".join("<tr style='background:none'>" + "".join(_cell(text) for text in row) + "</tr>" for row in rows)
     top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
-    return f'<table style="border-collapse:collapse;margin:0">{top}<tbody>{body}</tbody></table>'
+    return f'<table style="border-collapse:collapse;margin:0;font-size:inherit">{top}<tbody>{body}</tbody></table>'
 
 
 def _cell(text: str) -> str:
