@@ -6,11 +6,16 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+from test_samples import HARD
 from view_examples import HOSTILE
 
 from thinwire.view import page
+from thinwire.view.config import SampleConfig
+from thinwire.view.describe import activity_of
 from thinwire.view.payload import Payload
+from thinwire.view.samples import Texts, profile
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -271,5 +276,31 @@ def test_no_refused_convenience_takes_the_page_down(browser, folder: Path):
     sheet.mouse.wheel(0, 30)
     sheet.get_by_role("button", name="random_60").click()
     assert sheet.locator(".item.node").count() == 60
+    assert made.complaints == []
+    sheet.close()
+
+
+def test_hard_activations_are_drawn(browser, folder: Path, example: Payload):
+    """Every node opens with a histogram of whole numbers, whatever its activations are."""
+    task = example.tasks[0]
+    values = [np.array([HARD[name]] * 2, np.float32) for name in HARD]
+    nodes = tuple(
+        node.replace(activity=activity_of(profile(seen, Texts(np.zeros(seen.shape, int), ("x",) * 2), SampleConfig())))
+        for node, seen in zip(task.nodes, values, strict=False)
+    )
+    edges = tuple(
+        edge.replace(weight=weight) for edge, weight in zip(task.edges, (1e30, -1e30, 1e-40, 0.0) * 3, strict=False)
+    )
+    hard = task.replace(nodes=(*nodes, *task.nodes[len(nodes) :]), edges=edges)
+    page.write(example.replace(tasks=(hard, hard.replace(name="no edges", edges=()))), folder / "hard.html")
+    sheet = browser.new_page(viewport={"width": 1440, "height": 900})
+    made = Visit(sheet, folder / "hard.html")
+    for node, seen in zip(nodes, values, strict=False):
+        made.open(hard.name, node.name)
+        assert (sheet.locator(".histogram rect").count() > 0) == bool(np.count_nonzero(seen)), node
+        for word in ("NaN", "Infinity"):
+            assert word not in sheet.locator("#app").inner_html(), node
+    made.open("no edges")
+    assert sheet.locator(".item.node").count() == 12
     assert made.complaints == []
     sheet.close()

@@ -47,17 +47,22 @@ def node_view(
         bias=_bias(model, node),
         strength=None if strength is None else short(strength),
         sides=(short(acts.sides[node][0]), short(acts.sides[node][1])),
-        activity=Activity(
-            low=short(known.low),
-            high=short(known.high),
-            nonzero=short(known.nonzero),
-            tokens=known.tokens,
-            bounds=distinct(known.bounds),
-            counts=tuple(known.counts.tolist()),
-        ),
+        activity=activity_of(known),
         positive=tuple(_window(excerpt, word) for excerpt in known.positive),
         negative=tuple(_window(excerpt, word) for excerpt in known.negative),
         on_prompts=tuple(shorts(acts.activations[node][row, : int(batch.last[row]) + 1]) for row in shown),
+    )
+
+
+def activity_of(known: Profile) -> Activity:
+    """The distribution of a node's activations."""
+    return Activity(
+        low=short(known.low),
+        high=short(known.high),
+        nonzero=short(known.nonzero),
+        tokens=known.tokens,
+        bounds=distinct(known.bounds),
+        counts=tuple(known.counts.tolist()),
     )
 
 

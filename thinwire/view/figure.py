@@ -43,9 +43,7 @@ def draw(task: TaskView, vocab: tuple[str, ...], path: FilePath) -> None:
     path = FilePath(path)
     kind = suffix_of(path)[1:]
     if not task.nodes:
-        raise UserError(
-            f"The {task.name} circuit has no nodes to draw; write an .html page, which has what was measured."
-        )
+        raise UserError(f"The {task.name} circuit has no nodes to draw; write an .html page of its measurements.")
     make_parents(path)
     with atomic(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "thinwire"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")

@@ -14,12 +14,17 @@ GUTTER, BEND, WIDEST = 128.0, 0.45, 760
 FONT = "ui-monospace,Menlo,Consolas,monospace"
 
 
+def safe(text: str) -> str:
+    """Text from outside as HTML text: markup is escaped, and characters that cannot be seen are spelled out."""
+    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+
 def svg(drawing: Drawing, label: str) -> str:
     """SVG text of a drawing; `label` is what screen readers say. Widths of edges follow their weights."""
     width, height = drawing.width + GUTTER, drawing.height + 4
     most = max((abs(link.weight) for link in drawing.links), default=0.0) or 1.0
     parts = [
-        f'<svg role="img" aria-label="{escape(label)}" xmlns="http://www.w3.org/2000/svg" '
+        f'<svg role="img" aria-label="{safe(label)}" xmlns="http://www.w3.org/2000/svg" '
         f'viewBox="{-GUTTER:g} -2 {width:g} {height:g}" width="{min(width, WIDEST):g}" '
         f'style="max-width:100%;height:auto;color:inherit;background:{GROUND}">'
     ]
@@ -74,5 +79,5 @@ def _text(x: float, y: float, words: str, size: int, anchor: str, bold: bool = F
     opacity = ".65" if faint else "1"
     return (
         f'<text x="{x:g}" y="{y:g}" font-family="{FONT}" font-size="{size}" text-anchor="{anchor}" '
-        f'dominant-baseline="central" fill="currentColor" fill-opacity="{opacity}"{weight}>{escape(words)}</text>'
+        f'dominant-baseline="central" fill="currentColor" fill-opacity="{opacity}"{weight}>{safe(words)}</text>'
     )

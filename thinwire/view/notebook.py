@@ -5,7 +5,6 @@ Every text may come from a foreign artefact and is escaped.
 
 from collections.abc import Iterable, Sequence
 from functools import singledispatch
-from html import escape
 
 import torch
 
@@ -15,12 +14,11 @@ from thinwire.model.weights import count_nonzeros, sparse_parameters
 from thinwire.verify import Measurement, Verdict
 from thinwire.verify.margins import GUESSING
 from thinwire.view.describe import plain_node
-from thinwire.view.inline import NEGATIVE, svg
+from thinwire.view.inline import NEGATIVE, safe, svg
 from thinwire.view.layout import lay_out
 from thinwire.view.payload import Counts, EdgeView, TaskView
 from thinwire.view.portraits import Portrait
 from thinwire.view.report import settings_of
-from thinwire.view.sketch import visible
 
 MOST_DRAWN = 150
 """Nodes beyond which a circuit is told in numbers only; a page shows it."""
@@ -107,14 +105,14 @@ def _counts(model: Transformer) -> str:
 
 
 def _frame(kind: str, name: str, facts: Iterable[str], body: str, notes: Iterable[str]) -> str:
-    head = f'<span style="opacity:.65">{kind}</span> <b>{escape(visible(name)) if name else ""}</b>'
-    told = "".join(f" · {escape(fact)}" for fact in facts)
-    under = "".join(f'<div style="opacity:.65">{escape(note)}</div>' for note in notes)
+    head = f'<span style="opacity:.65">{kind}</span> <b>{safe(name) if name else ""}</b>'
+    told = "".join(f" · {safe(fact)}" for fact in facts)
+    under = "".join(f'<div style="opacity:.65">{safe(note)}</div>' for note in notes)
     return f'<div class="thinwire" style="{FRAME}"><div style="margin-bottom:4px">{head}{told}</div>{body}{under}</div>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f'<th style="{CELL};font-weight:600;opacity:.65">{escape(name)}</th>' for name in head)
+    top = "".join(f'<th style="{CELL};font-weight:600;opacity:.65">{safe(name)}</th>' for name in head)
     body = "".join("<tr style='background:none'>" + "".join(_cell(text) for text in row) + "</tr>" for row in rows)
     top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
     return f'<table style="border-collapse:collapse;margin:0;font-size:inherit">{top}<tbody>{body}</tbody></table>'
@@ -122,8 +120,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     colour = f";color:{NEGATIVE}" if text.startswith(SIGNS["fail"]) else ""
-    return f'<td style="{CELL}{colour}">{escape(text)}</td>'
+    return f'<td style="{CELL}{colour}">{safe(text)}</td>'
 
 
 def _folded(name: str, body: str) -> str:
-    return f"<details><summary>{escape(name)} (* differs from the default)</summary>{body}</details>"
+    return f"<details><summary>{safe(name)} (* differs from the default)</summary>{body}</details>"
