@@ -6,7 +6,7 @@
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
 MOST = 300
 """Characters of a record's line; fields that find no room are left out, and an ellipsis says so."""
@@ -19,16 +19,19 @@ T = TypeVar("T", bound=type)
 
 def one_line(cls: T) -> T:
     """Decorator of a dataclass: its repr is one short line, with sizes in place of long values."""
-    cls.__repr__ = lambda self: line(type(self).__name__, ((f.name, getattr(self, f.name)) for f in fields(self)))
+
+    def __repr__(self: Any) -> str:
+        return line(type(self).__name__, ((f.name, getattr(self, f.name)) for f in fields(self)))
+
+    type.__setattr__(cls, "__repr__", __repr__)
     return cls
 
 
-def line(name: str, values: Iterable[tuple[str | None, object]]) -> str:
-    """`Name(field=value, …)` in at most MOST characters; a value without a field's name stands alone."""
+def line(name: str, values: Iterable[tuple[str, object]]) -> str:
+    """`Name(field=value, …)` in at most MOST characters."""
     text = f"{name}("
     for field, value in values:
-        part = brief(value) if field is None else f"{field}={brief(value)}"
-        part = part if text.endswith("(") else f", {part}"
+        part = f"{'' if text.endswith('(') else ', '}{field}={brief(value)}"
         if len(text) + len(part) > MOST - 4:
             return f"{text}, …)"
         text += part

@@ -51,6 +51,8 @@ def run(argv: Sequence[str]) -> None:
     args = parse(Args, argv, "view")
     if not args.circuits:
         raise UserError(f"Name at least one circuit folder, such as {EXAMPLE}.")
+    if args.out is not None and args.out.is_dir():
+        raise UserError(f"{args.out} is a folder; give the name of an HTML file or a picture for --out.")
     suffix = PAGES[0] if args.out is None else suffix_of(args.out, (*PAGES, *PICTURES))
     if args.text and args.out is not None:
         raise UserError("--text prints the circuits and writes no file; leave --out or --text out.")

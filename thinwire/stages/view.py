@@ -72,17 +72,21 @@ def check_place(out: Path) -> None:
 
 def titles(circuits: Sequence[Circuit]) -> list[str]:
     """What a page calls each circuit: its task, and for several of a task also the part of their paths that differs."""
+    places = [_place(circuit) for circuit in circuits]
     folders: dict[str, list[Path]] = {}
-    for circuit in circuits:
-        assert circuit.artifact is not None
-        folders.setdefault(circuit.task, []).append(circuit.artifact.path.absolute())
+    for circuit, place in zip(circuits, places, strict=True):
+        folders.setdefault(circuit.task, []).append(place)
     return [
-        f"{circuit.task} ({_differing(path, folders[circuit.task])})"
+        f"{circuit.task} ({_differing(place, folders[circuit.task])})"
         if len(folders[circuit.task]) > 1
         else circuit.task
-        for circuit in circuits
-        for path in [circuit.artifact.path.absolute()]
+        for circuit, place in zip(circuits, places, strict=True)
     ]
+
+
+def _place(circuit: Circuit) -> Path:
+    assert circuit.artifact is not None
+    return circuit.artifact.path.absolute()
 
 
 def _differing(folder: Path, folders: Sequence[Path]) -> str:
