@@ -1,68 +1,13 @@
 """The page in the system's Chromium, opened from a file. Run with `pytest -m browser`; installs nothing."""
 
-import shutil
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
-import numpy as np
 import pytest
-from test_samples import HARD
+from browsing import Visit
 from view_examples import HOSTILE
 
-from thinwire.view import page
-from thinwire.view.config import SampleConfig
-from thinwire.view.describe import activity_of
-from thinwire.view.payload import Payload
-from thinwire.view.samples import Texts, profile
-
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-
-class Visit:
-    """A page on screen, its console messages and its requests."""
-
-    def __init__(self, sheet, path: Path) -> None:
-        self.sheet, self.path = sheet, path
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        sheet.on("console", lambda message: self.complaints.append(message.text))
-        sheet.on("pageerror", lambda error: self.complaints.append(str(error)))
-        sheet.on("request", lambda request: self.requests.append(request.url))
-
-    def open(self, task: str = "", node: str = "") -> None:
-        self.sheet.goto(f"{self.path.as_uri()}#task={quote(task)}&node={quote(node)}")
-        self.sheet.reload()
-        self.sheet.wait_for_selector(".panel h2")
-
-    def texts(self, selector: str) -> list[str]:
-        return self.sheet.locator(selector).all_text_contents()
-
-    def node(self, name: str):
-        return self.sheet.locator(f'.item[data-id="{name}"]')
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, example: Payload, large: Payload) -> Path:
-    made = tmp_path_factory.mktemp("pages")
-    page.write(example, made / "example.html")
-    page.write(large, made / "large.html")
-    page.write(example.replace(tasks=()), made / "nothing.html")
-    return made
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -225,82 +170,4 @@ def test_a_page_without_circuits_says_so(browser, folder: Path):
     sheet = browser.new_page()
     sheet.goto((folder / "nothing.html").as_uri())
     assert "holds no circuit" in sheet.locator(".nothing").first.text_content()
-    sheet.close()
-
-
-REFUSALS = """() => {
-    const refuse = () => { throw new DOMException('refused', 'SecurityError'); };
-    for (const [place, name] of [[History.prototype, 'replaceState'],
-        [Element.prototype, 'setPointerCapture'],
-        [Element.prototype, 'scrollIntoView'], [window, 'matchMedia'],
-        [window, 'ResizeObserver']]) place[name] = refuse;
-}"""
-FRAMES = {
-    "notebook": "srcdoc='{page}'",
-    "notebook, sandboxed": "sandbox='allow-scripts' srcdoc='{page}'",
-    "file, sandboxed": "sandbox='allow-scripts' src='example.html'",
-}
-
-
-@pytest.mark.parametrize("frame", FRAMES)
-def test_a_frame_that_refuses_an_address_shows_the_page(frame: str, browser, folder: Path):
-    text = escape((folder / "example.html").read_text(encoding="utf-8"))
-    around = folder / "frame.html"
-    around.write_text(
-        f"<!doctype html><meta charset=utf-8><iframe width=1200 height=800 {FRAMES[frame].format(page=text)}></iframe>",
-        encoding="utf-8",
-    )
-    sheet = browser.new_page(viewport={"width": 1300, "height": 900})
-    complaints: list[str] = []
-    sheet.on("pageerror", lambda error: complaints.append(str(error)))
-    sheet.goto(around.as_uri())
-    page = sheet.frame_locator("iframe")
-    page.locator(".panel h2").first.wait_for()
-    assert page.locator(".item.node").count() == 12
-    page.locator('.item[data-id="0.mlp.post_act:419"]').click()
-    assert page.locator(".panel h2").first.text_content() == "0.mlp.post_act:419"
-    page.get_by_role("button", name="random_60").click()
-    assert page.locator(".item.node").count() == 60
-    assert complaints == []
-    sheet.close()
-
-
-def test_no_refused_convenience_takes_the_page_down(browser, folder: Path):
-    sheet = browser.new_page(viewport={"width": 1440, "height": 900})
-    sheet.add_init_script(f"({REFUSALS})()")
-    made = Visit(sheet, folder / "example.html")
-    made.open()
-    made.node("0.mlp.post_act:419").click()
-    assert made.texts(".panel h2") == ["0.mlp.post_act:419"]
-    sheet.mouse.move(700, 400)
-    sheet.mouse.wheel(0, 30)
-    sheet.get_by_role("button", name="random_60").click()
-    assert sheet.locator(".item.node").count() == 60
-    assert made.complaints == []
-    sheet.close()
-
-
-def test_hard_activations_are_drawn(browser, folder: Path, example: Payload):
-    """Every node opens with a histogram of whole numbers, whatever its activations are."""
-    task = example.tasks[0]
-    values = [np.array([HARD[name]] * 2, np.float32) for name in HARD]
-    nodes = tuple(
-        node.replace(activity=activity_of(profile(seen, Texts(np.zeros(seen.shape, int), ("x",) * 2), SampleConfig())))
-        for node, seen in zip(task.nodes, values, strict=False)
-    )
-    edges = tuple(
-        edge.replace(weight=weight) for edge, weight in zip(task.edges, (1e30, -1e30, 1e-40, 0.0) * 3, strict=False)
-    )
-    hard = task.replace(nodes=(*nodes, *task.nodes[len(nodes) :]), edges=edges)
-    page.write(example.replace(tasks=(hard, hard.replace(name="no edges", edges=()))), folder / "hard.html")
-    sheet = browser.new_page(viewport={"width": 1440, "height": 900})
-    made = Visit(sheet, folder / "hard.html")
-    for node, seen in zip(nodes, values, strict=False):
-        made.open(hard.name, node.name)
-        assert (sheet.locator(".histogram rect").count() > 0) == bool(np.count_nonzero(seen)), node
-        for word in ("NaN", "Infinity"):
-            assert word not in sheet.locator("#app").inner_html(), node
-    made.open("no edges")
-    assert sheet.locator(".item.node").count() == 12
-    assert made.complaints == []
     sheet.close()
