@@ -5,6 +5,7 @@ from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from thinwire.display import line
 from thinwire.errors import UserError
 
 T = TypeVar("T")
@@ -16,6 +17,17 @@ class Config(BaseModel):
     """Base of every config: immutable, closed to unknown keys; the docstring under a field is its help text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def __repr__(self) -> str:
+        """The fields that differ from their defaults, in one short line."""
+        set_fields = (
+            (name, getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if field.is_required() or getattr(self, name) != field.get_default(call_default_factory=True)
+        )
+        return line(type(self).__name__, set_fields)
+
+    __str__ = __repr__
 
     @classmethod
     def parse(cls, text: str, where: str) -> Self:

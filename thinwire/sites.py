@@ -93,13 +93,22 @@ class Site:
     def __str__(self) -> str:
         return f"{self.layer}.{self.kind}"
 
+    def __repr__(self) -> str:
+        return f"Site('{self}')"
+
 
 @dataclass(frozen=True, order=True)
 class Node:
-    """One channel of one site; `index` counts over all heads together."""
+    """One channel of one site; `index` counts over all heads together, and so does the node as text."""
 
     site: Site
     index: int
+
+    def __str__(self) -> str:
+        return f"{self.site}:{self.index}"
+
+    def __repr__(self) -> str:
+        return f"Node('{self}')"
 
     def name(self, shape: Shape) -> str:
         """`10.attn.q:82.1` for head 82 channel 1; `0.mlp.post_act:2790` elsewhere."""

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from thinwire import artifact
+from thinwire.circuit import Circuit
+from thinwire.prune import PruneConfig
+from thinwire.sites import Node
 
 TASK = "bracket_counting"
 DATA = ["--idioms", "300", "--no-stdlib", "--vocab-size", "600"]
@@ -78,6 +81,17 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """Name, inode and time of change of every file: equal when nothing was written."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def with_nodes(work: Path) -> Path:
+    """Put nodes into the workspace's circuit, as the few steps of its pruning leave none; returns its folder."""
+    out = work / "circuits" / TASK
+    model = artifact.open_artifact(work / "model", "model")
+    circuit = Circuit.load(out)
+    names = ("0.attn.act_in:1", "0.attn.v:1.2", "0.attn.resid_delta:3", "0.mlp.act_in:3", "0.mlp.post_act:7")
+    nodes = tuple(sorted(Node.parse(name, circuit.shape) for name in names))
+    replace(circuit, nodes=nodes).save(out, artifact.open_artifact(out, "circuit").config(PruneConfig), model)
+    return out
 
 
 def sign(folder: Path) -> None:

@@ -1,8 +1,14 @@
 """Hand-made payloads, built once: all tests of the room read them and none changes them."""
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+from browsing import BROWSERS
 from view_examples import example_payload, large_payload
 
+from thinwire.view import page
 from thinwire.view.payload import Payload
 
 
@@ -16,3 +22,24 @@ def example() -> Payload:
 def large() -> Payload:
     """One circuit of 500 nodes and 5,000 edges."""
     return large_payload()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, example: Payload, large: Payload) -> Path:
+    made = tmp_path_factory.mktemp("pages")
+    page.write(example, made / "example.html")
+    page.write(large, made / "large.html")
+    page.write(example.replace(tasks=()), made / "nothing.html")
+    return made

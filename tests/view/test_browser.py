@@ -1,62 +1,13 @@
 """The page in the system's Chromium, opened from a file. Run with `pytest -m browser`; installs nothing."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
+from browsing import Visit
 from view_examples import HOSTILE
 
-from thinwire.view import page
-from thinwire.view.payload import Payload
-
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-
-class Visit:
-    """A page on screen, its console messages and its requests."""
-
-    def __init__(self, sheet, path: Path) -> None:
-        self.sheet, self.path = sheet, path
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        sheet.on("console", lambda message: self.complaints.append(message.text))
-        sheet.on("pageerror", lambda error: self.complaints.append(str(error)))
-        sheet.on("request", lambda request: self.requests.append(request.url))
-
-    def open(self, task: str = "", node: str = "") -> None:
-        self.sheet.goto(f"{self.path.as_uri()}#task={quote(task)}&node={quote(node)}")
-        self.sheet.reload()
-        self.sheet.wait_for_selector(".panel h2")
-
-    def texts(self, selector: str) -> list[str]:
-        return self.sheet.locator(selector).all_text_contents()
-
-    def node(self, name: str):
-        return self.sheet.locator(f'.item[data-id="{name}"]')
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, example: Payload, large: Payload) -> Path:
-    made = tmp_path_factory.mktemp("pages")
-    page.write(example, made / "example.html")
-    page.write(large, made / "large.html")
-    page.write(example.replace(tasks=()), made / "nothing.html")
-    return made
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -23,7 +23,7 @@ def test_a_png_is_a_png(example: Payload, tmp_path: Path):
 
 
 def test_what_cannot_be_drawn_is_refused(example: Payload, tmp_path: Path):
-    with pytest.raises(UserError, match=r"end its name in \.svg, \.png, \.pdf"):
+    with pytest.raises(UserError, match=r"end its name in \.svg, \.png or \.pdf"):
         draw(example.tasks[0], example.vocab, tmp_path / "quote.gif")
     with pytest.raises(UserError, match="no nodes to draw"):
         draw(example.tasks[2], example.vocab, tmp_path / "empty.svg")

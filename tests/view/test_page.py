@@ -97,3 +97,18 @@ def test_a_path_that_cannot_be_written_is_refused(example: Payload, tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be created"):
         page.write(example, tmp_path / "file" / "page.html")
+
+
+REFUSABLE = (
+    r"history\.|location\.|localStorage|sessionStorage|indexedDB|document\.cookie|navigator\.|matchMedia|ResizeObserver"
+    r"|IntersectionObserver|setPointerCapture|scrollIntoView|showModal|requestFullscreen|window\.open"
+)
+"""What a frame, a sandbox or an old browser may refuse."""
+
+
+def test_what_a_browser_may_refuse_is_only_asked_for_under_the_guard():
+    for path in sorted(STATIC.glob("*.js")):
+        code = re.sub(r"^\s*(//|\*|/\*).*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for number, line in enumerate(code.splitlines(), 1):
+            asked = re.search(rf"(?<![\w.])(\w+\.)?({REFUSABLE})", line)
+            assert asked is None or "attempt(" in line, f"{path.name}:{number}: {line.strip()}"

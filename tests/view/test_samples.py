@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from thinwire.model import ModelConfig, Transformer
 from thinwire.model.taps import record
 from thinwire.sites import Node, Site
 from thinwire.view.config import SampleConfig
+from thinwire.view.describe import distinct, short
 from thinwire.view.samples import Profile, Texts, activations, held_out, profile, profiles, strongest
 
 CONTEXT = 12
@@ -110,3 +112,39 @@ def test_parts_share_the_text_evenly_and_short_parts_are_left_out(model: Transfo
 
 def test_no_nodes_need_no_text(model: Transformer):
     assert profiles(model, Corpus({}), [], SampleConfig()) == {}  # pyright: ignore[reportArgumentType]
+
+
+FINEST = np.nextafter(np.float32(1.2345678), np.float32(2))
+HARD = {
+    "two neighbouring floats": [1.2345678, FINEST, 0.0],
+    "neighbours below zero": [-1.2345678, -FINEST, 0.0],
+    "neighbours, huge": [1e30, np.nextafter(np.float32(1e30), np.float32(2e30)), 1e30],
+    "one value, huge": [1e30, 1e30, 1e30],
+    "the largest, of both signs": [3.4e38, -3.4e38, 1.0],
+    "one denormal": [1e-45, 1e-45, 0.0],
+    "neighbouring denormals": [1e-45, 3e-45, 0.0],
+    "a denormal and one": [1e-45, 1.0, 1.0],
+    "one value": [2.5, 2.5, 2.5],
+    "minus zero": [-0.0, 0.0, -0.0],
+    "a narrow range far from zero": [1000.0, 1000.01, 1000.02],
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_every_finite_activation_has_a_histogram_that_can_be_drawn(name: str):
+    values = np.array([HARD[name]] * 2, dtype=np.float32)
+    found = sampled(values)
+    assert found.counts.sum() == np.count_nonzero(values)
+    bounds = distinct(found.bounds)
+    assert len(bounds) == (len(found.counts) + 1 if len(found.counts) else 0)
+    assert all(below < above for below, above in pairwise(bounds))
+    if bounds:
+        assert bounds == pytest.approx(found.bounds.tolist(), rel=1e-3)
+
+
+def test_activations_that_are_not_finite_are_refused():
+    for wrong in (np.nan, np.inf, -np.inf):
+        with pytest.raises(UserError, match="not finite"):
+            sampled(np.array([[1.0, wrong, 0.0]]))
+        with pytest.raises(UserError, match="finite number"):
+            short(float(wrong))

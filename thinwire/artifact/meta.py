@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thinwire.config import Config
+from thinwire.display import line, one_line
 from thinwire.errors import UserError
 from thinwire.registry import Registry
 
@@ -65,7 +66,11 @@ class Meta(BaseModel):
     parents: dict[str, str]
     files: dict[str, FileEntry]
 
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self)
 
+
+@one_line
 @dataclass(frozen=True)
 class Artifact:
     """A finished artefact folder whose files have been checked against `meta.json`."""

@@ -19,6 +19,7 @@ from thinwire.circuit.cut import ablated_weights
 from thinwire.circuit.edges import Edge, EdgeEnds, channel_links, joined, keep_masks, weight_edges
 from thinwire.compiled.edit import sharing, with_rows
 from thinwire.config import STRICT, Config, read_record
+from thinwire.display import Shown, named, plural
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
 from thinwire.model.norms import Norms
@@ -98,7 +99,7 @@ class Stored(BaseModel):
 
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Shown):
     """The nodes and edges that a task needs, with everything needed to run the model with only them.
 
     To run it, use `circuit.cut_model(model)` under `circuit.to_tap()`, with `circuit.norms(model, batch)`.
@@ -150,6 +151,15 @@ class Circuit:
         valid = embedding is None or (embedding.shape == (self.shape.d_model,) and bool(embedding.isfinite().all()))
         if not valid or (embedding is None) == bool(removed):
             raise UserError(f"The {self.task} circuit has no valid embedding for its removed tokens; prune again.")
+
+    def __repr__(self) -> str:
+        return f"Circuit({self.task!r}, {self.sizes}: {named([n.name(self.shape) for n in self.nodes])})"
+
+    @property
+    def sizes(self) -> str:
+        """Its numbers of nodes and edges in words; without those of edges where only the model knows them."""
+        edges = len(self.kept_edges) if self.kept_edges is not None else self.scores.edges if self.scores else None
+        return plural(len(self.nodes), "node") + ("" if edges is None else f", {plural(edges, 'edge')}")
 
     @cached_property
     def _kept(self) -> frozenset[Node]:

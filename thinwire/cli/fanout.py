@@ -21,6 +21,7 @@ from thinwire.fanout.local import run_local
 from thinwire.prune.summary import geometric_mean
 from thinwire.stages import Opened, Workspace
 from thinwire.tasks import Task
+from thinwire.view.formats import suffix_of
 from thinwire.view.size_plot import draw_sizes, records_of
 
 
@@ -42,7 +43,8 @@ def prune_many(args: Args, tasks: Sequence[Task]) -> None:
         raise UserError("--plot draws the circuits of --ladder; give --ladder target losses.")
     if args.plot is not None:
         if args.plot.is_dir():
-            raise UserError(f"{args.plot} is a folder; give the name of an SVG file for --plot.")
+            raise UserError(f"{args.plot} is a folder; give the name of an SVG, PNG or PDF file for --plot.")
+        suffix_of(args.plot)
         artifact.make_parents(args.plot)
     plan = [planned for model in args.models for planned in planned_jobs(args, model, tasks)]
     check_places([planned.job for planned in plan])

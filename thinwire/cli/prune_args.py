@@ -43,7 +43,8 @@ class Args:
     ray: str | None = None
     """Address of a Ray cluster that runs the jobs; its machines must see the same files. `local` starts one here."""
     plot: Path | None = None
-    """SVG file for a plot of loss against size, one line per model, from a table's circuits and their --ladder."""
+    """SVG, PNG or PDF file for a plot of loss against size, one line per model, from a table's circuits and their
+    --ladder."""
     force: bool = False
     """Prune again even if a finished circuit is there."""
     json: bool = False

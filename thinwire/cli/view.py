@@ -1,9 +1,10 @@
-"""thinwire view: write circuits, or the report of a training run, as one self-contained HTML page, or as text."""
+"""thinwire view: show circuits as a page, a picture or text, or the report of a training run as a page."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -11,17 +12,26 @@ from thinwire import artifact, shipped
 from thinwire.cli.common import emit, parse, progress
 from thinwire.cli.reuse import Watched
 from thinwire.errors import UserError
+from thinwire.view.formats import PAGES, PICTURES, suffix_of
+
+if TYPE_CHECKING:
+    from thinwire.circuit import Circuit
+    from thinwire.data import Tokens
+    from thinwire.stages import Opened, Workspace
+    from thinwire.tasks import Task
+
+EXAMPLE = "runs/quickstart/circuits/bracket_counting"
 
 
 @dataclass(frozen=True)
 class Args:
-    """Write circuits of one model as one self-contained HTML page, or print them as text.
+    """Show circuits of one model on one self-contained HTML page, a circuit as a picture, or print them as text.
 
     Given the folder of a model instead, finished or unfinished, write the report of its training, `report.html`.
     """
 
     circuits: tyro.conf.Positional[tuple[Path, ...]]
-    """Circuit artefacts, all cut from one model; or one model folder."""
+    """Circuit artefacts, all cut from one model; a workspace, for all of its circuits; or one model folder."""
     model: Path | None = None
     """Model the circuits were cut from; unset looks for `../../model` from the first."""
     tokens: Path | None = None
@@ -29,7 +39,8 @@ class Args:
     task_file: Path | None = None
     """JSON Lines file of pairs: your own task, named by the file's stem."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """HTML file; unset writes `index.html` beside the model, and a report into the model's folder."""
+    """The suffix decides: .html is a page; .svg, .png or .pdf a picture of one circuit. Unset writes `index.html`
+    beside the model, and a report into the model's folder."""
     text: bool = False
     """Print the circuits as text instead."""
     json: bool = False
@@ -40,17 +51,32 @@ def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "view")
     if not args.circuits:
-        raise UserError("Name at least one circuit folder, such as runs/quickstart/circuits/bracket_counting.")
+        raise UserError(f"Name at least one circuit folder, such as {EXAMPLE}.")
+    if args.out is not None and args.out.is_dir():
+        raise UserError(f"{args.out} is a folder; give the name of an HTML file or a picture for --out.")
+    suffix = PAGES[0] if args.out is None else suffix_of(args.out, (*PAGES, *PICTURES))
+    if args.text and args.out is not None:
+        raise UserError("--text prints the circuits and writes no file; leave --out or --text out.")
     if len(args.circuits) == 1 and not args.text and _is_run(args.circuits[0]):
         _report(args.circuits[0], args)
         return
+    folders = _expanded(args.circuits)
+    if suffix in PICTURES and len(folders) > 1:
+        raise UserError(f"A picture shows one circuit and {len(folders)} are given; name one, or write an .html page.")
+    _show(folders, suffix, args)
+
+
+def _show(folders: Sequence[Path], suffix: str, args: Args) -> None:
+    """Print the circuits, or write the page or picture of them."""
     from thinwire.circuit import Circuit, circuit_task, render
-    from thinwire.stages import Opened, Workspace, verify_stage, view_stage
+    from thinwire.stages import Opened, Workspace, picture_stage
+    from thinwire.stages.view import check_place
     from thinwire.tasks import task_from_file
+    from thinwire.view.samples import held_out
 
     own = None if args.task_file is None else task_from_file(args.task_file)
-    circuits = [Circuit.load(folder) for folder in args.circuits]
-    model = args.model or args.circuits[0].absolute().parent.parent / "model"
+    circuits = [Circuit.load(folder) for folder in folders]
+    model = args.model or folders[0].absolute().parent.parent / "model"
     opened = Opened.open(model)
     for circuit in circuits:
         opened.check_circuit(circuit)
@@ -61,18 +87,71 @@ def run(argv: Sequence[str]) -> None:
     for circuit in circuits:
         circuit_task(circuit, own)  # raises before anything is measured
     work = Workspace.of_model(model)
-    tokens = work.open_tokens(args.tokens, model)
+    out = args.out or work.page
+    if suffix in PICTURES:
+        picture_stage(opened, circuits[0], out, own)
+    else:
+        tokens = work.open_tokens(args.tokens, model)
+        opened.check_tokens(tokens)
+        check_place(out)
+        held_out(tokens, 1, opened.model.config.context)  # raises where there is too little text
+        _page(opened, tokens, circuits, work, out, own)
+    emit({"out": str(out), "circuits": [str(folder) for folder in folders]}, args.json, str(out))
+
+
+def _page(
+    opened: "Opened", tokens: "Tokens", circuits: "Sequence[Circuit]", work: "Workspace", out: Path, own: "Task | None"
+) -> None:
+    """Write the page of some circuits, with the verdicts on them; those that are missing are made."""
+    from thinwire.stages import verify_stage, view_stage
+
+    counts = Counter(circuit.task for circuit in circuits)
     cases = []
     for circuit in circuits:
+        folder = _verdict_folder(circuit, work, counts[circuit.task] > 1)
         with progress(f"verify {circuit.task}") as report:
             # a verdict with other settings is still the user's verdict
             watched = Watched(report, "thinwire verify --force makes it again")
-            verdict = verify_stage(opened, circuit, None, work.verdict(circuit.task), watched, own=own)
-        cases.append((circuit, verdict))
-    out = args.out or work.page
+            cases.append((circuit, verify_stage(opened, circuit, None, folder, watched, own=own)))
     with progress("page") as report:
         view_stage(opened, tokens, cases, out, report=report, own=own)
-    emit({"out": str(out), "circuits": [str(folder) for folder in args.circuits]}, args.json, str(out))
+
+
+def _verdict_folder(circuit: "Circuit", work: "Workspace", several: bool) -> Path:
+    """Where the verdict on a circuit is; of several circuits of a task, each but the workspace's has an own folder."""
+    from thinwire.verify import finished_verdict
+
+    folder, made = work.verdict(circuit.task), circuit.artifact
+    assert made is not None
+    if (
+        not several
+        or finished_verdict(circuit, folder)
+        or made.path.absolute() == work.circuit(circuit.task).absolute()
+    ):
+        return folder
+    return work.verdict(f"{circuit.task}-{made.id[:8]}")
+
+
+def _expanded(given: Sequence[Path]) -> list[Path]:
+    """Circuit folders, each once; a workspace, or a folder of circuits, stands for all circuits that are finished."""
+    found: list[Path] = []
+    for folder in given:
+        inside = folder / "circuits" if (folder / "circuits").is_dir() else folder
+        if artifact.is_finished(folder) or not inside.is_dir():
+            found.append(folder)
+            continue
+        try:
+            below = sorted(
+                path for path in inside.iterdir() if not path.name.startswith(".") and artifact.is_finished(path)
+            )
+        except OSError as error:
+            raise UserError(f"{inside} cannot be read ({error.strerror}); name circuit folders.") from None
+        if not below and inside != folder:
+            raise UserError(
+                f"{inside} has no finished circuit; make one with `thinwire prune {folder}/model --task TASK`."
+            )
+        found += below or [folder]  # an unfinished circuit is refused where it is opened
+    return list({folder.absolute(): folder for folder in found}.values())
 
 
 def _is_run(folder: Path) -> bool:

@@ -56,6 +56,9 @@ class Tokenizer:
         self._pipeline.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
         self._pipeline.encode_special_tokens = True  # so the text `<|endoftext|>` is encoded as ordinary text
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({len(self._tokens)} tokens, id {self.id})"
+
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 2048) -> "Tokenizer":
         """Learn a vocabulary; the same texts give the same one. Fewer tokens result when the texts yield no more.

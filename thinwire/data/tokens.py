@@ -13,6 +13,7 @@ from thinwire.data.config import DataConfig, Part, Split
 from thinwire.data.corpus import counted
 from thinwire.data.shards import Stream
 from thinwire.data.tokenizer import Tokenizer
+from thinwire.display import line, one_line
 from thinwire.errors import UserError
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -47,7 +48,11 @@ class Stats(BaseModel):
         """The same in a phrase, such as `2 empty, 1 undecodable`."""
         return counted(self.skipped)
 
+    def __repr__(self) -> str:
+        return line(type(self).__name__, self)
 
+
+@one_line
 @dataclass(frozen=True)
 class Tokens:
     """A finished tokens artefact, memory-mapped."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from thinwire.display import plural
 from thinwire.engine.sites.pointwise import Ablation
 from thinwire.sites import Node, ResidPoint, Site
 
@@ -44,6 +45,11 @@ class Intervention:
     def __call__(self, site: Site, x: Tensor) -> Tensor:
         """x [batch, pos, width] at a site after the intervention, in the same shape: an intervention is a `Tap`."""
         return self.at_site(site, x) if self.touches(site) else x
+
+    def __repr__(self) -> str:
+        sites = "every site" if self.sites is None else plural(len(self.sites), "site")
+        points = "every residual point" if self.points is None else plural(len(self.points), "residual point")
+        return f"{type(self).__name__}({sites}, {points})"
 
     def touches(self, place: Site | ResidPoint) -> bool:
         """Whether it touches a site or a residual point."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from thinwire.display import Shown
 from thinwire.errors import UserError
 from thinwire.model.abstopk import AbsTopK
 from thinwire.model.attention import Attention, at_last
@@ -15,6 +16,7 @@ from thinwire.model.config import ModelConfig
 from thinwire.model.mlp import MLP
 from thinwire.model.norms import Norms, RMSNorm, own_scales
 from thinwire.model.taps import Tap, at_point, identity
+from thinwire.sites import describe
 
 
 class Pass(NamedTuple):
@@ -37,7 +39,7 @@ class Block(nn.Module):
         self.mlp = MLP(config, layer)
 
 
-class Transformer(nn.Module):
+class Transformer(Shown, nn.Module):
     """A decoder whose sublayers are run as a list: sublayer 2·i is the attention of layer i, 2·i + 1 its MLP.
 
     The module `resid` is the AbsTopK of the residual points, the identity unless the config switches it on.
@@ -57,6 +59,11 @@ class Transformer(nn.Module):
         self.unembedding = nn.Linear(config.d_model, config.vocab_size, bias=config.biases)
         self.bigram = nn.Embedding(config.vocab_size, config.vocab_size) if config.bigram else None
         self._initialize(torch.Generator().manual_seed(seed))
+
+    def __repr__(self) -> str:
+        shape = self.config
+        texts = f"context {shape.context}, vocab_size {shape.vocab_size}"
+        return f"{type(self).__name__}({shape.n_layers} layers, {describe(shape)}, {texts})"
 
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator) -> None:

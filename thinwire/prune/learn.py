@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.circuit import calibrate
+from thinwire.display import one_line
 from thinwire.progress import Report, silent
 from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.config import Point, PruneConfig
@@ -36,6 +37,7 @@ class Masks(Protocol):
         ...
 
 
+@one_line
 @dataclass(frozen=True)
 class Learned:
     """Trials after their last update."""

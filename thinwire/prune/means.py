@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from thinwire.data import Tokens
+from thinwire.display import one_line
 from thinwire.model.taps import record
 from thinwire.model.transformer import Transformer
 from thinwire.prune.config import Ablation
@@ -43,6 +44,7 @@ def task_means(model: Transformer, pairs: PairBatch) -> dict[Site, Tensor]:
     return {site: x[real].float().mean(0) for site, x in seen.values.items()}
 
 
+@one_line
 @dataclass(frozen=True)
 class PromptEmbeddings:
     """Tokens of a task's prompts, and the value that the embedding of a removed one is ablated to."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from thinwire.stages.train import Watching as Watching
     from thinwire.stages.train import train_stage as train_stage
     from thinwire.stages.verify import verify_stage as verify_stage
+    from thinwire.stages.view import picture_stage as picture_stage
     from thinwire.stages.view import view_stage as view_stage
     from thinwire.stages.workspace import Opened as Opened
     from thinwire.stages.workspace import Workspace as Workspace
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = attach(
         "Watching": "train",
         "Workspace": "workspace",
         "finished_circuit": "prune",
+        "picture_stage": "view",
         "prune_stage": "prune",
         "train_stage": "train",
         "verify_stage": "verify",

@@ -15,6 +15,7 @@ from thinwire.artifact import Artifact
 from thinwire.circuit import Circuit
 from thinwire.compiled.load import load_compiled
 from thinwire.data import Tokenizer, Tokens
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 
@@ -75,6 +76,7 @@ class Workspace:
                 shutil.copyfile(model.path / name, folder / name)
 
 
+@one_line
 @dataclass(frozen=True)
 class Opened:
     """A model with its artefact and the tokenizer it was trained with."""

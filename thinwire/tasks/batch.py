@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thinwire.display import one_line
 from thinwire.model.norms import Norms, ScaleRecorder, frozen, own_scales
 from thinwire.model.taps import Tap, identity
 
@@ -38,6 +39,7 @@ class Pair:
         return cls((text.replace(SLOT, sides[0]), text.replace(SLOT, sides[1])), answers)
 
 
+@one_line
 @dataclass(frozen=True)
 class PairBatch:
     """n pairs as tensors: sequences 0 … n - 1 are one side, n … 2n - 1 the other side of the same pairs."""

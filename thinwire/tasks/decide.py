@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from thinwire.display import one_line
 from thinwire.tasks.batch import REST, Pair, PairBatch
 
 if TYPE_CHECKING:
     from thinwire.data.tokenizer import Tokenizer
 
 
+@one_line
 @dataclass(frozen=True)
 class Choice:
     """One side of a pair as tokens."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from thinwire.data.words import SPLITS, Split
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.registry import Registry
 from thinwire.tasks.batch import Pair, PairBatch, accuracy, last_logits, sequence_losses
@@ -48,6 +49,7 @@ class Score:
     """Fraction of sequences whose right answer is the likelier one."""
 
 
+@one_line
 @dataclass(frozen=True)
 class Task:
     """A binary choice of the next token, as a source of pairs of prompts.

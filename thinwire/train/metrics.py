@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thinwire import artifact
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.train.sinks import Sink
 
@@ -76,6 +77,7 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{name}", value
 
 
+@one_line
 @dataclass(frozen=True)
 class Curve:
     """The values of one number, and the steps at which they were logged."""

@@ -12,6 +12,7 @@ from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.config import STRICT, read_record
 from thinwire.data import Tokens
+from thinwire.display import one_line
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import count_nonzeros, count_sparse_entries, save_weights
 from thinwire.train.config import TrainConfig
@@ -20,6 +21,7 @@ OBJECTIVE = "objective.json"
 """File that names the objective of a run, where it is not the default one."""
 
 
+@one_line
 @with_config(STRICT)
 @dataclass(frozen=True)
 class TrainResult:

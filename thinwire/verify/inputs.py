@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from thinwire.circuit import Circuit
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.model.taps import Tap, ablate, identity
 from thinwire.model.transformer import Transformer
@@ -17,6 +18,7 @@ from thinwire.tasks import PairBatch, last_logits, margin
 from thinwire.verify.config import VerifyConfig
 
 
+@one_line
 @dataclass(frozen=True)
 class CheckInput:
     """A circuit to check, its model, and the pairs to check it on."""

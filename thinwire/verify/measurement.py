@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import with_config
 
 from thinwire.config import STRICT
+from thinwire.display import one_line
 
 Status = Literal["pass", "warn", "fail", "info"]
 """Whether a measurement meets the threshold that its check states; info where a check states none."""
@@ -20,6 +21,7 @@ class Interval:
     high: float
 
 
+@one_line
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Curve:
@@ -55,6 +57,7 @@ class Judgement:
     """A few words, such as `meets the target of 0.150`."""
 
 
+@one_line
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Measurement:

@@ -11,6 +11,7 @@ from thinwire.artifact import Artifact
 from thinwire.circuit import Circuit, circuit_task
 from thinwire.config import STRICT, read_record
 from thinwire.data.tokenizer import Tokenizer
+from thinwire.display import Shown, named, plural
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.tasks import Task
@@ -25,7 +26,7 @@ RESERVED = ("bytes", "format", "id", "kind", "out", "rows", "seconds", "seed", "
 
 @with_config(STRICT)
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Shown):
     """What the checks measured on one circuit."""
 
     task: str
@@ -47,6 +48,15 @@ class Verdict:
         taken = sorted(set(keys) & {*RESERVED, *(field.name for field in fields(self))})
         if taken:
             raise ValueError(f"the key of a headline is none of the verdict's own values: {', '.join(taken)}")
+
+    def __repr__(self) -> str:
+        found = named([f"{one.name} {one.number}" for one in self.measurements])
+        return f"Verdict({self.task!r}, {self.sizes}: {found})"
+
+    @property
+    def sizes(self) -> str:
+        """The circuit's numbers of nodes and edges in words."""
+        return f"{plural(self.nodes, 'node')}, {plural(self.edges, 'edge')}"
 
     def __getitem__(self, name: str) -> Measurement:
         """The measurement called `name`, such as `sufficiency.loss`. Raises KeyError."""

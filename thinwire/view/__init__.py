@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from thinwire.view.page import render as render
     from thinwire.view.page import write as write
     from thinwire.view.payload import Payload as Payload
+    from thinwire.view.portraits import portrait as portrait
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = attach(
         "SampleConfig": "config",
         "draw": "figure",
         "payload_from": "build",
+        "portrait": "portraits",
         "render": "page",
         "write": "page",
     },

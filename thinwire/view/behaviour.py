@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from thinwire.circuit import Circuit
+from thinwire.display import one_line
 from thinwire.model.norms import Norms
 from thinwire.model.taps import Tap, ablate, chain, record
 from thinwire.model.transformer import Transformer
@@ -15,6 +16,7 @@ from thinwire.sites import Node, ResidPoint
 from thinwire.tasks import PairBatch, last_logits, loss_of, margin, whole_sublayers
 
 
+@one_line
 @dataclass(frozen=True)
 class Behaviour:
     """Measurements on a batch of n pairs, rows as in `PairBatch`: one side first, then the other."""

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass
 
 from thinwire.circuit import Circuit, circuit_task, embedding_edges, unembedding_edges
 from thinwire.data import Tokens
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import count_nonzeros
@@ -49,6 +50,7 @@ class Origin:
     seed: int | None = None
 
 
+@one_line
 @dataclass(frozen=True)
 class Case:
     """A circuit with its verdict."""
@@ -57,6 +59,13 @@ class Case:
     verdict: Verdict
     own: Task | None = None
     """The circuit's task where it is not a registered one."""
+    title: str = ""
+    """What the page calls the circuit; empty takes the name of its task. No two of a page are the same."""
+
+    @property
+    def name(self) -> str:
+        """What the page calls the circuit."""
+        return self.title or self.circuit.task
 
     @property
     def task(self) -> Task:
@@ -72,7 +81,7 @@ def payload_from(
     config: PageConfig | None = None,
     report: Report = silent,
 ) -> Payload:
-    """The payload of one page with all circuits, one per task.
+    """The payload of one page with all circuits, each under a name of its own.
 
     Raises UserError when a circuit, its verdict and the model do not belong together.
     """
@@ -88,7 +97,7 @@ def payload_from(
     views = []
     for case in cases:
         views.append(_task_view(model, tokens, case, known, word, config))
-        report(len(views), len(cases), f"measured {case.circuit.task}")
+        report(len(views), len(cases), f"measured {case.name}")
     texts = tuple(tokens.tokenizer.token(token) for token in word.indices)
     return Payload(model=_card(model, tokens, origin), vocab=texts, tasks=tuple(views))
 
@@ -126,7 +135,7 @@ def _task_view(
     written = unembedding_edges(model, circuit.nodes, circuit.answer_tokens)
     prompts = [prompt_view(batch, acts, row, word) for row in shown]
     return TaskView(
-        name=circuit.task,
+        name=case.name,
         summary=task.summary,
         circuit_id=circuit.artifact.id if circuit.artifact else "",
         sides=_sides(batch, tokens),

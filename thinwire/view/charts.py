@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from thinwire.display import one_line
 from thinwire.sites import KINDS, Shape, Site
 from thinwire.train.metrics import Curve
 
@@ -20,6 +21,7 @@ NEURONS = "mlp.post_act"
 Form = Literal["number", "percent", "count"]
 
 
+@one_line
 @dataclass(frozen=True)
 class Line:
     """One line of a chart."""
@@ -49,6 +51,7 @@ class Plan:
     """Whether lines follow one another, as layers do, and take their colours from a scale."""
 
 
+@one_line
 @dataclass(frozen=True)
 class Chart:
     """Lines over steps with one vertical axis."""

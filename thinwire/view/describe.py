@@ -1,5 +1,6 @@
 """A circuit's nodes, prompts and edges as records of the payload."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from thinwire.circuit import Circuit, TokenEdge
 from thinwire.circuit.edges import MATRICES
+from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
 from thinwire.tasks import REST, PairBatch
@@ -40,10 +42,35 @@ def node_view(
     word: Vocabulary,
 ) -> NodeView:
     """Everything that the page shows of one node; `shown` has the rows of the batch that are example prompts."""
-    site, shape = node.site, model.config
+    strength = acts.strengths.get(node)
+    return plain_node(circuit, node).replace(
+        bias=_bias(model, node),
+        strength=None if strength is None else short(strength),
+        sides=(short(acts.sides[node][0]), short(acts.sides[node][1])),
+        activity=activity_of(known),
+        positive=tuple(_window(excerpt, word) for excerpt in known.positive),
+        negative=tuple(_window(excerpt, word) for excerpt in known.negative),
+        on_prompts=tuple(shorts(acts.activations[node][row, : int(batch.last[row]) + 1]) for row in shown),
+    )
+
+
+def activity_of(known: Profile) -> Activity:
+    """The distribution of a node's activations."""
+    return Activity(
+        low=short(known.low),
+        high=short(known.high),
+        nonzero=short(known.nonzero),
+        tokens=known.tokens,
+        bounds=distinct(known.bounds),
+        counts=tuple(known.counts.tolist()),
+    )
+
+
+def plain_node(circuit: Circuit, node: Node) -> NodeView:
+    """What a circuit knows of a node without its model."""
+    site, shape = node.site, circuit.shape
     head, channel = divmod(node.index, shape.d_head) if site.headed else (None, node.index)
     position = site.kind.endswith("act_in") and channel >= shape.d_model
-    strength = acts.strengths.get(node)
     return NodeView(
         name=node.name(shape),
         layer=site.layer,
@@ -52,20 +79,6 @@ def node_view(
         channel=channel - shape.d_model if position else channel,
         position=position,
         mean=short(circuit.means[site][node.index].item()),
-        bias=_bias(model, node),
-        strength=None if strength is None else short(strength),
-        sides=(short(acts.sides[node][0]), short(acts.sides[node][1])),
-        activity=Activity(
-            low=short(known.low),
-            high=short(known.high),
-            nonzero=short(known.nonzero),
-            tokens=known.tokens,
-            bounds=shorts(known.bounds),
-            counts=tuple(known.counts.tolist()),
-        ),
-        positive=tuple(_window(excerpt, word) for excerpt in known.positive),
-        negative=tuple(_window(excerpt, word) for excerpt in known.negative),
-        on_prompts=tuple(shorts(acts.activations[node][row, : int(batch.last[row]) + 1]) for row in shown),
     )
 
 
@@ -82,12 +95,17 @@ def prompt_view(batch: PairBatch, acts: Behaviour, row: int, word: Vocabulary) -
     """One prompt of a batch, with its answers and their probabilities."""
     answer, foil = int(batch.target[row]), int(batch.foil[row])
     return Prompt(
-        tokens=_words(batch.tokens[row, : int(batch.last[row]) + 1], word),
+        tokens=prompt_tokens(batch, row, word),
         answer=None if answer == REST else word(answer),
         foil=None if foil == REST else word(foil),
         p_circuit=short(acts.p_circuit[row].item()),
         p_model=short(acts.p_model[row].item()),
     )
+
+
+def prompt_tokens(batch: PairBatch, row: int, word: Vocabulary) -> tuple[int, ...]:
+    """The tokens of one prompt of a batch."""
+    return _words(batch.tokens[row, : int(batch.last[row]) + 1], word)
 
 
 def _window(excerpt: Excerpt, word: Vocabulary) -> Window:
@@ -109,10 +127,26 @@ def _words(tokens: Tensor, word: Vocabulary) -> tuple[int, ...]:
 
 
 def short(value: float) -> float:
-    """Four significant digits: more than anyone reads, and a third of the bytes."""
+    """Four significant digits: more than anyone reads, and a third of the bytes.
+
+    Raises UserError for infinity and NaN, which no page can show.
+    """
+    if not math.isfinite(value):
+        raise UserError(
+            f"The model or the circuit gives {value} where a page needs a finite number; check its weights and means."
+        )
     return float(f"{value:.4g}")
 
 
 def shorts(values: np.ndarray) -> tuple[float, ...]:
     """`short` of every entry of an array [n]."""
     return tuple(short(value) for value in values.tolist())
+
+
+def distinct(bounds: np.ndarray) -> tuple[float, ...]:
+    """Rising bounds of equal bins, float64 [n], with as many digits as keep them apart."""
+    if len(bounds) < 2:
+        return shorts(bounds)
+    step, most = (bounds[-1] - bounds[0]) / (len(bounds) - 1), max(abs(bounds[0]), abs(bounds[-1]))
+    digits = min(17, max(4, 3 + math.ceil(math.log10(most) - math.log10(step))))
+    return tuple(float(f"{value:.{digits}g}") for value in bounds.tolist())

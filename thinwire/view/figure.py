@@ -15,6 +15,7 @@ from matplotlib.path import Path
 from thinwire.artifact import atomic, make_parents
 from thinwire.errors import UserError
 from thinwire.view.drawing import Drawing, Item, Link
+from thinwire.view.formats import suffix_of
 from thinwire.view.layout import lay_out
 from thinwire.view.payload import TaskView
 
@@ -22,13 +23,16 @@ POSITIVE, NEGATIVE, BUS, INK, SOFT, BAND = "#1d69ad", "#c2540a", "#9aa0a8", "#1b
 GUTTER, BEND = 158.0, 0.45
 """Room for the names of rows; how far an edge runs straight before it bends, as a fraction of its height."""
 PIXELS_PER_INCH = 96.0
+DOTS_PER_INCH = 2 * PIXELS_PER_INCH
+"""Of a PNG, so that it is sharp on dense screens."""
+UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Metadata without the time, by kind of file."""
 LABELLED = 60
 """Most edges that get their weights written beside them."""
 SPOTS = 0.5, 0.43, 0.57, 0.36, 0.64, 0.27, 0.73, 0.2, 0.8, 0.14, 0.86
 """Where along an edge its weight may stand, the best first."""
 APART = 40, 11
 """Least distance between two weights: sideways, or else in height."""
-FORMATS = (".svg", ".png", ".pdf")
 
 
 def draw(task: TaskView, vocab: tuple[str, ...], path: FilePath) -> None:
@@ -37,17 +41,14 @@ def draw(task: TaskView, vocab: tuple[str, ...], path: FilePath) -> None:
     Raises UserError for other kinds of file and for a circuit without nodes.
     """
     path = FilePath(path)
-    if path.suffix not in FORMATS:
-        raise UserError(f"{path} has no picture format; end its name in {', '.join(FORMATS)}.")
+    kind = suffix_of(path)[1:]
     if not task.nodes:
-        raise UserError(f"The {task.name} circuit has no nodes to draw; prune with a target loss it can reach.")
+        raise UserError(f"The {task.name} circuit has no nodes to draw; write an .html page of its measurements.")
     make_parents(path)
-    kind = path.suffix[1:]
     with atomic(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "thinwire"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = picture(lay_out(task, vocab))
-        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-        figure.savefig(temporary, format=kind, dpi=2 * PIXELS_PER_INCH, metadata=metadata, facecolor="white")
+        figure.savefig(temporary, format=kind, dpi=DOTS_PER_INCH, metadata=UNDATED.get(kind), facecolor="white")
 
 
 def picture(drawing: Drawing) -> Figure:

@@ -22,6 +22,7 @@ from thinwire.view.layout import lay_out
 from thinwire.view.payload import Payload
 
 ORDER = (
+    "guard.js",
     "dom.js",
     "format.js",
     "data.js",

@@ -201,6 +201,7 @@ class TaskView(Record):
     """One task and its circuit."""
 
     name: str
+    """Of the task; where a page has several circuits of it, with what tells them apart."""
     summary: str
     circuit_id: str = ""
     """Content hash of the circuit artefact."""

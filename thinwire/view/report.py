@@ -11,6 +11,7 @@ import torch
 
 from thinwire import artifact
 from thinwire.config import Config
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
@@ -19,10 +20,11 @@ from thinwire.train.metrics import Curve, group, read_metrics
 from thinwire.train.result import TrainResult, read_summary
 from thinwire.view import page
 from thinwire.view.charts import Chart, charts_of
+from thinwire.view.formats import PAGES, suffix_of
 
 REPORT = "report.html"
 """Name of the page in a model's folder."""
-ORDER = ("dom.js", "format.js", "data.js", "axes.js", "chart.js", "report.js")
+ORDER = ("guard.js", "dom.js", "format.js", "data.js", "axes.js", "chart.js", "report.js")
 STYLES = ("base.css", "report.css")
 
 
@@ -55,6 +57,7 @@ class Setting:
     """Whether it has the value that it has unless set."""
 
 
+@one_line
 @dataclass(frozen=True)
 class RunReport:
     """Everything that the page shows."""
@@ -76,9 +79,10 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     """
     folder = Path(folder)
     path = folder / REPORT if out is None else Path(out)
-    report = report_of(folder)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of an HTML file for --out.")
+    suffix_of(path, PAGES)
+    report = report_of(folder)
     artifact.make_parents(path)
     try:
         artifact.write_text(path, page.compose(report.title, asdict(report), ORDER, STYLES))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from thinwire.data import Tokens
+from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.model.taps import record
 from thinwire.model.transformer import Transformer
@@ -21,10 +22,13 @@ from thinwire.view.config import SampleConfig
 
 BATCH = 16
 """Windows per forward pass."""
+NARROW = 1e-8
+"""Values that differ by less than this part of them are drawn as one."""
 SAME_TOKEN = 2
 """Most windows of one sign whose strongest token is the same."""
 
 
+@one_line
 @dataclass(frozen=True)
 class Excerpt:
     """An excerpt of text around a strong activation."""
@@ -38,6 +42,7 @@ class Excerpt:
     source: str
 
 
+@one_line
 @dataclass(frozen=True)
 class Profile:
     """What one node does over the sampled text."""
@@ -48,7 +53,7 @@ class Profile:
     """Fraction of tokens with an activation other than zero."""
     tokens: int
     bounds: np.ndarray
-    """Edges of the histogram's bins. float32 [bins + 1]; empty for a node that is always zero."""
+    """Rising edges of the histogram's bins. float64 [bins + 1]; empty for a node that is always zero."""
     counts: np.ndarray
     """Nonzero activations in each bin. int64 [bins]"""
     positive: tuple[Excerpt, ...]
@@ -56,6 +61,7 @@ class Profile:
     negative: tuple[Excerpt, ...]
 
 
+@one_line
 @dataclass(frozen=True)
 class Texts:
     """Sampled windows of held-out text."""
@@ -111,9 +117,14 @@ def activations(model: Transformer, tokens: np.ndarray, nodes: list[Node], repor
 
 
 def profile(values: np.ndarray, texts: Texts, config: SampleConfig) -> Profile:
-    """The profile of one node from its activations [windows, pos]."""
-    nonzero = values[values != 0]
-    bounds, counts = np.empty(0, np.float32), np.empty(0, np.int64)
+    """The profile of one node from its activations [windows, pos].
+
+    Raises UserError for infinity and NaN among them.
+    """
+    if not np.isfinite(values).all():
+        raise UserError("The model has activations that are not finite on held-out text; a page cannot show them.")
+    nonzero = values[values != 0].astype(np.float64)
+    bounds, counts = np.empty(0), np.empty(0, np.int64)
     if len(nonzero):
         counts, bounds = np.histogram(nonzero, bins=config.bins, range=_range(nonzero))
     return Profile(
@@ -149,6 +160,11 @@ def strongest(values: np.ndarray, texts: Texts, config: SampleConfig, sign: int)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """Range of a histogram: that of the values, opened where they are all the same."""
+    """Range of a histogram: that of the values, float64 and none zero; opened where float64 cannot tell its bins apart.
+
+    Activations have float32's 24 bits, so values that differ at all are mostly far enough apart.
+    """
     low, high = float(values.min()), float(values.max())
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    size = max(abs(low), abs(high))
+    room = 0.0 if high - low > NARROW * size else size / 2
+    return low - room, high + room

@@ -14,7 +14,8 @@ from thinwire.artifact import atomic, make_parents
 from thinwire.circuit import PruneScores
 from thinwire.errors import UserError
 from thinwire.prune.summary import Interval, mean_edges
-from thinwire.view.figure import BUS, INK, NEGATIVE, POSITIVE, SOFT
+from thinwire.view.figure import BUS, DOTS_PER_INCH, INK, NEGATIVE, POSITIVE, SOFT, UNDATED
+from thinwire.view.formats import suffix_of
 
 COLOURS = (POSITIVE, NEGATIVE, INK, SOFT)
 INCHES = (6.4, 4.4)
@@ -69,10 +70,13 @@ def lines(records: Sequence[SizeRecord]) -> dict[str, list[SizePoint]]:
 
 
 def draw_sizes(records: Sequence[SizeRecord], path: Path) -> None:
-    """Draw the lines, with the interval over tasks as a band, to an SVG; the same records give the same file.
+    """Draw the lines, with the interval over tasks as a band, to an SVG, PNG or PDF file.
 
-    Raises UserError when the models share no task at any target.
+    The same records give the same SVG.
+
+    Raises UserError for other kinds of file, and when the models share no task at any target.
     """
+    kind = suffix_of(path)[1:]
     points = {model: line for model, line in lines(records).items() if line}
     if not points:
         raise UserError("No task has circuits in every model at a common target; prune the same tasks in each.")
@@ -81,7 +85,7 @@ def draw_sizes(records: Sequence[SizeRecord], path: Path) -> None:
         figure = Figure(figsize=INCHES, layout="constrained")
         FigureCanvasAgg(figure)
         _fill(figure.add_subplot(), points)
-        figure.savefig(temporary, format="svg", metadata={"Date": None}, facecolor="white")
+        figure.savefig(temporary, format=kind, dpi=DOTS_PER_INCH, metadata=UNDATED.get(kind), facecolor="white")
 
 
 def _fill(axes: Axes, points: dict[str, list[SizePoint]]) -> None:

@@ -2,6 +2,7 @@
 
 import { bounds, logTicks, roundTicks, scale } from "./axes.js";
 import { el, refill, svg } from "./dom.js";
+import { onResize } from "./guard.js";
 
 /** @typedef {{name: string, steps: number[], values: number[], low: number[], high: number[]}} Line */
 /** @typedef {{title: string, curves: string, about: string, unit: string, form: "number" | "percent" | "count", from_zero: boolean, ordered: boolean}} Plan */
@@ -58,11 +59,11 @@ export function figure(chart, lastStep) {
       el("li", {}, el("i", { css: { "--c": colour(chart, index) } }), line.name, el("b", {}, latest(line))))),
     stage);
   let drawn = 0;
-  new ResizeObserver(() => {
+  onResize(stage, () => {
     const wide = Math.floor(stage.clientWidth);
     if (wide && wide !== drawn) draw(stage, chart, lastStep, wide);
     drawn = wide;
-  }).observe(stage);
+  });
   return box;
 }
 

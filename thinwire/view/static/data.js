@@ -33,6 +33,7 @@
  */
 export async function unpack(packed) {
   const bytes = Uint8Array.from(atob(packed.trim()), (char) => char.charCodeAt(0));
+  if (!("DecompressionStream" in globalThis)) throw new Error("this browser is too old to unpack it; use one of 2023 or later");
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }

@@ -9,7 +9,7 @@ export function num(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size >= 1000 ? Math.round(size).toLocaleString("en-US") : size < 0.001 ? size.toExponential(1) : size.toPrecision(digits);
+  const text = size >= 1e9 || !Number.isFinite(size) ? size.toExponential(1) : size >= 1000 ? Math.round(size).toLocaleString("en-US") : size < 0.001 ? size.toExponential(1) : size.toPrecision(digits);
   return (value < 0 ? "−" : "") + text;
 }
 

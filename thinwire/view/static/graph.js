@@ -2,6 +2,7 @@
 
 import { el, refill } from "./dom.js";
 import { plural, signed } from "./format.js";
+import { attempt, onResize } from "./guard.js";
 import { called, company, relations, ROLES } from "./relations.js";
 import { Viewport } from "./viewport.js";
 import { drawEdges } from "./edges.js";
@@ -39,8 +40,8 @@ export class Graph {
     root.addEventListener("click", (event) => {
       if (event.target === this.canvas || event.target === this.layer) onSelect(null);
     });
-    new ResizeObserver(() => this.resized()).observe(root);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint());
+    onResize(root, () => this.resized());
+    attempt(() => matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint()));
   }
 
   /**

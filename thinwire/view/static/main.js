@@ -4,6 +4,7 @@ import { unpack } from "./data.js";
 import { el, refill } from "./dom.js";
 import { evidence, modelLine, worst } from "./evidence.js";
 import { Graph } from "./graph.js";
+import { attempt } from "./guard.js";
 import { helpDialog } from "./help.js";
 import { channelPanel } from "./panel_channel.js";
 import { nodePanel, spoken } from "./panel_node.js";
@@ -24,7 +25,7 @@ function build(app, { payload, drawings }) {
   const live = el("div", { class: "visually-hidden", "aria-live": "polite" });
   refill(app,
     el("header", { class: "top" }, el("h1", {}, payload.title), el("p", { class: "modelline" }, modelLine(payload.model)),
-      el("button", { type: "button", class: "helpbutton", title: "Help (?)", "aria-label": "Help", on: { click: () => help.showModal() } }, "?")),
+      el("button", { type: "button", class: "helpbutton", title: "Help (?)", "aria-label": "Help", on: { click: () => attempt(() => help.showModal()) } }, "?")),
     tabs, strip, el("main", {}, picture, panel), live, help);
   if (!payload.tasks.length) {
     refill(strip, el("p", { class: "nothing" }, "This page holds no circuit: no task was pruned."));
@@ -43,7 +44,7 @@ function build(app, { payload, drawings }) {
     if (index !== open) {
       open = index;
       buttons.forEach((button, other) => button.setAttribute("aria-current", other === index ? "page" : "false"));
-      buttons[index].scrollIntoView({ block: "nearest", inline: "nearest" });
+      attempt(() => buttons[index].scrollIntoView({ block: "nearest", inline: "nearest" }));
       refill(strip, evidence(task));
       graph.show(drawings[index], task);
       notice.remove();
@@ -76,7 +77,7 @@ function build(app, { payload, drawings }) {
     if (help.open || event.altKey || event.ctrlKey || event.metaKey) return;
     const step = (/** @type {number} */ by) => show((open + by + payload.tasks.length) % payload.tasks.length, "");
     const act = {
-      Escape: () => select(null), "?": () => help.showModal(), "[": () => step(-1), "]": () => step(1),
+      Escape: () => select(null), "?": () => attempt(() => help.showModal()), "[": () => step(-1), "]": () => step(1),
       "0": () => graph.fit(), "+": () => graph.view.zoomBy(1.3), "=": () => graph.view.zoomBy(1.3), "-": () => graph.view.zoomBy(1 / 1.3),
     }[event.key];
     if (act) act();
@@ -90,6 +91,6 @@ const appElement = /** @type {HTMLElement} */ (document.getElementById("app"));
 try {
   build(appElement, await unpack(packedData));
 } catch (error) {
-  refill(appElement, el("p", { class: "nothing" }, `This page is damaged and cannot be shown (${error}).`));
+  refill(appElement, el("p", { class: "nothing" }, `This page cannot be shown (${error}).`));
   throw error;
 }

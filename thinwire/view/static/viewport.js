@@ -1,5 +1,7 @@
 // Panning and zooming: picture units to screen pixels, screen = picture · zoom + shift.
 
+import { attempt, matches } from "./guard.js";
+
 const NEAREST = 3;
 const FARTHEST = 0.08;
 const READABLE = 0.62;
@@ -89,7 +91,7 @@ export class Viewport {
   #listen() {
     const { element } = this;
     element.addEventListener("wheel", (event) => {
-      const app = matchMedia("(min-width: 1001px)").matches;
+      const app = matches("(min-width: 1001px)");
       if (!app && !event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
       const box = element.getBoundingClientRect();
@@ -98,7 +100,7 @@ export class Viewport {
     }, { passive: false });
     element.addEventListener("pointerdown", (event) => {
       if (event.button !== 0 || /** @type {Element} */ (event.target).closest("button")) return;
-      element.setPointerCapture(event.pointerId);
+      attempt(() => element.setPointerCapture(event.pointerId));
       element.classList.add("grabbing");
     });
     element.addEventListener("pointermove", (event) => {
