@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from thinwire.cli.common import SECONDS_BETWEEN_LINES, bars, visible
+from thinwire.cli.bars import SECONDS_BETWEEN_LINES, bars, moves
+from thinwire.cli.terminal import console, visible
 from thinwire.fanout.board import ATTEMPTS, Board
 from thinwire.fanout.job import Job, Outcome
 
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
 @contextmanager
 def board(jobs: int, before: int) -> Iterator[Board]:
     """A board for `jobs` jobs, `before` of which an earlier run finished."""
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     if before:
-        console.print(f"reused {before} of {jobs} jobs that an earlier run finished", markup=False, highlight=False)
-    if not console.is_terminal:
+        screen.print(f"reused {before} of {jobs} jobs that an earlier run finished")
+    if not moves(screen):
         yield Lines(jobs, before)
         return
-    with bars(console) as bar:
+    with bars(screen) as bar:
         yield Bars(bar, jobs, before)
 
 

@@ -4,12 +4,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from thinwire.cli.common import chosen_config, emit, parse, progress
+from thinwire.cli.common import chosen_config, command, emit, parse, progress, visible
 from thinwire.data.config import DataConfig
+from thinwire.progress import duration
+
+if TYPE_CHECKING:
+    from thinwire.data import Tokens
 
 
 @dataclass(frozen=True)
@@ -43,5 +47,19 @@ def run(argv: Sequence[str]) -> None:
         "vocab_size": tokens.tokenizer.vocab_size,
         "tokenizer": tokens.tokenizer.id,
         **parts,
+        "skipped": tokens.stats.skipped,
     }
-    emit(values | {"seconds": time.perf_counter() - began}, args.json)
+    seconds = time.perf_counter() - began
+    emit(values | {"seconds": seconds}, args.json, summary(args.out, tokens, seconds))
+
+
+def summary(out: Path, tokens: "Tokens", seconds: float) -> str:
+    """The tokens for reading, and what to run next."""
+    lines = [f"tokens      {out}", f"vocabulary  {tokens.tokenizer.vocab_size:,} tokens"]
+    lines += [f"{f'{row.part} {row.split}':<22}{row.tokens:>14,} tokens" for row in tokens.stats.parts]
+    skipped = tokens.stats.skipped
+    lines += [f"skipped     {', '.join(f'{count:,} {why}' for why, count in skipped.items())}"] if any(skipped.values()) else []
+    lines += [f"time        {duration(seconds)}", "", "Next:"]
+    vocabulary = tokens.tokenizer.vocab_size
+    shape = () if vocabulary == DataConfig().vocab_size else ("--model.vocab-size", vocabulary)
+    return "\n".join([*map(visible, lines), command("train", out, "--out", out.parent / "model", *shape)])

@@ -1,6 +1,7 @@
 """thinwire train: train a weight-sparse model, or its dense twin."""
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from thinwire.cli.common import chosen_config, emit, parse, progress, take_option
+from thinwire.cli.common import chosen_config, command, emit, number, parse, progress, take_option, visible
 from thinwire.cli.main import complain
 from thinwire.errors import UserError
-from thinwire.progress import silent
+from thinwire.progress import Pace, Report, duration, silent
 from thinwire.train.config import Parallel, TrainConfig
 from thinwire.train.presets import PRESETS
 from thinwire.train.sinks import SinkName
@@ -20,6 +21,10 @@ from thinwire.train.watch import WatchConfig
 
 if TYPE_CHECKING:
     from thinwire.train.ranks import Ranks
+    from thinwire.train.result import TrainResult
+
+LAUNCHER = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables through which the processes of a launcher find each other."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,7 @@ class Args:
 
     torchrun --nproc-per-node N -m thinwire train ... shares every batch among N processes; any N resumes any run.
 
-    --preset tiny|tiny_dense|shipped|small|paper or --config FILE sets the defaults of the options below (tiny unless
-    given); options on the command line win.
+    --preset or --config sets the defaults of the other options; options on the command line win.
     """
 
     tokens: tyro.conf.Positional[Path]
@@ -57,7 +61,7 @@ class Args:
 
 def run(argv: Sequence[str]) -> None:
     """Run the verb, alone or as one of the processes that torchrun started."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not launched():
         _run(argv)
         return
     from thinwire.train.ranks import joined
@@ -74,6 +78,48 @@ def run(argv: Sequence[str]) -> None:
             if ranks.first:
                 raise
             raise SystemExit(1) from None
+
+
+def launched() -> bool:
+    """Whether a launcher such as torchrun started this process as one of several; platforms set WORLD_SIZE without it.
+
+    Raises UserError where the launcher's variables are not numbers.
+    """
+    size = os.environ.get("WORLD_SIZE", "").strip()
+    if not all(os.environ.get(name) for name in LAUNCHER) or size in ("", "0", "1"):
+        return False
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
+        if not os.environ.get(name, "0").strip().isdecimal():
+            raise UserError(f"{name} is '{os.environ[name]}' and has to be a number; unset it, or start with torchrun.")
+    return True
+
+
+def speed(report: Report, tokens: int) -> Report:
+    """The same progress with tokens per second; a step is on so many tokens."""
+    pace = Pace()
+
+    def timed(done: int, total: int, status: str) -> None:
+        pace.add(time.monotonic(), done, total)
+        report(done, total, status if pace.rate is None else f"{status}, {number(round(pace.rate * tokens))} tokens/s")
+
+    return timed
+
+
+def summary(result: "TrainResult", page: Path | None) -> str:
+    """A finished run for reading, and what to run next."""
+    losses = [f"{part} {loss:.3f}" for part, loss in result.val_losses.items()]
+    of_parts = f" ({', '.join(losses)})" if len(losses) > 1 else ""
+    lines = [
+        f"model            {result.out}",
+        f"validation loss  {result.val_loss:.3f} nats per token{of_parts}",
+        f"weights          {result.nonzeros:,} of {result.entries:,} nonzero",
+        f"trained on       {result.tokens:,} tokens",
+    ]
+    if result.seconds is not None and result.tokens_per_second is not None:
+        lines[-1] += f" in {duration(result.seconds)}, {number(round(result.tokens_per_second))} tokens/s"
+    lines += [f"report           {page}"] if page else []
+    after = ("tasks", "score", result.out), ("prune", result.out, "--task", "bracket_counting")
+    return "\n".join([*map(visible, lines), "", "Next:", *(command(*words) for words in after)])
 
 
 def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0) -> None:
@@ -97,7 +143,7 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
             args.config,
             tokens,
             args.out,
-            report,
+            speed(report, args.config.batch_size * args.config.model.context),
             Sources(args.start, args.teacher),
             Watching(args.watch, track=args.track),
             args.device,
@@ -105,4 +151,5 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
         )
     if ranks.first:
         page = args.out / "report.html"
-        emit(asdict(result) | {"report": str(page) if page.is_file() else None}, args.json)
+        found = page if page.is_file() else None
+        emit(asdict(result) | {"report": None if found is None else str(found)}, args.json, summary(result, found))
