@@ -75,7 +75,7 @@ def _fitted(width: int, parts: tuple[str, str, str, str], fraction: float) -> Te
     """Title, count, bar, status and time in one line of at most `width` characters."""
     title, count, status, left = parts
     fixed = sum(len(part) + 2 for part in (count, left) if part)
-    title = _cut(title, max(16, width - fixed - len(status) - 2))
+    title = _cut(title, max(min(len(title), width - fixed - SHORTEST_BAR), 16))
     status = _cut(status, max(0, width - fixed - len(title) - 2))
     room = width - fixed - len(title) - (len(status) + 2 if status else 0) - 2
     line = Text(title, no_wrap=True, overflow="crop")

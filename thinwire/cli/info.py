@@ -59,7 +59,8 @@ def list_shipped(as_json: bool) -> None:
     """Print name, size and loss of every shipped model."""
     from thinwire.train.result import read_result
 
-    table = Table("model")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("model", no_wrap=True)
     for title in ("nonzero weights", "of", "validation loss", "size"):
         table.add_column(title, justify="right", no_wrap=True)
     rows: list[dict[str, object]] = []
@@ -85,7 +86,7 @@ def contents(folder: Path) -> list[Path]:
 
 def listing(folder: Path, places: list[Path], as_json: bool) -> tuple[dict[str, object], bool, Table]:
     """What `emit` prints of a workspace: an object, and a row for everything in it."""
-    table = Table(title=f"workspace {folder}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=f"workspace {folder}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("place", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("contents", overflow="fold")
@@ -108,13 +109,14 @@ def listing(folder: Path, places: list[Path], as_json: bool) -> tuple[dict[str, 
 
 def in_short(kind: str, details: dict[str, object]) -> str:
     """An artefact in a few words, by what `info` prints of it."""
-    named = {name: written(name, value) for name, value in details.items() if value is not None}
+    named = {name: number(value) for name, value in details.items() if value is not None}
     if kind == "tokens":
         total = sum(count for name, count in details.items() if name.endswith(" tokens") and isinstance(count, int))
-        return f"{total:,} tokens, vocabulary of {named['vocab_size']}"
-    labels = {"val_loss": "validation loss ", "loss": "loss ", "accuracy": "accuracy "}
-    shown = [labels.get(name, "") + named[name] for name in SHORT.get(kind, ()) if name in named]
-    return ", ".join(shown) or kind
+        return f"{total:,} tokens, vocabulary {named['vocab_size']}"
+    if kind == "model":
+        return f"loss {named['val_loss']}, {named['nonzeros']} of {named['entries']} nonzero"
+    sizes = [f"{named[name]} {name}" for name in ("nodes", "edges") if name in named]
+    return ", ".join([*sizes, *(f"{name} {named[name]}" for name in ("loss", "accuracy") if name in named)]) or kind
 
 
 def with_units(values: dict[str, object]) -> str:
@@ -137,7 +139,7 @@ def written(name: str, value: object) -> str:
     if not isinstance(value, int | float):
         return str(value)
     unit = next((unit for ending, unit in UNITS.items() if name == ending or name.startswith(f"{ending} ")), "")
-    if not unit and name.endswith((" tokens", "_tokens")):
+    if not unit and name.rpartition(" ")[2] == "tokens":
         unit = "tokens"
     if not unit and name.endswith(("loss", "losses")):
         unit = "nats"
@@ -214,26 +216,10 @@ DETAILS: dict[str, Callable[[Path], dict[str, object]]] = {
 """What `info` adds for the formats of this package; an artefact of any other registered format is described without."""
 
 UNITS = {
-    "tokens": "tokens",
     "vocab_size": "tokens",
+    "removed_tokens": "tokens",
     "tokens_per_second": "tokens/s",
-    "n_layers": "layers",
-    "d_model": "channels",
-    "n_heads": "heads",
-    "d_mlp": "neurons",
     "nonzeros": "parameters",
     "entries": "parameters",
-    "nodes": "nodes",
-    "edges": "edges",
-    "kept_edges": "edges",
-    "embedding_edges": "edges",
-    "unembedding_edges": "edges",
-    "removed_tokens": "tokens",
 }
 """Units of values, by name or by the first word of it."""
-SHORT = {
-    "model": ("val_loss", "n_layers", "d_model", "nonzeros"),
-    "circuit": ("nodes", "edges", "loss", "accuracy"),
-    "verdict": ("nodes", "edges", "loss", "accuracy"),
-}
-"""What the list of a workspace shows of each kind."""

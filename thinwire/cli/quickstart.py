@@ -11,9 +11,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from thinwire import artifact, shipped
-from thinwire.cli.common import emit, parse, progress
+from thinwire.cli.bars import Phases
+from thinwire.cli.common import command, emit, parse, visible
 from thinwire.data.config import DataConfig
 from thinwire.errors import UserError
+from thinwire.progress import duration
 from thinwire.prune.config import PruneConfig
 from thinwire.train.config import TrainConfig
 from thinwire.train.presets import PRESETS
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "python-2x256"
 """The shipped model that quickstart uses unless it trains one."""
 TASKS = ("single_double_quote", "bracket_counting", "set_or_string")
+SECONDS = {"model": 1.0, "tokens": 15.0, "training": 400.0, "prune": 40.0, "check": 12.0, "page": 3.0}
+"""What a phase takes on two cores; after the first phases only the ratios count."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,13 @@ def run(argv: Sequence[str]) -> None:
 
     began = time.perf_counter()
     work = Workspace(args.out)
-    tokens = trained_here(args, work) if args.train else taken(work)
+    first = ("tokens", "training") if args.train else ("model", "tokens")
+    phases = Phases((*first, *("prune", "check") * len(TASKS), "page"), SECONDS)
+    tokens = trained_here(args, work, phases) if args.train else taken(work, phases)
     opened, trained = Opened.open(work.model), read_result(work.model)
-    outcomes = [outcome(opened, tokens, task, work, args.seed) for task in TASKS]
+    outcomes = [outcome(opened, tokens, task, work, args.seed, phases) for task in TASKS]
     cases = [(found.circuit, found.verdict) for found in outcomes if found.circuit and found.verdict]
-    with progress("5/5 page") as report:
+    with phases() as report:
         view_stage(opened, tokens, cases, work.page, report=report)
     seconds = time.perf_counter() - began
     model = None if args.train else DEFAULT_MODEL
@@ -83,22 +89,23 @@ def run(argv: Sequence[str]) -> None:
         emit({}, False, advice(outcomes, work, seconds))
 
 
-def taken(work: "Workspace") -> "Tokens":
+def taken(work: "Workspace", phases: Phases) -> "Tokens":
     """Copy the shipped model into the workspace; returns tokens of its tokenizer."""
     from thinwire.data import build
 
     if DEFAULT_MODEL not in shipped.names():
         raise UserError(f"This installation lacks the shipped model {DEFAULT_MODEL}; give --train to train one here.")
-    with progress("1/5 model") as report:
+    with phases() as report:
         # before the tokens are built: a workspace of another model is refused while its tokens are still intact
         work.adopt(artifact.open_artifact(shipped.root() / DEFAULT_MODEL, "model"))
         report(1, 1, f"{DEFAULT_MODEL}, shipped")
-    with progress("2/5 tokens") as report:
+    with phases() as report:
         return build(DataConfig(tokenizer=work.model), work.tokens, report)
 
 
-def trained_here(args: Args, work: "Workspace") -> "Tokens":
+def trained_here(args: Args, work: "Workspace", phases: Phases) -> "Tokens":
     """Train a model in the workspace; returns the tokens it was trained on."""
+    from thinwire.cli.train import speed
     from thinwire.data import build
     from thinwire.stages import train_stage
 
@@ -107,10 +114,10 @@ def trained_here(args: Args, work: "Workspace") -> "Tokens":
         found = artifact.open_artifact(work.model, "model")
         if found.config(TrainConfig) != config:
             raise UserError(f"{work.model} holds a model trained with another config; choose another --out.")
-    with progress("1/5 tokens") as report:
+    with phases() as report:
         tokens = build(DataConfig(), work.tokens, report)
-    with progress("2/5 training") as report:
-        train_stage(config, tokens, work.model, report)
+    with phases() as report:
+        train_stage(config, tokens, work.model, speed(report, config.batch_size * config.model.context))
     return tokens
 
 
@@ -120,18 +127,19 @@ def training(args: Args) -> TrainConfig:
     return config if args.steps is None else config.replace(steps=args.steps)
 
 
-def outcome(opened, tokens, task: str, work: "Workspace", seed: int) -> Outcome:
+def outcome(opened, tokens, task: str, work: "Workspace", seed: int, phases: Phases) -> Outcome:
     """Prune and check one task; a task that the model cannot do is skipped with the reason."""
     from thinwire.prune.run import TargetMissed
     from thinwire.stages import prune_stage, verify_stage
     from thinwire.tasks import find_task
 
     try:
-        with progress(f"3/5 prune {task}") as report:
+        with phases(task) as report:
             circuit = prune_stage(opened, tokens, find_task(task), PruneConfig(seed=seed), work.circuit(task), report)
     except TargetMissed as missed:
+        phases.skip()
         return Outcome(task, refused=str(missed))
-    with progress(f"4/5 check {task}") as report:
+    with phases(task) as report:
         verdict = verify_stage(opened, circuit, VerifyConfig(), work.verdict(task), report)
     return Outcome(task, circuit, verdict)
 
@@ -188,7 +196,7 @@ def table(model: str | None, trained: "TrainResult", outcomes: list[Outcome]) ->
 def advice(outcomes: list[Outcome], work: "Workspace", seconds: float) -> str:
     """Why tasks have no circuit, and where to look next."""
     refused = [found.refused for found in outcomes if found.refused]
-    looks = [f"  thinwire view {work.circuit(found.task)} --text" for found in outcomes if found.circuit][-1:]
-    looks += [f"  thinwire tasks score {work.model}", f"  thinwire info {work.model}"]
-    opened = f"{seconds / 60:.1f} minutes. Open {work.page} in a browser, or look closer with"
-    return "\n".join(["", *refused, opened, *looks])
+    looks = [command("view", work.circuit(found.task), "--text") for found in outcomes if found.circuit][-1:]
+    looks += [command("tasks", "score", work.model), command("info", work.root)]
+    opened = f"Done in {duration(seconds)}. Open {work.page} in a browser, or look closer with"
+    return "\n".join([*map(visible, ["", *refused, opened]), *looks])
