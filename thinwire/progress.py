@@ -1,4 +1,4 @@
-"""Progress of long work: a callback, so that library code neither prints nor knows about terminals; and the time left."""
+"""Progress of long work: a callback, so that library code knows of no terminal; and the time that is left."""
 
 from collections import deque
 from collections.abc import Callable

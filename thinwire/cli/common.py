@@ -43,6 +43,8 @@ HELP_INDENT = 8
 """Columns by which the parser indents an option's help below an error."""
 PARSER_COLUMNS = 2000
 """Width of the box in which the parser writes what is wrong, so that it breaks no word; it is never shown."""
+COLOURS = re.compile("\x1b\\[[0-9;]*m")
+"""What the parser puts round words when stdout is a terminal."""
 MOST_FOLDERS = 200
 """Largest number of names in a path: the system's tools fail on much deeper ones, in many ways."""
 
@@ -114,6 +116,7 @@ def _complaint(stop: SystemExit, box: str) -> str:
         if isinstance(cause, ValidationError):
             return f"{cause.title}: {explain(cause)}"
         cause = cause.__context__
+    box = COLOURS.sub("", box)
     lines = [line.strip("│╭╮╰╯")[1:] for line in box.splitlines()[1:]]
     rule = next((number for number, line in enumerate(lines) if line.strip().startswith("──")), len(lines))
     lines = [line for line in lines[:rule] if not line.startswith(" " * HELP_INDENT)]

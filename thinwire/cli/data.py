@@ -58,7 +58,11 @@ def summary(out: Path, tokens: "Tokens", seconds: float) -> str:
     lines = [f"tokens      {out}", f"vocabulary  {tokens.tokenizer.vocab_size:,} tokens"]
     lines += [f"{f'{row.part} {row.split}':<22}{row.tokens:>14,} tokens" for row in tokens.stats.parts]
     skipped = tokens.stats.skipped
-    lines += [f"skipped     {', '.join(f'{count:,} {why}' for why, count in skipped.items())}"] if any(skipped.values()) else []
+    lines += (
+        [f"skipped     {', '.join(f'{count:,} {why}' for why, count in skipped.items())}"]
+        if any(skipped.values())
+        else []
+    )
     lines += [f"time        {duration(seconds)}", "", "Next:"]
     vocabulary = tokens.tokenizer.vocab_size
     shape = () if vocabulary == DataConfig().vocab_size else ("--model.vocab-size", vocabulary)

@@ -32,16 +32,12 @@ GROUPS: dict[str, Group] = {
     "generate": {"Sampling": ("tokens", "temperature", "top-k", "top-p", "seed")},
     "prune": {
         "Many circuits at once": ("workers", "ray", "plot", "ladder"),
-        "What is masked": (
-            *("granularity", "ablation", "tied-qk", "frozen-norms", "mask-tokens", "keep", "drop"),
-        ),
+        "What is masked": (*("granularity", "ablation", "tied-qk", "frozen-norms", "mask-tokens", "keep", "drop"),),
         "How nodes are ranked": (
             *("method", "steps", "batch-pairs", "trials", "learning-rate", "warmup", "weight-decay", "beta2"),
             *("heaviside-temp", "init-noise-scale", "init-noise-bias", "gradient-clip"),
         ),
-        "Pressure towards small circuits": (
-            *("sparsity", "k-coef", "hold", "k-coef-up", "k-coef-down", "restarts"),
-        ),
+        "Pressure towards small circuits": (*("sparsity", "k-coef", "hold", "k-coef-up", "k-coef-down", "restarts"),),
         "Search over these settings": ("search", "sampler", "patience"),
         "Choice of the circuit": ("aim", "calibrated", "max-logit-scale", "simplify", "finalists"),
         "Data": ("train-pairs", "validation-pairs", "heldout-pairs", "mean-tokens"),
@@ -52,13 +48,9 @@ GROUPS: dict[str, Group] = {
 MAIN: dict[str, tuple[str, ...]] = {
     "train": ("out", "preset", "config", "steps", "batch-size", "density", "seed", "device", "json"),
     "plan": ("ranks", "device", "rates", "steps", "batch-size", "density", "seed", "json"),
-    "data": (
-        *("out", "config", "idioms", "stdlib", "folders", "vocab-size", "tokenizer", "seed", "force", "json"),
-    ),
+    "data": (*("out", "config", "idioms", "stdlib", "folders", "vocab-size", "tokenizer", "seed", "force", "json"),),
     "generate": ("prompt", "prompt-file", "samples", "stop", "circuit", "json"),
-    "prune": (
-        *("task", "tasks", "task-file", "target-loss", "out", "tokens", "config", "seed", "force", "json"),
-    ),
+    "prune": (*("task", "tasks", "task-file", "target-loss", "out", "tokens", "config", "seed", "force", "json"),),
 }
 """The options that are shown first, in this order."""
 

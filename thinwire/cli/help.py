@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -147,7 +148,9 @@ def _option(name: str, kind: Any, marks: tuple[Any, ...], value: object, text: s
         text += f" Any of {choices.replace('|', ', ')}."
     metavar = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), None)
     required = value is tyro.MISSING or value is MISSING
-    shown = metavar or (f"{last.upper()}{'...' if get_origin(kind) is tuple else ''}" if positional else _value(last, kind))
+    shown = metavar or (
+        f"{last.upper()}{'...' if get_origin(kind) is tuple else ''}" if positional else _value(last, kind)
+    )
     if positional and not required and not metavar:
         shown = f"[{shown}]"
     return Option(
@@ -195,9 +198,10 @@ def _texts(cls: type) -> dict[str, str]:
     """The docstring under every field of a dataclass."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # pyright: ignore
     return {
-        field.target.id: text.value.value
-        for field, text in zip(body, body[1:], strict=False)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        field.target.id: str(text.value.value)
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }
 
 

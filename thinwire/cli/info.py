@@ -18,7 +18,8 @@ from thinwire.progress import duration
 class Args:
     """Describe an artefact folder: its contents, its parents, and whether its files are whole.
 
-    Given a workspace, such as the folder that quickstart makes, list the artefacts in it. Without a folder: list the models that come with the package.
+    Given a workspace, such as the folder that quickstart makes, list the artefacts in it. Without a folder: list the
+    models that come with the package.
     """
 
     folder: tyro.conf.Positional[Path | None] = None
@@ -86,14 +87,17 @@ def contents(folder: Path) -> list[Path]:
 
 def listing(folder: Path, places: list[Path], as_json: bool) -> tuple[dict[str, object], bool, Table]:
     """What `emit` prints of a workspace: an object, and a row for everything in it."""
-    table = Table(title=f"workspace {folder}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=f"workspace {folder}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     table.add_column("place", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("contents", overflow="fold")
     rows: list[dict[str, object]] = []
     for place in places:
         name, text = str(place.relative_to(folder)), "page; open it in a browser"
-        held, row = place.stat().st_size, {"place": name, "kind": "page"}
+        held = place.stat().st_size
+        row: dict[str, object] = {"place": name, "kind": "page"}
         if place.is_dir() and not artifact.is_finished(place):
             held, text, row = 0, "unfinished; run the command that makes it again", {"place": name, "kind": None}
         elif place.is_dir():
@@ -155,7 +159,9 @@ def kind_of(folder: Path) -> str:
         return kind
     if (folder / "config.json").exists():
         raise UserError(f"{folder} is unfinished; run the command that makes it again (it has no meta.json).")
-    raise UserError(f"{folder} is not a thinwire artefact or workspace; give a folder that one of the verbs has written.")
+    raise UserError(
+        f"{folder} is not a thinwire artefact or workspace; give a folder that one of the verbs has written."
+    )
 
 
 def tokens_details(folder: Path) -> dict[str, object]:

@@ -37,8 +37,8 @@ NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory")
 
 TRACEBACK = "THINWIRE_TRACEBACK"
 """Environment variable that asks for the traceback of an unexpected error."""
-LONGEST = 300
-"""Characters of an unexpected error's message that are printed."""
+LONGEST = 1200
+"""Characters of a sentence that are printed: paths and foreign texts in it have no bound."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -100,7 +100,9 @@ def _dispatch(argv: list[str]) -> int:
     verb, rest = argv[0], argv[1:]
     if verb not in VERBS:
         close = get_close_matches(verb, VERBS, n=1)
-        raise UserError(f"There is no verb '{verb}'; " + (f"did you mean {close[0]}?" if close else "see thinwire --help."))
+        raise UserError(
+            f"There is no verb '{verb}'; " + (f"did you mean {close[0]}?" if close else "see thinwire --help.")
+        )
     import_module(f"thinwire.cli.{verb}").run(rest)
     sys.stdout.flush()
     return 0
@@ -124,7 +126,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, SafetensorError):
         complain(f"A file of weights could not be written: {error}; finished artefacts are intact.")
     elif isinstance(error, OSError):
-        complain(f"{error.filename or _culprit()}: {error.strerror or error}; finished artefacts are intact.")
+        complain(f"{error.filename or 'The system'}: {error.strerror or error}; finished artefacts are intact.")
     elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
         complain("There is not enough memory for this; finished artefacts are intact, so run it with smaller sizes.")
     else:
@@ -142,16 +144,6 @@ def _interruption(error: BaseException) -> KeyboardInterrupt | None:
     return None
 
 
-def _culprit() -> str:
-    """What an error of the system without a file is about: stdout where it takes nothing more."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        give_up_stdout()
-        return "stdout"
-    return "The system"
-
-
 def _unexpected(error: BaseException) -> None:
     """Print the sentence for a fault of the program; with THINWIRE_TRACEBACK set, its traceback before."""
     shown = bool(os.environ.get(TRACEBACK))
@@ -161,14 +153,16 @@ def _unexpected(error: BaseException) -> None:
         for line in "".join(traceback.format_exception(error)).splitlines():
             sys.stderr.write(visible(line) + "\n")
     what = " ".join(str(error).split())
-    what = f"{what[:LONGEST]}…" if len(what) > LONGEST else what
     hint = "please report it" if shown else f"set {TRACEBACK}=1 to see where"
     complain(f"This is a fault in thinwire: {type(error).__name__}{f' ({what})' if what else ''}; {hint}.")
 
 
 def complain(sentence: str) -> int:
     """Print what is wrong in one line on stderr; returns the exit code for bad input."""
-    sys.stderr.write(f"thinwire: {visible(sentence)}\n")
+    shown = visible(sentence)
+    if len(shown) > LONGEST:
+        shown = f"{shown[: LONGEST // 2]} … {shown[-LONGEST // 2 :]}"
+    sys.stderr.write(f"thinwire: {shown}\n")
     return 2
 
 

@@ -5,7 +5,7 @@ import io
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,11 +45,11 @@ def visible_table(table: "Table") -> "Table":
     table.title, table.caption = _safe(table.title), _safe(table.caption, keep="\n")
     for column in table.columns:
         column.header = _safe(column.header, keep="\n")
-        column._cells[:] = [_safe(cell) for cell in column._cells]  # noqa: SLF001
+        column._cells[:] = [_safe(cell) for cell in column._cells]
     return table
 
 
-def _safe(content, keep: str = ""):  # noqa: ANN001, ANN202
+def _safe(content: Any, keep: str = "") -> Any:
     """A title or a cell made safe; renderables other than text are returned as they are."""
     from rich.text import Text
 
@@ -71,10 +71,20 @@ def _readable(error: UnicodeError) -> tuple[str | bytes, int]:
 codecs.register_error(READABLE, _readable)
 
 
-class _Forgiving(io.FileIO):
-    """A file whose failed writes are ignored: progress that nobody can read is no reason to stop work."""
+class _Stdout(io.FileIO):
+    """Standard output, whose errors say so."""
 
-    def write(self, content) -> int:  # noqa: ANN001  # pyright: ignore[reportIncompatibleMethodOverride]
+    def write(self, content: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            return super().write(content) or 0
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "stdout") from None
+
+
+class _Stderr(io.FileIO):
+    """Standard error, whose failed writes are ignored: progress that nobody can read is no reason to stop work."""
+
+    def write(self, content: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
             return super().write(content) or 0
         except OSError:
@@ -86,16 +96,22 @@ def prepare_streams() -> None:
     closed = [number for number in (0, 1, 2) if not _is_open(number)]
     for _ in closed:  # else the next files opened would be taken for them
         os.open(os.devnull, os.O_RDWR)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    elif sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
-        raw = io.BufferedWriter(_Forgiving(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, READABLE, line_buffering=True)
-    if sys.stdout is None or 1 in closed:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if 1 not in closed and sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _wrapped(sys.stdout, _Stdout)
+    if 2 not in closed and sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _wrapped(sys.stderr, _Stderr)
+    # Python sets them to None where they were closed before it started
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if 1 in closed:
         raise OSError("stdout is closed")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors=READABLE)
+
+
+def _wrapped(stream: io.TextIOWrapper, kind: type[io.FileIO]) -> io.TextIOWrapper:
+    """The same stream with another kind of file below, and errors of encoding made escapes."""
+    raw = io.BufferedWriter(kind(stream.fileno(), "w", closefd=False))
+    lines = stream.line_buffering or stream.write_through
+    return io.TextIOWrapper(raw, stream.encoding, READABLE, line_buffering=lines)
 
 
 def _is_open(number: int) -> bool:
