@@ -54,9 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     code = run(sys.argv[1:] if argv is None else argv)
     try:
         sys.stdout.flush()
-    except OSError:  # said already, or by another exit code
+    except OSError as error:
+        code = code or _report(error)
         give_up_stdout()
-        code = code or 1
     sys.exit(code)
 
 
