@@ -3,6 +3,7 @@
 import shlex
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
@@ -60,7 +61,7 @@ def test_examples_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     assert set(EXAMPLES) == set(HELPED)
 
-    def parsed(*args: object, **options: object) -> None:
+    def parsed(*args: Any, **options: Any) -> None:
         tyro_cli(*args, **options)
         raise Parsed
 

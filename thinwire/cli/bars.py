@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 15
 """Seconds between two lines of progress where stderr is not a terminal."""
-LONGEST_BAR, SHORTEST_BAR = 30, 6
+LONGEST_BAR, SHORTEST_BAR = 30, 4
+TIME = 10
+"""Columns kept for the time left, so that the bar keeps its length."""
 Later = Callable[[], float | None]
 """Seconds that the phases after this one will take; None when that is unknown."""
 
@@ -74,7 +76,7 @@ class _Line(ProgressColumn):
 def _fitted(width: int, parts: tuple[str, str, str, str], fraction: float) -> Text:
     """Title, count, bar, status and time in one line of at most `width` characters."""
     title, count, status, left = parts
-    fixed = sum(len(part) + 2 for part in (count, left) if part)
+    fixed = sum(max(len(part), least) + 2 for part, least in ((count, 0), (left, TIME)) if part or least)
     title = _cut(title, max(min(len(title), width - fixed - SHORTEST_BAR), 16))
     status = _cut(status, max(0, width - fixed - len(title) - 2))
     room = width - fixed - len(title) - (len(status) + 2 if status else 0) - 2
