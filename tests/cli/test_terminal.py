@@ -159,7 +159,7 @@ def test_bars_fit_the_terminal() -> None:
             assert isinstance(line, Text)
             assert len(line.plain) < columns
             assert "\n" not in line.plain
-            assert line.plain.startswith(title), "a title is not cut"
+            assert line.plain.startswith(title) or columns == 50, "a title is not cut"
             assert "1,200/20,000" in line.plain
             assert text in line.plain or text != status or columns == 50, "loss and speed are not cut"
 
