@@ -149,7 +149,7 @@ def test_hostile_text_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_bars_fit_the_terminal() -> None:
-    status = "loss 12.345, density 100.00%, 123,456 tokens/s"
+    status = "loss 12.345, density 100.00%, 123.5k tok/s"
     for columns in (50, 80, 120):
         for title, text in (("training", status), ("3/9 prune single_double_quote", "reused " + "runs/x/" * 40)):
             screen = Console(file=StringIO(), force_terminal=True, width=columns, color_system=None)

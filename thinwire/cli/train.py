@@ -100,7 +100,9 @@ def speed(report: Report, tokens: int) -> Report:
 
     def timed(done: int, total: int, status: str) -> None:
         pace.add(time.monotonic(), done, total)
-        report(done, total, status if pace.rate is None else f"{status}, {number(round(pace.rate * tokens))} tokens/s")
+        rate = None if pace.rate is None else pace.rate * tokens
+        short = "" if rate is None else f", {rate:.0f} tok/s" if rate < 1000 else f", {rate / 1000:,.1f}k tok/s"
+        report(done, total, status + short)  # short, for a line of 80 columns
 
     return timed
 
