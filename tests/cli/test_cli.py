@@ -68,6 +68,10 @@ def test_train(finished: Path, thinwire: Thinwire) -> None:
     assert found["seconds"] > 0
     assert found["tokens_per_second"] > 0
     assert stamps(finished) == before, "a finished model is returned"
+    out = thinwire("train", finished / "tokens", "--out", finished / "model", *TRAIN).out
+    assert "nats per token" in out
+    assert f"thinwire prune {finished / 'model'} --task" in out, "what to run next"
+    assert "{" not in out
 
 
 def test_config_file_and_options_in_that_order(finished: Path, tmp_path: Path, thinwire: Thinwire) -> None:
@@ -167,6 +171,23 @@ def test_info(finished: Path, thinwire: Thinwire) -> None:
         assert found["bytes"] > 0
         lines = thinwire("info", finished / place).out.splitlines()
         assert [line.split("  ")[0] for line in lines] == list(found)
+        held = next(line for line in lines if line.startswith("bytes "))
+        assert held.rstrip(")").endswith((" bytes", " KiB", " MiB")), "a size has a unit"
+        assert not any("{" in line for line in lines), "nothing is printed as Python writes it"
+
+
+def test_info_of_a_workspace(work: Path, thinwire: Thinwire) -> None:
+    found = thinwire("info", work, "--json").json
+    assert (found["out"], found["kind"]) == (str(work), "workspace")
+    places = ["tokens", "model", f"circuits/{TASK}", f"verdicts/{TASK}", "index.html"]
+    assert [row["place"] for row in found["artifacts"]] == places
+    assert [row["kind"] for row in found["artifacts"]] == ["tokens", "model", "circuit", "verdict", "page"]
+    (work / "model/meta.json").unlink()
+    out = thinwire("info", work).out
+    assert all(place in out for place in places)
+    assert "unfinished" in out
+    (work / "tokens/tokenizer.json").write_text("{}")
+    thinwire("info", work).refused("tokenizer.json")
 
 
 def test_doctor(thinwire: Thinwire) -> None:

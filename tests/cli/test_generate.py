@@ -153,7 +153,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["MODEL", "--samples", "9999999"], "choose 1 to 1024"),
     (["MODEL", "--prompt", "a", "--prompt-file", "b"], "Give either --prompt or --prompt-file, not both"),
     (["MODEL", "--prompt", "import os\n" * 100], "tokens does not fit the context of 128; shorten it"),
-    (["MODEL", "--prompt", "caf\udcc3"], "Character 3 of the text is half a surrogate pair"),
+    (["MODEL", "--prompt", "caf\udcc3"], "is not UTF-8 text"),
     (["MODEL", "--prompt-file", "nowhere.py"], "nowhere.py cannot be read (No such file or directory)"),
     (["MODEL", "--prompt-file", "."], ". cannot be read (Is a directory)"),
     (["MODEL", "--prompt-file", "BINARY"], "is not UTF-8 text; give text"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_workspace import DATA, PRUNE, TASK, TRAIN, Thinwire, stamps, start, wait_for
 
-from thinwire.cli import common
+from thinwire.cli import bars
 
 LONG = [*TRAIN, "--steps", "120", "--log-every", "1"]
 SLOW_DATA = [*DATA, "--idioms", "20000"]
@@ -85,7 +85,7 @@ def test_interrupted_pruning(work: Path, thinwire: Thinwire, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(common, "_lines", lambda title: interrupt)
+        patch.setattr(bars, "_lines", lambda title, later: interrupt)
         ran = thinwire(*words)
     assert ran.code == 1
     assert ran.err == "thinwire: Interrupted; finished artefacts are intact, and the same command continues.\n"

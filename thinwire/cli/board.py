@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from thinwire.cli.common import SECONDS_BETWEEN_LINES, bars, visible
+from thinwire.cli.bars import SECONDS_BETWEEN_LINES, bars, moves
+from thinwire.cli.terminal import console, visible
 from thinwire.fanout.board import ATTEMPTS, Board
 from thinwire.fanout.job import Job, Outcome
 
@@ -21,14 +20,14 @@ FORCE_THEM = "--force makes them again"
 @contextmanager
 def board(jobs: int, before: int) -> Iterator[Board]:
     """A board for `jobs` jobs, `before` of which an earlier run finished."""
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     if before:
         line = f"reused {before} of {jobs} jobs that an earlier run finished; {FORCE_THEM}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not moves(screen):
         yield Lines(jobs, before)
         return
-    with bars(console) as bar:
+    with bars(screen) as bar:
         yield Bars(bar, jobs, before)
 
 

@@ -1,34 +1,52 @@
-"""Shared by the verbs: parsing, progress on stderr, results on stdout."""
+"""Shared by the verbs: parsing, and results on stdout."""
 
 import io
 import json
 import math
+import os
 import re
+import shlex
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import tyro
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
+from thinwire.cli.bars import SECONDS_BETWEEN_LINES, bars, progress
+from thinwire.cli.terminal import console, visible, visible_table
 from thinwire.config import Config, explain
 from thinwire.errors import UserError
-from thinwire.progress import Report
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+__all__ = [
+    "SECONDS_BETWEEN_LINES",
+    "bars",
+    "chosen_config",
+    "command",
+    "emit",
+    "number",
+    "parse",
+    "plain",
+    "progress",
+    "size",
+    "take_option",
+    "visible",
+]
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Config)
-SECONDS_BETWEEN_LINES = 15
-"""Seconds between two lines of progress where stderr is not a terminal."""
 HELP_INDENT = 8
 """Columns by which the parser indents an option's help below an error."""
+PARSER_COLUMNS = 2000
+"""Width of the box in which the parser writes what is wrong, so that it breaks no word; it is never shown."""
+COLOURS = re.compile("\x1b\\[[0-9;]*m")
+"""What the parser puts round words when stdout is a terminal."""
+MOST_FOLDERS = 200
+"""Largest number of names in a path: the system's tools fail on much deeper ones, in many ways."""
 
 
 def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None) -> T:
@@ -37,18 +55,58 @@ def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None
     Raises UserError for arguments that do not fit, and SystemExit after `--help`.
     """
     prog = f"thinwire {verb}"
+    if any(word in ("-h", "--help") for word in argv):
+        from thinwire.cli.help import write_help
+
+        write_help(cls, verb, default)
+        raise SystemExit(0)
     printed = io.StringIO()
     try:
-        with redirect_stderr(printed):
+        with redirect_stderr(printed), _columns(PARSER_COLUMNS):
             if default is None:
-                return tyro.cli(cls, args=list(argv), prog=prog)
-            return tyro.cli(cls, args=list(argv), prog=prog, default=default)
+                args = tyro.cli(cls, args=list(argv), prog=prog, add_help=False)
+            else:
+                args = tyro.cli(cls, args=list(argv), prog=prog, default=default, add_help=False)
     except ValidationError as error:
         raise UserError(f"{error.title}: {explain(error)}.") from None
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(f"{_complaint(stop, printed.getvalue())}; see {prog} --help.") from None
+    check_values(args)
+    return args
+
+
+@contextmanager
+def _columns(count: int) -> Iterator[None]:
+    """Within the block, the environment says that the terminal has so many columns."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(count)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def check_values(value: object, name: str = "") -> None:
+    """Raise UserError for numbers beyond 64 bits and paths of too many folders, anywhere in parsed arguments."""
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UserError(f"{option} is a number of {len(f'{value:x}') * 4} bits; give one below 2^63.")
+    if isinstance(value, Path) and len(value.parts) > MOST_FOLDERS:
+        raise UserError(f"{option} is a path of {len(value.parts)} names; choose a shorter one.")
+    if isinstance(value, tuple | list):
+        for item in value:
+            check_values(item, name)
+    if isinstance(value, Config):
+        for inner in type(value).model_fields:
+            check_values(getattr(value, inner), inner)
+    elif is_dataclass(value):
+        for inner in fields(value):
+            check_values(getattr(value, inner.name), inner.name)
 
 
 def _complaint(stop: SystemExit, box: str) -> str:
@@ -58,11 +116,12 @@ def _complaint(stop: SystemExit, box: str) -> str:
         if isinstance(cause, ValidationError):
             return f"{cause.title}: {explain(cause)}"
         cause = cause.__context__
+    box = COLOURS.sub("", box)
     lines = [line.strip("│╭╮╰╯")[1:] for line in box.splitlines()[1:]]
     rule = next((number for number, line in enumerate(lines) if line.strip().startswith("──")), len(lines))
     lines = [line for line in lines[:rule] if not line.startswith(" " * HELP_INDENT)]
     suggested = re.search(r"Perhaps you meant:\W*(--[\w.-]+)", box)
-    reason = " ".join(" ".join(lines).split()).rstrip(".").replace(". Expected", ", expected")
+    reason = " ".join(" ".join(lines).split()).rstrip(".").replace(". Expected", ", expected").replace("{None}|", "")
     return reason + (f" (perhaps you meant {suggested[1]})" if suggested else "")
 
 
@@ -86,60 +145,16 @@ def take_option(argv: list[str], name: str) -> str | None:
     return None
 
 
-@contextmanager
-def progress(title: str) -> Iterator[Report]:
-    """A progress bar with the time left on stderr; a line every few seconds where stderr is not a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines(title)
-        return
-    with bars(console) as bar:
-        task = bar.add_task(visible(title), total=None, status="")
-
-        def report(done: int, total: int, status: str) -> None:
-            bar.update(task, completed=done, total=total, status=visible(status))
-
-        yield report
-        total = bar.tasks[0].total or 1
-        bar.update(task, completed=total, total=total)
-
-
-def bars(console: Console) -> "Progress":
-    """Progress bars, each with the field `status`."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description:<22}", markup=False),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[status]}", markup=False),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    return Progress(*columns, console=console, expand=True)
-
-
-def _lines(title: str) -> Report:
-    began = written_at = time.monotonic()
-
-    def report(done: int, total: int, status: str) -> None:
-        nonlocal written_at
-        now = time.monotonic()
-        if now - written_at < SECONDS_BETWEEN_LINES and done < total:
-            return
-        written_at = now
-        left = f", {(now - began) * (total - done) / max(done, 1):.0f} s left" if done < total else ""
-        sys.stderr.write(f"{visible(title)}: {done}/{total}, {visible(status)}{left}\n")
-        sys.stderr.flush()
-
-    return report
-
-
 def emit(values: Mapping[str, object], as_json: bool, text: str | Table | None = None) -> None:
-    """Print the result on stdout: one JSON object, or a text or table (by default one line per value)."""
+    """Print the result on stdout: one JSON object, or a text or table (by default one line per value).
+
+    Everything printed is made safe for a terminal here; only a text keeps its line breaks.
+    """
     if as_json:
         sys.stdout.write(json.dumps(_strict(values)) + "\n")
         return
     if isinstance(text, Table):
-        Console(markup=False, highlight=False).print(text)
+        console().print(visible_table(text))
         return
     sys.stdout.write(visible(text if text is not None else plain(values), keep="\n") + "\n")
 
@@ -153,15 +168,11 @@ def _strict(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def visible(text: str, keep: str = "") -> str:
-    """Text from outside made safe for a terminal: control characters and unpaired surrogates become escapes."""
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
-
-
 def plain(values: Mapping[str, object]) -> str:
     """One line per value, names aligned."""
-    width = max(map(len, values))
-    return "\n".join(f"{name:<{width}}  {visible(number(value))}" for name, value in values.items())
+    names = {name: visible(name) for name in values}
+    width = max(map(len, names.values()), default=0)
+    return "\n".join(f"{names[name]:<{width}}  {visible(number(value))}" for name, value in values.items())
 
 
 def number(value: object) -> str:
@@ -171,3 +182,20 @@ def number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
     return f"{value:,}"
+
+
+def command(*words: object) -> str:
+    """A command to run next, as one would type it."""
+    return f"  thinwire {visible(shlex.join(map(str, words)))}"
+
+
+def size(count: int) -> str:
+    """A number of bytes for reading: `812 bytes`, `25.3 KiB`, `5.60 MiB`."""
+    if count < 1024:
+        return f"{count:,} bytes"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1000 or unit == "TiB":
+            break
+    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"

@@ -4,13 +4,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from thinwire.cli.common import chosen_config, emit, parse, plain, progress
+from thinwire.cli.common import chosen_config, command, emit, parse, progress, visible
 from thinwire.cli.reuse import Watched
 from thinwire.data.config import DataConfig
+from thinwire.progress import duration
+
+if TYPE_CHECKING:
+    from thinwire.data import Tokens
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,20 @@ def run(argv: Sequence[str]) -> None:
         "tokenizer": tokens.tokenizer.id,
         **{f"{row.part}_{row.split}_documents": row.documents for row in stats.parts},
         **{f"{row.part}_{row.split}_tokens": row.tokens for row in stats.parts},
+        "left_out": stats.skipped,
+        "reused": watched.reused,
     }
-    ended = {"reused": watched.reused, "seconds": time.perf_counter() - began}
-    left_out = f"{stats.left_out} (named in {args.out / 'manifest.jsonl'})" if stats.skipped else "nothing"
-    emit(values | {"left_out": stats.skipped} | ended, args.json, plain(values | {"left_out": left_out} | ended))
+    seconds = time.perf_counter() - began
+    emit(values | {"seconds": seconds}, args.json, summary(args.out, tokens, seconds))
+
+
+def summary(out: Path, tokens: "Tokens", seconds: float) -> str:
+    """The tokens for reading, and what to run next."""
+    stats = tokens.stats
+    lines = [f"tokens      {out}", f"vocabulary  {tokens.tokenizer.vocab_size:,} tokens"]
+    lines += [f"{f'{row.part} {row.split}':<22}{row.tokens:>14,} tokens" for row in stats.parts]
+    left_out = f"{stats.left_out} (named in {out / 'manifest.jsonl'})" if stats.skipped else "nothing"
+    lines += [f"left out    {left_out}", f"time        {duration(seconds)}", "", "Next:"]
+    vocabulary = tokens.tokenizer.vocab_size
+    shape = () if vocabulary == DataConfig().vocab_size else ("--model.vocab-size", vocabulary)
+    return "\n".join([*map(visible, lines), command("train", out, "--out", out.parent / "model", *shape)])

@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
         measure(args)
         return
     findings = [finding(name, check) for name, check in CHECKS.items()]
-    table = Table("", "", "")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for found in findings:
         table.add_row("ok" if found.ok else "BAD", found.name, found.result)
     values = {found.name: {"ok": found.ok, "result": found.result} for found in findings}
@@ -105,7 +105,8 @@ def processor() -> str:
     from thinwire.model.precision import native_bf16
 
     speed = "native bf16" if native_bf16("cpu") else "no native bf16: training runs in fp32, about half as fast"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, {speed}"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()}, {threads} thread{'s' * (threads > 1)}, {speed}"
 
 
 def accelerator() -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
 
 from thinwire.cli.common import emit, number, parse, progress, visible
+from thinwire.cli.terminal import console
 from thinwire.errors import UserError
 from thinwire.model.config import SampleConfig
 
@@ -189,7 +189,7 @@ def write(prompt: str, pieces: Iterable[str]) -> None:
 
 def heading(text: str, style: Style) -> None:
     """Print a text, in a style where stdout is a terminal."""
-    Console(highlight=False).print(Segments([Segment(_safe(text), style)]), end="", soft_wrap=True)
+    console().print(Segments([Segment(_safe(text), style)]), end="", soft_wrap=True)
 
 
 def _safe(text: str) -> str:

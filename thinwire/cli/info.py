@@ -1,26 +1,30 @@
-"""thinwire info: describe an artefact folder, or list the shipped models."""
+"""thinwire info: describe an artefact folder or a workspace, or list the shipped models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from thinwire import artifact, shipped
-from thinwire.cli.common import emit, parse
+from thinwire.cli.common import emit, number, parse, plain, size
 from thinwire.errors import UserError
+from thinwire.progress import duration
 
 
 @dataclass(frozen=True)
 class Args:
     """Describe an artefact folder: its contents, its parents, and whether its files are whole.
 
-    Without a folder: list the models that come with the package.
+    Given a workspace, such as the folder that quickstart makes, list the artefacts in it. Without a folder: list the
+    models that come with the package.
     """
 
     folder: tyro.conf.Positional[Path | None] = None
-    """Folder of an artefact, such as tokens, a model, a circuit or a verdict; or the name of a shipped model."""
+    """Folder of an artefact, such as tokens, a model, a circuit or a verdict; a workspace; or the name of a shipped
+    model."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -32,6 +36,9 @@ def run(argv: Sequence[str]) -> None:
         list_shipped(args.json)
         return
     folder = shipped.find(args.folder)
+    if not artifact.is_finished(folder) and (found := contents(folder)):
+        emit(*listing(folder, found, args.json))
+        return
     kind = kind_of(folder)
     details = DETAILS[kind](folder) if kind in DETAILS else {}  # imports the room that registers the format
     found = artifact.open_artifact(folder, kind)
@@ -46,22 +53,101 @@ def run(argv: Sequence[str]) -> None:
         **{f"parent {name}": parent for name, parent in meta.parents.items()},
         "bytes": sum(entry.bytes for entry in meta.files.values()),
     }
-    emit(values | details, args.json)
+    emit(values | details, args.json, with_units(values | details))
 
 
 def list_shipped(as_json: bool) -> None:
     """Print name, size and loss of every shipped model."""
     from thinwire.train.result import read_result
 
-    table = Table("model", "nonzeros", "weights", "validation loss", "bytes")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("model", no_wrap=True)
+    for title in ("nonzero weights", "of", "validation loss", "size"):
+        table.add_column(title, justify="right", no_wrap=True)
     rows: list[dict[str, object]] = []
     for name in shipped.names():
         result, found = read_result(name), artifact.open_artifact(Path(name), "model")
-        size = sum(entry.bytes for entry in found.meta.files.values())
+        held = sum(entry.bytes for entry in found.meta.files.values())
         row = {"name": name, "nonzeros": result.nonzeros, "entries": result.entries, "val_loss": result.val_loss}
-        rows.append(row | {"bytes": size, "out": str(found.path)})
-        table.add_row(name, f"{result.nonzeros:,}", f"{result.entries:,}", f"{result.val_loss:.3f}", f"{size:,}")
+        rows.append(row | {"bytes": held, "out": str(found.path)})
+        table.add_row(name, f"{result.nonzeros:,}", f"{result.entries:,}", f"{result.val_loss:.3f} nats", size(held))
     emit({"models": rows}, as_json, table if rows else "This installation has no shipped models.")
+
+
+def contents(folder: Path) -> list[Path]:
+    """The places of the artefacts, and of the page, in a workspace; empty for any other folder."""
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return []
+    places = [folder / "tokens", folder / "model"]
+    for kind in ("circuits", "verdicts"):
+        places += sorted((folder / kind).iterdir()) if (folder / kind).is_dir() else []
+    found = [place for place in places if artifact.is_finished(place) or (place / "config.json").is_file()]
+    return [*found, *(page for page in [folder / "index.html"] if found and page.is_file())]
+
+
+def listing(folder: Path, places: list[Path], as_json: bool) -> tuple[dict[str, object], bool, Table]:
+    """What `emit` prints of a workspace: an object, and a row for everything in it."""
+    table = Table(
+        title=f"workspace {folder}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column("place", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("contents", overflow="fold")
+    rows: list[dict[str, object]] = []
+    for place in places:
+        name, text = str(place.relative_to(folder)), "page; open it in a browser"
+        held = place.stat().st_size
+        row: dict[str, object] = {"place": name, "kind": "page"}
+        if place.is_dir() and not artifact.is_finished(place):
+            held, text, row = 0, "unfinished; run the command that makes it again", {"place": name, "kind": None}
+        elif place.is_dir():
+            kind = kind_of(place)
+            details = DETAILS[kind](place) if kind in DETAILS else {}
+            found = artifact.open_artifact(place, kind)
+            held = sum(entry.bytes for entry in found.meta.files.values())
+            text, row = in_short(kind, details), {"place": name, "kind": kind, "id": found.id} | details
+        rows.append(row | {"bytes": held})
+        table.add_row(name, size(held) if held else "", text)
+    return {"out": str(folder), "kind": "workspace", "artifacts": rows}, as_json, table
+
+
+def in_short(kind: str, details: dict[str, object]) -> str:
+    """An artefact in a few words, by what `info` prints of it."""
+    named = {name: number(value) for name, value in details.items() if value is not None}
+    if kind == "tokens":
+        total = sum(count for name, count in details.items() if name.endswith(" tokens") and isinstance(count, int))
+        return f"{total:,} tokens, vocabulary {named['vocab_size']}"
+    if kind == "model":
+        return f"loss {named['val_loss']}, {named['nonzeros']} of {named['entries']} nonzero"
+    sizes = [f"{named[name]} {name}" for name in ("nodes", "edges") if name in named]
+    return ", ".join([*sizes, *(f"{name} {named[name]}" for name in ("loss", "accuracy") if name in named)]) or kind
+
+
+def with_units(values: dict[str, object]) -> str:
+    """One line per value, each with its unit."""
+    return plain({name: written(name, value) for name, value in values.items()})
+
+
+def written(name: str, value: object) -> str:
+    """A value for reading."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {written(name, inner)}" for key, inner in value.items()) or "none"
+    if name == "bytes" and isinstance(value, int):
+        return f"{size(value)} ({value:,} bytes)" if value >= 1024 else size(value)
+    if name == "seconds" and isinstance(value, int | float):
+        return f"{number(value)} s" if value < 60 else duration(value)
+    if not isinstance(value, int | float):
+        return str(value)
+    unit = next((unit for ending, unit in UNITS.items() if name == ending or name.startswith(f"{ending} ")), "")
+    if not unit and name.rpartition(" ")[2] == "tokens":
+        unit = "tokens"
+    if not unit and name.endswith(("loss", "losses")):
+        unit = "nats"
+    return " ".join(filter(None, (number(value), unit)))
 
 
 def kind_of(folder: Path) -> str:
@@ -73,7 +159,9 @@ def kind_of(folder: Path) -> str:
         return kind
     if (folder / "config.json").exists():
         raise UserError(f"{folder} is unfinished; run the command that makes it again (it has no meta.json).")
-    raise UserError(f"{folder} is not a thinwire artefact; give a folder that one of the verbs has written.")
+    raise UserError(
+        f"{folder} is not a thinwire artefact or workspace; give a folder that one of the verbs has written."
+    )
 
 
 def tokens_details(folder: Path) -> dict[str, object]:
@@ -134,3 +222,12 @@ DETAILS: dict[str, Callable[[Path], dict[str, object]]] = {
     "verdict": verdict_details,
 }
 """What `info` adds for the formats of this package; an artefact of any other registered format is described without."""
+
+UNITS = {
+    "vocab_size": "tokens",
+    "removed_tokens": "tokens",
+    "tokens_per_second": "tokens/s",
+    "nonzeros": "parameters",
+    "entries": "parameters",
+}
+"""Units of values, by name or by the first word of it."""

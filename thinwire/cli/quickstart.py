@@ -1,7 +1,8 @@
 """thinwire quickstart: every stage once, from Python source to checked circuits on a page."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +12,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from thinwire import artifact, shipped
-from thinwire.cli.common import emit, parse, progress
+from thinwire.cli.bars import Phases
+from thinwire.cli.common import command, emit, parse, visible
 from thinwire.cli.reuse import OTHER_PLACE, Watched
 from thinwire.data.config import DataConfig
 from thinwire.errors import UserError
-from thinwire.progress import Report, Reused
+from thinwire.progress import Reused, duration
 from thinwire.prune.config import PruneConfig
 from thinwire.train.config import TrainConfig
 from thinwire.train.presets import PRESETS
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "python-2x256"
 """The shipped model that quickstart uses unless it trains one."""
 TASKS = ("single_double_quote", "bracket_counting", "set_or_string")
+SECONDS = {"model": 1.0, "tokens": 15.0, "training": 400.0, "prune": 40.0, "check": 12.0, "page": 3.0}
+"""What a phase takes on two cores; after the first phases only the ratios count."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,14 @@ def run(argv: Sequence[str]) -> None:
 
     began = time.perf_counter()
     work, reused = Workspace(args.out), list[Path]()
-    tokens = trained_here(args, work, reused) if args.train else taken(work, reused)
+    first = ("tokens", "training") if args.train else ("model", "tokens")
+    phases = Phases((*first, *("prune", "check") * len(TASKS), "page"), SECONDS)
+    making = Making(work, phases, reused)
+    tokens = trained_here(args, making) if args.train else taken(making)
     opened, trained = Opened.open(work.model), read_result(work.model)
-    outcomes = [outcome(opened, tokens, task, work, args.seed, reused) for task in TASKS]
+    outcomes = [outcome(opened, tokens, task, making, args.seed) for task in TASKS]
     cases = [(found.circuit, found.verdict) for found in outcomes if found.circuit and found.verdict]
-    with progress("5/5 page") as report:
+    with phases() as report:
         view_stage(opened, tokens, cases, work.page, report=report)
     seconds = time.perf_counter() - began
     model = None if args.train else DEFAULT_MODEL
@@ -87,44 +94,57 @@ def run(argv: Sequence[str]) -> None:
         emit({}, False, advice(outcomes, work, seconds))
 
 
-def watched(report: Report, reused: list[Path]) -> Watched:
-    """A report that adds to the folders whose finished work was taken."""
-    return Watched(report, OTHER_PLACE, reused)
+@dataclass(frozen=True)
+class Making:
+    """Where the artefacts go, and what is shown of the way there."""
+
+    work: "Workspace"
+    phases: Phases
+    reused: list[Path]
+    """Folders whose finished work was taken."""
+
+    @contextmanager
+    def phase(self, subject: str = "") -> Iterator[Watched]:
+        """The next phase; finished work that it takes is said and noted."""
+        with self.phases(subject) as report:
+            yield Watched(report, OTHER_PLACE, self.reused)
 
 
-def taken(work: "Workspace", reused: list[Path]) -> "Tokens":
+def taken(making: Making) -> "Tokens":
     """Copy the shipped model into the workspace; returns tokens of its tokenizer."""
     from thinwire.data import build
 
     if DEFAULT_MODEL not in shipped.names():
         raise UserError(f"This installation lacks the shipped model {DEFAULT_MODEL}; give --train to train one here.")
-    with progress("1/5 model") as report:
+    work = making.work
+    with making.phase() as report:
         # before the tokens are built: a workspace of another model is refused while its tokens are still intact
         work.adopt(artifact.open_artifact(shipped.root() / DEFAULT_MODEL, "model"))
         report(1, 1, f"{DEFAULT_MODEL}, shipped")
-    with progress("2/5 tokens") as report:
-        return build(DataConfig(tokenizer=work.model), work.tokens, watched(report, reused))
+    with making.phase() as report:
+        return build(DataConfig(tokenizer=work.model), work.tokens, report)
 
 
-def trained_here(args: Args, work: "Workspace", reused: list[Path]) -> "Tokens":
+def trained_here(args: Args, making: Making) -> "Tokens":
     """Train a model in the workspace; returns the tokens it was trained on."""
+    from thinwire.cli.train import speed
     from thinwire.data import Tokens, build
     from thinwire.stages import train_stage
 
-    config, tokens = training(args), None
+    work, config, tokens = making.work, training(args), None
     if artifact.is_finished(work.model):  # before the tokens are built, so that those of another model stay intact
         found = artifact.open_artifact(work.model, "model")
         if found.config(TrainConfig) != config:
             raise UserError(f"{work.model} holds a model trained with another config; choose another --out.")
         own = found.meta.parents.get("tokens")  # they stay, whatever standard library this interpreter has
         tokens = artifact.finished(work.tokens, Tokens.open, lambda tokens: tokens.artifact.id == own)
-    with progress("1/5 tokens") as report:
+    with making.phase() as report:
         if tokens is None:
-            tokens = build(DataConfig(), work.tokens, watched(report, reused))
+            tokens = build(DataConfig(), work.tokens, report)
         else:
-            watched(report, reused)(1, 1, Reused(work.tokens))
-    with progress("2/5 training") as report:
-        train_stage(config, tokens, work.model, watched(report, reused))
+            report(1, 1, Reused(work.tokens))
+    with making.phase() as report:
+        train_stage(config, tokens, work.model, speed(report, config.batch_size * config.model.context))
     return tokens
 
 
@@ -134,20 +154,22 @@ def training(args: Args) -> TrainConfig:
     return config if args.steps is None else config.replace(steps=args.steps)
 
 
-def outcome(opened, tokens, task: str, work: "Workspace", seed: int, reused: list[Path]) -> Outcome:
+def outcome(opened, tokens, task: str, making: Making, seed: int) -> Outcome:
     """Prune and check one task; a task that the model cannot do is skipped with the reason."""
     from thinwire.prune.run import TargetMissed
     from thinwire.stages import prune_stage, verify_stage
     from thinwire.tasks import find_task
 
     try:
-        with progress(f"3/5 prune {task}") as report:
-            config, out = PruneConfig(seed=seed), work.circuit(task)
-            circuit = prune_stage(opened, tokens, find_task(task), config, out, watched(report, reused))
+        with making.phase(task) as report:
+            circuit = prune_stage(
+                opened, tokens, find_task(task), PruneConfig(seed=seed), making.work.circuit(task), report
+            )
     except TargetMissed as missed:
+        making.phases.skip()
         return Outcome(task, refused=str(missed))
-    with progress(f"4/5 check {task}") as report:
-        verdict = verify_stage(opened, circuit, VerifyConfig(), work.verdict(task), watched(report, reused))
+    with making.phase(task) as report:
+        verdict = verify_stage(opened, circuit, VerifyConfig(), making.work.verdict(task), report)
     return Outcome(task, circuit, verdict)
 
 
@@ -203,7 +225,7 @@ def table(model: str | None, trained: "TrainResult", outcomes: list[Outcome]) ->
 def advice(outcomes: list[Outcome], work: "Workspace", seconds: float) -> str:
     """Why tasks have no circuit, and where to look next."""
     refused = [found.refused for found in outcomes if found.refused]
-    looks = [f"  thinwire view {work.circuit(found.task)} --text" for found in outcomes if found.circuit][-1:]
-    looks += [f"  thinwire tasks score {work.model}", f"  thinwire info {work.model}"]
-    opened = f"{seconds / 60:.1f} minutes. Open {work.page} in a browser, or look closer with"
-    return "\n".join(["", *refused, opened, *looks])
+    looks = [command("view", work.circuit(found.task), "--text") for found in outcomes if found.circuit][-1:]
+    looks += [command("tasks", "score", work.model), command("info", work.root)]
+    opened = f"Done in {duration(seconds)}. Open {work.page} in a browser, or look closer with"
+    return "\n".join([*map(visible, ["", *refused, opened]), *looks])

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.text import Text
 
 from thinwire.cli.common import emit, visible
+from thinwire.cli.terminal import console
 from thinwire.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,16 +60,16 @@ def show(args: ShowArgs) -> None:
         rows = [as_json(task, pair, tokenizer) for pair in pairs]
         emit({"task": task.name, "split": args.split, "pairs": rows}, True)
         return
-    console = Console(highlight=False)
+    screen = console()
     for number, pair in enumerate(pairs, start=1):
-        console.print(Text(f"pair {number}", style="bold"))
+        screen.print(Text(f"pair {number}", style="bold"))
         choices = None if tokenizer is None else task.choices(pair, tokenizer)
         for side in (0, 1):
             shown = marked(pair.prompts[side], pair.prompts[1 - side]).append("  → ", style=ASIDE)
             shown.append_text(_answer(task, pair, side, tokenizer is not None)).append("\n")
             if tokenizer is not None:
                 shown.append_text(_choice(choices, side, tokenizer)).append("\n")
-            console.print(shown, soft_wrap=True)
+            screen.print(shown, soft_wrap=True)
 
 
 def as_json(task: "Task", pair: "Pair", tokenizer: "Tokenizer | None") -> dict[str, object]:

@@ -1,6 +1,7 @@
 """thinwire train: train a weight-sparse model, or its dense twin."""
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from thinwire.cli.common import chosen_config, emit, parse, progress, take_option
+from thinwire.cli.common import chosen_config, command, emit, number, parse, progress, take_option, visible
 from thinwire.cli.main import complain
 from thinwire.cli.reuse import OTHER_PLACE, Watched
 from thinwire.errors import UserError
-from thinwire.progress import silent
+from thinwire.progress import Note, Pace, Report, duration, silent
 from thinwire.train.config import Parallel, TrainConfig
 from thinwire.train.presets import PRESETS
 from thinwire.train.sinks import SinkName
@@ -21,6 +22,10 @@ from thinwire.train.watch import WatchConfig
 
 if TYPE_CHECKING:
     from thinwire.train.ranks import Ranks
+    from thinwire.train.result import TrainResult
+
+LAUNCHER = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables through which the processes of a launcher find each other."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,7 @@ class Args:
 
     torchrun --nproc-per-node N -m thinwire train ... shares every batch among N processes; any N resumes any run.
 
-    --preset tiny|tiny_dense|shipped|small|paper or --config FILE sets the defaults of the options below (tiny unless
-    given); options on the command line win.
+    --preset or --config sets the defaults of the other options; options on the command line win.
     """
 
     tokens: tyro.conf.Positional[Path]
@@ -58,7 +62,7 @@ class Args:
 
 def run(argv: Sequence[str]) -> None:
     """Run the verb, alone or as one of the processes that torchrun started."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not launched():
         _run(argv)
         return
     from thinwire.train.ranks import joined
@@ -75,6 +79,51 @@ def run(argv: Sequence[str]) -> None:
             if ranks.first:
                 raise
             raise SystemExit(1) from None
+
+
+def launched() -> bool:
+    """Whether a launcher such as torchrun started this process as one of several; platforms set WORLD_SIZE without it.
+
+    Raises UserError where the launcher's variables are not numbers.
+    """
+    size = os.environ.get("WORLD_SIZE", "").strip()
+    if not all(os.environ.get(name) for name in LAUNCHER) or size in ("", "0", "1"):
+        return False
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
+        if not os.environ.get(name, "0").strip().isdecimal():
+            raise UserError(f"{name} is '{os.environ[name]}' and has to be a number; unset it, or start with torchrun.")
+    return True
+
+
+def speed(report: Report, tokens: int) -> Report:
+    """The same progress with tokens per second; a step is on so many tokens."""
+    pace = Pace()
+
+    def timed(done: int, total: int, status: str) -> None:
+        pace.add(time.monotonic(), done, total)
+        rate = None if pace.rate is None else pace.rate * tokens
+        short = "" if rate is None else f", {rate:.0f} tok/s" if rate < 1000 else f", {rate / 1000:,.1f}k tok/s"
+        shown = status if isinstance(status, Note) else status + short  # short, for a line of 80 columns
+        report(done, total, shown)
+
+    return timed
+
+
+def summary(result: "TrainResult", page: Path | None) -> str:
+    """A finished run for reading, and what to run next."""
+    losses = [f"{part} {loss:.3f}" for part, loss in result.val_losses.items()]
+    of_parts = f" ({', '.join(losses)})" if len(losses) > 1 else ""
+    lines = [
+        f"model            {result.out}",
+        f"validation loss  {result.val_loss:.3f} nats per token{of_parts}",
+        f"weights          {result.nonzeros:,} of {result.entries:,} nonzero",
+        f"trained on       {result.tokens:,} tokens",
+    ]
+    if result.seconds is not None and result.tokens_per_second is not None:
+        lines[-1] += f" in {duration(result.seconds)}, {number(round(result.tokens_per_second))} tokens/s"
+    lines += [f"report           {page}"] if page else []
+    after = ("tasks", "score", result.out), ("prune", result.out, "--task", "bracket_counting")
+    return "\n".join([*map(visible, lines), "", "Next:", *(command(*words) for words in after)])
 
 
 def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0) -> None:
@@ -99,7 +148,7 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
             args.config,
             tokens,
             args.out,
-            watched,
+            speed(watched, args.config.batch_size * args.config.model.context),
             Sources(args.start, args.teacher),
             Watching(args.watch, track=args.track),
             args.device,
@@ -107,5 +156,6 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
         )
     if ranks.first:
         page = args.out / "report.html"
-        shown = {"report": str(page) if page.is_file() else None, "reused": watched.reused}
-        emit(asdict(result) | shown, args.json)
+        found = page if page.is_file() else None
+        shown = {"report": None if found is None else str(found), "reused": watched.reused}
+        emit(asdict(result) | shown, args.json, summary(result, found))
