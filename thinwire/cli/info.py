@@ -1,7 +1,7 @@
 """thinwire info: describe an artefact folder, or list the shipped models."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
@@ -51,16 +51,19 @@ def run(argv: Sequence[str]) -> None:
 
 def list_shipped(as_json: bool) -> None:
     """Print name, size and loss of every shipped model."""
+    from thinwire.model.config import ModelConfig
     from thinwire.train.result import read_result
 
-    table = Table("model", "nonzeros", "weights", "validation loss", "bytes")
+    table = Table("model", "nonzeros", "weights", "bigram table", "validation loss", "bytes")
     rows: list[dict[str, object]] = []
     for name in shipped.names():
         result, found = read_result(name), artifact.open_artifact(Path(name), "model")
         size = sum(entry.bytes for entry in found.meta.files.values())
-        row = {"name": name, "nonzeros": result.nonzeros, "entries": result.entries, "val_loss": result.val_loss}
+        counts = result.weights(ModelConfig.load(found.path / "model.json"))
+        row = {"name": name, **asdict(counts), "val_loss": result.val_loss}
         rows.append(row | {"bytes": size, "out": str(found.path)})
-        table.add_row(name, f"{result.nonzeros:,}", f"{result.entries:,}", f"{result.val_loss:.3f}", f"{size:,}")
+        sizes = (counts.nonzeros, counts.entries, counts.bigram)
+        table.add_row(name, *map("{:,}".format, sizes), f"{result.val_loss:.3f}", f"{size:,}")
     emit({"models": rows}, as_json, table if rows else "This installation has no shipped models.")
 
 
@@ -87,22 +90,23 @@ def tokens_details(folder: Path) -> dict[str, object]:
 
 def model_details(folder: Path) -> dict[str, object]:
     """Losses, and the nonzeros of every sparse parameter."""
-    from dataclasses import asdict
-
+    from thinwire.model.counts import WeightCounts
     from thinwire.model.weights import load, sparse_parameters
     from thinwire.train.result import read_result
 
     model = load(folder)
     result = {name: value for name, value in asdict(read_result(folder)).items() if name not in ("out", "val_losses")}
     shape = model.config
+    counts = WeightCounts.of(model)
     sizes: dict[str, object] = {
+        "weights": str(counts),
         "n_layers": shape.n_layers,
         "d_model": shape.d_model,
         "n_heads": shape.n_heads,
         "d_mlp": shape.d_mlp,
     }
     nonzeros = {f"nonzeros {name}": int(value.count_nonzero()) for name, value in sparse_parameters(model)}
-    return sizes | result | nonzeros
+    return sizes | result | asdict(counts) | nonzeros
 
 
 def circuit_details(folder: Path) -> dict[str, object]:

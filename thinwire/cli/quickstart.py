@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,7 @@ from thinwire.verify.config import VerifyConfig
 if TYPE_CHECKING:
     from thinwire.circuit import Circuit
     from thinwire.data import Tokens
+    from thinwire.model.counts import WeightCounts
     from thinwire.stages import Workspace
     from thinwire.train.loop import TrainResult
     from thinwire.verify import Verdict
@@ -78,7 +79,9 @@ def run(argv: Sequence[str]) -> None:
         view_stage(opened, tokens, cases, work.page, report=report)
     seconds = time.perf_counter() - began
     model = None if args.train else DEFAULT_MODEL
-    emit(summary(model, trained, outcomes, work, seconds), args.json, table(model, trained, outcomes))
+    counts = trained.weights(opened.model.config)
+    grid = table(model, trained, counts, outcomes)
+    emit(summary(model, trained, counts, outcomes, work, seconds), args.json, grid)
     if not args.json:
         emit({}, False, advice(outcomes, work, seconds))
 
@@ -137,7 +140,12 @@ def outcome(opened, tokens, task: str, work: "Workspace", seed: int) -> Outcome:
 
 
 def summary(
-    model: str | None, trained: "TrainResult", outcomes: list[Outcome], work: "Workspace", seconds: float
+    model: str | None,
+    trained: "TrainResult",
+    counts: "WeightCounts",
+    outcomes: list[Outcome],
+    work: "Workspace",
+    seconds: float,
 ) -> dict:
     """The run as one JSON object; `model` names the shipped model, or is null when one was trained."""
     from thinwire.cli.prune import summary as of_circuit
@@ -156,8 +164,8 @@ def summary(
         "page": str(work.page),
         "val_loss": trained.val_loss,
         "val_losses": trained.val_losses,
-        "nonzeros": trained.nonzeros,
-        "entries": trained.entries,
+        "weights": str(counts),
+        **asdict(counts),
         "tokens_per_second": trained.tokens_per_second,
         "training_seconds": trained.seconds,
         "tasks": tasks,
@@ -165,10 +173,9 @@ def summary(
     }
 
 
-def table(model: str | None, trained: "TrainResult", outcomes: list[Outcome]) -> Table:
+def table(model: str | None, trained: "TrainResult", counts: "WeightCounts", outcomes: list[Outcome]) -> Table:
     """The run for reading."""
-    size = f"{trained.nonzeros:,} of {trained.entries:,} weights"
-    title = f"{model or 'trained here'}: {size}, validation loss {trained.val_loss:.3f} nats"
+    title = f"{model or 'trained here'}: validation loss {trained.val_loss:.3f} nats; {counts}"
     slim = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": 0}  # fits into 80 columns
     grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
     grid.caption = "losses in nats on held-out pairs; a loss of 0.69 is no better than guessing"

@@ -105,4 +105,6 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
         )
     if ranks.first:
         page = args.out / "report.html"
-        emit(asdict(result) | {"report": str(page) if page.is_file() else None}, args.json)
+        counts = result.weights(args.config.model)
+        values = asdict(result) | {"weights": str(counts), **asdict(counts)}
+        emit(values | {"report": str(page) if page.is_file() else None}, args.json)

@@ -80,8 +80,10 @@ class PruneConfig(Point):
     restarts: int = Field(default=2, ge=0)
     """How often trials with collapsed masks are trained again, each time at a tenth of the pressure."""
     calibrated: bool = True
-    """Train masks on the loss under the best calibration of each batch. Circuits are always measured that way; the
-    paper trains on the loss without calibration."""
+    """Train masks on the loss under the best calibration of each batch; the paper trains on the loss without one."""
+    cut: Literal["calibrated", "uncalibrated"] = "calibrated"
+    """Which loss of a circuit must meet the target: that under its best calibration, or, as in the paper, that of its
+    own log-odds, which then stay as they are. `calibrated=False, cut="uncalibrated"` is the paper's loss throughout."""
     gradient_clip: float = Field(default=1.0, gt=0)
     """Largest norm of one trial's gradient."""
     max_logit_scale: float = Field(default=3.0, gt=0)

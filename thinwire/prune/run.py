@@ -259,7 +259,7 @@ def evaluator_of(
     config: PruneConfig,
 ) -> Evaluator:
     """The evaluator of candidates for these masks; `means[site]` is float32 [width]."""
-    common = masks.model, means, validation, masks.units, masks.forced, config.max_logit_scale
+    common = masks.model, means, validation, masks.units, masks.forced, config.max_logit_scale, config.cut == "calibrated"
     if isinstance(masks, EdgeMasks):
         return Evaluator(*common, edge_units=True, loose=masks.loose, frozen_norms=config.frozen_norms)
     ablated_embedding = None if masks.embeddings is None else masks.embeddings.ablated_to
@@ -271,13 +271,14 @@ def evaluator_of(
 def within_reach(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> PruneConfig:
     """The config; if the whole model misses its aim, with one halfway between the model's loss and the target.
 
-    The loss is calibrated, as that of a circuit is. Raises TargetMissed when it is above the target, since no circuit
-    can then be expected to meet it.
+    The loss is calibrated if that of a circuit is. Raises TargetMissed when it is above the target, since no circuit can
+    then be expected to meet it.
     """
     with torch.no_grad():
         margins = margin(last_logits(model, validation), validation)
-    calibration = fit_calibration(margins, config.max_logit_scale)
-    loss = loss_of(calibration.apply(margins)).item()
+    if config.cut == "calibrated":
+        margins = fit_calibration(margins, config.max_logit_scale).apply(margins)
+    loss = loss_of(margins).item()
     if loss >= config.target_loss:
         raise TargetMissed(
             f"The whole model has loss {loss:.3f} on {task.name} and the target is {config.target_loss:g} on "
