@@ -100,7 +100,8 @@ class PruneConfig(Point):
     validation_pairs: int = Field(default=256, ge=1)
     """Number of pairs that the size of the circuit and its calibration are chosen on."""
     heldout_pairs: int = Field(default=256, ge=1)
-    """Number of pairs that the result is scored on; the rest of pruning does not use their templates and names."""
+    """Number of pairs that the result is scored on, those of `thinwire verify`; the rest of pruning does not use their
+    templates and names."""
     mean_tokens: int = Field(default=65_536, ge=1)
     """Number of pretraining tokens over which mean activations are computed."""
     seed: int = Field(default=0, ge=0, lt=2**63)

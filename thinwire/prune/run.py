@@ -18,6 +18,7 @@ from torch import Tensor
 from thinwire.circuit import Circuit, PruneScores, Rung, embedding_edges, unembedding_edges
 from thinwire.compiled.compile import compile_sparse
 from thinwire.data.tokenizer import Tokenizer
+from thinwire.data.words import HELDOUT_SEED
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
@@ -34,7 +35,7 @@ from thinwire.prune.simplify import simplified
 from thinwire.prune.trial import Trial
 from thinwire.prune.tune import search
 from thinwire.sites import Node, Site
-from thinwire.tasks import REST, PairBatch, Task, accuracy_of, last_logits, loss_of, margin
+from thinwire.tasks import REST, PairBatch, Task, accuracy_of, auc_of, last_logits, loss_of, margin
 
 PATH_STEPS = 16
 """Points on the path of integrated gradients."""
@@ -115,7 +116,7 @@ class PruningRun:
         common = config.seed, tokenizer, model.config.context
         train = task.pairs(config.train_pairs, "train", *common)
         validation = task.pairs(config.validation_pairs, "validation", *common)
-        heldout = task.pairs(config.heldout_pairs, "heldout", *common)
+        heldout = task.pairs(config.heldout_pairs, "heldout", HELDOUT_SEED, *common[1:])
         if task.control is None:  # the whole model fails a control by design; the question is whether a circuit does it
             config = within_reach(model, task, validation, config)
         values = ablation_values(model, means, train, config.ablation)
@@ -206,7 +207,7 @@ class PruningRun:
         answers = torch.cat([validation.target, validation.foil]).unique().tolist()
         prompt_tokens = tuple(sorted(set(validation.tokens.unique().tolist()).difference(candidate.removed_tokens)))
         answer_tokens = tuple(answer for answer in answers if answer != REST)
-        return Circuit(
+        circuit = Circuit(
             task=self.task.name,
             task_source=self.task.source,
             shape=self.evaluator.model.config,
@@ -217,19 +218,18 @@ class PruningRun:
             strengths={node: final.strengths[node] for node in candidate.nodes if node in final.strengths},
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
-            scores=self._scores(final, rungs, prompt_tokens, answer_tokens, began),
             frozen_norms=self.config.frozen_norms,
             removed_tokens=candidate.removed_tokens,
             ablated_embedding=self.evaluator.ablated_embedding if candidate.removed_tokens else None,
         )
+        return replace(circuit, scores=self._scores(circuit, final, rungs, began))
 
-    def _scores(
-        self, final: Final, rungs: tuple[Rung, ...], prompts: tuple[int, ...], answers: tuple[int, ...], began: float
-    ) -> PruneScores:
+    @torch.no_grad()
+    def _scores(self, circuit: Circuit, final: Final, rungs: tuple[Rung, ...], began: float) -> PruneScores:
         model, candidate = self.evaluator.model, final.candidate
-        with torch.no_grad():
-            whole = margin(last_logits(model, self.heldout), self.heldout)
-        margins = candidate.calibration.apply(self.evaluator.margins(candidate, self.heldout))
+        whole = margin(last_logits(model, self.heldout), self.heldout)
+        own = circuit.margins(model, self.heldout)
+        margins = circuit.calibration.apply(own)
         return PruneScores(
             target_loss=self.config.target_loss,
             loss=candidate.loss,
@@ -242,9 +242,13 @@ class PruningRun:
             nodes_unsimplified=len(final.unsimplified.nodes),
             edges_unsimplified=final.unsimplified.edges,
             ladder=rungs,
-            embedding_edges=len(embedding_edges(model, candidate.nodes, prompts)),
-            unembedding_edges=len(unembedding_edges(model, candidate.nodes, answers)),
+            embedding_edges=len(embedding_edges(model, circuit.nodes, circuit.prompt_tokens)),
+            unembedding_edges=len(unembedding_edges(model, circuit.nodes, circuit.answer_tokens)),
             seconds=time.perf_counter() - began,
+            heldout_pairs=len(self.heldout),
+            uncalibrated_loss=loss_of(own).item(),
+            uncalibrated_accuracy=accuracy_of(own).item(),
+            auc=auc_of(own).item(),
         )
 
 
@@ -259,7 +263,15 @@ def evaluator_of(
     config: PruneConfig,
 ) -> Evaluator:
     """The evaluator of candidates for these masks; `means[site]` is float32 [width]."""
-    common = masks.model, means, validation, masks.units, masks.forced, config.max_logit_scale, config.cut == "calibrated"
+    common = (
+        masks.model,
+        means,
+        validation,
+        masks.units,
+        masks.forced,
+        config.max_logit_scale,
+        config.cut == "calibrated",
+    )
     if isinstance(masks, EdgeMasks):
         return Evaluator(*common, edge_units=True, loose=masks.loose, frozen_norms=config.frozen_norms)
     ablated_embedding = None if masks.embeddings is None else masks.embeddings.ablated_to
