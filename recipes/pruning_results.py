@@ -148,8 +148,8 @@ def table(measured: dict[str, Any]) -> str:
     able = sum(row.accuracy is not None and row.accuracy >= ACCURACY for row in rows)
     config = measured["models"]["sparse"]["config"]
     lines = [
-        f"{len(rows)} tasks scored, {able} with held-out accuracy of {ACCURACY} or more. Circuits have a "
-        f"calibrated task loss of at most {config['aim'] * config['target_loss']:g} nats on validation pairs. *Plain* circuits come from one "
+        f"{len(rows)} tasks scored, {able} with held-out accuracy of {ACCURACY} or more. Circuits "
+        f"have a calibrated task loss of at most {config['aim'] * config['target_loss']:g} nats on validation pairs. *Plain* circuits come from one "
         "trial of learned masks, without search and simplification. The other columns differ from *plain* as follows: "
         "nodes are ranked by *attribution* or *integrated gradients*; the pressure is constant (*fixed*); masks are "
         "trained on the loss before calibration (*uncalibrated*); both of these, with the hyper-parameters at the "
@@ -157,7 +157,7 @@ def table(measured: dict[str, Any]) -> str:
         "",
         *(f"* {sentence}" for sentence in ratio_sentences(measured)),
         "",
-        "| task | accuracy | loss | held-out loss | nodes | edges | before simplifying | plain | attribution "
+        "| task | model's accuracy | loss | held-out loss | nodes | edges | before simplifying | plain | attribution "
         "| integrated gradients | fixed | uncalibrated | paper | dense | seconds |",
         "|---" * 15 + "|",
     ]
@@ -179,10 +179,8 @@ def ratio_sentences(measured: dict[str, Any]) -> list[str]:
         sentences.append(f"Geometric mean of edges over tasks: {measured['geomean_edges']:.1f}.")
     none = measured["tasks_without_edges"]
     if none:
-        count = "1 task needs" if len(none) == 1 else f"{len(none)} tasks need"
-        sentences.append(
-            f"{count} no edges at all, and no mean or ratio includes {'it' if len(none) == 1 else 'them'}: {', '.join(none)}."
-        )
+        need, them = ("1 task needs", "it") if len(none) == 1 else (f"{len(none)} tasks need", "them")
+        sentences.append(f"{need} no edges at all, and no mean or ratio includes {them}: {', '.join(none)}.")
     words = {
         "plain_over_final_edges": "Plain circuits have {} times the edges of searched and simplified ones",
         "attribution_over_learned_edges": "Attribution needs {} times the edges of plain learned masks",

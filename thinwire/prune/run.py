@@ -283,7 +283,7 @@ def evaluator_of(
 def within_reach(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> PruneConfig:
     """The config; if the whole model misses its aim, with one halfway between the model's loss and the target.
 
-    The loss is calibrated if that of a circuit is. Raises TargetMissed when it is above the target, since no circuit can
+    The loss is calibrated if that of circuits is. Raises TargetMissed when it is above the target, since no circuit can
     then be expected to meet it.
     """
     with torch.no_grad():

@@ -37,7 +37,8 @@ class Interval:
 
 def geometric_mean(sizes: Sequence[float]) -> float:
     """The geometric mean of one or more sizes, none of which is 0."""
-    assert sizes and min(sizes) > 0, "no sizes, or circuits without edges"
+    assert sizes, "no sizes"
+    assert min(sizes) > 0, "a circuit without edges"
     return math.exp(math.fsum(map(math.log, sizes)) / len(sizes))
 
 

@@ -9,7 +9,7 @@ from thinwire.verify.measurement import Headline, Judgement, Measurement
 
 MEANING = (
     "Only the circuit is left: every other node is ablated, and the log-odds of the answers are calibrated. A low loss "
-    "means that the circuit is enough for the task. It passes at the target loss or below, unless the answers are right "
+    "means that the circuit is enough for the task. It passes at the target loss or below, unless answers are right "
     "only after the calibration's shift."
 )
 

@@ -9,8 +9,8 @@ from thinwire.verify.measurement import Headline, Measurement
 
 MEANING = (
     "Only the circuit is left, and the log-odds of the answers are its own, without the calibration. A circuit whose "
-    "accuracy is one half here says the same answer to every prompt: the calibration's shift makes it right. The AUC is "
-    "the probability that the log-odds of the first answer are higher where it is right than where it is wrong. The "
+    "accuracy is one half here says the same answer to every prompt: the calibration's shift makes it right. The AUC "
+    "is the probability that the log-odds of the first answer are higher where it is right than where it is wrong. The "
     "calibration does not change it; guessing has one half."
 )
 
