@@ -174,21 +174,20 @@ def summary(
 
 
 def table(model: str | None, trained: "TrainResult", counts: "WeightCounts", outcomes: list[Outcome]) -> Table:
-    """The run for reading."""
+    """The run for reading: a column for each task, a row for each number."""
     title = f"{model or 'trained here'}: validation loss {trained.val_loss:.3f} nats; {counts}"
-    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": 0}  # fits into 80 columns
+    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
     grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
     grid.caption = "losses in nats on held-out pairs; a loss of 0.69 is no better than guessing"
-    grid.add_column("task", no_wrap=True)
-    columns = list(dict.fromkeys(name for found in outcomes if found.verdict for name in found.verdict.headlines))
-    for name in ("nodes", "edges", *columns):
-        grid.add_column(name.replace(" ", "\n"), justify="right")
+    grid.add_column("")
     for found in outcomes:
-        if found.verdict is None:
-            grid.add_row(found.task, *["-"] * (2 + len(columns)))
-            continue
-        sizes, shown = (str(found.verdict.nodes), str(found.verdict.edges)), found.verdict.headlines
-        grid.add_row(found.task, *sizes, *(shown[name].number if name in shown else "-" for name in columns))
+        grid.add_column(found.task, justify="right")
+    verdicts = [found.verdict for found in outcomes]
+    grid.add_row("nodes", *["-" if one is None else str(one.nodes) for one in verdicts])
+    grid.add_row("edges", *["-" if one is None else str(one.edges) for one in verdicts])
+    shown = [one.headlines if one else {} for one in verdicts]
+    for name in dict.fromkeys(name for values in shown for name in values):
+        grid.add_row(name, *[values[name].number if name in values else "-" for values in shown])
     return grid
 
 

@@ -25,7 +25,7 @@ def bootstrap(values: Tensor, seed: int, statistic: Callable[..., np.ndarray] = 
 
 
 def auc_interval(margins: Tensor, seed: int) -> Interval:
-    """Percentile bootstrap interval of `auc_of` from margins [2n]; the two prompts of each of the n pairs stay together.
+    """Percentile bootstrap interval of `auc_of` from margins [2n]; the two prompts of a pair stay together.
 
     A resample is a number of copies of each pair, so the log-odds are sorted once.
     """

@@ -49,7 +49,8 @@ class SizePoint:
 def lines(records: Sequence[SizeRecord]) -> dict[str, list[SizePoint]]:
     """The line of each model over the tasks that all models have, models in the order they occur.
 
-    Tasks that need no edges, in any model at any target, are left out. A target that some of these circuits miss is left out for every model, so that all points are of the same tasks.
+    Tasks that need no edges, in any model at any target, are left out. A target that some of these circuits miss is
+    left out for every model, so that all points are of the same tasks.
     """
     models = list(dict.fromkeys(record.model for record in records))
     tasks = [{record.task for record in records if record.model == model} for model in models]
