@@ -152,8 +152,8 @@ def table(measured: dict[str, Any]) -> str:
         f"have a calibrated task loss of at most {config['aim'] * config['target_loss']:g} nats on validation pairs. "
         "*Plain* circuits come from one trial of learned masks, without search and simplification. The other columns "
         "differ from *plain* as follows: nodes are ranked by *attribution* or *integrated gradients*; the pressure is "
-        "constant (*fixed*); masks are trained on the loss before calibration (*uncalibrated*); both of these, with the "
-        "hyper-parameters at the centres of the paper's search (*paper*); or the model is the *dense* twin.",
+        "constant (*fixed*); masks are trained on the loss before calibration (*uncalibrated*); both of these, with "
+        "the hyper-parameters at the centres of the paper's search (*paper*); or the model is the *dense* twin.",
         "",
         *(f"* {sentence}" for sentence in ratio_sentences(measured)),
         "",

@@ -5,9 +5,9 @@ Writes docs/results/quickstart.json, docs/circuit.svg and the table in README.md
 usage: .venv/bin/python recipes/quickstart_results.py [--out runs/quickstart] [--keep-time] [--json]
        .venv/bin/python recipes/quickstart_results.py --table
 
-Every task of the demo is also pruned on the loss before calibration, for the second row of sizes; those circuits are in
-OUT/paper_loss. Finished stages are reused; delete the folder for a fresh measurement of the times, or keep the time that
-is in the results with --keep-time. --table only renders the table again from the results.
+Every task of the demo is also pruned on the loss before calibration, for the second row of edges; those circuits are in
+OUT/paper_loss. Finished stages are reused; delete the folder for a fresh measurement of the time, or keep the time that
+the results have with --keep-time. --table only renders the table again from the results.
 """
 
 import argparse
@@ -89,7 +89,8 @@ def table(measured: dict[str, Any]) -> str:
     tasks = measured["tasks"]
     lines = [
         f"{measured['weights']}. The demo took {measured['seconds'] / 60:.1f} minutes. Losses in nats on "
-        f"{pairs_of(tasks)} held-out pairs, with names and templates that pruning did not use; guessing is 0.69.{remark(tasks)}",
+        f"{pairs_of(tasks)} held-out pairs, with names and templates that pruning did not use; guessing is 0.69."
+        f"{remark(tasks)}",
         "",
         f"| | {' | '.join(task['task'] for task in tasks)} |",
         "|---" * (1 + len(tasks)) + "|",
