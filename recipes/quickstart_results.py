@@ -69,7 +69,7 @@ def edges_on_the_paper_loss(out: Path, task: str) -> int | None:
     from thinwire.cli.common import progress
     from thinwire.data import Tokens
     from thinwire.prune.config import PruneConfig
-    from thinwire.prune.run import TargetMissed
+    from thinwire.prune.reach import TargetMissed
     from thinwire.stages import Opened, Workspace, prune_stage
     from thinwire.tasks import TASKS
 

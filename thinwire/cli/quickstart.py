@@ -125,7 +125,7 @@ def training(args: Args) -> TrainConfig:
 
 def outcome(opened, tokens, task: str, work: "Workspace", seed: int) -> Outcome:
     """Prune and check one task; a task that the model cannot do is skipped with the reason."""
-    from thinwire.prune.run import TargetMissed
+    from thinwire.prune.reach import TargetMissed
     from thinwire.stages import prune_stage, verify_stage
     from thinwire.tasks import find_task
 

@@ -127,6 +127,11 @@ class PruneConfig(Point):
         return self.aim * self.target_loss
 
     @property
+    def calibrates(self) -> bool:
+        """Whether circuits meet the target under their best calibration, and not by their own log-odds."""
+        return self.cut == "calibrated"
+
+    @property
     def finishes(self) -> bool:
         """Whether circuits are processed further after bisection, so that several finalists are worthwhile."""
         return self.simplify or self.granularity == "nodes_then_edges"

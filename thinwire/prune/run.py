@@ -23,7 +23,6 @@ from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.prune.attribution import attribution_scores
-from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.config import Point, PruneConfig
 from thinwire.prune.discretize import Candidate, Evaluator, smallest_candidate
 from thinwire.prune.edge_masks import EdgeMasks
@@ -31,6 +30,7 @@ from thinwire.prune.ladder import ladder_of
 from thinwire.prune.learn import learn
 from thinwire.prune.masks import NodeMasks, forced_nodes
 from thinwire.prune.means import ablation_values, prompt_embeddings
+from thinwire.prune.reach import TargetMissed, within_reach
 from thinwire.prune.simplify import simplified
 from thinwire.prune.trial import Trial
 from thinwire.prune.tune import search
@@ -39,10 +39,6 @@ from thinwire.tasks import REST, PairBatch, Task, accuracy_of, auc_of, last_logi
 
 PATH_STEPS = 16
 """Points on the path of integrated gradients."""
-
-
-class TargetMissed(UserError):
-    """No circuit reaches the target loss, perhaps because the whole model does not."""
 
 
 def prune(
@@ -263,39 +259,10 @@ def evaluator_of(
     config: PruneConfig,
 ) -> Evaluator:
     """The evaluator of candidates for these masks; `means[site]` is float32 [width]."""
-    common = (
-        masks.model,
-        means,
-        validation,
-        masks.units,
-        masks.forced,
-        config.max_logit_scale,
-        config.cut == "calibrated",
-    )
+    common = masks.model, means, validation, masks.units, masks.forced, config.max_logit_scale, config.calibrates
     if isinstance(masks, EdgeMasks):
         return Evaluator(*common, edge_units=True, loose=masks.loose, frozen_norms=config.frozen_norms)
     ablated_embedding = None if masks.embeddings is None else masks.embeddings.ablated_to
     return Evaluator(
         *common, frozen_norms=config.frozen_norms, tokens=masks.tokens, ablated_embedding=ablated_embedding
     )
-
-
-def within_reach(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> PruneConfig:
-    """The config; if the whole model misses its aim, with one halfway between the model's loss and the target.
-
-    The loss is calibrated if that of circuits is. Raises TargetMissed when it is above the target, since no circuit can
-    then be expected to meet it.
-    """
-    with torch.no_grad():
-        margins = margin(last_logits(model, validation), validation)
-    if config.cut == "calibrated":
-        margins = fit_calibration(margins, config.max_logit_scale).apply(margins)
-    loss = loss_of(margins).item()
-    if loss >= config.target_loss:
-        raise TargetMissed(
-            f"The whole model has loss {loss:.3f} on {task.name} and the target is {config.target_loss:g} on "
-            "validation pairs; train it longer, or raise target_loss."
-        )
-    if loss <= config.validation_target:
-        return config
-    return config.replace(aim=(loss / config.target_loss + 1) / 2)
