@@ -77,7 +77,7 @@ def draw_sizes(records: Sequence[SizeRecord], path: Path) -> None:
     """
     points = {model: line for model, line in lines(records).items() if line}
     if not points:
-        raise UserError("No task has circuits in every model at a common target; prune the same tasks in each.")
+        raise UserError("No task has circuits with edges in every model at a common target; prune the same tasks.")
     make_parents(path)
     with atomic(path) as temporary, matplotlib.rc_context(LOOK):
         figure = Figure(figsize=INCHES, layout="constrained")
