@@ -9,7 +9,7 @@ from thinwire.prune import PruneConfig, prune
 from thinwire.prune.reach import TargetMissed
 from thinwire.tasks import accuracy_of, auc_of, loss_of
 
-CONFIG = PruneConfig(steps=60, trials=1, train_pairs=64, validation_pairs=32, heldout_pairs=32, calibrated=False)
+CONFIG = PruneConfig(steps=60, trials=1, train_pairs=64, validation_pairs=32, heldout_pairs=32)
 
 
 def biased(by: float) -> planted.Planted:
@@ -38,7 +38,7 @@ def test_scores_are_of_both_losses_on_the_heldout_draw(cut: str) -> None:
 
 def test_a_model_that_only_a_shift_makes_right_has_a_calibrated_circuit_alone() -> None:
     plant = biased(40.0)
-    circuit = prune(plant.model, plant.task, None, plant.means, CONFIG.replace(calibrated=True))  # pyright: ignore
+    circuit = prune(plant.model, plant.task, None, plant.means, CONFIG)  # pyright: ignore
     assert circuit.scores is not None
     assert (circuit.scores.heldout_accuracy, circuit.scores.uncalibrated_accuracy) == (1, 0.5)
     with pytest.raises(TargetMissed, match="The whole model has loss"):
