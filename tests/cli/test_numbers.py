@@ -54,6 +54,9 @@ def test_one_circuit_has_one_set_of_numbers(seed: str, work: Path, thinwire: Thi
         assert rows[name]["n"] == info["heldout_pairs"] == 16
         for found in (pruned, info, checked, verdict):
             assert found[key] == pytest.approx(rows[name]["value"], abs=1e-6), (title, key)
+    scored = thinwire("tasks", "score", work / "model", "--task", TASK, "--pairs", "16", "--json").json["tasks"]
+    (whole,) = (row["loss"] for row in scored if row["split"] == "heldout")
+    assert whole == pytest.approx(info["unpruned_loss"], abs=1e-6)
     assert pruned["unpruned_accuracy"] == pytest.approx(rows["unpruned.accuracy"]["value"], abs=1e-6)
 
     assert thinwire("view", circuit, "--out", work / "page.html").code == 0
