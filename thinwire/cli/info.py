@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from thinwire import artifact, shipped
@@ -54,7 +55,10 @@ def list_shipped(as_json: bool) -> None:
     from thinwire.model.config import ModelConfig
     from thinwire.train.result import read_result
 
-    table = Table("model", "nonzeros", "weights", "bigram table", "validation loss", "bytes")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("model", no_wrap=True)
+    for title in ("nonzeros", "weights", "bigram table", "validation loss", "bytes"):
+        table.add_column(title, justify="right")
     rows: list[dict[str, object]] = []
     for name in shipped.names():
         result, found = read_result(name), artifact.open_artifact(Path(name), "model")
