@@ -29,6 +29,7 @@ from thinwire.cli.common import progress
 from thinwire.config import Config
 from thinwire.data import DataConfig, Tokens, build
 from thinwire.errors import UserError
+from thinwire.model.counts import WeightCounts
 from thinwire.stages import Opened
 from thinwire.tasks import TASKS
 from thinwire.train.config import TrainConfig
@@ -234,8 +235,8 @@ def card(row: dict[str, Any], twin: dict[str, Any], places: Places, tokens: Toke
     shape = config.model
     size = f"{shape.n_layers} layers × {shape.d_model}, {shape.n_heads} heads and {shape.d_mlp} neurons a layer"
     if row["name"] == places.name:
-        count = f"{row['nonzeros']:,} of its {row['entries']:,} weights are not zero"
-        what = f"A weight-sparse transformer ({size}) trained on Python: {count}, and a table of bigrams."
+        what = f"A weight-sparse transformer ({size}) trained on Python:\n"
+        what += f"{WeightCounts.from_shape(row['nonzeros'], shape)}."
     else:
         what = f"The dense twin of `{twin['name']}` ({size}): without sparsity of weights or activations,\n"
         what += "trained by the same loop on the same tokens until its validation loss was the same."

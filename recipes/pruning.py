@@ -24,7 +24,7 @@ from thinwire.circuit import Circuit
 from thinwire.cli.common import progress
 from thinwire.data import Tokens
 from thinwire.prune.config import PruneConfig
-from thinwire.prune.run import TargetMissed
+from thinwire.prune.reach import TargetMissed
 from thinwire.stages import Opened, Workspace, prune_stage
 from thinwire.tasks import TASKS, CannotExpress, Task
 from thinwire.view.size_plot import SizeRecord, records_of

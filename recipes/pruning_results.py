@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.artifact import make_parents, write_text
-from thinwire.prune.summary import Interval, Sizes, edge_ratio, geometric_mean
+from thinwire.prune.summary import Interval, Sizes, edge_ratio, geometric_mean, without_edges
 from thinwire.tasks import TASKS
 from thinwire.view.size_plot import SizeRecord, draw_sizes
 
@@ -113,8 +113,9 @@ def headlines(measured: dict[str, Any]) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for name, of in {"edges": final, "edges_plain": plain, **{f"edges_{n}": o for n, o in others.items()}}.items():
-        known = [size for size in of.values() if size is not None]
+        known = [size for size in of.values() if size]
         found[f"geomean_{name}"] = geometric_mean(known) if known else None
+    found["tasks_without_edges"] = without_edges(final)
     return found | {name: None if ratio is None else asdict(ratio) for name, ratio in ratios.items()}
 
 
@@ -147,16 +148,16 @@ def table(measured: dict[str, Any]) -> str:
     able = sum(row.accuracy is not None and row.accuracy >= ACCURACY for row in rows)
     config = measured["models"]["sparse"]["config"]
     lines = [
-        f"{len(rows)} tasks scored, {able} with held-out accuracy of {ACCURACY} or more. Circuits have a task loss of "
-        f"at most {config['aim'] * config['target_loss']:g} nats on validation pairs. *Plain* circuits come from one "
-        "trial of learned masks, without search and simplification. The other columns differ from *plain* as follows: "
-        "nodes are ranked by *attribution* or *integrated gradients*; the pressure is constant (*fixed*); masks are "
-        "trained on the loss before calibration (*uncalibrated*); both of these, with the hyper-parameters at the "
-        "centres of the paper's search (*paper*); or the model is the *dense* twin.",
+        f"{len(rows)} tasks scored, {able} with held-out accuracy of {ACCURACY} or more. Circuits "
+        f"have a calibrated task loss of at most {config['aim'] * config['target_loss']:g} nats on validation pairs. "
+        "*Plain* circuits come from one trial of learned masks, without search and simplification. The other columns "
+        "differ from *plain* as follows: nodes are ranked by *attribution* or *integrated gradients*; the pressure is "
+        "constant (*fixed*); masks are trained on the loss before calibration (*uncalibrated*); both of these, with "
+        "the hyper-parameters at the centres of the paper's search (*paper*); or the model is the *dense* twin.",
         "",
         *(f"* {sentence}" for sentence in ratio_sentences(measured)),
         "",
-        "| task | accuracy | loss | held-out loss | nodes | edges | before simplifying | plain | attribution "
+        "| task | model's accuracy | loss | held-out loss | nodes | edges | before simplifying | plain | attribution "
         "| integrated gradients | fixed | uncalibrated | paper | dense | seconds |",
         "|---" * 15 + "|",
     ]
@@ -176,6 +177,10 @@ def ratio_sentences(measured: dict[str, Any]) -> list[str]:
     sentences = []
     if measured["geomean_edges"] is not None:
         sentences.append(f"Geometric mean of edges over tasks: {measured['geomean_edges']:.1f}.")
+    none = measured["tasks_without_edges"]
+    if none:
+        need, them = ("1 task needs", "it") if len(none) == 1 else (f"{len(none)} tasks need", "them")
+        sentences.append(f"{need} no edges at all, and no mean or ratio includes {them}: {', '.join(none)}.")
     words = {
         "plain_over_final_edges": "Plain circuits have {} times the edges of searched and simplified ones",
         "attribution_over_learned_edges": "Attribution needs {} times the edges of plain learned masks",
@@ -188,7 +193,8 @@ def ratio_sentences(measured: dict[str, Any]) -> list[str]:
     for name, sentence in words.items():
         if measured[name] is not None:
             ratio = Interval(**measured[name])
-            count = f"{ratio.tasks} tasks" + (f", {ratio.excluded} left out" if ratio.excluded else "")
+            missing = f", {ratio.excluded} without one of the circuits" if ratio.excluded else ""
+            count = f"{ratio.tasks} tasks{missing}" + (f", {ratio.unneeded} without edges" if ratio.unneeded else "")
             interval = f"{times(ratio.low)} to {times(ratio.high)}"
             sentences.append(f"{sentence.format(times(ratio.value))} ({interval}; {count}).")
     return sentences

@@ -39,6 +39,7 @@ def measured(recipe: Any) -> dict[str, Any]:
     rows = [
         able(recipe, "single_double_quote", **final, **quotes, edges_integrated=40),
         able(recipe, "bracket_counting", **final, **brackets, edges_integrated=80),
+        able(recipe, "else_elif", **final | {"nodes": 0}, **dict.fromkeys([*quotes, "edges_integrated"], 0)),
         able(recipe, "var_swap"),
         recipe.Row("lambda_func", 0.6, 0.5, 0.9, 0.8),
         recipe.Row("class_init"),
@@ -46,7 +47,7 @@ def measured(recipe: Any) -> dict[str, Any]:
     for row in rows:
         rungs = [SizeRecord("sparse", row.task, t, row.edges_plain) for t in (0.1, 0.2) if row.edges_plain]
         recipe.merge(found, "sparse", row, rungs)
-    for task, edges in {"single_double_quote": 400, "bracket_counting": 6400}.items():
+    for task, edges in {"single_double_quote": 400, "bracket_counting": 6400, "else_elif": 0}.items():
         rungs = [SizeRecord("dense", task, target, edges) for target in (0.1, 0.2)]
         recipe.merge(found, "dense", able(recipe, task, edges_plain=edges), rungs)
     return found
@@ -67,7 +68,8 @@ def test_headlines_by_hand(recipe: Any) -> None:
     }
     interval = found["dense_over_sparse_edges"]
     assert (interval["low"], interval["high"]) == (pytest.approx(20), pytest.approx(80))
-    assert (interval["tasks"], interval["excluded"]) == (2, 0)
+    assert (interval["tasks"], interval["excluded"], interval["unneeded"]) == (2, 0, 1)
+    assert found["tasks_without_edges"] == ["else_elif"]
     assert found["plain_over_final_edges"]["excluded"] == 1, "the task that missed the target"
 
 
@@ -96,7 +98,9 @@ def test_table_and_plot_come_from_the_results_alone(recipe: Any, monkeypatch: py
         "| single_double_quote | 0.990 | 0.070 | 0.120 | 9 | 5 | 12 | 20 | 2,000 | 40 | - | - | - | 400 | 61 |" in page
     )
     assert "| class_init | - | - |" in page
-    assert "5 tasks scored, 3 with held-out accuracy" in page
+    assert "* 1 task needs no edges at all, and no mean or ratio includes it: else_elif." in page
+    assert "2 tasks, 1 without edges)" in page
+    assert "6 tasks scored, 4 with held-out accuracy" in page
     kept = json.loads(recipe.RESULTS.read_text(encoding="utf-8"))
     wanted = [
         "task",

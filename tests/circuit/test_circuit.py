@@ -161,7 +161,7 @@ def test_text_names_heads_channels_neurons_weights_and_tokens() -> None:
     text = render(circuit(), PLANT.model, token_text=lambda token: f"<{token}>")
     lines = text.splitlines()
     assert lines[0] == "planted_chain: 6 nodes, 4 edges"
-    assert lines[1] == "loss 0.125 on validation pairs (target 0.15), 0.130 held out"
+    assert lines[1] == "calibrated loss 0.125 on validation pairs (target 0.15), 0.130 held out, accuracy 1.000"
     assert f"  head 0 channel 1  mean {mean:+.3f}" in lines
     assert lines[lines.index("0.attn.v") + 2] == "    <- 0.attn.act_in:0 × +2.000"
     assert "    <- 0.attn.v:0.1 × +4.000" in lines

@@ -12,6 +12,7 @@ import pytest
 from cli_workspace import TASK, VERIFY, Thinwire
 
 from thinwire.cli import quickstart, verify
+from thinwire.model.counts import WeightCounts
 from thinwire.train.result import TrainResult
 from thinwire.verify import CHECKS, Verdict, checks
 
@@ -52,8 +53,8 @@ def test_a_new_check_is_one_file(work: Path, thinwire: Thinwire) -> None:
     circuit, folder = work / "circuits" / TASK, work / "verdicts" / TASK
     found = thinwire("verify", circuit, *VERIFY, "--json").json  # the finished verdict lacks the check
     named = [row["name"] for row in found["rows"]]
-    assert named[6:8] == list(NAMES), "after the checks of lower order"
-    assert found["rows"][6] == {
+    assert named[9:11] == list(NAMES), "after the checks of lower order"
+    assert found["rows"][9] == {
         "name": "halves.loss",
         "ablation": "resample",
         "split": "heldout",
@@ -84,9 +85,9 @@ def test_a_new_check_is_one_file(work: Path, thinwire: Thinwire) -> None:
     assert (views["halves.loss"]["status"], views["halves.loss"]["reason"]) == ("warn", "not enough")
 
     trained = TrainResult(1.0, {}, 1, 1, 1, 1.0, 1.0)
-    table = quickstart.table(None, trained, [quickstart.Outcome(TASK, verdict=verdict)])
-    column = next(column for column in table.columns if column.header == "half\ncircuit")
-    assert list(column.cells) == ["0.432"]
+    table = quickstart.table(None, trained, WeightCounts(1, 1, 0), [quickstart.Outcome(TASK, verdict=verdict)])
+    names, values = (list(column.cells) for column in table.columns)
+    assert values[names.index("half circuit")] == "0.432"
     assert verify.rows(verdict)["rows"] == found["rows"]
 
 

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -64,8 +66,9 @@ def test_the_table_is_what_single_runs_find(work: Path, thinwire: Thinwire, jobs
         assert row["heldout_loss"] == single["loss"]
         assert row["loss"] == single["validation_loss"]
         assert all(row[name] == single[name] for name in ("task", "nodes", "edges", "seconds", "out"))
-    one, other = (max(1, row["edges"]) for row in found["jobs"])
-    assert found["geomean_edges"] == pytest.approx((one * other) ** 0.5)
+    sizes = [row["edges"] for row in found["jobs"] if row["edges"]]
+    assert found["geomean_edges"] == (pytest.approx(prod(sizes) ** (1 / len(sizes))) if sizes else None)
+    assert found["without_edges"] == 2 - len(sizes)
     assert found["geomean_edges_of"] == {"work": found["geomean_edges"]}
 
 
@@ -104,7 +107,16 @@ def test_a_missed_target_is_a_result(work: Path, thinwire: Thinwire, jobs: list[
     assert not (work / f"circuits/{TASK}-missed.json").exists()
 
 
-def test_sizes_at_further_targets_are_drawn(work: Path, tmp_path: Path, thinwire: Thinwire, jobs: list[Job]) -> None:
+def test_sizes_at_further_targets_are_drawn(
+    work: Path, tmp_path: Path, thinwire: Thinwire, do: Callable[[Do], list[Job]]
+) -> None:
+    def with_an_edge(job: Job) -> Outcome:
+        found = run_job(job)  # without edges, since the target is far above guessing
+        assert found.scores is not None
+        rungs = tuple(replace(rung, edges=1) for rung in found.scores.ladder)
+        return replace(found, scores=replace(found.scores, ladder=rungs, edges_unsimplified=1))
+
+    do(with_an_edge)
     plot = tmp_path / "sizes.svg"
     found = thinwire("prune", work / "model", *BOTH, "--ladder", "8", "6", "--plot", plot, "--json").json["jobs"]
     for row in found:
@@ -133,7 +145,9 @@ def test_parked_jobs_end_with_1_after_the_table(work: Path, thinwire: Thinwire, 
     ran = thinwire("prune", work / "model", *BOTH, "--json")
     assert ran.code == 1
     assert [row["task"] for row in ran.json["parked"]] == [OTHER]
-    assert ran.json["geomean_edges"] == max(1, ran.json["jobs"][0]["edges"]), "of the tasks that met the target"
+    edges = ran.json["jobs"][0]["edges"]
+    assert ran.json["geomean_edges"] == (edges or None), "of the tasks that met the target and need edges"
+    assert ran.json["without_edges"] == (edges == 0)
     assert "parked" in thinwire("prune", work / "model", *BOTH).out
 
 

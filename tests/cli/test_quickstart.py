@@ -25,12 +25,15 @@ ENOUGH |= {"validation_pairs": 8, "heldout_pairs": 8}
 HEADLINES = {
     "circuit alone": "loss",
     "accuracy": "accuracy",
+    "uncalibrated loss": "uncalibrated_loss",
+    "uncalibrated accuracy": "uncalibrated_accuracy",
+    "AUC": "auc",
     "other pair": "resample_loss",
     "whole model": "unpruned_loss",
     "circuit removed": "necessity_loss",
     "random circuits": "random_loss",
 }
-"""Columns of the tables, and the flat values that they show."""
+"""Rows of the tables, and the flat values that they show."""
 
 
 def recipe() -> dict:
@@ -84,17 +87,18 @@ def test_quickstart(how: list[str], tmp_path: Path, thinwire: Thinwire) -> None:
     again = thinwire("quickstart", "--out", out, *how)
     assert again.code == 0
     assert all(task in again.out for task in quickstart.TASKS)
-    first = found["tasks"][0]
-    cells = [first["task"], str(first["nodes"]), str(first["edges"])]
-    cells += [f"{first[name]:.3f}" for name in HEADLINES.values()]
-    assert " ".join(cells) in " ".join(again.out.split())
+    shown = {title: [f"{row[name]:.3f}" for row in found["tasks"]] for title, name in HEADLINES.items()}
+    shown |= {name: [str(row[name]) for row in found["tasks"]] for name in ("nodes", "edges")}
+    printed = [" ".join(line.split()) for line in again.out.splitlines()]
+    assert [title for title, cells in shown.items() if " ".join([title, *cells]) not in printed] == []
+    assert all(len(line) <= 80 for line in again.out.splitlines() if str(out) not in line)
+    first = found["tasks"][0] | {"edges_paper_loss": 1234}
     lines = recipe()["table"](found | {"tasks": [first, {"task": "other", "refused": "Too hard."}]}).splitlines()
-    assert lines[-4:] == [
-        f"| task | nodes | edges | {' | '.join(HEADLINES)} |",
-        "|---" * (3 + len(HEADLINES)) + "|",
-        f"| {' | '.join(cells)} |",
-        "| other " + "| - " * (2 + len(HEADLINES)) + "|",
-    ]
+    assert lines[0].startswith(f"{found['weights']}. The demo took ")
+    assert lines[2:4] == [f"| | {first['task']} | other |", "|---|---|---|"]
+    cells = {"nodes": str(first["nodes"]), "edges": str(first["edges"])}
+    cells |= {"edges, pruned on the uncalibrated loss": "1,234"} | {title: shown[title][0] for title in HEADLINES}
+    assert lines[4:] == [f"| {title} | {value} | - |" for title, value in cells.items()]
     assert again.out.startswith("trained here: " if how else f"{quickstart.DEFAULT_MODEL}: ")
     assert f"thinwire view {out}/circuits/set_or_string --text" in again.out
     after = stamps(out)

@@ -62,7 +62,7 @@ def test_file_size_follows_the_nonzeros(tmp_path: Path) -> None:
         values_and_columns = 8 * count_nonzeros(model)
         if density < 0.4:
             assert sizes[density] < values_and_columns + 20_000
-    assert sizes[1.0] > 4 * count_sparse_entries(model)
+    assert sizes[1.0] > 4 * count_sparse_entries(model.config)
     assert sizes[0.02] < sizes[0.3] / 4 < sizes[1.0] / 4
 
 

@@ -135,9 +135,9 @@ def test_planted_circuit_is_found_kept_and_checked(tmp_path: Path, monkeypatch: 
     found.save(tmp_path / "circuit", FROZEN, parent)
     loaded = Circuit.load(tmp_path / "circuit")
     assert loaded.frozen_norms
-    pairs = plant.planted.pairs(32, "heldout", 1)
-    kept = loaded.calibration.apply(margins_of(loaded, plant.model, pairs))
     checked = VerifyConfig(pairs=32, random_circuits=3)
+    pairs = plant.planted.pairs(checked.pairs, "heldout", checked.seed)
+    kept = loaded.calibration.apply(margins_of(loaded, plant.model, pairs))
     verdict = verify(plant.model, loaded, NO_TOKENIZER, checked)
     losses = margin_losses(kept)
     assert verdict["sufficiency.loss"].value < FROZEN.target_loss

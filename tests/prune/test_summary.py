@@ -5,14 +5,15 @@ import itertools
 import pytest
 
 from thinwire.prune import summary
-from thinwire.prune.summary import edge_ratio, geometric_mean, mean_edges
+from thinwire.prune.summary import edge_ratio, geometric_mean, mean_edges, without_edges
 
 
 def test_geometric_mean_by_hand() -> None:
     assert geometric_mean([1, 10, 100]) == pytest.approx(10)
     assert geometric_mean([2, 8]) == pytest.approx(4)
     assert geometric_mean([7]) == pytest.approx(7)
-    assert geometric_mean([0, 16]) == pytest.approx(4), "a circuit without edges counts as one edge"
+    with pytest.raises(AssertionError, match="a circuit without edges"):
+        geometric_mean([0, 16])
 
 
 def test_mean_leaves_out_and_counts_missed_tasks() -> None:
@@ -22,6 +23,21 @@ def test_mean_leaves_out_and_counts_missed_tasks() -> None:
     assert (found.tasks, found.excluded) == (2, 1)
     assert mean_edges({"a": None}) is None
     assert mean_edges({}) is None
+
+
+def test_tasks_that_need_no_edges_are_counted_apart() -> None:
+    """A circuit without edges is in no mean and no ratio, on neither side; it never counts as one edge."""
+    found = mean_edges({"a": 4, "b": 0, "c": 9, "d": None})
+    assert found is not None
+    assert found.value == pytest.approx(6)
+    assert (found.tasks, found.excluded, found.unneeded) == (2, 1, 1)
+    assert mean_edges({"b": 0}) is None
+    ratio = edge_ratio({"a": 100, "b": 0, "c": 7, "d": None}, {"a": 10, "b": 5, "c": 0, "d": 3})
+    assert ratio is not None
+    assert ratio.value == pytest.approx(10)
+    assert (ratio.tasks, ratio.excluded, ratio.unneeded) == (1, 1, 2)
+    assert edge_ratio({"a": 0}, {"a": 0}) is None
+    assert without_edges({"z": 0, "a": 1}, {"a": 0, "b": None}) == ["a", "z"]
 
 
 def test_ratio_by_hand() -> None:

@@ -101,7 +101,7 @@ def test_gates_start_almost_surely_open_and_are_materialized_without_noise() -> 
     config = tiny_run(sparsity="hardconcrete", floor=0)
     model = tiny_model(vocab_size=300)
     sparsifier = HardConcrete(model, config)
-    assert sparsifier.expected_l0().item() > 0.985 * count_sparse_entries(model)
+    assert sparsifier.expected_l0().item() > 0.985 * count_sparse_entries(model.config)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     sparsifier.materialize(model, 5)
     for name, old in before.items():

@@ -175,7 +175,7 @@ def test_frozen_support_is_that_of_the_start() -> None:
     start = tiny_model(density=1 / 8, vocab_size=300)
     config = tiny_run(sparsity="frozen", floor=0, density=0.13, learning_rate=0.1)
     state = new_state(config, start)
-    density = count_nonzeros(start) / count_sparse_entries(start)
+    density = count_nonzeros(start) / count_sparse_entries(start.config)
     for step in range(8):
         done = train_step(state, synthetic_batch(step, config), config)
         assert done.density == pytest.approx(density)

@@ -14,7 +14,7 @@ def test_a_payload_survives_json(example: Payload):
 
 def test_format_and_version_are_written_and_required(example: Payload):
     stored = json.loads(example.model_dump_json())
-    assert (stored["format"], stored["version"]) == ("thinwire.page", 2)
+    assert (stored["format"], stored["version"]) == ("thinwire.page", 3)
     with pytest.raises(UserError, match="version"):
         Payload.parse(json.dumps(stored | {"version": 1}), "it")
 

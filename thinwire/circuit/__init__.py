@@ -1,7 +1,7 @@
 """The circuit of a task: its nodes, edges, calibration and origin."""
 
 from thinwire.circuit.calibration import Calibration, calibrate
-from thinwire.circuit.circuit import Circuit, PruneScores, Rung
+from thinwire.circuit.circuit import Circuit
 from thinwire.circuit.cut import ablated_weights
 from thinwire.circuit.edges import (
     Edge,
@@ -15,6 +15,7 @@ from thinwire.circuit.edges import (
 )
 from thinwire.circuit.origin import circuit_task
 from thinwire.circuit.render import render
+from thinwire.circuit.scores import PruneScores, Rung
 
 __all__ = [
     "Calibration",

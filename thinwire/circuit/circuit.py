@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import networkx as nx
-from pydantic import AliasChoices, BaseModel, Field, FiniteFloat, NonNegativeInt, with_config
+from pydantic import AliasChoices, BaseModel, Field, FiniteFloat, NonNegativeInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,6 +17,7 @@ from thinwire.artifact import Artifact
 from thinwire.circuit.calibration import Calibration
 from thinwire.circuit.cut import ablated_weights
 from thinwire.circuit.edges import Edge, EdgeEnds, channel_links, joined, keep_masks, weight_edges
+from thinwire.circuit.scores import PruneScores
 from thinwire.compiled.edit import sharing, with_rows
 from thinwire.config import STRICT, Config, read_record
 from thinwire.display import Shown, named, plural
@@ -26,57 +27,13 @@ from thinwire.model.norms import Norms
 from thinwire.model.taps import Tap, ablate
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site, all_sites
-from thinwire.tasks import PairBatch, norms_on
+from thinwire.tasks import PairBatch, last_logits, margin, norms_on
 
 artifact.FORMATS.register("circuit")(
     artifact.Format(version=1, files=("circuit.json", "means.safetensors", artifact.SUMMARY))
 )
 EMBEDDING = "embedding"
 """Name of the ablated embedding in the file of the means."""
-
-
-@with_config(STRICT)
-@dataclass(frozen=True)
-class Rung:
-    """The smallest circuit of a ranking that meets a target loss; sizes are None if the whole ranking misses it."""
-
-    target: float
-    """Loss that validation pairs must meet, nats."""
-    nodes: int | None
-    edges: int | None
-    loss: float | None
-    """Calibrated task loss on validation pairs."""
-
-
-@with_config(STRICT)
-@dataclass(frozen=True)
-class PruneScores:
-    """Scores of a circuit on pairs that its masks were not trained on."""
-
-    target_loss: float
-    loss: float
-    """Task loss on validation pairs, which chose the number of nodes."""
-    loss_one_fewer: float
-    """Least validation loss after removing one node or edge and fitting the calibration again; it misses the target. Of
-    a circuit that was not simplified, only the node or edge ranked last is removed."""
-    heldout_loss: float
-    """Task loss on held-out templates and names."""
-    heldout_accuracy: float
-    unpruned_loss: float
-    """Held-out loss of the whole model."""
-    unpruned_accuracy: float
-    edges: int
-    embedding_edges: int
-    """Nonzero embedding weights from tokens of the task's prompts to channels that the circuit reads."""
-    unembedding_edges: int
-    """Nonzero unembedding weights from channels that the circuit writes to the answers."""
-    seconds: float
-    nodes_unsimplified: int | None = None
-    """Nodes before simplification; None in older files."""
-    edges_unsimplified: int | None = None
-    """Edges before simplification; None in older files."""
-    ladder: tuple[Rung, ...] = ()
-    """Smaller circuits of the same ranking, not simplified, for further targets; strictest first."""
 
 
 class Stored(BaseModel):
@@ -197,6 +154,14 @@ class Circuit(Shown):
         if self.ablated_embedding is not None:
             cut.set_submodule("embedding", with_rows(model.embedding, self.removed_tokens, self.ablated_embedding))
         return cut
+
+    def margins(self, model: Transformer, batch: PairBatch) -> Tensor:
+        """Log-odds of the right answers with only this circuit, not calibrated: float32 [2n] of a batch of n pairs.
+
+        `model` is the whole model. Raises UserError when it has another shape.
+        """
+        norms = self.norms(model, batch)
+        return margin(last_logits(self.cut_model(model), batch, self.to_tap(), norms=norms), batch)
 
     def edges(self, model: Transformer) -> list[Edge]:
         """The kept edges with their nonzero weights, in the order of the forward pass.

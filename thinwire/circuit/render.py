@@ -19,8 +19,14 @@ def render(circuit: Circuit, model: Transformer, token_text: Callable[[int], str
     if circuit.scores:
         scores = circuit.scores
         lines.append(
-            f"loss {scores.loss:.3f} on validation pairs (target {scores.target_loss:g}), "
-            f"{scores.heldout_loss:.3f} held out"
+            f"calibrated loss {scores.loss:.3f} on validation pairs (target {scores.target_loss:g}), "
+            f"{scores.heldout_loss:.3f} held out, accuracy {scores.heldout_accuracy:.3f}"
+        )
+    if circuit.scores and circuit.scores.uncalibrated_loss is not None:
+        scores = circuit.scores
+        lines.append(
+            f"before the calibration's shift of {circuit.calibration.shift:.3g}: loss {scores.uncalibrated_loss:.3f} "
+            f"held out, accuracy {scores.uncalibrated_accuracy:.3f}, AUC {scores.auc:.3f}"
         )
     if circuit.frozen_norms:
         lines.append("RMSNorm scales of the whole model")

@@ -121,6 +121,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
         "jobs": [row(outcome) for outcome in outcomes],
         "geomean_edges": geomean_edges(outcomes),
         "geomean_edges_of": {name: geomean_edges(found) for name, found in by_model(outcomes).items()},
+        "without_edges": sum(map(needs_none, outcomes)),
         "parked": [row(outcome) for outcome in outcomes if outcome.error],
     }
 
@@ -143,9 +144,14 @@ def by_model(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def geomean_edges(outcomes: Iterable[Outcome]) -> float | None:
-    """Geometric mean of the edges of the circuits that met the target; None without any."""
-    edges = [outcome.scores.edges for outcome in outcomes if outcome.scores is not None]
+    """Geometric mean of the edges of the circuits that met the target and have any; None without one."""
+    edges = [outcome.scores.edges for outcome in outcomes if outcome.scores is not None and outcome.scores.edges]
     return geometric_mean(edges) if edges else None
+
+
+def needs_none(outcome: Outcome) -> bool:
+    """Whether a circuit without edges meets the target."""
+    return outcome.scores is not None and outcome.scores.edges == 0
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
@@ -176,10 +182,13 @@ def remarks(outcomes: Sequence[Outcome]) -> str:
     """What the table leaves out: mean sizes, and why circuits are missing."""
     lines = []
     for model, found in by_model(outcomes).items():
-        mean, met = geomean_edges(found), sum(outcome.scores is not None for outcome in found)
+        mean, none = geomean_edges(found), sum(map(needs_none, found))
+        met = sum(outcome.scores is not None for outcome in found) - none
+        needless = f"; {none} {'needs' if none == 1 else 'need'} no edges" if none else ""
         if mean is not None:
-            lines.append(
-                f"{model}: geometric mean of {mean:.1f} edges over the {met} of {len(found)} tasks with a circuit"
-            )
+            of = f"over the {met} of {len(found)} tasks whose circuit has edges"
+            lines.append(f"{model}: geometric mean of {mean:.1f} edges {of}{needless}")
+        elif none:
+            lines.append(f"{model}: no circuit with edges{needless}")
     lines += [f"{o.model} {o.task}: {o.missed or o.error}" for o in outcomes if o.scores is None]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """thinwire info: describe an artefact folder or a workspace, or list the shipped models."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
@@ -58,19 +58,22 @@ def run(argv: Sequence[str]) -> None:
 
 def list_shipped(as_json: bool) -> None:
     """Print name, size and loss of every shipped model."""
+    from thinwire.model.config import ModelConfig
     from thinwire.train.result import read_result
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model", no_wrap=True)
-    for title in ("nonzero weights", "of", "validation loss", "size"):
-        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("nonzero weights", "of", "bigram table", "validation loss", "size"):
+        table.add_column(title, justify="right")
     rows: list[dict[str, object]] = []
     for name in shipped.names():
         result, found = read_result(name), artifact.open_artifact(Path(name), "model")
         held = sum(entry.bytes for entry in found.meta.files.values())
-        row = {"name": name, "nonzeros": result.nonzeros, "entries": result.entries, "val_loss": result.val_loss}
+        counts = result.weights(ModelConfig.load(found.path / "model.json"))
+        row = {"name": name, **asdict(counts), "val_loss": result.val_loss}
         rows.append(row | {"bytes": held, "out": str(found.path)})
-        table.add_row(name, f"{result.nonzeros:,}", f"{result.entries:,}", f"{result.val_loss:.3f} nats", size(held))
+        sizes = (counts.nonzeros, counts.entries, counts.bigram)
+        table.add_row(name, *map("{:,}".format, sizes), f"{result.val_loss:.3f} nats", size(held))
     emit({"models": rows}, as_json, table if rows else "This installation has no shipped models.")
 
 
@@ -118,7 +121,7 @@ def in_short(kind: str, details: dict[str, object]) -> str:
         total = sum(count for name, count in details.items() if name.endswith(" tokens") and isinstance(count, int))
         return f"{total:,} tokens, vocabulary {named['vocab_size']}"
     if kind == "model":
-        return f"loss {named['val_loss']}, {named['nonzeros']} of {named['entries']} nonzero"
+        return f"loss {named['val_loss']}, {named['nonzeros']} of {named['entries']} weights nonzero"
     sizes = [f"{named[name]} {name}" for name in ("nodes", "edges") if name in named]
     return ", ".join([*sizes, *(f"{name} {named[name]}" for name in ("loss", "accuracy") if name in named)]) or kind
 
@@ -177,22 +180,23 @@ def tokens_details(folder: Path) -> dict[str, object]:
 
 def model_details(folder: Path) -> dict[str, object]:
     """Losses, and the nonzeros of every sparse parameter."""
-    from dataclasses import asdict
-
+    from thinwire.model.counts import WeightCounts
     from thinwire.model.weights import load, sparse_parameters
     from thinwire.train.result import read_result
 
     model = load(folder)
     result = {name: value for name, value in asdict(read_result(folder)).items() if name not in ("out", "val_losses")}
     shape = model.config
+    counts = WeightCounts.of(model)
     sizes: dict[str, object] = {
+        "weights": str(counts),
         "n_layers": shape.n_layers,
         "d_model": shape.d_model,
         "n_heads": shape.n_heads,
         "d_mlp": shape.d_mlp,
     }
     nonzeros = {f"nonzeros {name}": int(value.count_nonzero()) for name, value in sparse_parameters(model)}
-    return sizes | result | nonzeros
+    return sizes | result | asdict(counts) | nonzeros
 
 
 def circuit_details(folder: Path) -> dict[str, object]:
@@ -227,7 +231,8 @@ UNITS = {
     "vocab_size": "tokens",
     "removed_tokens": "tokens",
     "tokens_per_second": "tokens/s",
-    "nonzeros": "parameters",
-    "entries": "parameters",
+    "nonzeros": "weights",
+    "entries": "weights",
+    "bigram": "weights",
 }
 """Units of values, by name or by the first word of it."""

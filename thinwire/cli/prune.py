@@ -83,7 +83,7 @@ def pareto_table(trials: Sequence["Trial"]) -> "Table":
 
 
 def summary(circuit: "Circuit", out: Path) -> dict[str, object]:
-    """The report on a circuit; `loss` and `accuracy` are on held-out pairs."""
+    """The report on a circuit; `loss` and `accuracy` are on held-out pairs and calibrated, as in a verdict."""
     named = {"out": str(out), "task": circuit.task, "nodes": len(circuit.nodes)}
     scores = circuit.scores
     if scores is None:  # a circuit that someone made by hand
@@ -94,6 +94,12 @@ def summary(circuit: "Circuit", out: Path) -> dict[str, object]:
         "unembedding_edges": scores.unembedding_edges,
         "loss": scores.heldout_loss,
         "accuracy": scores.heldout_accuracy,
+        "uncalibrated_loss": scores.uncalibrated_loss,
+        "uncalibrated_accuracy": scores.uncalibrated_accuracy,
+        "auc": scores.auc,
+        "heldout_pairs": scores.heldout_pairs,
+        "calibration_scale": circuit.calibration.scale,
+        "calibration_shift": circuit.calibration.shift,
         "validation_loss": scores.loss,
         "target_loss": scores.target_loss,
         "unpruned_loss": scores.unpruned_loss,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +26,7 @@ from thinwire.verify.config import VerifyConfig
 if TYPE_CHECKING:
     from thinwire.circuit import Circuit
     from thinwire.data import Tokens
+    from thinwire.model.counts import WeightCounts
     from thinwire.stages import Workspace
     from thinwire.train.loop import TrainResult
     from thinwire.verify import Verdict
@@ -87,9 +88,10 @@ def run(argv: Sequence[str]) -> None:
         view_stage(opened, tokens, cases, work.page, report=report)
     seconds = time.perf_counter() - began
     model = None if args.train else DEFAULT_MODEL
-    values = summary(model, trained, outcomes, work, seconds)
+    counts = trained.weights(opened.model.config)
+    values = summary(model, trained, counts, outcomes, work, seconds)
     values |= {"reused": bool(reused), "reused_folders": [str(folder) for folder in reused]}
-    emit(values, args.json, table(model, trained, outcomes))
+    emit(values, args.json, table(model, trained, counts, outcomes))
     if not args.json:
         emit({}, False, advice(outcomes, work, seconds))
 
@@ -156,7 +158,7 @@ def training(args: Args) -> TrainConfig:
 
 def outcome(opened, tokens, task: str, making: Making, seed: int) -> Outcome:
     """Prune and check one task; a task that the model cannot do is skipped with the reason."""
-    from thinwire.prune.run import TargetMissed
+    from thinwire.prune.reach import TargetMissed
     from thinwire.stages import prune_stage, verify_stage
     from thinwire.tasks import find_task
 
@@ -174,7 +176,12 @@ def outcome(opened, tokens, task: str, making: Making, seed: int) -> Outcome:
 
 
 def summary(
-    model: str | None, trained: "TrainResult", outcomes: list[Outcome], work: "Workspace", seconds: float
+    model: str | None,
+    trained: "TrainResult",
+    counts: "WeightCounts",
+    outcomes: list[Outcome],
+    work: "Workspace",
+    seconds: float,
 ) -> dict:
     """The run as one JSON object; `model` names the shipped model, or is null when one was trained."""
     from thinwire.cli.prune import summary as of_circuit
@@ -193,8 +200,8 @@ def summary(
         "page": str(work.page),
         "val_loss": trained.val_loss,
         "val_losses": trained.val_losses,
-        "nonzeros": trained.nonzeros,
-        "entries": trained.entries,
+        "weights": str(counts),
+        **asdict(counts),
         "tokens_per_second": trained.tokens_per_second,
         "training_seconds": trained.seconds,
         "tasks": tasks,
@@ -202,23 +209,21 @@ def summary(
     }
 
 
-def table(model: str | None, trained: "TrainResult", outcomes: list[Outcome]) -> Table:
-    """The run for reading."""
-    size = f"{trained.nonzeros:,} of {trained.entries:,} weights"
-    title = f"{model or 'trained here'}: {size}, validation loss {trained.val_loss:.3f} nats"
-    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": 0}  # fits into 80 columns
+def table(model: str | None, trained: "TrainResult", counts: "WeightCounts", outcomes: list[Outcome]) -> Table:
+    """The run for reading: a column for each task, a row for each number."""
+    title = f"{model or 'trained here'}: validation loss {trained.val_loss:.3f} nats; {counts}"
+    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
     grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
     grid.caption = "losses in nats on held-out pairs; a loss of 0.69 is no better than guessing"
-    grid.add_column("task", no_wrap=True)
-    columns = list(dict.fromkeys(name for found in outcomes if found.verdict for name in found.verdict.headlines))
-    for name in ("nodes", "edges", *columns):
-        grid.add_column(name.replace(" ", "\n"), justify="right")
+    grid.add_column("")
     for found in outcomes:
-        if found.verdict is None:
-            grid.add_row(found.task, *["-"] * (2 + len(columns)))
-            continue
-        sizes, shown = (str(found.verdict.nodes), str(found.verdict.edges)), found.verdict.headlines
-        grid.add_row(found.task, *sizes, *(shown[name].number if name in shown else "-" for name in columns))
+        grid.add_column(found.task, justify="right")
+    verdicts = [found.verdict for found in outcomes]
+    grid.add_row("nodes", *["-" if one is None else str(one.nodes) for one in verdicts])
+    grid.add_row("edges", *["-" if one is None else str(one.edges) for one in verdicts])
+    shown = [one.headlines if one else {} for one in verdicts]
+    for name in dict.fromkeys(name for values in shown for name in values):
+        grid.add_row(name, *[values[name].number if name in values else "-" for values in shown])
     return grid
 
 

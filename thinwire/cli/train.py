@@ -21,6 +21,7 @@ from thinwire.train.sinks import SinkName
 from thinwire.train.watch import WatchConfig
 
 if TYPE_CHECKING:
+    from thinwire.model.counts import WeightCounts
     from thinwire.train.ranks import Ranks
     from thinwire.train.result import TrainResult
 
@@ -109,14 +110,14 @@ def speed(report: Report, tokens: int) -> Report:
     return timed
 
 
-def summary(result: "TrainResult", page: Path | None) -> str:
+def summary(result: "TrainResult", counts: "WeightCounts", page: Path | None) -> str:
     """A finished run for reading, and what to run next."""
     losses = [f"{part} {loss:.3f}" for part, loss in result.val_losses.items()]
     of_parts = f" ({', '.join(losses)})" if len(losses) > 1 else ""
     lines = [
         f"model            {result.out}",
         f"validation loss  {result.val_loss:.3f} nats per token{of_parts}",
-        f"weights          {result.nonzeros:,} of {result.entries:,} nonzero",
+        f"size             {counts}",
         f"trained on       {result.tokens:,} tokens",
     ]
     if result.seconds is not None and result.tokens_per_second is not None:
@@ -157,5 +158,7 @@ def _run(argv: Sequence[str], ranks: "Ranks | None" = None, local_rank: int = 0)
     if ranks.first:
         page = args.out / "report.html"
         found = page if page.is_file() else None
+        counts = result.weights(args.config.model)
         shown = {"report": None if found is None else str(found), "reused": watched.reused}
-        emit(asdict(result) | shown, args.json, summary(result, found))
+        values = asdict(result) | {"weights": str(counts), **asdict(counts)}
+        emit(values | shown, args.json, summary(result, counts, found))

@@ -17,6 +17,8 @@ from thinwire.errors import UserError
 
 Split = Literal["train", "validation", "heldout"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+HELDOUT_SEED = 0
+"""Seed of the held-out pairs, whatever the seed of a run: pruning and the checks report on one draw of them."""
 
 _WORDS: dict[str, str] = {
     "word": """

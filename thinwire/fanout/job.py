@@ -19,7 +19,7 @@ from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.progress import Report, silent
 from thinwire.prune.config import PruneConfig
-from thinwire.prune.run import TargetMissed
+from thinwire.prune.reach import TargetMissed
 from thinwire.stages import Opened, finished_circuit, prune_stage
 from thinwire.tasks import CannotExpress, Task, find_task, task_from_file
 

@@ -57,9 +57,13 @@ def count_nonzeros(model: Transformer) -> int:
     return sum(int(parameter.count_nonzero()) for _, parameter in sparse_parameters(model))
 
 
-def count_sparse_entries(model: Transformer) -> int:
-    """Number of entries of the sparse parameters, zero or not."""
-    return sum(parameter.numel() for _, parameter in sparse_parameters(model))
+def count_sparse_entries(shape: ModelConfig) -> int:
+    """Number of entries of the sparse parameters of a model of this shape, zero or not.
+
+    The shape decides, because a compiled model stores its nonzeros alone.
+    """
+    with torch.device("meta"):
+        return sum(parameter.numel() for _, parameter in sparse_parameters(Transformer(shape)))
 
 
 def save_weights(model: Transformer, path: Path, round_dense: bool = False) -> None:

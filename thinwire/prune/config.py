@@ -80,8 +80,10 @@ class PruneConfig(Point):
     restarts: int = Field(default=2, ge=0)
     """How often trials with collapsed masks are trained again, each time at a tenth of the pressure."""
     calibrated: bool = True
-    """Train masks on the loss under the best calibration of each batch. Circuits are always measured that way; the
-    paper trains on the loss without calibration."""
+    """Train masks on the loss under the best calibration of each batch; the paper trains on the loss without one."""
+    cut: Literal["calibrated", "uncalibrated"] = "calibrated"
+    """Which loss of a circuit must meet the target: that under its best calibration, or, as in the paper, that of its
+    own log-odds, which then stay as they are. `calibrated=False, cut="uncalibrated"` is the paper's loss throughout."""
     gradient_clip: float = Field(default=1.0, gt=0)
     """Largest norm of one trial's gradient."""
     max_logit_scale: float = Field(default=3.0, gt=0)
@@ -98,7 +100,8 @@ class PruneConfig(Point):
     validation_pairs: int = Field(default=256, ge=1)
     """Number of pairs that the size of the circuit and its calibration are chosen on."""
     heldout_pairs: int = Field(default=256, ge=1)
-    """Number of pairs that the result is scored on; the rest of pruning does not use their templates and names."""
+    """Number of pairs that the result is scored on, those of `thinwire verify`; the rest of pruning does not use their
+    templates and names."""
     mean_tokens: int = Field(default=65_536, ge=1)
     """Number of pretraining tokens over which mean activations are computed."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -122,6 +125,11 @@ class PruneConfig(Point):
     def validation_target(self) -> float:
         """Largest allowed loss on validation pairs, nats."""
         return self.aim * self.target_loss
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether circuits meet the target under their best calibration, and not by their own log-odds."""
+        return self.cut == "calibrated"
 
     @property
     def finishes(self) -> bool:

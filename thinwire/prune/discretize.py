@@ -36,7 +36,7 @@ class Candidate:
     """None where every nonzero weight between the nodes is kept."""
     calibration: Calibration
     loss: float
-    """Calibrated task loss on validation pairs."""
+    """Task loss on validation pairs, calibrated unless the evaluator is not."""
     loss_one_fewer: float
     """Least such loss with one unit fewer: without the last of the ranking or, after simplification, without any one
     node or edge; NaN if nothing can be removed."""
@@ -55,13 +55,13 @@ class Measured(NamedTuple):
     """A candidate on validation pairs."""
 
     loss: float
-    """Calibrated task loss, nats."""
+    """Task loss under that calibration, nats."""
     calibration: Calibration
 
 
 @dataclass
 class Evaluator:
-    """Computes the loss of candidates on validation pairs, under the best calibration of each.
+    """Computes the loss of candidates on validation pairs, under the best calibration of each unless told otherwise.
 
     The calibration is fitted on the same pairs: on training prompts, the model would be more confident.
     """
@@ -75,6 +75,8 @@ class Evaluator:
     forced: Sequence[Node]
     """Nodes that every candidate keeps."""
     max_scale: float
+    calibrated: bool = True
+    """Whether losses are those under the best calibration of each candidate, and not those of its own log-odds."""
     edge_units: bool = False
     loose: Sequence[Node] = ()
     """Nodes that belong to no unit; the bisection keeps them, simplification may remove them."""
@@ -115,6 +117,10 @@ class Evaluator:
         """Margins float32 [2n] of any batch with only the candidate, not calibrated."""
         return self._passes(batch).margins(candidate.parts)
 
+    def calibration(self, margins: Tensor) -> Calibration:
+        """The best calibration of margins float32 [2n]; the one that changes nothing where none is wanted."""
+        return fit_calibration(margins, self.max_scale) if self.calibrated else Calibration()
+
     def measure(self, columns: Sequence[int]) -> Measured:
         """Loss of the candidate that a set of columns of τ keeps."""
         return self.measure_parts(self.parts(columns))
@@ -123,7 +129,7 @@ class Evaluator:
         """Loss of a candidate; each is computed once."""
         if parts not in self._seen:
             margins = self._validation.margins(parts)
-            calibration = fit_calibration(margins, self.max_scale)
+            calibration = self.calibration(margins)
             loss = loss_of(calibration.apply(margins)).item()
             self._seen[parts] = Measured(loss, calibration)
         return self._seen[parts]
@@ -145,7 +151,7 @@ class Evaluator:
 
     def _screened(self, parts: Parts) -> Tensor:
         margins = self._screen.margins(parts)
-        return margin_losses(fit_calibration(margins, self.max_scale).apply(margins))
+        return margin_losses(self.calibration(margins).apply(margins))
 
     def start_from(self, parts: Parts) -> None:
         """Set the candidate from which later ones differ little; their forward passes start from its activations."""

@@ -18,11 +18,11 @@ from torch import Tensor
 from thinwire.circuit import Circuit, PruneScores, Rung, embedding_edges, unembedding_edges
 from thinwire.compiled.compile import compile_sparse
 from thinwire.data.tokenizer import Tokenizer
+from thinwire.data.words import HELDOUT_SEED
 from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.prune.attribution import attribution_scores
-from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.config import Point, PruneConfig
 from thinwire.prune.discretize import Candidate, Evaluator, smallest_candidate
 from thinwire.prune.edge_masks import EdgeMasks
@@ -30,18 +30,15 @@ from thinwire.prune.ladder import ladder_of
 from thinwire.prune.learn import learn
 from thinwire.prune.masks import NodeMasks, forced_nodes
 from thinwire.prune.means import ablation_values, prompt_embeddings
+from thinwire.prune.reach import TargetMissed, within_reach
 from thinwire.prune.simplify import simplified
 from thinwire.prune.trial import Trial
 from thinwire.prune.tune import search
 from thinwire.sites import Node, Site
-from thinwire.tasks import REST, PairBatch, Task, accuracy_of, last_logits, loss_of, margin
+from thinwire.tasks import REST, PairBatch, Task, accuracy_of, auc_of, last_logits, loss_of, margin
 
 PATH_STEPS = 16
 """Points on the path of integrated gradients."""
-
-
-class TargetMissed(UserError):
-    """No circuit reaches the target loss, perhaps because the whole model does not."""
 
 
 def prune(
@@ -115,7 +112,7 @@ class PruningRun:
         common = config.seed, tokenizer, model.config.context
         train = task.pairs(config.train_pairs, "train", *common)
         validation = task.pairs(config.validation_pairs, "validation", *common)
-        heldout = task.pairs(config.heldout_pairs, "heldout", *common)
+        heldout = task.pairs(config.heldout_pairs, "heldout", HELDOUT_SEED, *common[1:])
         if task.control is None:  # the whole model fails a control by design; the question is whether a circuit does it
             config = within_reach(model, task, validation, config)
         values = ablation_values(model, means, train, config.ablation)
@@ -206,7 +203,7 @@ class PruningRun:
         answers = torch.cat([validation.target, validation.foil]).unique().tolist()
         prompt_tokens = tuple(sorted(set(validation.tokens.unique().tolist()).difference(candidate.removed_tokens)))
         answer_tokens = tuple(answer for answer in answers if answer != REST)
-        return Circuit(
+        circuit = Circuit(
             task=self.task.name,
             task_source=self.task.source,
             shape=self.evaluator.model.config,
@@ -217,19 +214,18 @@ class PruningRun:
             strengths={node: final.strengths[node] for node in candidate.nodes if node in final.strengths},
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
-            scores=self._scores(final, rungs, prompt_tokens, answer_tokens, began),
             frozen_norms=self.config.frozen_norms,
             removed_tokens=candidate.removed_tokens,
             ablated_embedding=self.evaluator.ablated_embedding if candidate.removed_tokens else None,
         )
+        return replace(circuit, scores=self._scores(circuit, final, rungs, began))
 
-    def _scores(
-        self, final: Final, rungs: tuple[Rung, ...], prompts: tuple[int, ...], answers: tuple[int, ...], began: float
-    ) -> PruneScores:
+    @torch.no_grad()
+    def _scores(self, circuit: Circuit, final: Final, rungs: tuple[Rung, ...], began: float) -> PruneScores:
         model, candidate = self.evaluator.model, final.candidate
-        with torch.no_grad():
-            whole = margin(last_logits(model, self.heldout), self.heldout)
-        margins = candidate.calibration.apply(self.evaluator.margins(candidate, self.heldout))
+        whole = margin(last_logits(model, self.heldout), self.heldout)
+        own = circuit.margins(model, self.heldout)
+        margins = circuit.calibration.apply(own)
         return PruneScores(
             target_loss=self.config.target_loss,
             loss=candidate.loss,
@@ -242,9 +238,13 @@ class PruningRun:
             nodes_unsimplified=len(final.unsimplified.nodes),
             edges_unsimplified=final.unsimplified.edges,
             ladder=rungs,
-            embedding_edges=len(embedding_edges(model, candidate.nodes, prompts)),
-            unembedding_edges=len(unembedding_edges(model, candidate.nodes, answers)),
+            embedding_edges=len(embedding_edges(model, circuit.nodes, circuit.prompt_tokens)),
+            unembedding_edges=len(unembedding_edges(model, circuit.nodes, circuit.answer_tokens)),
             seconds=time.perf_counter() - began,
+            heldout_pairs=len(self.heldout),
+            uncalibrated_loss=loss_of(own).item(),
+            uncalibrated_accuracy=accuracy_of(own).item(),
+            auc=auc_of(own).item(),
         )
 
 
@@ -259,30 +259,10 @@ def evaluator_of(
     config: PruneConfig,
 ) -> Evaluator:
     """The evaluator of candidates for these masks; `means[site]` is float32 [width]."""
-    common = masks.model, means, validation, masks.units, masks.forced, config.max_logit_scale
+    common = masks.model, means, validation, masks.units, masks.forced, config.max_logit_scale, config.calibrates
     if isinstance(masks, EdgeMasks):
         return Evaluator(*common, edge_units=True, loose=masks.loose, frozen_norms=config.frozen_norms)
     ablated_embedding = None if masks.embeddings is None else masks.embeddings.ablated_to
     return Evaluator(
         *common, frozen_norms=config.frozen_norms, tokens=masks.tokens, ablated_embedding=ablated_embedding
     )
-
-
-def within_reach(model: Transformer, task: Task, validation: PairBatch, config: PruneConfig) -> PruneConfig:
-    """The config; if the whole model misses its aim, with one halfway between the model's loss and the target.
-
-    The loss is calibrated, as that of a circuit is. Raises TargetMissed when it is above the target, since no circuit
-    can then be expected to meet it.
-    """
-    with torch.no_grad():
-        margins = margin(last_logits(model, validation), validation)
-    calibration = fit_calibration(margins, config.max_logit_scale)
-    loss = loss_of(calibration.apply(margins)).item()
-    if loss >= config.target_loss:
-        raise TargetMissed(
-            f"The whole model has loss {loss:.3f} on {task.name} and the target is {config.target_loss:g} on "
-            "validation pairs; train it longer, or raise target_loss."
-        )
-    if loss <= config.validation_target:
-        return config
-    return config.replace(aim=(loss / config.target_loss + 1) / 2)

@@ -11,7 +11,7 @@ from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, Reused, silent
 from thinwire.prune.config import PruneConfig
-from thinwire.prune.run import TargetMissed
+from thinwire.prune.reach import TargetMissed
 from thinwire.stages.prune import prune_stage
 from thinwire.stages.workspace import Opened, Workspace
 from thinwire.tasks import find_task

@@ -153,6 +153,18 @@ def accuracy_of(margins: Tensor) -> Tensor:
     return (margins > 0).float().mean(-1)
 
 
+def auc_of(margins: Tensor) -> Tensor:
+    """Area under the ROC curve of the first answer's log-odds, float32 scalar, from margins [2n].
+
+    It is the probability that these log-odds are higher in a prompt where the first answer is right than in one where
+    it is wrong, ties counted half. No scale above 0 and no shift changes it.
+    """
+    right, wrong = margins.unflatten(0, (2, -1))
+    wrong = (-wrong).sort().values
+    below, ties_too = (torch.searchsorted(wrong, right, right=ties) for ties in (False, True))
+    return (below + ties_too).float().mean() / (2 * len(wrong))
+
+
 def margin(logits: Tensor, batch: PairBatch) -> Tensor:
     """Logit of the right answer minus that of the wrong one, float32 [..., 2n], from logits [..., 2n, vocab]."""
     logits = logits.float()

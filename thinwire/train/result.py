@@ -13,8 +13,10 @@ from thinwire.artifact import Artifact
 from thinwire.config import STRICT, read_record
 from thinwire.data import Tokens
 from thinwire.display import one_line
+from thinwire.model.config import ModelConfig
+from thinwire.model.counts import WeightCounts
 from thinwire.model.transformer import Transformer
-from thinwire.model.weights import count_nonzeros, count_sparse_entries, save_weights
+from thinwire.model.weights import save_weights
 from thinwire.train.config import TrainConfig
 
 OBJECTIVE = "objective.json"
@@ -44,6 +46,10 @@ class TrainResult:
     seconds: float | None
     """Wall-clock time with validation and checkpoints, summed over interruptions; null likewise."""
 
+    def weights(self, shape: ModelConfig) -> WeightCounts:
+        """The counts of the trained model, which has this shape."""
+        return WeightCounts.from_shape(self.nonzeros, shape)
+
 
 def mean_loss(losses: Mapping[str, float], tokens: Tokens) -> float:
     """The mean of losses per corpus part, weighted as the parts are in training."""
@@ -55,12 +61,12 @@ def result_of(
     model: Transformer, config: TrainConfig, tokens: Tokens, losses: dict[str, float], step: int, seconds: float | None
 ) -> TrainResult:
     """The result of a sparse model after `step` steps that took so many seconds, from its validation losses."""
-    trained = step * config.batch_size * config.model.context
+    trained, counts = step * config.batch_size * config.model.context, WeightCounts.of(model)
     return TrainResult(
         val_loss=mean_loss(losses, tokens),
         val_losses=losses,
-        nonzeros=count_nonzeros(model),
-        entries=count_sparse_entries(model),
+        nonzeros=counts.nonzeros,
+        entries=counts.entries,
         tokens=trained,
         tokens_per_second=None if seconds is None else trained / seconds,
         seconds=seconds,

@@ -47,6 +47,11 @@ class CheckInput:
         norms = self.circuit.norms(self.model, batch)
         return margin(last_logits(model or self.model, batch, tap=tap, norms=norms), batch)
 
+    @torch.no_grad()
+    def alone(self) -> Tensor:
+        """The margins [2n] of the held-out pairs with only the circuit, not calibrated."""
+        return self.circuit.margins(self.model, self.heldout)
+
     def kept_margins(self, batch: PairBatch, keep: Mapping[Site, Tensor]) -> Tensor:
         """The margins [2n] with every node ablated except the kept ones; `keep` is bool [width] per site."""
         return self.margins(batch, ablate(keep, self.circuit.means))

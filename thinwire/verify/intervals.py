@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinwire.prune.bootstrap import percentile_ends
+from thinwire.prune.bootstrap import TAIL, percentile_ends
 from thinwire.verify.measurement import Interval
 
 RESAMPLES = 1000
@@ -22,6 +22,23 @@ def bootstrap(values: Tensor, seed: int, statistic: Callable[..., np.ndarray] = 
     drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
     ends = percentile_ends(values.double().numpy(force=True), drawn.numpy(), statistic)
     return Interval(ends.low, ends.high)
+
+
+def auc_interval(margins: Tensor, seed: int) -> Interval:
+    """Percentile bootstrap interval of `auc_of` from margins [2n]; the two prompts of a pair stay together.
+
+    A resample is a number of copies of each pair, so the log-odds are sorted once.
+    """
+    n = len(margins) // 2
+    drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
+    copies = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
+    right, wrong = margins.cpu().unflatten(0, (2, -1))
+    wrong, order = (-wrong).sort()
+    lower = torch.cat([torch.zeros(RESAMPLES, 1, dtype=torch.float64), copies[:, order].cumsum(1)], 1)
+    below, ties_too = (lower[:, torch.searchsorted(wrong, right, right=ties)] for ties in (False, True))
+    found = (copies * (below + ties_too)).sum(1) / (2 * n * n)
+    low, high = found.quantile(torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)).tolist()
+    return Interval(low, high)
 
 
 def wilson(share: float, n: int) -> Interval:

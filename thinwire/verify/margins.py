@@ -1,12 +1,12 @@
-"""Loss and accuracy, with their intervals, from the log-odds of the right answers."""
+"""Loss, accuracy and AUC, with their intervals, from the log-odds of the right answers."""
 
 from dataclasses import dataclass
 from math import log
 
 from torch import Tensor
 
-from thinwire.tasks import accuracy_of, loss_of, margin_losses
-from thinwire.verify.intervals import bootstrap, wilson
+from thinwire.tasks import accuracy_of, auc_of, loss_of, margin_losses
+from thinwire.verify.intervals import auc_interval, bootstrap, wilson
 from thinwire.verify.measurement import Interval, Judgement, Measurement
 
 GUESSING = log(2)
@@ -14,6 +14,13 @@ GUESSING = log(2)
 CLEARLY = 0.97
 """A loss below this share of GUESSING counts as better than guessing."""
 ACCURACY = "Share of prompts for which the right answer is the likelier of the two. Guessing gives one half."
+
+AUC = (
+    "Probability that the log-odds of the first answer are higher in a prompt where it is right than in one where it "
+    "is wrong. Guessing gives one half."
+)
+CHANCE = 0.5
+"""Accuracy of guessing between two answers."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class Condition:
     def accuracy(self, value: float, interval: Interval) -> Measurement:
         """A share of right answers as a measurement."""
         return self._measurement("accuracy", value, "fraction", interval, ACCURACY)
+
+    def auc(self, value: float, interval: Interval) -> Measurement:
+        """An area under the ROC curve as a measurement."""
+        return self._measurement("AUC", value, "fraction", interval, AUC)
 
     def _measurement(self, quantity: str, value: float, unit: str, interval: Interval, meaning: str) -> Measurement:
         return Measurement(
@@ -68,6 +79,49 @@ def mean_accuracy(margins: Tensor, condition: Condition) -> Measurement:
     """
     share = accuracy_of(margins).item()
     return condition.accuracy(share, wilson(share, len(margins) // 2))
+
+
+def auc(margins: Tensor, condition: Condition, seed: int) -> Measurement:
+    """The area under the ROC curve of the first answer's log-odds from margins [2n], rows as in `PairBatch`.
+
+    The interval is a percentile bootstrap over the n pairs.
+    """
+    return condition.auc(auc_of(margins).item(), auc_interval(margins, seed))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What a calibration does to the accuracy of a circuit: a shift can make right what is at chance without it."""
+
+    before: Measurement
+    """Accuracy of the circuit's own log-odds."""
+    after: Measurement
+    """The calibrated accuracy on the same pairs."""
+    shift: float
+    """The calibration's shift, nats."""
+
+    @property
+    def judgement(self) -> Judgement:
+        """Pass where the answers are right without the calibration; a warning at chance, or clearly below it."""
+        low, high, calibrated = ends(self.before).low, ends(self.before).high, ends(self.after).low
+        if low <= CHANCE:
+            return Judgement("warn", f"at chance before the calibration's shift of {self.shift:.3g}")
+        if high < calibrated:
+            return Judgement("warn", f"{self.after.value:.3f} only after the calibration's shift of {self.shift:.3g}")
+        return Judgement("pass", "right without the calibration")
+
+    def limits(self, other: Judgement) -> Judgement:
+        """Another judgement of the calibrated circuit, which passes only if this one does; one that fails stays so."""
+        own = self.judgement
+        if own.status == "pass" or other.status == "fail":
+            return other
+        reason = f"accuracy is {self.before.value:.3f} before the calibration's shift of {self.shift:.3g}"
+        return Judgement("warn", f"{other.reason}, but {reason}" if other.reason else reason)
+
+
+def ends(one: Measurement) -> Interval:
+    """The interval of a measurement, or its value at both ends."""
+    return one.interval or Interval(one.value, one.value)
 
 
 def against_target(value: float, target: float | None) -> Judgement:

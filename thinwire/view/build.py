@@ -13,8 +13,8 @@ from thinwire.circuit import Circuit, circuit_task, embedding_edges, unembedding
 from thinwire.data import Tokens
 from thinwire.display import one_line
 from thinwire.errors import UserError
+from thinwire.model.counts import WeightCounts
 from thinwire.model.transformer import Transformer
-from thinwire.model.weights import count_nonzeros
 from thinwire.progress import Report, silent
 from thinwire.sites import Node
 from thinwire.tasks import REST, PairBatch, Task
@@ -103,7 +103,7 @@ def payload_from(
 
 
 def _card(model: Transformer, tokens: Tokens, origin: Origin) -> ModelCard:
-    shape = model.config
+    shape, counts = model.config, WeightCounts.of(model)
     return ModelCard(
         n_layers=shape.n_layers,
         d_model=shape.d_model,
@@ -112,8 +112,10 @@ def _card(model: Transformer, tokens: Tokens, origin: Origin) -> ModelCard:
         d_mlp=shape.d_mlp,
         context=shape.context,
         vocab_size=shape.vocab_size,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        nonzeros=count_nonzeros(model),
+        weights=str(counts),
+        nonzeros=counts.nonzeros,
+        entries=counts.entries,
+        bigram=counts.bigram,
         val_loss=origin.val_loss,
         seed=origin.seed,
         model_id=origin.model_id,

@@ -6,11 +6,9 @@ Every text may come from a foreign artefact and is escaped.
 from collections.abc import Iterable, Sequence
 from functools import singledispatch
 
-import torch
-
 from thinwire.circuit import Circuit
+from thinwire.model.counts import WeightCounts
 from thinwire.model.transformer import Transformer
-from thinwire.model.weights import count_nonzeros, sparse_parameters
 from thinwire.verify import Measurement, Verdict
 from thinwire.verify.margins import GUESSING
 from thinwire.view.describe import plain_node
@@ -91,17 +89,9 @@ def _row(found: Measurement) -> Sequence[str]:
 @html.register
 def _model(model: Transformer) -> str:
     shape = model.config
-    facts = [f"{shape.n_layers} × {shape.d_model}", _counts(model)]
+    facts = [f"{shape.n_layers} × {shape.d_model}", str(WeightCounts.of(model))]
     rows = [(one.name, one.value if one.default else f"{one.value} *", one.meaning) for one in settings_of(shape)]
     return _frame("model", "", facts, _folded("config", _table(("", "", ""), rows)), [])
-
-
-def _counts(model: Transformer) -> str:
-    """How many weights are nonzero; the shape says of how many, because a compiled model stores its nonzeros alone."""
-    with torch.device("meta"):
-        entries = sum(parameter.numel() for _, parameter in sparse_parameters(Transformer(model.config)))
-    table = f", plus a dense bigram table of {model.config.vocab_size**2:,}" if model.config.bigram else ""
-    return f"{count_nonzeros(model):,} of {entries:,} weights nonzero{table}"
 
 
 def _frame(kind: str, name: str, facts: Iterable[str], body: str, notes: Iterable[str]) -> str:

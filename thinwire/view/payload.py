@@ -27,8 +27,13 @@ class ModelCard(Record):
     d_mlp: int = Field(ge=1)
     context: int = Field(ge=1)
     vocab_size: int = Field(ge=1)
-    parameters: int = Field(ge=0)
+    weights: str
+    """How many weights there are and how many are nonzero, in words: `thinwire.model.counts.WeightCounts`."""
     nonzeros: int = Field(ge=0)
+    entries: int = Field(ge=0)
+    """Entries of the sparse parameters, zero or not."""
+    bigram: int = Field(ge=0)
+    """Entries of the dense bigram table."""
     val_loss: float | None = None
     """Cross-entropy on held-out pretraining text, in nats per token."""
     seed: int | None = None
@@ -244,7 +249,7 @@ class Payload(Record):
     """Everything a page shows."""
 
     format: Literal["thinwire.page"] = "thinwire.page"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     """Raised when an older reader could no longer understand the payload."""
     title: str = "thinwire"
     model: ModelCard

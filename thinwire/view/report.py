@@ -119,7 +119,7 @@ def facts_of(config: TrainConfig, curves: Mapping[str, Curve], result: TrainResu
         facts.append(Fact("last training loss", f"{curves['loss'].last:.3f}", "nats per token of one batch"))
     if result:
         nonzeros, entries = result.nonzeros, result.entries
-        facts.append(Fact("nonzeros", f"{nonzeros:,}", f"of {entries:,} entries of the sparse parameters"))
+        facts.append(Fact("nonzeros", f"{nonzeros:,}", str(result.weights(shape))))
         facts.append(Fact("one weight in", f"{entries / max(1, nonzeros):,.3g}", "is not zero"))
     tokens = result.tokens if result else done * config.batch_size * shape.context
     facts.append(Fact("tokens", f"{tokens:,}", "trained on"))

@@ -50,11 +50,13 @@ class SizePoint:
 def lines(records: Sequence[SizeRecord]) -> dict[str, list[SizePoint]]:
     """The line of each model over the tasks that all models have, models in the order they occur.
 
-    A target that some of these circuits miss is left out for every model, so that all points are of the same tasks.
+    Tasks that need no edges, in any model at any target, are left out. A target that some of these circuits miss is
+    left out for every model, so that all points are of the same tasks.
     """
     models = list(dict.fromkeys(record.model for record in records))
     tasks = [{record.task for record in records if record.model == model} for model in models]
     shared = set.intersection(*tasks) if tasks else set()
+    shared -= {record.task for record in records if record.edges == 0}
     sizes: dict[tuple[str, float], dict[str, int | None]] = {}
     for record in records:
         if record.task in shared:
@@ -79,7 +81,7 @@ def draw_sizes(records: Sequence[SizeRecord], path: Path) -> None:
     kind = suffix_of(path)[1:]
     points = {model: line for model, line in lines(records).items() if line}
     if not points:
-        raise UserError("No task has circuits in every model at a common target; prune the same tasks in each.")
+        raise UserError("No task has circuits with edges in every model at a common target; prune the same tasks.")
     make_parents(path)
     with atomic(path) as temporary, matplotlib.rc_context(LOOK):
         figure = Figure(figsize=INCHES, layout="constrained")

@@ -29,14 +29,15 @@ class Frozen(Sparsifier):
         for name, parameter in self.sparse(model):
             self.register_buffer(buffer_name(name), parameter.detach() != 0)
         zeros = sum(int((parameter == 0).sum()) for _, parameter in self.sparse(model))
-        nonzeros = count_sparse_entries(model) - zeros  # every entry of a dense bias counts as one
+        entries = count_sparse_entries(model.config)
+        nonzeros = entries - zeros  # every entry of a dense bias counts as one
         allowed = sum(budget(model, config.steps, config).values())
         if nonzeros > allowed:
             raise UserError(
                 f"The start model has {nonzeros} nonzeros and density {config.density:g} allows {allowed}; "
                 "start from a sparser model or raise the density."
             )
-        density = max(nonzeros, 1) / count_sparse_entries(model)
+        density = max(nonzeros, 1) / entries
         self.schedule = config.replace(density=density, anneal="none")
 
     @torch.no_grad()

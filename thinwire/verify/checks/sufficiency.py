@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from thinwire.verify.checks import check
 from thinwire.verify.inputs import CheckInput
-from thinwire.verify.margins import Condition, against_target, mean_accuracy, mean_loss
-from thinwire.verify.measurement import Headline, Measurement
+from thinwire.verify.margins import Condition, Shift, against_target, mean_accuracy, mean_loss
+from thinwire.verify.measurement import Headline, Judgement, Measurement
 
 MEANING = (
     "Only the circuit is left: every other node is ablated, and the log-odds of the answers are calibrated. A low loss "
-    "means that the circuit is enough for the task. It passes at the target loss or below."
+    "means that the circuit is enough for the task. It passes at the target loss or below, unless answers are right "
+    "only after the calibration's shift."
 )
 
 
@@ -18,11 +19,13 @@ def sufficiency(inputs: CheckInput) -> list[Measurement]:
     """Loss and accuracy of the model with every node and edge outside the circuit ablated, logits calibrated."""
     circuit = inputs.circuit
     condition = Condition("sufficiency", "circuit alone", inputs.ablation, len(inputs.heldout))
-    margins = inputs.margins(inputs.heldout, circuit.to_tap(), circuit.cut_model(inputs.model))
-    margins = circuit.calibration.apply(margins)
-    loss = mean_loss(margins, condition, MEANING, inputs.config.seed)
-    loss = loss.judged(against_target(loss.value, inputs.target_loss))
+    own = inputs.alone()
+    margins = circuit.calibration.apply(own)
+    loss, accuracy = mean_loss(margins, condition, MEANING, inputs.config.seed), mean_accuracy(margins, condition)
+    shift = Shift(mean_accuracy(own, condition), accuracy, circuit.calibration.shift)
+    loss = loss.judged(shift.limits(against_target(loss.value, inputs.target_loss)))
+    accuracy = accuracy.judged(shift.limits(Judgement("info", "")))
     return [
         replace(loss, headline=Headline("circuit alone", "loss")),
-        replace(mean_accuracy(margins, condition), headline=Headline("accuracy", "accuracy")),
+        replace(accuracy, headline=Headline("accuracy", "accuracy")),
     ]

@@ -1,7 +1,7 @@
 // The strip above the picture: everything that the checks measured, so that nobody takes a picture for a proof.
 
 import { el, refill } from "./dom.js";
-import { count, nats, num, percent, plural } from "./format.js";
+import { nats, num, percent, plural } from "./format.js";
 import { sparkline } from "./sparkline.js";
 
 /** @typedef {import("./data.js").Measurement} Measurement */
@@ -174,7 +174,7 @@ function axis({ target_loss: target, guessing_loss: guessing }, groups) {
 export function modelLine(model) {
   const facts = [
     [`${model.n_layers} layers × ${model.d_model}`, `${model.n_heads} heads of ${model.d_head}, d_mlp ${model.d_mlp}, context ${model.context}, vocabulary ${model.vocab_size}`],
-    [`${count(model.nonzeros)} of ${count(model.parameters)} weights nonzero`, `${model.nonzeros.toLocaleString("en-US")} of ${model.parameters.toLocaleString("en-US")} parameters`],
+    [model.weights, "Nonzero entries of all matrices, embeddings and biases that training makes sparse; the bigram table stays dense"],
     model.val_loss === null ? null : [`val loss ${nats(model.val_loss)}`, "Cross-entropy on held-out pretraining text, nats per token"],
     model.seed === null ? null : [`seed ${model.seed}`, "Training seed"],
     [`model ${model.model_id.slice(0, 8)}`, `Content hashes: model ${model.model_id}, tokenizer ${model.tokenizer_id}, tokens ${model.tokens_id}`],

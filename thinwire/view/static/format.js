@@ -34,12 +34,6 @@ export function percent(value) {
   return `${(100 * value).toFixed(value > 0.0995 && value < 0.9995 ? 1 : value === 0 || value === 1 ? 0 : 2)} %`;
 }
 
-/** @param {number} value */
-export function count(value) {
-  if (value >= 1e6) return `${(value / 1e6).toFixed(value < 1e7 ? 2 : 0)} M`;
-  return value >= 1e4 ? `${(value / 1e3).toFixed(value < 1e5 ? 1 : 0)} k` : String(value);
-}
-
 /**
  * @param {number} amount
  * @param {string} noun

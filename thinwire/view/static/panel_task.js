@@ -47,7 +47,7 @@ function pairView({ vocab }, task, { first, second }) {
     })),
     el("footer", {}, el("span", { class: "answer mono", title: "Right answer" }, answer === null ? "any other token" : glyphs(vocab[answer])),
       foil === null ? " not any other token" : [" not ", el("span", { class: "mono" }, glyphs(vocab[foil]))],
-      p_circuit === null ? null : el("span", { class: "p", title: "Probability of the right answer" }, `circuit ${percent(p_circuit)}${p_model === null ? "" : ` · model ${percent(p_model)}`}`),
+      p_circuit === null ? null : el("span", { class: "p", title: "Probability of the right answer against the wrong one; the circuit's is calibrated" }, `circuit ${percent(p_circuit)}${p_model === null ? "" : ` · model ${percent(p_model)}`}`),
       el("span", { class: "sidename" }, task.sides[side])));
   return el("div", { class: "pair" }, prompt(first, 0), prompt(second, 1));
 }
