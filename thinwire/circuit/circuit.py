@@ -25,7 +25,7 @@ from thinwire.model.norms import Norms
 from thinwire.model.taps import Tap, ablate
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node, Site, all_sites
-from thinwire.tasks import PairBatch, norms_on
+from thinwire.tasks import PairBatch, PairUse, norms_on
 
 artifact.FORMATS.register("circuit")(
     artifact.Format(version=1, files=("circuit.json", "means.safetensors", artifact.SUMMARY))
@@ -76,6 +76,8 @@ class PruneScores:
     """Edges before simplification; None in older files."""
     ladder: tuple[Rung, ...] = ()
     """Smaller circuits of the same ranking, not simplified, for further targets; strictest first."""
+    pairs: tuple[PairUse, ...] = ()
+    """Pairs of each split that were used and passed over; empty in older files."""
 
 
 class Stored(BaseModel):

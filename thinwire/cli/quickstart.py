@@ -70,6 +70,10 @@ def run(argv: Sequence[str]) -> None:
 
     began = time.perf_counter()
     work = Workspace(args.out)
+    artifact.check_file_place(work.page)
+    for task in TASKS:
+        artifact.refuse_foreign(work.circuit(task), "circuit")
+        artifact.refuse_foreign(work.verdict(task), "verdict")
     tokens = trained_here(args, work) if args.train else taken(work)
     opened, trained = Opened.open(work.model), read_result(work.model)
     outcomes = [outcome(opened, tokens, task, work, args.seed) for task in TASKS]

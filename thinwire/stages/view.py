@@ -30,9 +30,7 @@ def view_stage(
     Raises UserError for tokens of another tokenizer, and for an `out` that is a folder or cannot be written.
     """
     opened.check_tokens(tokens)
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give the name of an HTML file for --out.")
-    artifact.make_parents(out)
+    artifact.check_file_place(out)
     result = read_result(opened.artifact.path)
     origin = Origin(opened.artifact.id, result.val_loss, opened.artifact.meta.seed)
     payload = payload_from(opened.model, tokens, [Case(c, v, own) for c, v in cases], origin, config, report)

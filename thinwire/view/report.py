@@ -76,9 +76,8 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     """
     folder = Path(folder)
     path = folder / REPORT if out is None else Path(out)
+    artifact.check_file_place(path)
     report = report_of(folder)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of an HTML file for --out.")
     artifact.make_parents(path)
     try:
         artifact.write_text(path, page.compose(report.title, asdict(report), ORDER, STYLES))
