@@ -179,7 +179,5 @@ def remarks(outcomes: Sequence[Outcome]) -> str:
                 f"{model}: geometric mean of {mean:.1f} edges over the {met} of {len(found)} tasks with a circuit"
             )
     lines += [f"{o.model} {o.task}: {o.missed or o.error}" for o in outcomes if o.scores is None]
-    lines += filter(
-        None, (use_sentence(f"{o.model} {o.task}", o.scores.pairs) for o in outcomes if o.scores is not None)
-    )
+    lines += [use_sentence(f"{o.model} {o.task}", o.scores.pairs) for o in outcomes if o.scores is not None]
     return wrapped(lines)

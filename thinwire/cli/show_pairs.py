@@ -76,11 +76,8 @@ def show(args: ShowArgs) -> None:
                 shown.append_text(_choice(choices, side, tokenizer)).append("\n")
             console.print(shown, soft_wrap=True)
     if task.lines or use.passed_over:
-        emit(
-            {},
-            False,
-            wrapped([use_sentence(task.name, [use], "usable") or f"{use.held:,} {use.split} pairs, all usable"]),
-        )
+        whole = f"{task.name}: all {use.held or use.used:,} {use.split} pairs are usable"
+        emit({}, False, wrapped([use_sentence(task.name, [use], "usable") or whole]))
 
 
 def surveyed(task: "Task", args: ShowArgs, pairs: "Sequence[Pair]", tokenizer: "Tokenizer | None") -> "PairUse":

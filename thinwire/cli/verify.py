@@ -56,11 +56,8 @@ def run(argv: Sequence[str]) -> None:
     with progress(f"verify {circuit.task}") as report:
         verdict = verify_stage(opened, circuit, args.config, out, report, again=args.force, own=own)
     line, seconds = verdict_line(verdict), time.perf_counter() - began
-    emit(
-        {"out": str(out), "verdict": line, **summary(verdict), **rows(verdict), "seconds": seconds},
-        args.json,
-        table(verdict),
-    )
+    values = {"out": str(out), "verdict": line, **summary(verdict), **rows(verdict), "seconds": seconds}
+    emit(values, args.json, table(verdict))
     if not args.json:
         emit({}, False, wrapped([use_sentence(verdict.task, verdict.pairs), line]))
 

@@ -46,6 +46,7 @@ def run(argv: Sequence[str]) -> None:
     from thinwire.circuit import Circuit, circuit_task, render
     from thinwire.stages import Opened, Workspace, verify_stage, view_stage
     from thinwire.tasks import task_from_file
+    from thinwire.view.build import refuse_repeated
 
     own = None if args.task_file is None else task_from_file(args.task_file)
     circuits = [Circuit.load(folder) for folder in args.circuits]
@@ -59,7 +60,10 @@ def run(argv: Sequence[str]) -> None:
         return
     for circuit in circuits:
         circuit_task(circuit, own)  # raises before anything is measured
+    refuse_repeated(circuits)
     work = Workspace.of_model(model)
+    out = args.out or work.page
+    artifact.check_file_place(out)
     tokens = work.open_tokens(args.tokens, model)
     cases = []
     for circuit in circuits:
@@ -67,7 +71,6 @@ def run(argv: Sequence[str]) -> None:
             # a verdict with other settings is still the user's verdict
             verdict = verify_stage(opened, circuit, None, work.verdict(circuit.task), report, own=own)
         cases.append((circuit, verdict))
-    out = args.out or work.page
     with progress("page") as report:
         view_stage(opened, tokens, cases, out, report=report, own=own)
     emit({"out": str(out), "circuits": [str(folder) for folder in args.circuits]}, args.json, str(out))

@@ -54,9 +54,9 @@ class Line(BaseModel):
 def task_from_file(path: Path | str) -> Task:
     """The task of a JSON Lines file of pairs, named by the file's stem. No pair repeats.
 
-    Raises UserError for an invalid line, with its number (not UTF-8, not JSON, a missing, unknown or repeated key, equal
-    prompts or answers, a prompt in two splits), for lines that cannot be divided among the splits, and for a file that
-    is too large, has too few pairs, or an invalid name.
+    Raises UserError for an invalid line, with its number (not UTF-8, not JSON, a missing, unknown or repeated key,
+    equal prompts or answers, a prompt in two splits), for lines that cannot be divided among the splits, and for a file
+    that is too large, has too few pairs, or an invalid name.
     """
     path = Path(path)
     check_name(path.stem, "rename the file")
@@ -122,7 +122,7 @@ def _refuse_repeated_keys(raw: bytes, where: str) -> None:
 
 def _splits(lines: Numbered, path: Path) -> dict[int, Split]:
     """The split of each line: the named one, or one for all lines that share prompts."""
-    named = {number: line.split for number, line in lines.items() if line.split is not None}
+    named: dict[int, Split] = {number: line.split for number, line in lines.items() if line.split is not None}
     bare = next((number for number in lines if number not in named), None)
     if bare is None:
         _check_named(lines, named, path)
@@ -171,12 +171,9 @@ def _indivisible(groups: Sequence[Group], path: Path) -> str:
     shared = f"the prompt {largest.prompt[-SHOWN:]!r}"
     remedy = f"add pairs with other prompts, {MIN_PAIRS} for each split"
     if len(groups) == 1:
-        every = all(largest.prompt in pair for pair in groups[0].prompts)
-        how = (
-            f"All lines of {path} share {shared}" if every else f"All lines of {path} are joined by prompts they share"
-        )
-        return f"{how}, so no split can be without prompts of another; {remedy}."
+        how = f"share {shared}" if largest.sharing == total else "are joined by prompts that they share"
+        return f"All lines of {path} {how}, so no split can be without prompts of another; {remedy}."
     return (
         f"The {total} pairs of {path} form {len(groups)} groups of lines that share prompts, and these cannot be "
-        f"divided into {len(SPLITS)} splits of {MIN_PAIRS} pairs ({largest.size} share {shared}); {remedy}."
+        f"divided into {len(SPLITS)} splits of {MIN_PAIRS} pairs ({largest.sharing} share {shared}); {remedy}."
     )

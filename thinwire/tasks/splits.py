@@ -29,7 +29,9 @@ class Group:
     size: int
     """Number of different pairs."""
     prompt: str
-    """The prompt that most of the lines share."""
+    """The prompt that most of its pairs share."""
+    sharing: int
+    """Number of those pairs."""
     hash: int
 
     @property
@@ -66,7 +68,7 @@ def _group(lines: Sequence[int], pairs: Mapping[int, Pair]) -> Group:
     prompt = min(counts, key=lambda text: (-counts[text], text))
     pair = next(iter(different))
     key = json.dumps([pair.prompts, pair.answers] if len(different) == 1 else prompt)
-    return Group(tuple(lines), len(different), prompt, crc32(key.encode()))
+    return Group(tuple(lines), len(different), prompt, counts[prompt], crc32(key.encode()))
 
 
 def divided(groups: Sequence[Group], least: int) -> dict[int, Split]:

@@ -19,20 +19,8 @@ from thinwire.verify.config import VerifyConfig
 from thinwire.verify.inputs import CheckInput, ablation_of
 from thinwire.verify.measurement import Measurement
 
-RESERVED = (
-    "bytes",
-    "format",
-    "id",
-    "kind",
-    "out",
-    "passed_over",
-    "passed_over_why",
-    "rows",
-    "seconds",
-    "seed",
-    "verdict",
-)
-RESERVED += ("heldout_pairs", "thinwire", "train_pairs")
+RESERVED = ("bytes", "format", "id", "kind", "out", "rows", "seconds", "seed", "thinwire", "verdict")
+RESERVED += ("heldout_pairs", "passed_over", "passed_over_why", "train_pairs")
 """Names that the command line gives to values of its own beside the flat values of a verdict."""
 
 

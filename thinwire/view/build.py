@@ -6,7 +6,7 @@
 3. Read the edges, biases and means, and store everything, with tokens as indices into one vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 
 from thinwire.circuit import Circuit, circuit_task, embedding_edges, unembedding_edges
@@ -64,6 +64,15 @@ class Case:
         return circuit_task(self.circuit, self.own)
 
 
+def refuse_repeated(circuits: Iterable[Circuit]) -> None:
+    """Raise UserError where two circuits are of one task: a page shows one circuit of each."""
+    seen: set[str] = set()
+    for circuit in circuits:
+        if circuit.task in seen:
+            raise UserError(f"Two of these circuits are of {circuit.task}; a page shows one of each task, so give one.")
+        seen.add(circuit.task)
+
+
 def payload_from(
     model: Transformer,
     tokens: Tokens,
@@ -77,6 +86,7 @@ def payload_from(
     Raises UserError when a circuit, its verdict and the model do not belong together.
     """
     config = config or PageConfig()
+    refuse_repeated(case.circuit for case in cases)
     for case in cases:
         case.circuit.check_model(model)
         if case.verdict.task != case.task.name:
