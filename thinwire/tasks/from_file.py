@@ -27,6 +27,8 @@ MAX_LINE_BYTES = 2**16
 MIN_PAIRS = 8
 """Smallest number of different pairs in each split."""
 FORM = '{"prompts": ["…", "…"], "answers": ["…", "…"]}'
+AS_PAIRS = json.JSONDecoder(object_pairs_hook=list)
+"""Reads an object as a list of its keys and values, repeated keys included."""
 Numbered = dict[int, "Line"]
 """The lines of a file by their numbers, from 1."""
 
@@ -95,15 +97,17 @@ def _read(path: Path) -> bytes:
 
 def _parse(content: bytes, path: Path) -> Numbered:
     lines: Numbered = {}
-    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    unix = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for number, raw in enumerate(unix.split(b"\n"), start=1):
         where = f"Line {number} of {path}"
         if len(raw) > MAX_LINE_BYTES:
             raise UserError(f"{where} is longer than {MAX_LINE_BYTES >> 10} KiB; shorten its prompts.")
         if not raw.strip():
             continue
         try:
-            lines[number] = Line.model_validate_json(raw.decode("utf-8"))
-            _refuse_repeated_keys(raw, where)
+            text = raw.decode("utf-8")
+            lines[number] = Line.model_validate_json(text)
+            _refuse_repeated_keys(text, where)
         except UnicodeDecodeError:
             raise UserError(f"{where} is not UTF-8 text; save the file as UTF-8.") from None
         except ValidationError as error:
@@ -112,9 +116,9 @@ def _parse(content: bytes, path: Path) -> Numbered:
     return lines
 
 
-def _refuse_repeated_keys(raw: bytes, where: str) -> None:
+def _refuse_repeated_keys(text: str, where: str) -> None:
     """Raise UserError for a valid line that gives a key twice, of which a parser would drop one."""
-    keys = [key for key, _ in json.loads(raw, object_pairs_hook=list)]
+    keys = [key for key, _ in AS_PAIRS.decode(text)]
     twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
     if twice is not None:
         raise UserError(f"{where} gives the key {twice!r} twice; write {FORM} there.")

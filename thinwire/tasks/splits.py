@@ -63,12 +63,14 @@ def groups_of(pairs: Mapping[int, Pair]) -> list[Group]:
 
 
 def _group(lines: Sequence[int], pairs: Mapping[int, Pair]) -> Group:
+    pair = pairs[lines[0]]
     different = {pairs[number] for number in lines}
-    counts = Counter(prompt for pair in different for prompt in pair.prompts)
+    if len(different) == 1:
+        key = json.dumps([pair.prompts, pair.answers])
+        return Group(tuple(lines), 1, pair.prompts[0], 1, crc32(key.encode()))
+    counts = Counter(prompt for each in different for prompt in each.prompts)
     prompt = min(counts, key=lambda text: (-counts[text], text))
-    pair = next(iter(different))
-    key = json.dumps([pair.prompts, pair.answers] if len(different) == 1 else prompt)
-    return Group(tuple(lines), len(different), prompt, counts[prompt], crc32(key.encode()))
+    return Group(tuple(lines), len(different), prompt, counts[prompt], crc32(json.dumps(prompt).encode()))
 
 
 def divided(groups: Sequence[Group], least: int) -> dict[int, Split]:

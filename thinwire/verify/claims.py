@@ -21,7 +21,7 @@ CLAIMS = {
 
 
 def verdict_line(verdict: Verdict) -> str:
-    """Such as `Verdict: 3 of 4 checks pass, 1 warns: sufficient under mean ablation, not shown to be needed.`"""
+    """Such as `Verdict: 1 of 2 checks passes, 1 warns: sufficient under mean ablation; not shown to be needed.`"""
     checks: dict[str, list[Measurement]] = {}
     for one in verdict.measurements:
         if one.status != "info":
@@ -32,14 +32,15 @@ def verdict_line(verdict: Verdict) -> str:
     counts = Counter(one.status for one in worst)
     others = [f"{counts[status]} {status}{'s' if counts[status] == 1 else ''}" for status in ("warn", "fail")]
     said = ", ".join(text for text, status in zip(others, ("warn", "fail"), strict=True) if counts[status])
-    passed = f"{counts['pass']} of {len(worst)} checks pass"
+    passed = f"{counts['pass']} of {len(worst)} checks pass{'es' if counts['pass'] == 1 else ''}"
     return f"Verdict: {passed}{f', {said}' if said else ''}: {_claims(worst)}."
 
 
 def _claims(worst: Sequence[Measurement]) -> str:
-    """What the checks say, those that pass first."""
-    found = sorted(worst, key=lambda one: one.status != "pass")
-    return ", ".join(_claim(one) for one in found)
+    """What the checks say, first those that pass."""
+    passed = [_claim(one) for one in worst if one.status == "pass"]
+    others = [_claim(one) for one in worst if one.status != "pass"]
+    return "; ".join(", ".join(claims) for claims in (passed, others) if claims)
 
 
 def _claim(one: Measurement) -> str:
