@@ -69,10 +69,9 @@ def score_table(rows: Sequence[Row]) -> Table:
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     grid.add_column("\ntask", overflow="fold")
     for split in dict.fromkeys(row.split for row in rows):
-        grid.add_column(f"{split}\nloss", justify="right", no_wrap=True)
-        grid.add_column("\naccuracy", justify="right", no_wrap=True)
+        grid.add_column(f"{split}  \nloss accuracy ", justify="right", no_wrap=True)
     for task, found in by_task.items():
-        grid.add_row(visible(task), *(cell for row in found for cell in _cells(row)))
+        grid.add_row(visible(task), *map(_cell, found))
     return grid
 
 
@@ -83,10 +82,10 @@ def _by_task(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _cells(row: Row) -> tuple[str, str]:
+def _cell(row: Row) -> str:
     if row.score is None:
-        return "–", "– "
-    return f"{row.score.loss:.3f}", f"{row.score.accuracy:.3f}{' ' if row.above_chance else MARK}"
+        return "–       – "
+    return f"{row.score.loss:.3f}   {row.score.accuracy:.3f}{' ' if row.above_chance else MARK}"
 
 
 def remarks(rows: Sequence[Row]) -> str:
