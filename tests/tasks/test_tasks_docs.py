@@ -73,7 +73,7 @@ def test_the_function_runs(tmp_path: Path, tiny_tokens: Tokens, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     workspace(tmp_path / "runs/quickstart", tiny_tokens)
     module, use, _ = PYTHON
-    assert len([line for line in module.splitlines() if line.strip()]) <= 11
+    assert len([line for line in module.splitlines() if line.strip()]) <= 10
     exec(module, {})
     assert "target_loss=0.15" in use
     names: dict[str, object] = {}
