@@ -172,5 +172,5 @@ def test_score_passes_over_what_the_tokenizer_cannot_express(
     rows = [row for row in thinwire(*words, "--json").json["tasks"] if row["loss"] is None]
     assert [(row["task"], row["split"], row["accuracy"]) for row in rows] == [("var_if", s, None) for s in SPLITS]
     shown = thinwire(*words).out
-    assert shown.rstrip().endswith("–: the model's tokenizer cannot express the task")
+    assert "–: the model's tokenizer cannot express the task." in shown
     thinwire(*words, "-t", "var_if").refused("This tokenizer cannot express it")

@@ -1,7 +1,6 @@
 """docs/tasks.md: its table says what the tokenizer does, its Python runs, its commands work."""
 
 import ast
-import json
 import re
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from thinwire.tasks.from_file import MIN_PAIRS
 from thinwire.train import train
 
 DOCS = (Path(__file__).parents[2] / "docs/tasks.md").read_text("utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+"""A task as a function, its use, and a task as a file."""
 ROWS = [line for line in DOCS.splitlines() if re.match(rf"\| `({'|'.join(KNOWN)})` \|", line)]
 NOT_THE_OTHER = "not the other"
 COPIES = {"class_init", "var_swap", "fstring_brace"}
@@ -71,32 +72,42 @@ def test_the_function_runs(tmp_path: Path, tiny_tokens: Tokens, monkeypatch: pyt
     monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
     monkeypatch.chdir(tmp_path)
     workspace(tmp_path / "runs/quickstart", tiny_tokens)
-    module, use = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    module, use, _ = PYTHON
     assert len([line for line in module.splitlines() if line.strip()]) <= 10
     exec(module, {})
     assert "target_loss=0.15" in use
     names: dict[str, object] = {}
     exec(use.replace("target_loss=0.15", f"target_loss=9, {SMALLER}"), names)
     said = capsys.readouterr().out
-    assert re.match(r"import_from: loss \d\.\d{3}, accuracy [01]\.\d{3}\n\d+ nodes carry import_from\n\Z", said)
+    assert re.match(r"ending: loss \d\.\d{3}, accuracy [01]\.\d{3}\n\d+ nodes carry ending\n\Z", said)
 
 
 def test_the_file_and_its_commands(tmp_path: Path, tiny_tokens: Tokens, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.chdir(tmp_path)
     workspace(tmp_path / "runs/quickstart", tiny_tokens)
-    shown = [json.loads(line) for line in re.findall(r'^\{"prompts".*$', DOCS, re.MULTILINE)]
-    assert len(shown) == 2
-    lines = [
-        line | {"prompts": [f"{n}. {prompt}" for prompt in line["prompts"]], "split": split}
-        for n, split in enumerate(["train", "validation", "heldout"] * MIN_PAIRS)
-        for line in shown
-    ]
-    Path("number.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    commands = re.findall(r"^thinwire (.*number\.jsonl.*)$", DOCS, re.MULTILINE)
+    exec(PYTHON[2], {})
+    assert Path("returns.jsonl").read_text().splitlines()[0] in DOCS.splitlines()
+    commands = re.findall(r"^thinwire (.*returns\.jsonl.*)$", DOCS, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["tasks"] * 3 + ["prune", "verify", "view"]
     for command in commands:
         assert run(f"{command} {SMALL_OPTIONS[command.split()[0]]}".split()) == 0
         assert capsys.readouterr().out
+
+
+def test_the_shipped_model_does_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from thinwire.stages import Opened
+    from thinwire.tasks import SPLITS, task_from_file
+
+    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
+    monkeypatch.chdir(tmp_path)
+    for block in (PYTHON[0], PYTHON[2]):
+        exec(block, {})
+    opened = Opened.open(Path("python-2x256"))
+    for task in (find_task("ending"), task_from_file("returns.jsonl")):
+        for split in SPLITS:
+            score = task.score(opened.model, opened.tokenizer, split)
+            assert score.accuracy > 0.95, score
+            assert score.loss < 0.15, score
 
 
 def test_numbers_are_those_of_the_code():
@@ -104,6 +115,7 @@ def test_numbers_are_those_of_the_code():
     from thinwire.tasks.task import PATIENCE
 
     sizes = {f"{from_file.MAX_BYTES >> 20} MiB", f"{from_file.MAX_LINE_BYTES >> 10} KiB", str(MIN_PAIRS), str(PATIENCE)}
-    for number in ("100", "8", "16 MiB", "64 KiB"):
+    sizes |= {str(3 * MIN_PAIRS)}
+    for number in ("100", "8", "24", "16 MiB", "64 KiB"):
         assert number in sizes
         assert re.search(rf"\b{number}\b", DOCS)

@@ -21,6 +21,7 @@ from thinwire.artifact.meta import (
     unfinished_kind,
     version,
 )
+from thinwire.artifact.place import check_file_place, check_place
 from thinwire.artifact.read import open_artifact
 from thinwire.artifact.reuse import finished, reuse_or_make
 from thinwire.artifact.write import (
@@ -42,6 +43,8 @@ __all__ = [
     "Format",
     "Meta",
     "atomic",
+    "check_file_place",
+    "check_place",
     "finish",
     "finished",
     "is_finished",

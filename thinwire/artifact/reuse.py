@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from thinwire.artifact.meta import is_finished
+from thinwire.artifact.place import check_place
 from thinwire.errors import UserError
 from thinwire.progress import Report, Reused, silent
 
@@ -29,9 +30,13 @@ def finished(folder: Path, load: Callable[[Path], T], fits: Callable[[T], bool])
 def reuse_or_make(
     folder: Path, find: Callable[[], T | None], make: Callable[[], T], report: Report = silent, again: bool = False
 ) -> T:
-    """What `find` finds finished in `folder`, else what `make` makes there; with `again`, `make` always makes it."""
+    """What `find` finds finished in `folder`, else what `make` makes there; with `again`, `make` always makes it.
+
+    Raises UserError before `make` begins where `folder` cannot be written.
+    """
     found = None if again else find()
     if found is None:
+        check_place(folder)
         return make()
     report(1, 1, Reused(folder))
     return found

@@ -6,6 +6,7 @@ from pydantic import with_config
 
 from thinwire.config import STRICT
 from thinwire.display import one_line
+from thinwire.tasks import PairUse
 
 
 @with_config(STRICT)
@@ -60,3 +61,5 @@ class PruneScores:
     auc: float | None = None
     """Probability that a held-out pair's log-odds of the first answer are higher where it is right than another's where
     it is wrong. No calibration changes it."""
+    pairs: tuple[PairUse, ...] = ()
+    """Pairs of each split that were used and passed over; empty in older files."""

@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
+from thinwire import artifact
 from thinwire.cli.common import emit, parse, progress
 from thinwire.errors import UserError
 
@@ -76,6 +77,7 @@ def measure(args: Args) -> None:
     from thinwire.train.plan.measure import measure_device
     from thinwire.train.rates import read_rates, write_rates
 
+    artifact.check_file_place(args.out, "a JSON file")
     if args.out.exists():
         read_rates(args.out)  # a damaged file is refused now, not after the measurement
     with progress("measuring kernels") as report:

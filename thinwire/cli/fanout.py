@@ -13,6 +13,7 @@ from thinwire.artifact import Artifact
 from thinwire.circuit import PruneScores
 from thinwire.cli.board import board
 from thinwire.cli.common import emit, number, visible
+from thinwire.cli.lines import wrapped
 from thinwire.cli.prune_args import Args
 from thinwire.errors import UserError
 from thinwire.fanout.cluster import run_on_ray
@@ -20,7 +21,7 @@ from thinwire.fanout.job import Job, Outcome, earlier_outcome
 from thinwire.fanout.local import run_local
 from thinwire.prune.summary import geometric_mean
 from thinwire.stages import Opened, Workspace
-from thinwire.tasks import Task
+from thinwire.tasks import Task, use_sentence
 from thinwire.view.formats import suffix_of
 from thinwire.view.size_plot import draw_sizes, records_of
 
@@ -42,10 +43,8 @@ def prune_many(args: Args, tasks: Sequence[Task]) -> None:
     if args.plot is not None and not args.config.ladder:
         raise UserError("--plot draws the circuits of --ladder; give --ladder target losses.")
     if args.plot is not None:
-        if args.plot.is_dir():
-            raise UserError(f"{args.plot} is a folder; give the name of an SVG, PNG or PDF file for --plot.")
         suffix_of(args.plot)
-        artifact.make_parents(args.plot)
+        artifact.check_file_place(args.plot, "an SVG, PNG or PDF file", option="--plot")
     plan = [planned for model in args.models for planned in planned_jobs(args, model, tasks)]
     check_places([planned.job for planned in plan])
     with ExitStack() as locks:
@@ -81,6 +80,7 @@ def planned_jobs(args: Args, model: Path, tasks: Sequence[Task]) -> list[Planned
     for task in tasks:
         out = (work.circuit(task.name) if args.out is None else args.out / name / task.name).absolute()
         artifact.refuse_foreign(out, "circuit")
+        artifact.check_place(out)
         job = Job(
             name=name,
             model=Path(shipped.name_of(model) or model.absolute()),
@@ -191,4 +191,5 @@ def remarks(outcomes: Sequence[Outcome]) -> str:
         elif none:
             lines.append(f"{model}: no circuit with edges{needless}")
     lines += [f"{o.model} {o.task}: {o.missed or o.error}" for o in outcomes if o.scores is None]
-    return "\n".join(lines)
+    lines += [use_sentence(f"{o.model} {o.task}", o.scores.pairs) for o in outcomes if o.scores is not None]
+    return wrapped(lines)

@@ -1,12 +1,14 @@
 """thinwire prune: find the smallest circuit of a task in a model, or of several tasks in several models."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
 from thinwire.cli.common import chosen_config, emit, number, parse, plain, progress
+from thinwire.cli.lines import wrapped
 from thinwire.cli.prune_args import Args, chosen_tasks
 from thinwire.cli.reuse import Watched
 from thinwire.errors import UserError
@@ -50,14 +52,45 @@ def prune_one(args: Args, model: Path, task: "Task") -> None:
     with progress(f"prune {task.name}") as report:
         watched = Watched(report)
         circuit = prune_stage(opened, tokens, task, args.config, out, watched, again=args.force)
-    values = summary(circuit, out) | {"reused": watched.reused}
+    values = summary(circuit, out) | {"reused": watched.reused, "next": next_commands(args, model, out)}
+    said = plain({name: value for name, value in values.items() if name != "next"}) + "\n\n" + remarks(circuit, values)
     if not args.config.search:
-        emit(values, args.json)
+        emit(values, args.json, said)
         return
     best = pareto(finished_trials(search_folder(out))[: args.config.search])
-    emit(values | {"pareto": [sizes(trial) | trial.point.model_dump() for trial in best]}, args.json, plain(values))
+    emit(values | {"pareto": [sizes(trial) | trial.point.model_dump() for trial in best]}, args.json, said)
     if best and not args.json:
         emit({}, False, pareto_table(best))
+
+
+def next_commands(args: Args, model: Path, out: Path) -> list[str]:
+    """Commands that check and show the circuit that these arguments have made."""
+    from thinwire.stages import Workspace
+
+    words = [str(out)]
+    if args.out is not None and out.absolute().parent.parent != Workspace.of_model(model).root.absolute():
+        words += ["--model", str(model)]
+    if args.task_file is not None:
+        words += ["--task-file", str(args.task_file)]
+    tokens = [] if args.tokens is None else ["--tokens", str(args.tokens)]
+    return [shlex.join(["thinwire", "verify", *words]), shlex.join(["thinwire", "view", *words, *tokens])]
+
+
+def remarks(circuit: "Circuit", values: Mapping[str, object]) -> str:
+    """Whether the circuit meets its target, which pairs were passed over, and what to run next."""
+    from thinwire.tasks import use_sentence
+
+    lines = []
+    scores = circuit.scores
+    if scores is not None:
+        lines.append(use_sentence(circuit.task, scores.pairs))
+        target = f"The target of {number(scores.target_loss)} nats is met on validation pairs ({scores.loss:.3f})"
+        met = scores.heldout_loss <= scores.target_loss
+        lines.append(f"{target} {'and' if met else 'but missed'} on held-out pairs ({scores.heldout_loss:.3f}).")
+    commands = values["next"]
+    assert isinstance(commands, list)
+    next_lines = [f"{at}  {command}" for at, command in zip(("Next:", "     "), commands, strict=True)]
+    return "\n".join(filter(None, [wrapped(lines), *next_lines]))
 
 
 def sizes(trial: "Trial") -> dict[str, object]:
@@ -84,6 +117,8 @@ def pareto_table(trials: Sequence["Trial"]) -> "Table":
 
 def summary(circuit: "Circuit", out: Path) -> dict[str, object]:
     """The report on a circuit; `loss` and `accuracy` are on held-out pairs and calibrated, as in a verdict."""
+    from thinwire.tasks import flat_use
+
     named = {"out": str(out), "task": circuit.task, "nodes": len(circuit.nodes)}
     scores = circuit.scores
     if scores is None:  # a circuit that someone made by hand
@@ -102,6 +137,8 @@ def summary(circuit: "Circuit", out: Path) -> dict[str, object]:
         "calibration_shift": circuit.calibration.shift,
         "validation_loss": scores.loss,
         "target_loss": scores.target_loss,
+        "target_met": scores.heldout_loss <= scores.target_loss,
+        **flat_use(scores.pairs),
         "unpruned_loss": scores.unpruned_loss,
         "unpruned_accuracy": scores.unpruned_accuracy,
         "seconds": scores.seconds,

@@ -77,6 +77,10 @@ def run(argv: Sequence[str]) -> None:
 
     began = time.perf_counter()
     work, reused = Workspace(args.out), list[Path]()
+    artifact.check_file_place(work.page)
+    for task in TASKS:
+        artifact.refuse_foreign(work.circuit(task), "circuit")
+        artifact.refuse_foreign(work.verdict(task), "verdict")
     first = ("tokens", "training") if args.train else ("model", "tokens")
     phases = Phases((*first, *("prune", "check") * len(TASKS), "page"), SECONDS)
     making = Making(work, phases, reused)

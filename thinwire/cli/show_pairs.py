@@ -1,7 +1,8 @@
 """thinwire tasks show: example pairs in colour, and the tokens between which a tokenizer chooses."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,15 +10,18 @@ import tyro
 from rich.text import Text
 
 from thinwire.cli.common import emit, visible
+from thinwire.cli.lines import wrapped
 from thinwire.cli.terminal import console
 from thinwire.errors import UserError
 
 if TYPE_CHECKING:
     from thinwire.data.tokenizer import Tokenizer
-    from thinwire.tasks import Pair, Task
+    from thinwire.tasks import Pair, PairUse, Task
     from thinwire.tasks.decide import Choice, Choices
 
 DIFFERS, ANSWER, ASIDE = "bold orange3", "bold blue", "dim"
+SURVEYED = 10_000
+"""Pairs of a file that are looked at to count the usable ones."""
 TAIL = 24
 """Number of characters shown before a choice."""
 
@@ -44,7 +48,7 @@ class ShowArgs:
 
 def show(args: ShowArgs) -> None:
     """Print example pairs; the difference between the two sides is coloured."""
-    from thinwire.tasks import find_tasks, task_from_file
+    from thinwire.tasks import find_tasks, flat_use, task_from_file, use_sentence
 
     if not args.task and args.task_file is None:
         raise UserError("Name a task (`thinwire tasks list` has them), or give --task-file.")
@@ -56,9 +60,10 @@ def show(args: ShowArgs) -> None:
 
         tokenizer = Tokenizer.load(args.model)
     pairs = task.text_pairs(args.pairs, args.split, args.seed)
+    use = surveyed(task, args, pairs, tokenizer)
     if args.json:
         rows = [as_json(task, pair, tokenizer) for pair in pairs]
-        emit({"task": task.name, "split": args.split, "pairs": rows}, True)
+        emit({"task": task.name, "split": args.split, "pairs": rows, **flat_use([use])}, True)
         return
     screen = console()
     for number, pair in enumerate(pairs, start=1):
@@ -70,6 +75,22 @@ def show(args: ShowArgs) -> None:
             if tokenizer is not None:
                 shown.append_text(_choice(choices, side, tokenizer)).append("\n")
             screen.print(shown, soft_wrap=True)
+    if task.lines or use.passed_over:
+        whole = f"{task.name}: all {use.held or use.used:,} {use.split} pairs are usable"
+        emit({}, False, wrapped([use_sentence(task.name, [use], "usable") or whole]))
+
+
+def surveyed(task: "Task", args: ShowArgs, pairs: "Sequence[Pair]", tokenizer: "Tokenizer | None") -> "PairUse":
+    """How many pairs are usable: of those of a file (at most SURVEYED of a split), else of those that are shown."""
+    from thinwire.tasks import PairUse
+
+    looked = task.text_pairs(SURVEYED, args.split, args.seed) if task.lines else pairs
+    usable = len(looked) if tokenizer is None else sum(task.choices(pair, tokenizer) is not None for pair in looked)
+    use = PairUse(args.split, usable, usable, len(looked) - usable)
+    if not task.lines:
+        return use
+    held = task.lines[args.split]
+    return replace(use, held=held.total, repeated=held.repeated)
 
 
 def as_json(task: "Task", pair: "Pair", tokenizer: "Tokenizer | None") -> dict[str, object]:

@@ -1,7 +1,7 @@
 """thinwire tasks list|show|score: the tasks, example pairs, and the scores of a model."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +9,7 @@ import tyro
 from rich.table import Table
 
 from thinwire.cli.common import emit, parse, progress
+from thinwire.cli.score_table import Row, remarks, score_table
 from thinwire.cli.show_pairs import ShowArgs, show
 from thinwire.errors import UserError
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from thinwire.tasks import Task
 
 SPLITS = ("train", "validation", "heldout")
-INEXPRESSIBLE = "–: the model's tokenizer cannot express the task"
 
 
 @dataclass(frozen=True)
@@ -90,33 +90,28 @@ def score(args: ScoreArgs) -> None:
     own = None if args.task_file is None else task_from_file(args.task_file)
     tasks = find_tasks(args.task, own)
     opened = Opened.open(args.model)
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     with progress("tasks score") as report:
         for done, task in enumerate(tasks):
             report(done, len(tasks), task.name)
             rows += _scores(opened, task, args, skip=not args.task and own is None)
         report(len(tasks), len(tasks), "done")
-    missed = any(row["loss"] is None for row in rows)
-    table = Table("task", "split", caption=INEXPRESSIBLE if missed else None)
-    table.caption_style, table.caption_justify = "", "left"
-    table.add_column("loss", justify="right")
-    table.add_column("accuracy", justify="right")
-    for row in rows:
-        numbers = ("–" if value is None else f"{value:.3f}" for value in (row["loss"], row["accuracy"]))
-        table.add_row(str(row["task"]), str(row["split"]), *numbers)
-    emit({"out": str(args.model), "tasks": rows}, args.json, table)
+    emit({"out": str(args.model), "tasks": [row.as_json() for row in rows]}, args.json, score_table(rows))
+    if not args.json:
+        emit({}, False, remarks(rows))
 
 
-def _scores(opened: "Opened", task: "Task", args: ScoreArgs, skip: bool) -> list[dict[str, object]]:
-    """One row per split; without values where the tokenizer cannot express the task and it may be skipped."""
+def _scores(opened: "Opened", task: "Task", args: ScoreArgs, skip: bool) -> list["Row"]:
+    """One row per split; without a score where the tokenizer cannot express the task and it may be skipped."""
     from thinwire.tasks import CannotExpress
 
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for split in SPLITS:
         try:
-            rows.append(asdict(task.score(opened.model, opened.tokenizer, split, args.pairs, args.seed)))
+            score = task.score(opened.model, opened.tokenizer, split, args.pairs, args.seed)
         except CannotExpress:
             if not skip:
                 raise
-            rows.append({"task": task.name, "split": split, "loss": None, "accuracy": None})
+            score = None
+        rows.append(Row(task.name, split, score))
     return rows

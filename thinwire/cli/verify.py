@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from thinwire.cli.common import chosen_config, emit, parse, progress
+from thinwire.cli.lines import wrapped
 from thinwire.cli.reuse import Watched
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.measurement import written
@@ -44,7 +45,8 @@ def run(argv: Sequence[str]) -> None:
     args = parse(Args, rest, "verify", Args(tyro.MISSING, default))
     from thinwire.circuit import Circuit
     from thinwire.stages import Opened, Workspace, verify_stage
-    from thinwire.tasks import task_from_file
+    from thinwire.tasks import task_from_file, use_sentence
+    from thinwire.verify.claims import verdict_line
 
     own = None if args.task_file is None else task_from_file(args.task_file)
     circuit = Circuit.load(args.circuit)
@@ -55,18 +57,23 @@ def run(argv: Sequence[str]) -> None:
     with progress(f"verify {circuit.task}") as report:
         watched = Watched(report)
         verdict = verify_stage(opened, circuit, args.config, out, watched, again=args.force, own=own)
-    ended = {"reused": watched.reused, "seconds": time.perf_counter() - began}
-    values = {"out": str(out), **summary(verdict), **rows(verdict), **ended}
+    line, ended = verdict_line(verdict), {"reused": watched.reused, "seconds": time.perf_counter() - began}
+    values = {"out": str(out), "verdict": line, **summary(verdict), **rows(verdict), **ended}
     emit(values, args.json, table(verdict))
+    if not args.json:
+        emit({}, False, wrapped([use_sentence(verdict.task, verdict.pairs), line]))
 
 
 def summary(verdict: "Verdict") -> dict[str, object]:
     """The verdict as flat values: sizes, and every measurement that tables of several circuits show, by its key."""
+    from thinwire.tasks import flat_use
+
     return {
         "task": verdict.task,
         "nodes": verdict.nodes,
         "edges": verdict.edges,
         "target_loss": verdict.target_loss,
+        **flat_use(verdict.pairs),
         **{found.headline.key: found.value for found in verdict.measurements if found.headline},
     }
 

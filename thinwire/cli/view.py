@@ -70,7 +70,6 @@ def _show(folders: Sequence[Path], suffix: str, args: Args) -> None:
     """Print the circuits, or write the page or picture of them."""
     from thinwire.circuit import Circuit, circuit_task, render
     from thinwire.stages import Opened, Workspace, picture_stage
-    from thinwire.stages.view import check_place
     from thinwire.tasks import task_from_file
     from thinwire.view.samples import held_out
 
@@ -93,7 +92,7 @@ def _show(folders: Sequence[Path], suffix: str, args: Args) -> None:
     else:
         tokens = work.open_tokens(args.tokens, model)
         opened.check_tokens(tokens)
-        check_place(out)
+        artifact.check_file_place(out)
         held_out(tokens, 1, opened.model.config.context)  # raises where there is too little text
         _page(opened, tokens, circuits, work, out, own)
     emit({"out": str(out), "circuits": [str(folder) for folder in folders]}, args.json, str(out))

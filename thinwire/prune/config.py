@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from thinwire.config import Config
 
 Ablation = Literal["mean", "zero", "task_mean"]
+MOST_TRAINED = 10**9
+"""Most pairs that the masks of one run are trained on, repeated ones included; at 500 a second that is three weeks."""
 
 
 class Point(Config):
@@ -56,17 +58,17 @@ class PruneConfig(Point):
     """Names of nodes that every circuit keeps, such as `0.mlp.post_act:17`."""
     drop: tuple[str, ...] = ()
     """Names of nodes that no circuit keeps."""
-    trials: int = Field(default=2, ge=1)
+    trials: int = Field(default=2, ge=1, le=1024)
     """Number of masks trained together in one forward pass, from different noise; the smallest circuit is used."""
-    search: int = Field(default=0, ge=0)
+    search: int = Field(default=0, ge=0, le=100_000)
     """Number of trials of a search over the hyper-parameters, `trials` at a time; 0 uses the given values."""
     sampler: Literal["gp", "tpe", "random"] = "gp"
     """How the search proposes hyper-parameters."""
-    patience: int = Field(default=4, ge=1)
+    patience: int = Field(default=4, ge=1, le=100_000)
     """The search ends after this many rounds without a smaller circuit."""
-    steps: int = Field(default=300, ge=1)
+    steps: int = Field(default=300, ge=1, le=1_000_000)
     """Mask updates."""
-    batch_pairs: int = Field(default=16, ge=1)
+    batch_pairs: int = Field(default=16, ge=1, le=100_000)
     """Pairs of prompts per update and trial."""
     sparsity: Literal["controlled", "fixed"] = "controlled"
     """Pressure on the number of nodes: controlled by the distance to the target loss, or constant as in the paper."""
@@ -77,7 +79,7 @@ class PruneConfig(Point):
     """Controlled pressure: factor per step while the running loss is below that value."""
     k_coef_down: float = Field(default=0.94, gt=0, lt=1)
     """Controlled pressure: factor per step while the running loss is above it."""
-    restarts: int = Field(default=2, ge=0)
+    restarts: int = Field(default=2, ge=0, le=100)
     """How often trials with collapsed masks are trained again, each time at a tenth of the pressure."""
     calibrated: bool = True
     """Train masks on the loss under the best calibration of each batch; the paper trains on the loss without one."""
@@ -93,19 +95,29 @@ class PruneConfig(Point):
     ladder: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Further, larger target losses: the sizes of the smallest circuits of the same ranking that meet them on
     validation pairs are reported too."""
-    finalists: int = Field(default=2, ge=1)
+    finalists: int = Field(default=2, ge=1, le=1024)
     """How many of the smallest circuits are simplified; the smallest result is the final circuit."""
-    train_pairs: int = Field(default=2048, ge=1)
+    train_pairs: int = Field(default=2048, ge=1, le=100_000)
     """Number of distinct pairs that masks are trained on."""
-    validation_pairs: int = Field(default=256, ge=1)
+    validation_pairs: int = Field(default=256, ge=1, le=100_000)
     """Number of pairs that the size of the circuit and its calibration are chosen on."""
-    heldout_pairs: int = Field(default=256, ge=1)
+    heldout_pairs: int = Field(default=256, ge=1, le=100_000)
     """Number of pairs that the result is scored on, those of `thinwire verify`; the rest of pruning does not use their
     templates and names."""
-    mean_tokens: int = Field(default=65_536, ge=1)
+    mean_tokens: int = Field(default=65_536, ge=1, le=10**8)
     """Number of pretraining tokens over which mean activations are computed."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial masks and of the pairs."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        trained = self.steps * self.batch_pairs * max(self.trials, self.search)
+        if trained > MOST_TRAINED:
+            raise ValueError(
+                f"steps, batch_pairs and trials make {trained:,} pairs to train masks on, which would take months; "
+                f"lower them to {MOST_TRAINED:,} pairs or fewer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:

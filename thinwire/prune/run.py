@@ -230,6 +230,7 @@ class PruningRun:
             target_loss=self.config.target_loss,
             loss=candidate.loss,
             loss_one_fewer=candidate.loss_one_fewer,
+            pairs=tuple(b.use for b in (self.train, self.evaluator.validation, self.heldout) if b.use is not None),
             heldout_loss=loss_of(margins).item(),
             heldout_accuracy=accuracy_of(margins).item(),
             unpruned_loss=loss_of(whole).item(),

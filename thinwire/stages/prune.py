@@ -35,7 +35,6 @@ def prune_stage(
     artifact.refuse_foreign(out, "circuit")
 
     def make() -> Circuit:
-        artifact.make_parents(out)
         searched = search_folder(out) if config.search else None
         if again and searched:
             forget(searched)

@@ -32,7 +32,8 @@ def view_stage(
     """
     opened.check_tokens(tokens)
     suffix_of(out, PAGES)
-    check_place(out)
+    artifact.check_file_place(out)
+    artifact.make_parents(out)
     result = read_result(opened.artifact.path)
     origin = Origin(opened.artifact.id, result.val_loss, opened.artifact.meta.seed)
     names = titles([circuit for circuit, _ in cases])
@@ -55,19 +56,13 @@ def picture_stage(opened: Opened, circuit: Circuit, out: Path, own: Task | None 
 
     opened.check_circuit(circuit)
     suffix_of(out)
-    check_place(out)
+    artifact.check_file_place(out, "a picture")
+    artifact.make_parents(out)
     found = portrait(opened.model, circuit, opened.tokenizer, circuit_task(circuit, own))
     try:
         draw(found.task, found.vocab, out)
     except OSError as error:
         raise _unwritable(out, error) from None
-
-
-def check_place(out: Path) -> None:
-    """Raise UserError where a file cannot be written; makes the folders above it."""
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give the name of an HTML file or a picture for --out.")
-    artifact.make_parents(out)
 
 
 def titles(circuits: Sequence[Circuit]) -> list[str]:

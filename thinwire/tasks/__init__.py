@@ -21,10 +21,12 @@ from thinwire.tasks.batch import (
 from thinwire.tasks.controls import CONTROLS, Control
 from thinwire.tasks.find import find_task, find_tasks
 from thinwire.tasks.from_file import task_from_file
-from thinwire.tasks.task import TASKS, CannotExpress, Score, Task, task
+from thinwire.tasks.task import MAX_PAIRS, TASKS, CannotExpress, Score, Task, task
+from thinwire.tasks.use import PairUse, flat_use, use_sentence
 
 __all__ = [
     "CONTROLS",
+    "MAX_PAIRS",
     "REST",
     "SPLITS",
     "TASKS",
@@ -32,6 +34,7 @@ __all__ = [
     "Control",
     "Pair",
     "PairBatch",
+    "PairUse",
     "Score",
     "Split",
     "Task",
@@ -43,6 +46,7 @@ __all__ = [
     "control_flow",
     "find_task",
     "find_tasks",
+    "flat_use",
     "last_logits",
     "loss_of",
     "margin",
@@ -53,6 +57,7 @@ __all__ = [
     "task",
     "task_from_file",
     "task_loss",
+    "use_sentence",
     "variables",
     "whole_sublayers",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor
 from thinwire.display import one_line
 from thinwire.model.norms import Norms, ScaleRecorder, frozen, own_scales
 from thinwire.model.taps import Tap, identity
+from thinwire.tasks.use import PairUse
 
 if TYPE_CHECKING:
     from thinwire.model import Transformer
@@ -52,6 +53,8 @@ class PairBatch:
     """Id of the right answer, or REST: int64 [2n]."""
     foil: Tensor
     """Id of the wrong answer, or REST: int64 [2n]."""
+    use: PairUse | None = None
+    """How many pairs were passed over for these; None for a part of a batch."""
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -59,7 +62,8 @@ class PairBatch:
 
     def to(self, device: torch.device | str) -> "PairBatch":
         """The same batch on another device."""
-        return PairBatch(*(tensor.to(device) for tensor in (self.tokens, self.last, self.target, self.foil)))
+        moved = (tensor.to(device) for tensor in (self.tokens, self.last, self.target, self.foil))
+        return PairBatch(*moved, use=self.use)
 
     def take(self, pairs: Tensor) -> "PairBatch":
         """The pairs with the given indices, int64 [m], in that order; padding that none of them needs is removed."""

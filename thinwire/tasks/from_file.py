@@ -2,17 +2,16 @@
 
     {"prompts": ["The keys are", "The key is"], "answers": [" here", " there"], "split": "train"}
 
-An empty answer means any token but the other answer. If no line names its split, each pair gets one by its hash: 60%
-train, 20% validation, 20% held-out. Blank lines are ignored.
+An empty answer means any token but the other answer. If no line names its split, 60% of the pairs are for training, 20%
+for validation, 20% held out; lines that share a prompt stay together. Blank lines are ignored.
 """
 
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
-from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,13 +19,16 @@ from thinwire.config import explain
 from thinwire.data.words import SPLITS, Split
 from thinwire.errors import UserError
 from thinwire.tasks.batch import Pair
-from thinwire.tasks.task import Task, check_name
+from thinwire.tasks.splits import Group, divided, groups_of
+from thinwire.tasks.task import SHOWN, Lines, Task, check_name
 
 MAX_BYTES = 2**24
 MAX_LINE_BYTES = 2**16
 MIN_PAIRS = 8
 """Smallest number of different pairs in each split."""
 FORM = '{"prompts": ["…", "…"], "answers": ["…", "…"]}'
+AS_PAIRS = json.JSONDecoder(object_pairs_hook=list)
+"""Reads an object as a list of its keys and values, repeated keys included."""
 Numbered = dict[int, "Line"]
 """The lines of a file by their numbers, from 1."""
 
@@ -50,36 +52,33 @@ class Line(BaseModel):
     def pair(self) -> Pair:
         return Pair(self.prompts, self.answers)
 
-    def by_hash(self) -> Split:
-        """The split that is computed from the pair's hash."""
-        share = crc32(json.dumps([self.prompts, self.answers]).encode()) % 10
-        return "train" if share < 6 else "validation" if share < 8 else "heldout"
-
 
 def task_from_file(path: Path | str) -> Task:
-    """The task of a JSON Lines file of pairs, named by the file's stem. No pair repeats before all others were drawn.
+    """The task of a JSON Lines file of pairs, named by the file's stem. No pair repeats.
 
-    Raises UserError for an invalid line, with its number (not UTF-8, not JSON, a missing or unknown key, equal prompts
-    or answers, a prompt in two splits), and for a file that is too large, has too few pairs, or an invalid name.
+    Raises UserError for an invalid line, with its number (not UTF-8, not JSON, a missing, unknown or repeated key,
+    equal prompts or answers, a prompt in two splits), for lines that cannot be divided among the splits, and for a file
+    that is too large, has too few pairs, or an invalid name.
     """
     path = Path(path)
     check_name(path.stem, "rename the file")
     content = _read(path)
     lines = _parse(content, path)
+    if not lines:
+        raise UserError(f"{path} has no lines; write {FORM} there, once for each pair.")
     splits = _splits(lines, path)
-    pairs = {split: tuple({line.pair: None for n, line in lines.items() if splits[n] == split}) for split in SPLITS}
-    for split, found in pairs.items():
-        if len(found) < MIN_PAIRS:
-            raise UserError(
-                f"{path} has {len(found)} different pairs for the {split} split and needs {MIN_PAIRS}; "
-                'add lines, or name the "split" of every line.'
-            )
+    held: dict[Split, Lines] = {}
+    pairs: dict[Split, tuple[Pair, ...]] = {}
+    for split in SPLITS:
+        own = [line.pair for number, line in lines.items() if splits[number] == split]
+        pairs[split] = tuple(dict.fromkeys(own))
+        held[split] = Lines(len(own), len(own) - len(pairs[split]))
 
     def draw(rng: random.Random, split: Split) -> Iterator[Pair]:
-        while True:
-            yield from rng.sample(pairs[split], len(pairs[split]))
+        yield from rng.sample(pairs[split], len(pairs[split]))
 
-    return Task(path.stem, "the choice that a file of pairs defines", draw, hashlib.sha256(content).hexdigest()[:16])
+    source = hashlib.sha256(content).hexdigest()[:16]
+    return Task(path.stem, "the choice that a file of pairs defines", draw, source, lines=held)
 
 
 def _read(path: Path) -> bytes:
@@ -98,14 +97,17 @@ def _read(path: Path) -> bytes:
 
 def _parse(content: bytes, path: Path) -> Numbered:
     lines: Numbered = {}
-    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    unix = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for number, raw in enumerate(unix.split(b"\n"), start=1):
         where = f"Line {number} of {path}"
         if len(raw) > MAX_LINE_BYTES:
             raise UserError(f"{where} is longer than {MAX_LINE_BYTES >> 10} KiB; shorten its prompts.")
         if not raw.strip():
             continue
         try:
-            lines[number] = Line.model_validate_json(raw.decode("utf-8"))
+            text = raw.decode("utf-8")
+            lines[number] = Line.model_validate_json(text)
+            _refuse_repeated_keys(text, where)
         except UnicodeDecodeError:
             raise UserError(f"{where} is not UTF-8 text; save the file as UTF-8.") from None
         except ValidationError as error:
@@ -114,20 +116,68 @@ def _parse(content: bytes, path: Path) -> Numbered:
     return lines
 
 
+def _refuse_repeated_keys(text: str, where: str) -> None:
+    """Raise UserError for a valid line that gives a key twice, of which a parser would drop one."""
+    keys = [key for key, _ in AS_PAIRS.decode(text)]
+    twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+    if twice is not None:
+        raise UserError(f"{where} gives the key {twice!r} twice; write {FORM} there.")
+
+
 def _splits(lines: Numbered, path: Path) -> dict[int, Split]:
-    """The split of each line. Raises UserError if only some lines name theirs, or a prompt is in two splits."""
-    named = {number: line.split for number, line in lines.items() if line.split is not None}
+    """The split of each line: the named one, or one for all lines that share prompts."""
+    named: dict[int, Split] = {number: line.split for number, line in lines.items() if line.split is not None}
     bare = next((number for number in lines if number not in named), None)
-    if named and bare is not None:
+    if bare is None:
+        _check_named(lines, named, path)
+        return named
+    if named:
         raise UserError(f'Line {bare} of {path} names no split and line {min(named)} does; give every line a "split".')
-    splits: dict[int, Split] = {number: line.split or line.by_hash() for number, line in lines.items()}
+    groups = groups_of({number: line.pair for number, line in lines.items()})
+    splits = divided(groups, MIN_PAIRS)
+    for split in SPLITS:
+        found = sum(group.size for group in groups if splits[group.lines[0]] == split)
+        if found < MIN_PAIRS:
+            raise UserError(_indivisible(groups, path) or _too_few(found, split, path))
+    return splits
+
+
+def _check_named(lines: Numbered, named: Mapping[int, Split], path: Path) -> None:
+    """Raise UserError where a prompt is in two splits, or a split has too few different pairs."""
     first: dict[str, int] = {}
     for number, line in lines.items():
         for prompt in line.prompts:
             earlier = first.setdefault(prompt, number)
-            if splits[earlier] != splits[number]:
+            if named[earlier] != named[number]:
                 raise UserError(
                     f"Lines {earlier} and {number} of {path} share a prompt and are in different splits "
-                    f'({splits[earlier]}, {splits[number]}); drop one, or give every line a "split".'
+                    f"({named[earlier]}, {named[number]}); drop one, or name the same split in both."
                 )
-    return splits
+    for split in SPLITS:
+        found = len({line.pair for line in lines.values() if line.split == split})
+        if found < MIN_PAIRS:
+            raise UserError(_too_few(found, split, path))
+
+
+def _too_few(found: int, split: Split, path: Path) -> str:
+    return (
+        f"{path} has {found} different pairs for the {split} split and needs {MIN_PAIRS}; "
+        'add lines, or name the "split" of every line.'
+    )
+
+
+def _indivisible(groups: Sequence[Group], path: Path) -> str:
+    """Why shared prompts leave no three splits of enough pairs; empty where it is for want of pairs."""
+    total = sum(group.size for group in groups)
+    if total < len(SPLITS) * MIN_PAIRS:
+        return ""
+    largest = max(groups, key=lambda group: group.size)
+    shared = f"the prompt {largest.prompt[-SHOWN:]!r}"
+    remedy = f"add pairs with other prompts, {MIN_PAIRS} for each split"
+    if len(groups) == 1:
+        how = f"share {shared}" if largest.sharing == total else "are joined by prompts that they share"
+        return f"All lines of {path} {how}, so no split can be without prompts of another; {remedy}."
+    return (
+        f"The {total} pairs of {path} form {len(groups)} groups of lines that share prompts, and these cannot be "
+        f"divided into {len(SPLITS)} splits of {MIN_PAIRS} pairs ({largest.sharing} share {shared}); {remedy}."
+    )

@@ -2,8 +2,8 @@
 
 import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,10 @@ from thinwire.data.words import SPLITS, Split
 from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.registry import Registry
-from thinwire.tasks.batch import Pair, PairBatch, accuracy, last_logits, sequence_losses
+from thinwire.tasks.batch import Pair, PairBatch, accuracy_of, last_logits, loss_of, margin
 from thinwire.tasks.controls import Control
 from thinwire.tasks.decide import Choices, batch_of, decide
+from thinwire.tasks.use import PairUse
 
 if TYPE_CHECKING:
     from thinwire.data.tokenizer import Tokenizer
@@ -27,6 +28,8 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 """Valid names of tasks: the name is also that of the circuit's folder, and `.CONTROL` may follow it."""
 PATIENCE = 100
 """After this many repeated (or skipped) pairs in a row, no new (or valid) pair is expected."""
+MAX_PAIRS = 100_000
+"""Largest number of pairs that is drawn; the configs of the stages have the same bound."""
 SCORE_CHUNK = 64
 """Pairs per forward pass when a model is scored; bounds the memory."""
 SHOWN = 60
@@ -35,6 +38,15 @@ SHOWN = 60
 
 class CannotExpress(UserError):
     """A tokenizer has no tokens that distinguish a task's answers."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Pairs that a file holds for one split."""
+
+    total: int
+    repeated: int
+    """Those that repeat an earlier one."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,10 @@ class Score:
     """Task loss in nats: the mean over all sequences of both sides."""
     accuracy: float
     """Fraction of sequences whose right answer is the likelier one."""
+    ties: int
+    """Sequences whose answers are equally likely; they count as wrong."""
+    use: PairUse
+    """Pairs that the score is of, and pairs that were passed over."""
 
 
 @one_line
@@ -61,11 +77,13 @@ class Task:
     summary: str
     """One phrase that describes the choice."""
     draw: Draw
-    """Generates pairs of a split without end; pairs may repeat."""
+    """Generates pairs of a split, without end or all that there are; pairs may repeat."""
     source: str = ""
     """Identifies the file of a task: 16 hex digits of its SHA-256. Empty for tasks that are defined in code."""
     control: Control | None = None
     """How the answers are changed; None for a task that is not a control."""
+    lines: Mapping[Split, Lines] = field(default_factory=dict, hash=False)
+    """What the file of a task holds for each split; empty for tasks that are defined in code."""
 
     @property
     def base(self) -> str:
@@ -73,7 +91,7 @@ class Task:
         return self.name.partition(".")[0]
 
     def text_pairs(self, n: int, split: Split, seed: int) -> list[Pair]:
-        """n pairs, the same for the same seed, all different unless there are too few.
+        """Up to n different pairs, the same for the same seed; fewer where the task has no more.
 
         Those of a control are the pairs of its base task, with the answers of the base task.
         """
@@ -81,17 +99,18 @@ class Task:
         return list(islice(self.stream(split, seed), n))
 
     def stream(self, split: Split, seed: int) -> Iterator[Pair]:
-        """Pairs without end, the same for the same seed, all different until no new ones are found."""
+        """Different pairs, the same for the same seed, until no new ones are found."""
         if split not in SPLITS:
             raise UserError(f"There is no split called '{split}'; use one of {', '.join(SPLITS)}.")
         seen: set[Pair] = set()
         repeats = 0
         for pair in self.draw(random.Random(f"{self.base}/{split}/{seed}"), split):
             repeats = repeats + 1 if pair in seen else 0
-            if 0 < repeats <= PATIENCE:
-                continue
-            seen.add(pair)
-            yield pair
+            if repeats > PATIENCE:
+                return
+            if not repeats:
+                seen.add(pair)
+                yield pair
 
     def choices(self, pair: Pair, tokenizer: "Tokenizer") -> Choices | None:
         """Both sides of a pair as choices between two tokens; None for a pair that is skipped."""
@@ -101,56 +120,69 @@ class Task:
         return self.control.choices(decided, tokenizer)
 
     def pairs(self, n: int, split: Split, seed: int, tokenizer: "Tokenizer", context: int | None = None) -> PairBatch:
-        """n pairs as tensors; pairs whose answers the tokenizer cannot distinguish are skipped.
+        """Up to n different pairs as tensors; `use` of the batch says how many, and how many were passed over.
 
-        Raises CannotExpress, a UserError, after too many skipped pairs in a row, and UserError when a prompt is longer
-        than `context` tokens.
+        Pairs whose answers the tokenizer cannot distinguish are passed over, and so are those of a file with a prompt
+        longer than `context` tokens.
+        Raises CannotExpress, a UserError, where no pair is left or after too many in a row that are passed over, and
+        UserError when a prompt of a task that is defined in code is longer than `context` tokens.
         """
         self._check_number(n)
         found: list[Choices] = []
-        failed = 0
+        indistinct, too_long, failed, shortest = 0, 0, 0, 0
+        pair: Pair | None = None
         for pair in self.stream(split, seed):
             choices = self.choices(pair, tokenizer)
-            if choices is not None:
-                found.append(choices)
-                failed = 0
+            failed = 0 if choices else failed + 1
+            if choices is None:
+                indistinct += 1
+            elif context is not None and (length := max(len(choice.prompt) for choice in choices)) > context:
+                too_long, shortest = too_long + 1, min(length, shortest or length)
             else:
-                failed += 1
-            if failed > PATIENCE:
-                raise self._cannot_express(pair)
-            if len(found) == n:
+                found.append(choices)
+            if len(found) == n or (not self.lines and (too_long or failed > PATIENCE)):
                 break
-        batch = batch_of(found)
-        longest = batch.tokens.shape[1]
-        if context is not None and longest > context:
-            raise UserError(
-                f"A prompt of {self.name} takes {longest} tokens, more than the context of {context}; "
-                f"use a model with a longer context."
-            )
-        return batch
+        use = PairUse(split, n, len(found), indistinct, too_long)
+        if self.lines:
+            held = self.lines[split]
+            use = replace(use, held=held.total, repeated=held.repeated)
+        elif too_long or failed > PATIENCE:
+            found = []
+        if not found:
+            assert pair is not None, f"{self.name} draws no pair"
+            raise self._longer(shortest, context) if too_long and not indistinct else self._cannot_express(pair, use)
+        return replace(batch_of(found), use=use)
 
     def score(self, model: "Transformer", tokenizer: "Tokenizer", split: Split, n: int = 256, seed: int = 0) -> Score:
-        """Loss and accuracy of a model on n pairs of a split. Raises UserError when it cannot express the task."""
+        """Loss and accuracy of a model on up to n pairs of a split. Raises UserError as `pairs` does."""
         batch = self.pairs(n, split, seed, tokenizer, model.config.context)
-        batch = batch.to(next(model.parameters()).device)
-        losses, hits = [], []
+        assert batch.use is not None
+        use, batch = batch.use, batch.to(next(model.parameters()).device)
         with torch.no_grad():
-            for chunk in torch.arange(n).split(SCORE_CHUNK):
-                part = batch.take(chunk)
-                logits = last_logits(model, part)
-                losses.append(sequence_losses(logits, part))
-                hits.append(accuracy(logits, part) * len(chunk))
-        return Score(self.name, split, float(torch.cat(losses).mean()), float(torch.stack(hits).sum() / n))
+            parts = [batch.take(chunk) for chunk in torch.arange(len(batch)).split(SCORE_CHUNK)]
+            margins = torch.cat([margin(last_logits(model, part), part) for part in parts])
+        ties = int((margins == 0).sum())
+        return Score(self.name, split, float(loss_of(margins)), float(accuracy_of(margins)), ties, use)
 
     def _check_number(self, n: int) -> None:
-        if n < 1:
-            raise UserError(f"{n} is not a valid number of pairs of {self.name}; give at least one.")
+        if not 1 <= n <= MAX_PAIRS:
+            raise UserError(
+                f"{n} is not a valid number of pairs of {self.name}; give at least one and at most {MAX_PAIRS:,}."
+            )
 
-    def _cannot_express(self, pair: Pair) -> CannotExpress:
+    def _longer(self, length: int, context: int | None) -> UserError:
+        return UserError(
+            f"A prompt of {self.name} takes {length} tokens, more than the context of {context}; "
+            f"use a model with a longer context."
+        )
+
+    def _cannot_express(self, pair: Pair, use: PairUse) -> CannotExpress:
         prompt, (right, wrong) = pair.prompts[0][-SHOWN:], (a[:SHOWN] or "anything else" for a in pair.answers)
+        why = ", ".join(f"{count:,} {reason}" for reason, count in use.passed_over.items())
+        every = f" (of {use.held:,} pairs of the {use.split} split, {why})" if use.held else ""
         return CannotExpress(
             f"This tokenizer cannot express {self.name}: after {prompt!r} no token distinguishes {right!r} from "
-            f"{wrong!r}; train the tokenizer on text in which both occur, or choose other answers."
+            f"{wrong!r}{every}; train the tokenizer on text in which both occur, or choose other answers."
         )
 
 

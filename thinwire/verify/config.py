@@ -1,22 +1,36 @@
 """How a circuit is checked."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from thinwire.artifact import FORMATS, Format
 from thinwire.config import Config
 from thinwire.data.words import HELDOUT_SEED
 
 FORMATS.register("verdict")(Format(version=2, files=("verdict.json",)))
+MOST_RUNS = 10**8
+"""Most runs of pairs through random circuits."""
 
 
 class VerifyConfig(Config):
     """How a circuit is checked."""
 
-    pairs: int = Field(default=256, ge=2)
+    pairs: int = Field(default=256, ge=2, le=100_000)
     """Held-out pairs that every check measures on."""
-    random_circuits: int = Field(default=20, ge=1)
+    random_circuits: int = Field(default=20, ge=1, le=100_000)
     """Random circuits of the same size to compare with."""
     max_logit_scale: float = Field(default=3.0, gt=0)
     """Largest scale that a random circuit's calibration may give the logits."""
     seed: int = Field(default=HELDOUT_SEED, ge=0, lt=2**63)
     """Seed of the pairs and of the random circuits; by default the pairs are those that pruning reports on."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        runs = self.pairs * self.random_circuits
+        if runs > MOST_RUNS:
+            raise ValueError(
+                f"{self.random_circuits:,} random circuits on {self.pairs:,} pairs each are {runs:,} runs, which would "
+                f"take days; lower them to {MOST_RUNS:,} runs or fewer"
+            )
+        return self

@@ -14,13 +14,14 @@ from thinwire.data.tokenizer import Tokenizer
 from thinwire.display import Shown, named, plural
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
-from thinwire.tasks import Task
+from thinwire.tasks import PairUse, Task
 from thinwire.verify.checks import all_checks
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.inputs import CheckInput, ablation_of
 from thinwire.verify.measurement import Measurement
 
-RESERVED = ("bytes", "format", "id", "kind", "out", "rows", "seconds", "seed", "thinwire")
+RESERVED = ("bytes", "format", "id", "kind", "out", "rows", "seconds", "seed", "thinwire", "verdict")
+RESERVED += ("heldout_pairs", "passed_over", "passed_over_why", "train_pairs")
 """Names that the command line gives to values of its own beside the flat values of a verdict."""
 
 
@@ -36,6 +37,8 @@ class Verdict(Shown):
     """Task loss that pruning had to reach, nats; None for circuits that were not pruned to one."""
     measurements: tuple[Measurement, ...]
     """Measurements of the same check stand side by side."""
+    pairs: tuple[PairUse, ...] = ()
+    """Pairs of each split that were used and passed over; empty in older files."""
 
     def __post_init__(self) -> None:
         names = [measurement.name for measurement in self.measurements]
@@ -114,14 +117,8 @@ def verify(
     config = config or VerifyConfig()
     circuit.check_model(model)
     task, context = circuit_task(circuit, own), model.config.context
-    inputs = CheckInput(
-        model,
-        circuit,
-        task.pairs(config.pairs, "heldout", config.seed, tokenizer, context),
-        task.pairs(config.pairs, "train", config.seed, tokenizer, context),
-        config,
-        ablation_of(circuit),
-    )
+    heldout, fit = (task.pairs(config.pairs, split, config.seed, tokenizer, context) for split in ("heldout", "train"))
+    inputs = CheckInput(model, circuit, heldout, fit, config, ablation_of(circuit))
     checks, measurements = all_checks(), []
     for done, check in enumerate(checks, 1):
         found = list(check.run(inputs))
@@ -129,4 +126,6 @@ def verify(
         assert {one.check for one in found} == {check.name}, f"check {check.name} names another check"
         measurements += found
         report(done, len(checks), f"{found[0].title}: {found[0].quantity} {found[0].number}")
-    return Verdict(circuit.task, len(circuit.nodes), len(circuit.edges(model)), inputs.target_loss, tuple(measurements))
+    uses = tuple(batch.use for batch in (heldout, fit) if batch.use is not None)
+    sizes = len(circuit.nodes), len(circuit.edges(model))
+    return Verdict(circuit.task, *sizes, inputs.target_loss, tuple(measurements), uses)

@@ -131,7 +131,7 @@ def _task_view(
     n_pairs = max(config.pairs, config.measured_pairs)
     batch = task.pairs(n_pairs, "heldout", config.seed, tokens.tokenizer, model.config.context)
     acts = behaviour(model, circuit, batch, config.most_ablations)
-    shown = [row for pair in range(config.pairs) for row in (pair, pair + n_pairs)]
+    shown = [row for pair in range(min(config.pairs, len(batch))) for row in (pair, pair + len(batch))]
     edges, index = circuit.edges(model), {node: index for index, node in enumerate(circuit.nodes)}
     read = embedding_edges(model, circuit.nodes, circuit.prompt_tokens)
     written = unembedding_edges(model, circuit.nodes, circuit.answer_tokens)

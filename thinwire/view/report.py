@@ -79,9 +79,8 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     """
     folder = Path(folder)
     path = folder / REPORT if out is None else Path(out)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of an HTML file for --out.")
     suffix_of(path, PAGES)
+    artifact.check_file_place(path)
     report = report_of(folder)
     artifact.make_parents(path)
     try:

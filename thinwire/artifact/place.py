@@ -1,0 +1,38 @@
+"""Checks, before any work is done, that its result can be written."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from thinwire.errors import UserError
+
+
+def check_place(out: Path, option: str = "--out") -> None:
+    """Raise UserError unless a folder or a file can be written at `out`; nothing is created or left behind."""
+    out = Path(out).resolve()  # a link stays a link: what it points to is replaced
+    try:
+        out.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a part of the path is a file, or too long
+        raise _refusal(out, error, option) from None
+    around = next(folder for folder in out.parents if folder.exists())
+    if not around.is_dir():
+        raise UserError(f"{around} is a file, so {out} cannot be created; choose another {option}.")
+    try:  # the name is the scratch folder's, which is longer than that of the result
+        os.rmdir(tempfile.mkdtemp(dir=around, prefix=f".{out.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise _refusal(out, error, option) from None
+
+
+def check_file_place(path: Path, what: str = "an HTML file", option: str = "--out") -> None:
+    """Raise UserError unless a file can be written at `path`; `what` and `option` name it to the user."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; give the name of {what} for {option}.")
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"{path} is not a file; give the name of {what} for {option}.")
+    check_place(path, option)
+
+
+def _refusal(out: Path, error: OSError, option: str) -> UserError:
+    return UserError(f"{out} cannot be written ({error.strerror}); choose another {option}.")
