@@ -189,16 +189,17 @@ def test_places_are_checked_before_the_work(work: Path, tmp_path: Path, thinwire
         monkeypatch.setattr(f"thinwire.stages.{stage}", work_began)
     circuit, long = work / "circuits" / TASK, "n" * 250
     (tmp_path / "file").write_text("x")
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.svg").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for out in (tmp_path / "file/below", Path("/proc/nothing"), tmp_path / long, tmp_path / "new" / long):
         thinwire("verify", circuit, "--pairs", "9", "--out", out).refused("choose another --out")
         thinwire("prune", work / "model", "-t", TASK, "--out", out).refused("choose another --out")
-        thinwire("view", circuit, "--out", out).refused("choose another --out")
-    thinwire("view", circuit, "--out", tmp_path / "folder").refused("is a folder; give the name of an HTML file")
-    thinwire("view", circuit, circuit).refused(f"Two of these circuits are of {TASK}")
+        thinwire("view", circuit, "--out", f"{out}.html").refused("choose another --out")
+    (tmp_path / "folder.html").mkdir()
+    thinwire("view", circuit, "--out", tmp_path / "folder.html").refused("is a folder; give the name of an HTML file")
+    (tmp_path / "folder.html").rmdir()
     table = ["prune", work / "model", "--tasks", TASK, "--ladder", "0.3"]
-    thinwire(*table, "--plot", tmp_path / "folder").refused("is a folder; give the name of an SVG file for --plot")
+    thinwire(*table, "--plot", tmp_path / "folder.svg").refused("is a folder; give the name of an SVG, PNG or PDF file")
     thinwire(*table, "--plot", tmp_path / "file/below.svg").refused("choose another --plot")
     (work / "index.html").unlink()
     (work / "index.html").mkdir()
