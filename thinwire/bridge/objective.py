@@ -20,7 +20,7 @@ from thinwire.train.objective import Losses, Objective, ObjectiveFactory, Parame
 
 
 class BridgeObjective(Objective):
-    """The losses of a bridge. Its parts are `loss`, the sparse model's cross-entropy, and those of `bridge_losses`."""
+    """The losses of a bridge. Its parts are `sparse_loss`, the sparse model's cross-entropy, and those of `bridge_losses`."""
 
     def __init__(self, model: Transformer, config: TrainConfig, start: Bridge, target: Target, how: "Bridging") -> None:
         super().__init__(model, config)
@@ -45,14 +45,14 @@ class BridgeObjective(Objective):
         weights = self.how.weights
         total = weights.nmse * parts["nmse"] + weights.kl_to_sparse * parts["kl_to_sparse"]
         total = total + weights.kl_to_dense * parts["kl_to_dense"]
-        return Losses(total if self.how.frozen else total + weights.cross_entropy * parts["loss"], parts)
+        return Losses(total if self.how.frozen else total + weights.cross_entropy * parts["sparse_loss"], parts)
 
     def _parts(self, model: Transformer, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         (target,) = self.target
         pair = Pair(target, model, target.n_points, 2 * model.config.n_layers + 1)
         own = self._own(pair, inputs)
         loss = next_token_loss(own[1].logits, targets)
-        return {"loss": loss} | bridge_losses(pair, self.bridge, inputs, own, self._chosen())
+        return {"sparse_loss": loss} | bridge_losses(pair, self.bridge, inputs, own, self._chosen())
 
     def _own(self, pair: Pair, inputs: Tensor) -> tuple[OwnPass, OwnPass]:
         """Both models by themselves on tokens [batch, pos], with a gradient where the model is trained."""

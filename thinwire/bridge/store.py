@@ -82,7 +82,9 @@ def load_bridge(folder: Path | str) -> StoredBridge:
     summary = read_record(BridgeSummary, opened.path / artifact.SUMMARY, refusal)
     try:
         weights = load_file(opened.path / WEIGHTS)
-        bridge = Bridge(tuple(Junction(*pair) for pair in shape.junctions), shape.d_dense, shape.d_sparse, shape.n_active)
+        bridge = Bridge(
+            tuple(Junction(*pair) for pair in shape.junctions), shape.d_dense, shape.d_sparse, shape.n_active
+        )
         bridge.load_state_dict(weights)
     except (SafetensorError, OSError, RuntimeError, ValueError):
         raise UserError(refusal) from None
