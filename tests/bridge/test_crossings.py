@@ -95,7 +95,11 @@ def test_gradients_flow_to_both_sides_and_match_finite_differences() -> None:
         guide = own[0].logits.detach().log_softmax(-1)
         return sum((_kl(guide, each) for each in logits), torch.zeros((), dtype=torch.float64))
 
-    places = [*bridge.encoders[1].parameters(), *bridge.decoders[3].parameters(), sparse.blocks[0].mlp.w_in.weight]
+    places = [
+        *bridge.encoders[1].parameters(),
+        *bridge.decoders[3].parameters(),
+        sparse.get_parameter("blocks.0.mlp.w_in.weight"),
+    ]
     gradients = torch.autograd.grad(total(), places)
     generator = torch.Generator().manual_seed(0)
     for place, gradient in zip(places, gradients, strict=True):

@@ -75,7 +75,8 @@ def test_stages_improve_the_crossings_and_are_reused(
     again = bridge_stage(ends, tmp_path / "work", CONFIG)
     assert [stored.artifact.id for stored in again.values()] == [stored.artifact.id for stored in found.values()]
     stored = load_bridge(tmp_path / "work" / "maps")
-    assert all(torch.equal(x, y) for x, y in zip(stored.bridge.parameters(), found["maps"].bridge.parameters()))
+    both = zip(stored.bridge.parameters(), found["maps"].bridge.parameters(), strict=True)
+    assert all(torch.equal(read, made) for read, made in both)
 
 
 def test_a_later_choice_remakes_no_stage_before(models: tuple[Path, Path], tiny_tokens: Tokens, tmp_path: Path) -> None:

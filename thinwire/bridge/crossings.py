@@ -44,7 +44,7 @@ def own_pass(model: Residual, points: Sequence[int], n_points: int, tokens: Tens
 def remainders(
     model: Residual, points: Sequence[int], n_points: int, streams: Sequence[Tensor], tokens: Tensor
 ) -> Iterator[Tensor]:
-    """Run the rest of a model from each of `points`, on a stream [batch, pos, d_model] that stands in for its own there.
+    """Run the rest of a model from each of `points`, on a stream [batch, pos, d_model] in place of its own.
 
     Yields logits [batch, pos, vocab], in the order of the points, which rise. All remainders run as one growing batch.
     """

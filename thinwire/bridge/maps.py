@@ -75,7 +75,7 @@ class Bridge(nn.Module):
 
     @torch.no_grad()
     def set_map(self, direction: str, i: int, weight: Tensor, bias: Tensor) -> None:
-        """Set a map of junction i, direction "encode" or "decode": weight [out, in] and bias [out], of scaled streams."""
+        """Set the map of junction i that is called "encode" or "decode": weight [out, in] and bias [out]."""
         linear = (self.encoders if direction == "encode" else self.decoders)[i]
         assert isinstance(linear, nn.Linear)
         linear.weight.copy_(weight)

@@ -20,7 +20,7 @@ from thinwire.train.objective import Losses, Objective, ObjectiveFactory, Parame
 
 
 class BridgeObjective(Objective):
-    """The losses of a bridge. Its parts are `sparse_loss`, the sparse model's cross-entropy, and those of `bridge_losses`."""
+    """The losses of a bridge. Its parts are the sparse model's cross-entropy, `sparse_loss`, and `bridge_losses`."""
 
     def __init__(self, model: Transformer, config: TrainConfig, start: Bridge, target: Target, how: "Bridging") -> None:
         super().__init__(model, config)

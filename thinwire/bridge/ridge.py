@@ -60,6 +60,6 @@ def fit_ridge(pair: Pair, bridge: Bridge, batches: Iterable[Tensor], penalty: fl
 
 
 def _solve(own: Tensor, shared: Tensor, penalty: float) -> Tensor:
-    """(own + λ)⁻¹ · shared, [in, out], for own [in, in] and shared [in, out]; λ is the penalty times the mean variance."""
+    """(own + λ)⁻¹ · shared, [in, out]; own is [in, in], shared [in, out], and λ the penalty times the mean variance."""
     strength = penalty * own.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     return torch.linalg.solve(own + strength * torch.eye(len(own), dtype=own.dtype), shared)

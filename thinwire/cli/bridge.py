@@ -1,6 +1,6 @@
 """thinwire bridge: fit maps between a dense and a sparse model, at every residual point."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from thinwire.progress import Report
 if TYPE_CHECKING:
     from thinwire.bridge.profile import Profile
     from thinwire.bridge.store import StoredBridge
+    from thinwire.stages.bridge import Stage
 
 MINUTE = 60
 """Seconds."""
@@ -76,7 +77,7 @@ def _values(stored: "StoredBridge") -> dict[str, object]:
     }
 
 
-def table(found: "dict[str, StoredBridge]") -> Table:
+def table(found: "Mapping[Stage, StoredBridge]") -> Table:
     """Held-out cross-entropy of every crossing, a row for each stage and direction."""
     profiles = [stored.summary.profile for stored in found.values()]
     slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}

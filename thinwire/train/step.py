@@ -223,8 +223,8 @@ class _Measured:
 def normalize_gradient(gradients: list[Tensor], how: str, share: float = 1.0) -> Tensor:
     """Scale gradients of any shapes in place by their global root mean square, as `TrainConfig.gradient` says.
 
-    Returns that RMS, a scalar; 0 without gradients. Where the gradients are only some of all, `share` is the estimated ratio of their RMS to
-    that of all.
+    Returns that RMS, a scalar; 0 without gradients. Where the gradients are only some of all, `share` is the estimated
+    ratio of their RMS to that of all.
     """
     numel = sum(gradient.numel() for gradient in gradients)
     if not numel:
