@@ -1,9 +1,11 @@
 """The dense model of a bridge, as three functions: embed, run a range of segments, unembed."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from thinwire.model.norms import moved_by
 from thinwire.model.transformer import Transformer
 
 
@@ -34,6 +36,17 @@ class Target(nn.Module, ABC):
         Some models also read the tokens [batch, pos].
         """
 
+    @abstractmethod
+    def gain(self, point: int) -> Tensor:
+        """The gain [d_model] of the norm through which point `point` is read."""
+
+    @abstractmethod
+    def moved(self, tokens: Tensor, moves: Mapping[int, Tensor]) -> Tensor:
+        """Logits [batch, pos, vocab] of tokens [batch, pos] when reads are moved.
+
+        `moves` are added to what the norm at a point returns, [batch, pos, d_model] per point.
+        """
+
 
 class OwnTarget(Target):
     """A model of this package, whose points are its residual points h_0 … h_2L."""
@@ -56,3 +69,11 @@ class OwnTarget(Target):
     def unembed(self, resid: Tensor, tokens: Tensor) -> Tensor:
         """See `Target`; resid [batch, pos, d_model] and tokens [batch, pos] to [batch, pos, vocab]."""
         return self.model.unembed(resid, tokens)
+
+    def gain(self, point: int) -> Tensor:
+        """See `Target`."""
+        return self.model.norms[point].weight.detach()
+
+    def moved(self, tokens: Tensor, moves: Mapping[int, Tensor]) -> Tensor:
+        """See `Target`; tokens [batch, pos] to [batch, pos, vocab]."""
+        return self.model(tokens, norms=moved_by(moves))
