@@ -11,7 +11,15 @@ from thinwire.sites import KINDS, SiteKind
 FORMATS.register("model")(
     Format(
         version=1,
-        files=("model.json", "weights.safetensors", "tokenizer.json", "objective.json", SUMMARY, METRICS),
+        files=(
+            "model.json",
+            "weights.safetensors",
+            "tokenizer.json",
+            "objective.json",
+            "objective.safetensors",
+            SUMMARY,
+            METRICS,
+        ),
         shipped=True,
         in_place=True,
     )

@@ -76,3 +76,25 @@ def frozen(scales: Mapping[int, Tensor], copies: int = 1) -> Norms:
         return resid * repeated[point] * norm.weight
 
     return norms
+
+
+class ReadRecorder:
+    """Norms as they are, which keep in `values` what each returns: [batch, pos, d_model] per point."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, Tensor] = {}
+
+    def __call__(self, point: int, norm: RMSNorm, resid: Tensor) -> Tensor:
+        """See `Norms`."""
+        self.values[point] = norm(resid)
+        return self.values[point]
+
+
+def moved_by(moves: Mapping[int, Tensor]) -> Norms:
+    """Norms that add `moves`, [batch, pos, d_model] per point, to what they return."""
+
+    def norms(point: int, norm: RMSNorm, resid: Tensor) -> Tensor:
+        read = norm(resid)
+        return read + moves[point].to(read.dtype) if point in moves else read
+
+    return norms

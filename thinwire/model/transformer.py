@@ -81,6 +81,11 @@ class Transformer(Shown, nn.Module):
         """The 2·n_layers sublayers in the order they run."""
         return [sublayer for block in self.blocks for sublayer in (block.attn, block.mlp)]  # pyright: ignore
 
+    @property
+    def norms(self) -> list[RMSNorm]:
+        """The norm that each residual point h_0 … h_2L is read through."""
+        return [*(sublayer.norm for sublayer in self.sublayers), self.norm]
+
     def embed(
         self, tokens: Tensor, embedded: Tensor | None = None, cache: Cache | None = None, tap: Tap = identity
     ) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from thinwire import artifact
@@ -27,7 +28,7 @@ from thinwire.train.language import LANGUAGE_MODELING
 from thinwire.train.metrics import Metrics, Muted
 from thinwire.train.objective import ObjectiveFactory
 from thinwire.train.ranks import SINGLE, Ranks
-from thinwire.train.result import OBJECTIVE, TrainResult, read_result, result_of, write_model
+from thinwire.train.result import OBJECTIVE, OBJECTIVE_STATE, TrainResult, read_result, result_of, write_model
 from thinwire.train.rows import count_nonzeros, gathered
 from thinwire.train.sinks import Sink, check_sinks, open_sinks
 from thinwire.train.sparse_step import check_compute
@@ -238,6 +239,11 @@ def _finish(run: _Run, seconds: float) -> TrainResult:
     run.metrics.add_once(config.steps, **asdict(measured))
     result = result_of(model, config, tokens, measured.val_losses, config.steps, seconds)
     also = [artifact.METRICS, *([OBJECTIVE] if (run.out / OBJECTIVE).exists() else [])]
+    trained = state.objective.own_state()
+    if trained:
+        with artifact.atomic(run.out / OBJECTIVE_STATE) as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in trained.items()}, temporary)
+        also.append(OBJECTIVE_STATE)
     write_model(run.out, model, config, tokens, run.inputs.parents, result, also)
     checkpoint.remove(run.out / CHECKPOINT)
     state.ranks.wait()

@@ -4,7 +4,8 @@
 2. It returns an `Objective`, a module: its forward pass takes a batch to `Losses`. A subclass implements `losses`.
 3. The parts of the losses are logged in metrics.jsonl, each under its name.
 4. Parameters besides the model's come as `ParameterGroup`, each with a learning rate and an epsilon of its own. They
-   are checkpointed with the model, as are all buffers, so a resumed run equals an uninterrupted one bit for bit.
+   are checkpointed with the model, as are all buffers, so a resumed run equals an uninterrupted one bit for bit. A
+   finished run keeps them as `objective.safetensors` beside the model.
 
 `thinwire.train.language` has the default objective.
 """
@@ -90,6 +91,13 @@ class Objective(nn.Module, ABC):
     def groups(self) -> tuple[ParameterGroup, ...]:
         """The parameters besides those of the model and of the sparsifier."""
         return ()
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Parameters and buffers besides those of the model and of the sparsifier, by name, in their shapes.
+
+        A finished run keeps them as `objective.safetensors`.
+        """
+        return {name: x for name, x in self.state_dict().items() if not name.startswith(("model.", "sparsifier."))}
 
     def compute(self, function: Callable[[Transformer], T], compiled: Transformer | None = None) -> T:
         """The result of `function` on the model with the weights of the forward pass, in the config's precision.

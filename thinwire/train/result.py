@@ -21,6 +21,8 @@ from thinwire.train.config import TrainConfig
 
 OBJECTIVE = "objective.json"
 """File that names the objective of a run, where it is not the default one."""
+OBJECTIVE_STATE = "objective.safetensors"
+"""File of what the objective of a run trained besides the model, where there is anything."""
 
 
 @one_line

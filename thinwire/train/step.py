@@ -215,7 +215,7 @@ class _Measured:
     def of(cls, losses: Losses, rms: Tensor, ranks: Ranks) -> "_Measured":
         """Means over the ranks, fetched in one transfer; `rms` is a scalar and already that of all ranks."""
         means = ranks.mean(torch.stack([value.detach().float() for value in (losses.total, *losses.parts.values())]))
-        *values, last = torch.stack([*means, rms]).tolist()
+        *values, last = torch.stack([*means, rms.to(means.device)]).tolist()
         return cls(values[0], last, dict(zip(losses.parts, values[1:], strict=True)))
 
 
@@ -223,10 +223,12 @@ class _Measured:
 def normalize_gradient(gradients: list[Tensor], how: str, share: float = 1.0) -> Tensor:
     """Scale gradients of any shapes in place by their global root mean square, as `TrainConfig.gradient` says.
 
-    Returns that RMS, a scalar. Where the gradients are only some of all, `share` is the estimated ratio of their RMS to
-    that of all.
+    Returns that RMS, a scalar; 0 without gradients. Where the gradients are only some of all, `share` is the estimated
+    ratio of their RMS to that of all.
     """
     numel = sum(gradient.numel() for gradient in gradients)
+    if not numel:
+        return torch.zeros((), dtype=torch.float32)  # the objective freezes the model
     norm = torch.nn.utils.get_total_norm(gradients)
     rms = (norm.full_tensor() if is_sharded(norm) else norm) / numel**0.5 / share  # pyright: ignore
     divisor = {"normalize": rms, "clip": rms.clamp(min=1.0), "none": torch.ones_like(rms)}[how]

@@ -1,0 +1,1 @@
+"""Bridges between a dense and a sparse model: maps at every residual point, and what crosses them."""

@@ -1,0 +1,99 @@
+"""A bridge as an objective of `train()`: the maps alone with both models frozen, or together with the sparse model."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import ClassVar, Self
+
+import torch
+from pydantic import PrivateAttr
+from torch import Tensor
+
+from thinwire.bridge.config import LossWeights
+from thinwire.bridge.crossings import OwnPass, Pair
+from thinwire.bridge.losses import bridge_losses
+from thinwire.bridge.maps import Bridge
+from thinwire.bridge.targets import Target
+from thinwire.compiled.compile import compile_sparse
+from thinwire.model.transformer import Transformer, next_token_loss
+from thinwire.train.config import TrainConfig
+from thinwire.train.objective import Losses, Objective, ObjectiveFactory, ParameterGroup
+
+
+class BridgeObjective(Objective):
+    """The losses of a bridge. Its parts are the sparse model's cross-entropy, `sparse_loss`, and `bridge_losses`."""
+
+    def __init__(self, model: Transformer, config: TrainConfig, start: Bridge, target: Target, how: "Bridging") -> None:
+        super().__init__(model, config)
+        self.how = how
+        self.bridge = deepcopy(start).requires_grad_(True)
+        self.target = [target]  # in a list, so that it is no part of this module
+        self.frozen: list[Transformer] = []
+        if how.frozen:
+            model.requires_grad_(False)
+            self.frozen = [compile_sparse(model)]
+        self.references = [target, *self.frozen]
+
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        """The maps."""
+        return (ParameterGroup(tuple(self.bridge.parameters()), self.how.rate),)
+
+    def losses(self, batch: Tensor, compiled: Transformer | None = None) -> Losses:
+        """Losses of a batch of tokens [batch, context + 1]; `compiled` is as in `compute`."""
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        runner = self.frozen[0] if self.frozen else compiled
+        parts = self.compute(lambda model: self._parts(model, inputs, targets), runner)
+        weights = self.how.weights
+        total = weights.nmse * parts["nmse"] + weights.kl_to_sparse * parts["kl_to_sparse"]
+        total = total + weights.kl_to_dense * parts["kl_to_dense"]
+        return Losses(total if self.how.frozen else total + weights.cross_entropy * parts["sparse_loss"], parts)
+
+    def _parts(self, model: Transformer, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        (target,) = self.target
+        pair = Pair(target, model, target.n_points, 2 * model.config.n_layers + 1)
+        own = self._own(pair, inputs)
+        loss = next_token_loss(own[1].logits, targets)
+        return {"sparse_loss": loss} | bridge_losses(pair, self.bridge, inputs, own, self._chosen())
+
+    def _own(self, pair: Pair, inputs: Tensor) -> tuple[OwnPass, OwnPass]:
+        """Both models by themselves on tokens [batch, pos], with a gradient where the model is trained."""
+        with torch.no_grad():
+            dense = pair.own_dense(self.bridge, inputs)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.how.frozen):
+            return dense, pair.own_sparse(self.bridge, inputs)
+
+    def _chosen(self) -> Sequence[int]:
+        """The junctions of this step, in order: all, or so many drawn at random."""
+        n, drawn = len(self.bridge.junctions), self.how.crossings
+        if drawn is None or drawn >= n:
+            return range(n)
+        generator = torch.Generator().manual_seed(int(self.sparsifier.updates) + self.config.seed)
+        return sorted(torch.randperm(n, generator=generator)[:drawn].tolist())
+
+
+class Bridging(ObjectiveFactory):
+    """Builds the objective of a bridge that starts as another one, by the contents of which it is known."""
+
+    name: ClassVar[str] = "bridge"
+    frozen: bool
+    """Whether both models stay as they are, or the sparse one is trained too."""
+    rate: float
+    """Peak learning rate of the maps."""
+    crossings: int | None
+    """See `BridgeConfig`."""
+    weights: LossWeights
+    """Weights of the losses."""
+    start: str
+    """Content hash of the bridge that the maps start as."""
+    dense: str
+    """Content hash of the dense model."""
+    _bridge: Bridge = PrivateAttr()
+    _target: Target = PrivateAttr()
+
+    def between(self, bridge: Bridge, target: Target) -> Self:
+        """The same with the bridge that it starts as and the dense model."""
+        self._bridge, self._target = bridge, target
+        return self
+
+    def build(self, model: Transformer, config: TrainConfig, teacher: Transformer | None) -> BridgeObjective:
+        """The objective of a run that trains `model`."""
+        return BridgeObjective(model, config, self._bridge, self._target, self)

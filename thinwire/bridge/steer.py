@@ -1,0 +1,146 @@
+"""Steering: move a dense model's reads as if it had read the other prompt of a pair, through sparse nodes.
+
+The difference that the other prompt makes to chosen reads of the sparse model goes through the decoder and is added to
+the dense model's reads (Gao et al. 2025, A.4). Prompts of a pair are aligned at their last tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thinwire.bridge.reads import Decoder, Read, all_reads, only
+from thinwire.bridge.targets import Target
+from thinwire.model.transformer import Transformer
+from thinwire.tasks import PairBatch, margin
+
+Moves = Mapping[int, Tensor]
+"""Changes of dense reads by point, [2n, pos, d_dense]."""
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What steering did to the sequences of one side of the pairs."""
+
+    log_odds: Tensor
+    """Log-odds of the other prompt's answer over the prompt's own with steering, minus those without: float32 [n]."""
+    log_ratios: Tensor
+    """Log of the probability of the other prompt's answer with steering over that without: float32 [n]."""
+    flips: Tensor
+    """Whether the other prompt's answer became the likelier one: bool [n]."""
+
+    @property
+    def ratio(self) -> float:
+        """The geometric mean of the ratios of the probability of the other prompt's answer."""
+        return float(self.log_ratios.mean().exp())
+
+
+def swapped(batch: PairBatch) -> Tensor:
+    """Index of the other prompt of each pair: int64 [2n]."""
+    n = len(batch)
+    return torch.cat([torch.arange(n, 2 * n), torch.arange(n)])
+
+
+def differences(reads: Mapping[int, Tensor], batch: PairBatch) -> dict[int, Tensor]:
+    """What the other prompt of a pair changes, [2n, pos, width] per point, from reads of the same shapes.
+
+    Prompts are aligned at their last tokens; where the other prompt is shorter, nothing changes.
+    """
+    other = swapped(batch)
+    positions = torch.arange(batch.tokens.shape[1])[None] + (batch.last[other] - batch.last)[:, None]
+    valid = (positions >= 0) & (positions <= batch.last[other][:, None])
+    rows = other[:, None]
+    found: dict[int, Tensor] = {}
+    for point, x in reads.items():
+        theirs = x[rows, positions.clamp(0, x.shape[1] - 1)]
+        found[point] = torch.where(valid[..., None], theirs - x, torch.zeros_like(x))
+    return found
+
+
+@torch.no_grad()
+def moved_logits(target: Target, batch: PairBatch, moves: Moves) -> Tensor:
+    """Logits [2n, vocab] after the last token of each prompt when reads are moved."""
+    logits = target.moved(batch.tokens, moves)
+    return logits[torch.arange(len(logits)), batch.last]
+
+
+def steered(before: Tensor, after: Tensor, batch: PairBatch) -> tuple[Steered, Steered]:
+    """What steering did to either side, from logits [2n, vocab] without and with it.
+
+    The sides are named by the answer that is steered towards: first that of the second prompts.
+    """
+    shift = margin(before, batch) - margin(after, batch)
+    foil = batch.foil.clamp(min=0)[:, None]
+    ratios = (after.float().log_softmax(-1) - before.float().log_softmax(-1)).gather(1, foil)[:, 0]
+    flips = (margin(before, batch) > 0) & (margin(after, batch) < 0)
+    n = len(batch)
+    return tuple(Steered(shift[side], ratios[side], flips[side]) for side in (slice(0, n), slice(n, 2 * n)))  # pyright: ignore
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Steering on a batch of pairs: reads are recorded once and used for every choice of nodes."""
+
+    target: Target
+    decoder: Decoder
+    batch: PairBatch
+    deltas: Mapping[int, Tensor]
+    """What the other prompt changes in the sparse model, [2n, pos, d_sparse] per point."""
+    before: Tensor
+    """Logits of the dense model by itself, [2n, vocab]."""
+
+    @classmethod
+    def of(cls, target: Target, sparse: Transformer, decoder: Decoder, batch: PairBatch) -> "Steering":
+        """Record both models on a batch of pairs."""
+        deltas = differences(all_reads(sparse, batch.tokens), batch)
+        return cls(target, decoder, batch, deltas, moved_logits(target, batch, {}))
+
+    def moves(self, reads: Sequence[Read]) -> Moves:
+        """How the difference at some reads moves the dense model's."""
+        return self.decoder.moves(only(reads, self.deltas))
+
+    def along(self, moves: Moves, strength: float = 1.0) -> tuple[Steered, Steered]:
+        """Both sides when the dense model's reads are moved by so many times `moves`."""
+        scaled = {point: strength * move for point, move in moves.items()}
+        return steered(self.before, moved_logits(self.target, self.batch, scaled), self.batch)
+
+    def random_direction(self, moves: Moves, generator: torch.Generator) -> Moves:
+        """Moves of the same norm at every token, along one random direction per point."""
+        found: dict[int, Tensor] = {}
+        for point, move in moves.items():
+            direction = torch.randn(move.shape[-1], generator=generator, dtype=torch.float32)
+            found[point] = move.norm(dim=-1, keepdim=True) * (direction / direction.norm())
+        return found
+
+    def random_nodes(self, reads: Sequence[Read], moves: Moves, generator: torch.Generator) -> Moves:
+        """Moves of the same norm at every token, through as many random channels at the same points."""
+        return norm_matched(moves, self.moves(random_reads(reads, self.deltas, generator)))
+
+
+def random_reads(reads: Sequence[Read], deltas: Mapping[int, Tensor], generator: torch.Generator) -> tuple[Read, ...]:
+    """As many other channels, drawn at random from those that change at all, at the points of `reads`.
+
+    `deltas` are [2n, pos, d_sparse] per point.
+    """
+    found: list[Read] = []
+    for point in sorted({read.point for read in reads}):
+        taken = {read.channel for read in reads if read.point == point}
+        live = (deltas[point] != 0).flatten(0, -2).any(0).nonzero()[:, 0].tolist()
+        free = [channel for channel in live if channel not in taken]
+        chosen = torch.randperm(len(free), generator=generator)[: len(taken)].tolist()
+        found += [Read(point, free[i]) for i in chosen]
+    return tuple(found)
+
+
+def norm_matched(moves: Moves, others: Moves) -> Moves:
+    """`others` scaled so that at each point their root mean square over all tokens is that of `moves`.
+
+    One factor a point, since a node that does not change at a token cannot be scaled up there.
+    """
+    found: dict[int, Tensor] = {}
+    for point, move in moves.items():
+        other = others.get(point, torch.zeros_like(move))
+        size = other.norm()
+        found[point] = other * (move.norm() / size) if size > 0 else other
+    return found

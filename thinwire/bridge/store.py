@@ -1,0 +1,93 @@
+"""Bridges on disk: an artefact folder whose parents are both models."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from thinwire import artifact
+from thinwire.artifact import Artifact
+from thinwire.bridge.config import BridgeConfig
+from thinwire.bridge.maps import Bridge, Junction
+from thinwire.bridge.profile import Profile
+from thinwire.config import read_record
+from thinwire.errors import UserError
+
+SHAPE = "bridge.json"
+WEIGHTS = "bridge.safetensors"
+
+
+class BridgeShape(BaseModel):
+    """Contents of `bridge.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    junctions: tuple[tuple[NonNegativeInt, NonNegativeInt], ...]
+    """Residual points that are joined, of the dense and of the sparse model."""
+    d_dense: PositiveInt
+    d_sparse: PositiveInt
+    n_active: PositiveInt
+
+    @classmethod
+    def of(cls, bridge: Bridge) -> Self:
+        """The shape of a bridge."""
+        d_dense, d_sparse = bridge.d_dense, bridge.d_sparse
+        return cls(
+            junctions=tuple((each.dense, each.sparse) for each in bridge.junctions),
+            d_dense=d_dense,
+            d_sparse=d_sparse,
+            n_active=bridge.keep.k,
+        )
+
+
+class BridgeSummary(BaseModel):
+    """Contents of a bridge's `summary.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    """The last stage of its fit: ridge, maps or joint."""
+    seconds: float
+    """Wall-clock time of all stages of its fit."""
+    profile: Profile
+
+
+@dataclass(frozen=True)
+class StoredBridge:
+    """A bridge as it was read."""
+
+    artifact: Artifact
+    bridge: Bridge
+    summary: BridgeSummary
+
+
+def save_bridge(
+    folder: Path, bridge: Bridge, config: BridgeConfig, parents: dict[str, Artifact], summary: BridgeSummary
+) -> StoredBridge:
+    """Write a finished bridge artefact in place of `folder`; `parents` are `dense`, `sparse` and `tokens`."""
+    with artifact.replacing(folder, "bridge") as scratch:
+        artifact.write_text(scratch / SHAPE, BridgeShape.of(bridge).model_dump_json(indent=2))
+        save_file({name: value.detach().cpu() for name, value in bridge.state_dict().items()}, scratch / WEIGHTS)
+        artifact.write_text(scratch / artifact.SUMMARY, summary.model_dump_json(indent=2))
+        artifact.finish(scratch, "bridge", config, parents, [SHAPE, WEIGHTS, artifact.SUMMARY], seed=config.seed)
+    return load_bridge(folder)
+
+
+def load_bridge(folder: Path | str) -> StoredBridge:
+    """The bridge in an artefact folder. Raises UserError, in one sentence, for anything else."""
+    opened = artifact.open_artifact(Path(folder), "bridge", "fit the bridge again")
+    refusal = f"{opened.path} does not hold a readable bridge; fit it again."
+    shape = read_record(BridgeShape, opened.path / SHAPE, refusal)
+    summary = read_record(BridgeSummary, opened.path / artifact.SUMMARY, refusal)
+    try:
+        weights = load_file(opened.path / WEIGHTS)
+        bridge = Bridge(
+            tuple(Junction(*pair) for pair in shape.junctions), shape.d_dense, shape.d_sparse, shape.n_active
+        )
+        bridge.load_state_dict(weights)
+    except (SafetensorError, OSError, RuntimeError, ValueError):
+        raise UserError(refusal) from None
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise UserError(f"{opened.path / WEIGHTS} holds numbers that are not finite; fit the bridge again.")
+    return StoredBridge(opened, bridge.eval().requires_grad_(False), summary)

@@ -1,0 +1,79 @@
+"""The dense model of a bridge, as three functions: embed, run a range of segments, unembed."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from thinwire.model.norms import moved_by
+from thinwire.model.transformer import Transformer
+
+
+class Target(nn.Module, ABC):
+    """Base of the adapters of dense models. A *point* is a place in the residual stream where a map may attach.
+
+    Points are numbered from 0, before the first segment, to `n_points - 1`, before the unembedding.
+    """
+
+    n_points: int
+    d_model: int
+    vocab_size: int
+    context: int
+    """Tokens of the longest prompt."""
+
+    @abstractmethod
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The residual stream at point 0 [batch, pos, d_model] of tokens [batch, pos]."""
+
+    @abstractmethod
+    def run(self, resid: Tensor, start: int, stop: int) -> Tensor:
+        """Take the residual stream [batch, pos, d_model] from point `start` to point `stop`; same shape."""
+
+    @abstractmethod
+    def unembed(self, resid: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [batch, pos, vocab] of the residual stream [batch, pos, d_model] at the last point.
+
+        Some models also read the tokens [batch, pos].
+        """
+
+    @abstractmethod
+    def gain(self, point: int) -> Tensor:
+        """The gain [d_model] of the norm through which point `point` is read."""
+
+    @abstractmethod
+    def moved(self, tokens: Tensor, moves: Mapping[int, Tensor]) -> Tensor:
+        """Logits [batch, pos, vocab] of tokens [batch, pos] when reads are moved.
+
+        `moves` are added to what the norm at a point returns, [batch, pos, d_model] per point.
+        """
+
+
+class OwnTarget(Target):
+    """A model of this package, whose points are its residual points h_0 … h_2L."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+        shape = model.config
+        self.n_points, self.d_model = 2 * shape.n_layers + 1, shape.d_model
+        self.vocab_size, self.context = shape.vocab_size, shape.context
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """See `Target`; tokens [batch, pos] to [batch, pos, d_model]."""
+        return self.model.embed(tokens)
+
+    def run(self, resid: Tensor, start: int, stop: int) -> Tensor:
+        """See `Target`; resid and the result are [batch, pos, d_model]."""
+        return self.model.run(resid, start, stop)
+
+    def unembed(self, resid: Tensor, tokens: Tensor) -> Tensor:
+        """See `Target`; resid [batch, pos, d_model] and tokens [batch, pos] to [batch, pos, vocab]."""
+        return self.model.unembed(resid, tokens)
+
+    def gain(self, point: int) -> Tensor:
+        """See `Target`."""
+        return self.model.norms[point].weight.detach()
+
+    def moved(self, tokens: Tensor, moves: Mapping[int, Tensor]) -> Tensor:
+        """See `Target`; tokens [batch, pos] to [batch, pos, vocab]."""
+        return self.model(tokens, norms=moved_by(moves))

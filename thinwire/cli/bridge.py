@@ -1,0 +1,106 @@
+"""thinwire bridge: fit maps between a dense and a sparse model, at every residual point."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from thinwire.bridge.config import BridgeConfig
+from thinwire.cli.common import chosen_config, emit, parse, progress
+from thinwire.progress import Report
+
+if TYPE_CHECKING:
+    from thinwire.bridge.profile import Profile
+    from thinwire.bridge.store import StoredBridge
+    from thinwire.stages.bridge import Stage
+
+MINUTE = 60
+"""Seconds."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Fit a bridge between a dense and a sparse model, which share a tokenizer and the number of layers.
+
+    Three stages follow one another, each from the result of the one before: ridge regression, training of the maps with
+    both models frozen, and training of the maps and of the sparse model's nonzeros together. Each leaves a bridge, in
+    OUT/ridge, OUT/maps and OUT/joint; the last has a sparse model of its own, OUT/runs/joint. The same command resumes
+    an interrupted stage and reuses finished ones; Ctrl-C saves first.
+    """
+
+    dense: tyro.conf.Positional[Path]
+    """Dense model: a folder, or the name of a shipped model."""
+    sparse: tyro.conf.Positional[Path]
+    """Sparse model, likewise."""
+    tokens: Path
+    """Tokens artefact to fit on, of the tokenizer of both models."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder of the bridges, such as runs/mine/bridge."""
+    config: Annotated[BridgeConfig, tyro.conf.arg(name="")]
+    json: bool = False
+    """End stdout with one JSON object."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the verb."""
+    default, rest = chosen_config(BridgeConfig, argv, BridgeConfig())
+    args = parse(Args, rest, "bridge", Args(tyro.MISSING, tyro.MISSING, tyro.MISSING, tyro.MISSING, default))
+    from thinwire.data import Tokens
+    from thinwire.stages.bridge import Ends, bridge_stage
+
+    ends = Ends.open(args.dense, args.sparse, Tokens.open(args.tokens))
+    with ExitStack() as stack:
+
+        def report(stage: str) -> Report:
+            stack.close()
+            return stack.enter_context(progress(f"bridge, {stage}"))
+
+        found = bridge_stage(ends, args.out, args.config, report)
+    values = {stage: _values(stored) for stage, stored in found.items()}
+    emit({"out": str(args.out), "stages": values}, args.json, table(found))
+
+
+def _values(stored: "StoredBridge") -> dict[str, object]:
+    """A stage as JSON: its folder, minutes, and held-out losses in nats per token."""
+    profile = stored.summary.profile
+    gaps = {"gap_dense_to_sparse": profile.gap_to_sparse, "gap_sparse_to_dense": profile.gap_to_dense}
+    return {
+        "folder": str(stored.artifact.path),
+        "minutes": stored.summary.seconds / MINUTE,
+        **gaps,
+        **asdict(profile),
+    }
+
+
+def table(found: "Mapping[Stage, StoredBridge]") -> Table:
+    """Held-out cross-entropy of every crossing, a row for each stage and direction."""
+    profiles = [stored.summary.profile for stored in found.values()]
+    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
+    grid = Table(
+        title=f"Held-out cross-entropy in nats per token; the dense model has {profiles[0].dense:.3f}",
+        caption="A column is the residual point at which one model hands over to the other; "
+        "gap is the worst point's distance from the dense model.",
+        title_justify="left",
+        caption_justify="left",
+        **slim,
+    )
+    for name in ("stage", "crossing"):
+        grid.add_column(name)
+    for name in ("minutes", "sparse", *(f"h_{i}" for i in range(len(profiles[0].to_sparse))), "gap"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for stage, stored in found.items():
+        for row in _rows(stage, stored.summary.seconds / MINUTE, stored.summary.profile):
+            grid.add_row(*row)
+    return grid
+
+
+def _rows(stage: str, minutes: float, profile: "Profile") -> Iterator[tuple[str, ...]]:
+    """The two rows of a stage."""
+    to_sparse, to_dense = ([f"{loss:.2f}" for loss in losses] for losses in (profile.to_sparse, profile.to_dense))
+    yield stage, "dense → sparse", f"{minutes:.1f}", f"{profile.sparse:.3f}", *to_sparse, f"{profile.gap_to_sparse:.2f}"
+    yield "", "sparse → dense", "", "", *to_dense, f"{profile.gap_to_dense:.2f}"
