@@ -7,20 +7,17 @@ layers.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from thinwire.bridge.maps import Bridge
+from thinwire.bridge.targets import Target
+from thinwire.model.transformer import Transformer
 
-
-class Residual(Protocol):
-    """What crossings need of a model: a `Target`, or a `Transformer`, whose points are its residual points."""
-
-    def embed(self, tokens: Tensor) -> Tensor: ...
-    def run(self, resid: Tensor, start: int, stop: int) -> Tensor: ...
-    def unembed(self, resid: Tensor, tokens: Tensor) -> Tensor: ...
+Model = Target | Transformer
+"""What crosses: the points of a transformer are its residual points."""
 
 
 class OwnPass(NamedTuple):
@@ -32,7 +29,7 @@ class OwnPass(NamedTuple):
     """[batch, pos, vocab]"""
 
 
-def own_pass(model: Residual, points: Sequence[int], n_points: int, tokens: Tensor) -> OwnPass:
+def own_pass(model: Model, points: Sequence[int], n_points: int, tokens: Tensor) -> OwnPass:
     """Run a model with so many residual points on tokens [batch, pos], and keep its stream at `points`, in order."""
     resid, at, streams = model.embed(tokens), 0, []
     for point in points:
@@ -42,7 +39,7 @@ def own_pass(model: Residual, points: Sequence[int], n_points: int, tokens: Tens
 
 
 def remainders(
-    model: Residual, points: Sequence[int], n_points: int, streams: Sequence[Tensor], tokens: Tensor
+    model: Model, points: Sequence[int], n_points: int, streams: Sequence[Tensor], tokens: Tensor
 ) -> Iterator[Tensor]:
     """Run the rest of a model from each of `points`, on a stream [batch, pos, d_model] in place of its own.
 
@@ -57,15 +54,15 @@ def remainders(
         yield model.unembed(resid, tokens)
 
 
-def _run(model: Residual, resid: Tensor, start: int, stop: int) -> Tensor:
+def _run(model: Model, resid: Tensor, start: int, stop: int) -> Tensor:
     return resid if start == stop else model.run(resid, start, stop)
 
 
 class Pair(NamedTuple):
     """The two models of a bridge, and the number of residual points of each."""
 
-    dense: Residual
-    sparse: Residual
+    dense: Target
+    sparse: Transformer
     dense_points: int
     sparse_points: int
 

@@ -29,6 +29,11 @@ GROUPS: dict[str, Group] = {
         "Mixture of training windows": ("idioms-weight", "stdlib-weight", "folders-weight", "document-start"),
         "Limits": ("tokenizer-bytes", "max-file-bytes", "validation-fraction", "shard-tokens"),
     },
+    "bridge": {
+        "Ridge regression": ("ridge", "ridge-tokens"),
+        "Training": ("batch-size", "bridge-rate", "model-rate", "crossings", "validation-tokens"),
+        "Weights of the losses": ("weights.*", "joint-weights.*"),
+    },
     "generate": {"Sampling": ("tokens", "temperature", "top-k", "top-p", "seed")},
     "prune": {
         "Many circuits at once": ("workers", "ray", "plot", "ladder"),
@@ -39,7 +44,7 @@ GROUPS: dict[str, Group] = {
         ),
         "Pressure towards small circuits": (*("sparsity", "k-coef", "hold", "k-coef-up", "k-coef-down", "restarts"),),
         "Search over these settings": ("search", "sampler", "patience"),
-        "Choice of the circuit": ("aim", "calibrated", "max-logit-scale", "simplify", "finalists"),
+        "Choice of the circuit": ("aim", "calibrated", "cut", "max-logit-scale", "simplify", "finalists"),
         "Data": ("train-pairs", "validation-pairs", "heldout-pairs", "mean-tokens"),
     },
 }
@@ -49,6 +54,7 @@ MAIN: dict[str, tuple[str, ...]] = {
     "train": ("out", "preset", "config", "steps", "batch-size", "density", "seed", "device", "json"),
     "plan": ("ranks", "device", "rates", "steps", "batch-size", "density", "seed", "json"),
     "data": (*("out", "config", "idioms", "stdlib", "folders", "vocab-size", "tokenizer", "seed", "force", "json"),),
+    "bridge": ("tokens", "out", "bridge-steps", "joint-steps", "n-active", "config", "seed", "json"),
     "generate": ("prompt", "prompt-file", "samples", "stop", "circuit", "json"),
     "prune": (*("task", "tasks", "task-file", "target-loss", "out", "tokens", "config", "seed", "force", "json"),),
 }
@@ -64,6 +70,7 @@ MORE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "data": (("config", "FILE", FILE_TEXT),),
     "prune": (("config", "FILE", FILE_TEXT),),
     "verify": (("config", "FILE", FILE_TEXT),),
+    "bridge": (("config", "FILE", FILE_TEXT),),
 }
 """Options that are read before the others: name, value, text."""
 
@@ -103,6 +110,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "verify": (
         "thinwire verify runs/quickstart/circuits/bracket_counting",
         "thinwire verify runs/mine/circuits/set_or_string --pairs 512 --force",
+    ),
+    "bridge": (
+        "thinwire bridge runs/dense runs/sparse --tokens runs/tokens --out runs/bridge",
+        "thinwire bridge runs/dense runs/sparse --tokens runs/tokens -o runs/b --joint-steps 0",
     ),
     "generate": (
         "thinwire generate python-2x256 --prompt 'def add(a, b):'",
