@@ -8,7 +8,7 @@ from tests.engine.inputs import feature_major, normal, sparse
 from thinwire.engine.sites import pointwise
 from thinwire.engine.spmm.operators import multiply
 
-REFUSAL = "thinwire's kernels have first derivatives in backward mode alone"
+REFUSAL = "thinwire has first derivatives in backward mode alone"
 
 
 PATTERN, VALUES = sparse(torch.eye(4))

@@ -111,11 +111,11 @@ class CompactCircuit:
         else:
             last_logits(self._model, batch, norms=recorder)
         rows, length = batch.tokens.shape
-        scales = torch.ones(len(self._points), rows, length)
+        scales = torch.ones(len(self._points), rows, length, dtype=torch.float32, device="cpu")
         for read, point in enumerate(self._points):
             found = recorder.scales[point].float().cpu()[..., 0]
             if found.shape[1] == length:
                 scales[read] = found
             else:
-                scales[read, torch.arange(rows), batch.last.cpu()] = found[:, 0]
+                scales[read, torch.arange(rows, dtype=torch.int64, device="cpu"), batch.last.cpu()] = found[:, 0]
         return scales.numpy()

@@ -125,9 +125,9 @@ class Streams:
         unwritten[:, written] = 0
         position_channels = read.positions[positions] if read.positions.shape[1] else stream[:, :0]
         base = torch.cat([stream[:, written], normed[:, read.others], position_channels], 1)
-        bar, channel = torch.zeros_like(base), torch.zeros(base.shape, dtype=torch.int64)
+        bar, channel = torch.zeros_like(base), torch.zeros(base.shape, dtype=torch.int64, device="cpu")
         if read.k is not None and read.channels:
-            rest = torch.ones(stream.shape[1], dtype=torch.bool)
+            rest = torch.ones(stream.shape[1], dtype=torch.bool, device="cpu")
             rest[[*written, *read.others]] = False
             bar, channel = bars_of(normed[:, rest], rest.nonzero()[:, 0], read.k, base.shape[1])
         return base, bar, channel.to(torch.int32), unwritten.double().square().sum(1, keepdim=True).float()
@@ -166,10 +166,10 @@ class Logits:
         self._endings.add(new[0])
         self._answers.add(new[1])
         compiler, cut, endings, answers = self._compiler, self._compiler.cut, self._endings.keys, self._answers.keys
-        wanted = torch.zeros(self._vocab, dtype=torch.bool)
+        wanted = torch.zeros(self._vocab, dtype=torch.bool, device="cpu")
         wanted[answers] = True
         found = nonzeros(cut, "unembedding", wanted)
-        rows = torch.zeros(len(answers), compiler.config.d_model)
+        rows = torch.zeros(len(answers), compiler.config.d_model, dtype=torch.float32, device="cpu")
         rows[self._answers(found.rows.numpy()), found.columns] = plain(found.values)
         rows *= plain(cut.norm.weight)
         fixed = plain(bias_of(cut, "unembedding"))[answers].repeat(len(endings), 1)

@@ -68,7 +68,7 @@ def _draws(forward: Forward, logits: Tensor, steps: int, config: SampleConfig, s
     generators = [torch.Generator().manual_seed(config.seed + row) for row in range(len(logits))]
     ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     for step in range(1, steps + 1):
-        points = torch.cat([torch.rand(1, generator=each, dtype=torch.float64) for each in generators])
+        points = torch.cat([torch.rand(1, generator=each, dtype=torch.float64, device="cpu") for each in generators])
         drawn = draw(logits, config, points.to(logits.device))
         if stop is not None:
             drawn = drawn.masked_fill(ended, stop)

@@ -97,7 +97,7 @@ class Rows:
 
     def dense(self) -> Tensor:
         """The whole matrix [rows, columns]."""
-        matrix = torch.zeros(self.shape, dtype=self.values.dtype)
+        matrix = torch.zeros(self.shape, dtype=self.values.dtype, device="cpu")
         matrix[self.rows, self.columns] = self.values
         return matrix
 
@@ -137,7 +137,7 @@ def read_weights(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
 
 def _to_rows(name: str, value: Tensor) -> dict[str, Tensor]:
     rows, columns = value.nonzero(as_tuple=True)
-    starts = torch.zeros(len(value) + 1, dtype=torch.int32)
+    starts = torch.zeros(len(value) + 1, dtype=torch.int32, device="cpu")
     starts[1:] = torch.bincount(rows, minlength=len(value)).cumsum(0)
     return {
         f"{name}/values": value[rows, columns],

@@ -36,7 +36,7 @@ def mean_activations(model: Transformer, tokens: Tokens, n_tokens: int, seed: in
 @torch.no_grad()
 def task_means(model: Transformer, pairs: PairBatch) -> dict[Site, Tensor]:
     """Mean of every node over all tokens of a task's prompts, both sides together: float32 [width] per site."""
-    chosen = pairs.take(torch.arange(min(len(pairs), TASK_PAIRS)))
+    chosen = pairs.take(torch.arange(min(len(pairs), TASK_PAIRS), dtype=torch.int64, device="cpu"))
     seen = record()
     model(chosen.tokens, tap=seen)
     real = inside(chosen)
@@ -63,7 +63,7 @@ def prompt_embeddings(model: Transformer, pairs: PairBatch, ablation: Ablation) 
 
 def inside(pairs: PairBatch) -> Tensor:
     """True where a batch has no padding: bool [2n, pos]."""
-    return torch.arange(pairs.tokens.shape[1]) <= pairs.last[:, None]
+    return torch.arange(pairs.tokens.shape[1], dtype=torch.int64, device="cpu") <= pairs.last[:, None]
 
 
 def ablation_values(

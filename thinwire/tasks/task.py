@@ -133,7 +133,7 @@ class Task:
         batch = batch.to(next(model.parameters()).device)
         losses, hits = [], []
         with torch.no_grad():
-            for chunk in torch.arange(n).split(SCORE_CHUNK):
+            for chunk in torch.arange(n, dtype=torch.int64, device="cpu").split(SCORE_CHUNK):
                 part = batch.take(chunk)
                 logits = last_logits(model, part)
                 losses.append(sequence_losses(logits, part))

@@ -99,7 +99,7 @@ def train(
 def check_device(device: str) -> None:
     """Raise UserError when there is no device of this name to compute on."""
     try:
-        torch.zeros(1, device=device).item()
+        torch.zeros(1, device=device, dtype=torch.float32).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"There is no device '{device}' to compute on here; leave --device out for the CPU.") from None
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from thinwire.compiled.modules import FeatureEmbedding, FeatureLinear, SparseEmbedding, SparseLinear
 from thinwire.engine.layout import features
+from thinwire.engine.operator import refuse_second_derivatives
 from thinwire.engine.spmm.operators import input_gradient, multiply
 from thinwire.engine.spmm.pattern import SparsePattern
 from thinwire.model.precision import uses_bf16
@@ -67,6 +68,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         x, values = ctx.saved_tensors
         pattern = ctx.pattern
         d_x = input_gradient(grad, values, pattern.tensors)

@@ -35,7 +35,7 @@ class Behaviour:
 def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablations: int) -> Behaviour:
     """Measure a circuit on a batch; strengths only when it has at most `most_ablations` nodes."""
     tap = record({node.site for node in circuit.nodes})
-    logits = model(batch.tokens, tap=tap)[torch.arange(len(batch.tokens)), batch.last]
+    logits = model(batch.tokens, tap=tap)[torch.arange(len(batch.tokens), dtype=torch.int64, device="cpu"), batch.last]
     whole = margin(logits, batch)
     real = inside(batch)
     activations = {node: (tap.values[node.site][..., node.index].float() * real).numpy() for node in circuit.nodes}
