@@ -16,7 +16,7 @@ def double(x):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(jit, "_cache_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(jit, "_cache_folder", lambda: tmp_path)
     return tmp_path
 
 

@@ -148,7 +148,7 @@ _turn = RLock()
 @cache
 def _take_turns() -> bool:
     """Whether only one thread may run kernels at a time; numba chooses the layer when the first kernel runs."""
-    return numba.threading_layer() not in THREAD_SAFE
+    return numba.threading_layer() not in THREAD_SAFE  # pyright: ignore
 
 
 def _in_turn(function: Callable[..., Any], dispatcher: Any) -> Callable[..., Any]:

@@ -16,7 +16,6 @@ from thinwire.engine.sites.operator import Nonlinearity
 from thinwire.engine.sites.pointwise import Ablation
 from thinwire.model.fusable import Fusable
 
-
 EPSILON = torch.finfo(torch.float32).eps
 """What is added to the mean square where a config says nothing else. It does not depend on a model's dtype: a model
 that is cast to another one computes the same up to rounding."""

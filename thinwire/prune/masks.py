@@ -90,8 +90,8 @@ class NodeMasks:
     def _embedded(self, hard: Tensor, tokens: Tensor, masked: PromptEmbeddings) -> Tensor:
         """Embeddings [trials·sequences, pos, d_model] of tokens [trials·sequences, pos]; a removed one is ablated."""
         kept = hard.new_ones(len(hard), self.model.config.vocab_size)
-        tokens = torch.tensor(masked.tokens, dtype=torch.int64, device="cpu")
-        kept = kept.index_copy(1, tokens, hard[:, len(self.units) :])
+        columns = torch.tensor(masked.tokens, dtype=torch.int64, device="cpu")
+        kept = kept.index_copy(1, columns, hard[:, len(self.units) :])
         mask = kept.gather(1, tokens.reshape(len(hard), -1)).view_as(tokens)
         return torch.lerp(masked.ablated_to, self.model.embedding(tokens), mask[..., None])
 
