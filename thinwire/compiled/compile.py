@@ -10,6 +10,7 @@ from thinwire.compiled.modules import MATRICES, FeatureEmbedding, FeatureLinear,
 from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.engine.spmm.operators import has_kernels
 from thinwire.model.config import ModelConfig
+from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 
 BREAK_EVEN = {"cpu": 1 / 8, "cuda": 1 / 256}
@@ -17,6 +18,7 @@ BREAK_EVEN = {"cpu": 1 / 8, "cuda": 1 / 256}
 CPUs; on GPUs estimated from what both read and write, which `benchmarks/gpu.py` checks."""
 
 
+@own_modes()
 def compile_sparse(model: Transformer, below: float | None = None) -> Transformer:
     """The model with sparse kernels for every matrix of a smaller density than `below`; it shares the rest.
 

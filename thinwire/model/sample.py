@@ -14,6 +14,7 @@ from thinwire.errors import UserError
 from thinwire.model.cache import Cache
 from thinwire.model.config import SampleConfig
 from thinwire.model.norms import Norms, ScaleRecorder, frozen, own_scales
+from thinwire.model.precision import own_modes
 from thinwire.model.taps import Tap, identity
 from thinwire.model.transformer import Transformer
 
@@ -58,8 +59,9 @@ def _incremental(model: Transformer, room: int, tap: Tap, scales_of: Transformer
 
 
 def _last_logits(model: Transformer, tokens: Tensor, cache: Cache, tap: Tap, norms: Norms) -> Tensor:
-    resid = model.run(model.embed(tokens, cache=cache, tap=tap), tap=tap, norms=norms, cache=cache)
-    return model.unembed(resid[:, -1:], tokens[:, -1:], norms)[:, 0]
+    with own_modes(), torch.no_grad():
+        resid = model.run(model.embed(tokens, cache=cache, tap=tap), tap=tap, norms=norms, cache=cache)
+        return model.unembed(resid[:, -1:], tokens[:, -1:], norms)[:, 0]
 
 
 @torch.no_grad()

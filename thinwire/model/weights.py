@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from thinwire import artifact
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
+from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 
 STORED_DENSE_ABOVE = 0.4
@@ -176,6 +177,7 @@ def _from_codes(stored: dict[str, Tensor], name: str) -> Tensor:
     return codes * scales[:, None]
 
 
+@own_modes()
 def load(folder: Path | str) -> Transformer:
     """The model in an artefact folder, or of a shipped name, in float32 on the CPU.
 

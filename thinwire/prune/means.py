@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from thinwire.data import Tokens
+from thinwire.model.precision import own_modes
 from thinwire.model.taps import record
 from thinwire.model.transformer import Transformer
 from thinwire.prune.config import Ablation
@@ -19,6 +20,7 @@ TASK_PAIRS = 256
 """Pairs over which a task mean is computed."""
 
 
+@own_modes()
 @torch.no_grad()
 def mean_activations(model: Transformer, tokens: Tokens, n_tokens: int, seed: int = 0) -> dict[Site, Tensor]:
     """Mean after AbsTopK of every node, float32 [width] per site, over at least `n_tokens` pretraining tokens."""

@@ -19,6 +19,7 @@ from thinwire.circuit import Circuit, PruneScores, Rung, embedding_edges, unembe
 from thinwire.compiled.compile import compile_sparse
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.errors import UserError
+from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.prune.attribution import attribution_scores
@@ -44,6 +45,7 @@ class TargetMissed(UserError):
     """No circuit reaches the target loss, perhaps because the whole model does not."""
 
 
+@own_modes()
 def prune(
     model: Transformer,
     task: Task,

@@ -11,6 +11,7 @@ import torch
 
 from thinwire.data.words import SPLITS, Split
 from thinwire.errors import UserError
+from thinwire.model.precision import own_modes
 from thinwire.registry import Registry
 from thinwire.tasks.batch import Pair, PairBatch, accuracy, last_logits, sequence_losses
 from thinwire.tasks.controls import Control
@@ -132,7 +133,7 @@ class Task:
         batch = self.pairs(n, split, seed, tokenizer, model.config.context)
         batch = batch.to(next(model.parameters()).device)
         losses, hits = [], []
-        with torch.no_grad():
+        with own_modes(), torch.no_grad():
             for chunk in torch.arange(n, dtype=torch.int64, device="cpu").split(SCORE_CHUNK):
                 part = batch.take(chunk)
                 logits = last_logits(model, part)

@@ -18,6 +18,7 @@ from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.errors import UserError
+from thinwire.model.precision import own_modes
 from thinwire.train import checkpoint
 from thinwire.train.config import TrainConfig
 from thinwire.train.finite import NotFinite, check_weights
@@ -50,6 +51,7 @@ class _Run:
     monitoring: Monitoring
 
 
+@own_modes()
 def train(
     config: TrainConfig,
     tokens: Tokens,

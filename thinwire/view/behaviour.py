@@ -8,6 +8,7 @@ from torch import Tensor
 
 from thinwire.circuit import Circuit
 from thinwire.model.norms import Norms
+from thinwire.model.precision import own_modes
 from thinwire.model.taps import Tap, ablate, chain, record
 from thinwire.model.transformer import Transformer
 from thinwire.prune.means import inside
@@ -31,6 +32,7 @@ class Behaviour:
     """Rise of the calibrated task loss, in nats, when one more node is ablated; empty for too large circuits."""
 
 
+@own_modes()
 @torch.no_grad()
 def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablations: int) -> Behaviour:
     """Measure a circuit on a batch; strengths only when it has at most `most_ablations` nodes."""
