@@ -45,9 +45,10 @@ def assemble(config: ModelConfig, sparse: Mapping[str, Sparse], rest: Mapping[st
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.Linear) and name not in sparse:
                 shape = module.in_features, module.out_features, module.bias is not None
-                model.set_submodule(name, FeatureLinear(*shape))
+                model.set_submodule(name, FeatureLinear(*shape, dtype=torch.float32))
             elif isinstance(module, nn.Embedding) and name not in sparse:
-                model.set_submodule(name, FeatureEmbedding(module.num_embeddings, module.embedding_dim))
+                shape = module.num_embeddings, module.embedding_dim
+                model.set_submodule(name, FeatureEmbedding(*shape, dtype=torch.float32))
     own: dict[str, Tensor] = {}
     for name, module in sparse.items():
         model.set_submodule(name, module)

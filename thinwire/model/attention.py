@@ -103,7 +103,7 @@ def attention_pattern(q: Tensor, k: Tensor, sink: Tensor | None, last: Tensor | 
         later = torch.ones(queries, length, dtype=torch.bool, device=q.device).triu(1 + length - queries)
     else:
         later = torch.arange(length, device=q.device, dtype=torch.int64) > last[:, None]
-        later = later.repeat_interleave(q.shape[1], 0)[:, None]
+        later = later[:, None].expand(-1, q.shape[1], -1).reshape(-1, 1, length)
     mask = torch.zeros(later.shape, dtype=q.dtype, device=q.device).masked_fill(later, torch.finfo(q.dtype).min)
     scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
     scores = scores.unflatten(0, q.shape[:2])

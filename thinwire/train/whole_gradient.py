@@ -32,7 +32,7 @@ def with_whole_gradients(model: Transformer, compiled: Transformer, precision: s
         elif isinstance(module, SparseEmbedding | FeatureEmbedding):
             rows, width = model.get_parameter(f"{name}.weight").shape
             with torch.device("meta"):
-                other.set_submodule(name, FeatureEmbedding(rows, width))
+                other.set_submodule(name, FeatureEmbedding(rows, width, dtype=torch.float32))
         elif isinstance(module, FeatureLinear):
             other.set_submodule(name, module)
     for name, parameter in model.named_parameters():
