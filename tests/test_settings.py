@@ -20,12 +20,22 @@ from thinwire import TASKS, CompactCircuit, Tokenizer, load
 from thinwire.compiled import compile_sparse, load_compiled
 from thinwire.model.sample import SampleConfig, generate
 from thinwire.prune import PruneConfig, prune
+from thinwire.prune.learn import task_losses
 from thinwire.tasks import PairBatch
 from thinwire.train.step import new_state, train_step
+from thinwire.train.whole_gradient import with_whole_gradients
 
 MODEL = "python-2x256"
 CONFIG = PruneConfig(
-    steps=4, batch_pairs=4, train_pairs=8, validation_pairs=8, heldout_pairs=8, target_loss=0.6, trials=1, restarts=0
+    steps=4,
+    batch_pairs=4,
+    train_pairs=8,
+    validation_pairs=8,
+    heldout_pairs=8,
+    target_loss=0.6,
+    trials=1,
+    restarts=0,
+    simplify=False,
 )
 TINY = tiny_model(density=1 / 16, d_model=32)
 PROMPTS = tiny_prompts(TINY, rows=2)
@@ -137,3 +147,24 @@ def test_threads_of_a_program_share_models(plant: Planted, batch: PairBatch) -> 
             found = threads.map(model, tokens), threads.map(compact.margins, parts)
             for ours, right in zip(found, expected, strict=True):
                 assert all(a.equal(b) for a, b in zip(ours, right, strict=True))
+
+
+def test_second_derivatives_are_refused_where_they_would_be_wrong() -> None:
+    """The calibration of a task loss follows its margins; the dense gradient of a sparse product is its first one."""
+    margins = torch.linspace(-1, 2, 16)[None].requires_grad_()
+    model = tiny_model(density=1 / 16).requires_grad_(True)
+    whole = with_whole_gradients(model, compile_sparse(model), "fp32")
+    refused: dict[str, tuple[Tensor, Tensor]] = {
+        "calibrated loss": (task_losses(margins, PruneConfig()).sum(), margins),
+        "whole gradient": (whole(tiny_prompts(model)).logsumexp(-1).sum(), model.blocks[0].attn.w_q.weight),
+    }
+    for name, (loss, of) in refused.items():
+        with case(name):
+            torch.autograd.grad(loss, of, retain_graph=True)
+            with pytest.raises(NotImplementedError, match="leave create_graph out"):
+                torch.autograd.grad(loss, of, create_graph=True)
+    plain = task_losses(margins, PruneConfig(calibrated=False)).sum()
+    (slope,) = torch.autograd.grad(plain, margins, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), margins)
+    odds = margins.sigmoid()
+    torch.testing.assert_close(curvature, odds * (1 - odds) / 16)
