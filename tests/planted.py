@@ -48,17 +48,17 @@ class PlantedTask:
     def pairs(self, n: int, split: str, seed: int, tokenizer: object = None, context: int | None = None) -> PairBatch:
         """n pairs that differ only in A or B; the tokenizer is not used."""
         rng = random.Random(f"{split}/{seed}")
-        tokens = torch.zeros(2 * n, SHAPE.context, dtype=torch.int64)
-        last = torch.zeros(2 * n, dtype=torch.int64)
+        tokens = torch.zeros(2 * n, SHAPE.context, dtype=torch.int64, device="cpu")
+        last = torch.zeros(2 * n, dtype=torch.int64, device="cpu")
         for row in range(n):
             length = rng.randint(4, SHAPE.context)
             prompt = [rng.choice(FILLERS) for _ in range(length)]
             place = length - 1 if self.at_the_end else rng.randrange(length - 1)
             for side, token in enumerate((A, B)):
                 prompt[place] = token
-                tokens[row + side * n, :length] = torch.tensor(prompt)
+                tokens[row + side * n, :length] = torch.tensor(prompt, device="cpu")
                 last[row + side * n] = length - 1
-        target = torch.tensor([X] * n + [Y] * n)
+        target = torch.tensor([X] * n + [Y] * n, device="cpu")
         return PairBatch(tokens, last, target, X + Y - target)
 
 

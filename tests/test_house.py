@@ -80,6 +80,37 @@ def test_library_code_does_not_print() -> None:
     assert [place(p, c) for p, c in printing if p.parent.name != "cli"] == []
 
 
+FACTORIES = {
+    *("empty", "zeros", "ones", "full", "tensor", "as_tensor", "asarray", "scalar_tensor", "empty_strided", "eye"),
+    *("empty_permuted", "arange", "linspace", "logspace", "rand", "randn", "randint", "randperm", "tril_indices"),
+}
+"""Functions of torch whose dtype and device follow from settings of the process."""
+LAYERS = {"Linear", "Embedding", "RMSNorm", "LayerNorm"}
+
+
+def unsaid(call: ast.Call) -> set[str]:
+    """Which of dtype and device a call leaves to settings of the process; modules are made where the caller says."""
+    said = {keyword.arg or "" for keyword in call.keywords}
+    match call.func:
+        case ast.Attribute(ast.Name("torch"), name) if name in FACTORIES:
+            return {"dtype", "device"} - said
+        case ast.Attribute(ast.Name("nn"), name) if name in LAYERS:
+            return {"dtype"} - said
+        case ast.Name("FeatureLinear" | "FeatureEmbedding"):
+            return {"dtype"} - said
+    return set()
+
+
+def test_tensors_do_not_depend_on_settings_of_the_process() -> None:
+    made = [(p, f) for p, f in nodes(ast.FunctionDef) if f.name == "__init__"]  # pyright: ignore
+    by_modules = {place(path, call) for path, init in made for call in ast.walk(init)}
+    found = [(place(path, call), unsaid(call)) for path, call in nodes(ast.Call)]  # pyright: ignore
+    assert [at for at, left in found if "dtype" in left] == []
+    assert [at for at, left in found if "device" in left and at not in by_modules] == []
+    examples = {"torch.zeros(3)": 2, "nn.Linear(2, 3)": 1, "torch.ones(2, dtype=x.dtype)": 1, "torch.cat([x])": 0}
+    assert {text: len(unsaid(ast.parse(text).body[0].value)) for text in examples} == examples  # pyright: ignore
+
+
 def test_errors_are_never_swallowed_whole() -> None:
     bare = [(p, h) for p, h in nodes(ast.ExceptHandler) if isinstance(h, ast.ExceptHandler) and h.type is None]
     assert [place(p, h) for p, h in bare] == []

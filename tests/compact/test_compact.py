@@ -267,7 +267,7 @@ def whole(x):
 def test_machine_code_is_compiled_anew_when_a_part_in_the_same_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jit, "_cache_folder", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(jit, "_cache_folder", lambda: tmp_path / "cache")
     found = []
     for added in (1, 1, 20):
         path = tmp_path / "parts.py"

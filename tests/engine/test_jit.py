@@ -1,8 +1,12 @@
 """Compiled kernels on disk: read again, and made again where a file is damaged."""
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -16,7 +20,7 @@ def double(x):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(jit, "_cache_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(jit, "_cache_folder", lambda: tmp_path)
     return tmp_path
 
 
@@ -64,3 +68,46 @@ def test_without_a_folder_every_process_compiles(monkeypatch: pytest.MonkeyPatch
         assert doubled() == ([2, 4], 0)
         assert doubled() == ([2, 4], 0)
     assert len(caplog.records) == 1
+
+
+def test_code_of_other_sources_is_made_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it lies: here in one folder for all sources."""
+    assert doubled() == ([2, 4], 0)
+    monkeypatch.setattr(jit, "_sources", lambda: "other sources")
+    assert doubled() == ([2, 4], 0)
+    assert doubled() == ([2, 4], 1)
+
+
+def test_every_place_has_a_folder_for_each_state_of_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the package, or where that cannot be written, in the user's folder or where numba is told."""
+    find = jit._cache_folder.__wrapped__
+    assert find() == Path(jit.__file__).parent / "__pycache__" / f"kernels-{jit._sources()}"
+    monkeypatch.setattr(jit, "_is_writable", lambda folder: False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for told in ("", str(tmp_path / "told")):
+        monkeypatch.setattr(numba.config, "CACHE_DIR", told)
+        found = find()
+        assert found.name == f"kernels-{jit._sources()}"
+        assert found.is_relative_to(told or tmp_path)
+
+
+TWO_AT_ONCE = """
+import threading, numpy as np
+from thinwire.engine.topk import rows
+x = np.arange(1, 4_000_001, dtype=np.int32)
+rows.count_reaching(x, 3)
+counts = []
+threads = [threading.Thread(target=lambda: counts.extend(rows.count_reaching(x, 3) for _ in range(20))) for _ in "1234"]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(set(counts))
+"""
+
+
+def test_threads_take_turns_where_numba_cannot_run_two_kernels_at_once() -> None:
+    environment = os.environ | {"NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", TWO_AT_ONCE], env=environment, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("{3999998}", 0), done.stderr

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor
 
 from tests.engine.inputs import feature_major, normal, sparse
+from thinwire.engine.operator import differentiable_once
 from thinwire.engine.sites import pointwise
 from thinwire.engine.spmm.operators import multiply
+from thinwire.model.abstopk import abstopk
 
-REFUSAL = "thinwire's kernels have first derivatives in backward mode alone"
+REFUSAL = "thinwire has first derivatives in backward mode alone"
 
 
 PATTERN, VALUES = sparse(torch.eye(4))
@@ -20,7 +22,8 @@ def product(x: Tensor) -> Tensor:
 
 def test_second_derivatives_are_refused() -> None:
     """They would silently count gradients as constants."""
-    for function in (product, lambda x: pointwise.rms_norm(x, torch.ones(4), 1e-5)[0]):
+    norm = lambda x: pointwise.rms_norm(x, torch.ones(4), 1e-5)[0]  # noqa: E731
+    for function in (product, norm, differentiable_once, lambda x: abstopk(x, 2)):
         x = feature_major(normal(2, 3, 4))
         with pytest.raises(NotImplementedError, match=f"{REFUSAL}: leave create_graph out"):
             torch.autograd.grad(function(x).square().sum(), x, create_graph=True)

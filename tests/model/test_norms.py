@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from cases import case
 from reference import forward
 from tiny import tiny_model, tiny_prompts
 
-from thinwire.model.norms import ScaleRecorder, frozen
+from thinwire.compiled import compile_sparse
+from thinwire.engine.layout import activations
+from thinwire.model.norms import RMSNorm, ScaleRecorder, frozen
 from thinwire.model.taps import patch
 from thinwire.sites import Node
 from thinwire.tasks import PairBatch, last_logits, norms_on
@@ -71,3 +74,28 @@ def test_scales_of_the_last_logits_fit_folded_trials(positions: str) -> None:
     assert norms_on(model, batch, frozen_norms=False)(0, model.norm, model.embed(tokens)).equal(
         model.norm(model.embed(tokens))
     )
+
+
+@torch.no_grad()
+def test_a_norm_is_the_same_in_every_dtype_and_layout() -> None:
+    """On small numbers, whose mean square is far below the machine epsilon of half precision."""
+    x = (torch.arange(1, 9) * 1e-3).expand(1, 4, 8)
+    expected = (x / (x.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()).double()
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        norm, own = RMSNorm(8).to(dtype), x.to(dtype)
+        by_feature = activations(own.movedim(-1, 0).reshape(8, -1).contiguous(), own.shape[:-1])
+        for value in (norm(own), norm(by_feature), frozen({0: norm.scale(own)})(0, norm, own)):
+            with case(dtype):
+                assert value.dtype == dtype
+                torch.testing.assert_close(value.double(), expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+@torch.no_grad()
+def test_own_scales_frozen_in_half_precision_give_the_same_logits() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        for model in (tiny_model(density=1 / 16).to(dtype), compile_sparse(tiny_model(density=1 / 16)).to(dtype)):
+            tokens, seen = tiny_prompts(model), ScaleRecorder()
+            own = model(tokens, norms=seen)
+            with case(dtype, type(model)):
+                gap = (model(tokens, norms=frozen(seen.scales)) - own).abs().max().item()
+                assert gap < 8 * torch.finfo(dtype).eps * own.abs().max().item()

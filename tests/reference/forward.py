@@ -10,7 +10,7 @@ from thinwire.model import Transformer
 
 Seen = Callable[[str, int, np.ndarray], None]
 Scale = Callable[[int, int, np.ndarray], float]
-EPSILON = float(np.finfo(np.float64).eps)
+EPSILON = float(np.finfo(np.float32).eps)
 
 
 def own_scale(point: int, position: int, row: np.ndarray) -> float:

@@ -32,6 +32,6 @@ def calibrate(margins: Tensor, scale: Tensor | float, shift: Tensor | float) -> 
 def side_signs(margins: Tensor) -> Tensor:
     """1 where the first answer is the right one and -1 where the second is, float32 [2n], for margins [..., 2n]."""
     n = margins.shape[-1] // 2
-    signs = torch.ones(2 * n, device=margins.device)
+    signs = torch.ones(2 * n, device=margins.device, dtype=torch.float32)
     signs[n:] = -1
     return signs

@@ -36,7 +36,7 @@ def ablated_weights(
     changed: dict[str, Tensor] = {}
     for name, source, target, found in weights_between(model, keep):
         entries = found.rows * source.width(model.config) + found.columns
-        dropped = ~torch.isin(entries, torch.tensor(kept.get((source, target), []), dtype=torch.int64))
+        dropped = ~torch.isin(entries, torch.tensor(kept.get((source, target), []), dtype=torch.int64, device="cpu"))
         if dropped.any():
             rows, columns, values = found.rows[dropped], found.columns[dropped], found.values[dropped]
             changed |= with_values(model, name, found.positions[dropped], torch.zeros_like(values))

@@ -85,7 +85,7 @@ def by_site(nodes: Iterable[Node]) -> dict[Site, list[int]]:
 
 def keep_masks(nodes: Iterable[Node], shape: Shape) -> dict[Site, Tensor]:
     """Which nodes stay: bool [width] for every site."""
-    masks = {site: torch.zeros(site.width(shape), dtype=torch.bool) for site in all_sites(shape)}
+    masks = {site: torch.zeros(site.width(shape), dtype=torch.bool, device="cpu") for site in all_sites(shape)}
     grouped: dict[Site, list[int]] = {}
     for node in nodes:  # not sorted: pruning calls this for every candidate
         grouped.setdefault(node.site, []).append(node.index)
@@ -158,8 +158,8 @@ def unembedding_edges(model: Transformer, nodes: Iterable[Node], tokens: Iterabl
 
 def _token_edges(model: Transformer, name: str, tokens: Iterable[int], channels: set[int]) -> list[TokenEdge]:
     rows, columns = (
-        torch.zeros(model.config.vocab_size, dtype=torch.bool),
-        torch.zeros(model.config.d_model, dtype=torch.bool),
+        torch.zeros(model.config.vocab_size, dtype=torch.bool, device="cpu"),
+        torch.zeros(model.config.d_model, dtype=torch.bool, device="cpu"),
     )
     rows[list(tokens)] = True
     columns[list(channels)] = True

@@ -127,7 +127,7 @@ def selection() -> str:
     from thinwire.engine.topk.reference import keep_mask
     from thinwire.engine.topk.select import keep_rows
 
-    x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
     plain = torch.where(keep_mask(x, 256), x, 0)
     if not torch.equal(keep_rows(x, 256), plain):
         raise Unhealthy("the compiled AbsTopK disagrees with the plain one; reinstall numba")

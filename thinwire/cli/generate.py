@@ -156,7 +156,8 @@ def start(opened: "Opened", prompt: str, args: Args, end: int | None) -> "Iterat
     from thinwire.model.sample import generate
 
     tokens = [opened.tokenizer.end_of_text, *opened.tokenizer.encode(prompt)]
-    prompts = torch.tensor(tokens).expand(args.samples, -1)  # one row in memory, since a long prompt may be refused
+    one = torch.tensor(tokens, dtype=torch.int64, device="cpu")
+    prompts = one.expand(args.samples, -1)  # one row in memory, since a long prompt may be refused
     if args.circuit is None:
         return generate(opened.model, prompts, args.config, end)
     circuit = Circuit.load(args.circuit)

@@ -85,12 +85,12 @@ class Map:
     """A product with a matrix, on the channels of a site that vary or are kept: its rows."""
 
     nodes: Span = field(default_factory=Span)
-    channels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    base: Tensor = field(default_factory=lambda: torch.zeros(1, 0))
+    channels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64, device="cpu"))
+    base: Tensor = field(default_factory=lambda: _zeros(1, 0))
     """float32 [table, row]"""
     bars: Bars | None = None
     """None where AbsTopK is off."""
-    weights: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    weights: Tensor = field(default_factory=lambda: _zeros(0, 0))
     """float32 [row, source]"""
     sources: Sequence[int] = ()
     nonlinearity: Nonlinearity = "identity"
@@ -114,6 +114,10 @@ class Head:
         return self.sink > -math.inf and bool(self.pairs)
 
 
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
 def plain(x: Tensor) -> Tensor:
     """A parameter of any shape as a constant: float32 on the CPU, without gradient."""
     return x.detach().float().cpu()
@@ -125,10 +129,10 @@ def bars_of(constants: Tensor, channels: Tensor, k: int, n_rows: int) -> Bars:
     `constants` is float32 [table, n], of the channels int64 [n], sorted. Where there are fewer constants the bar is
     below every magnitude; from row k on it is infinite.
     """
-    ranks = k - 1 - torch.arange(n_rows)
+    ranks = k - 1 - torch.arange(n_rows, dtype=torch.int64, device="cpu")
     there = (ranks >= 0) & (ranks < len(channels))
-    magnitudes = torch.where(ranks < 0, torch.inf, -1.0).repeat(len(constants), 1)
-    found = torch.zeros(magnitudes.shape, dtype=torch.int64)
+    magnitudes = (_zeros(n_rows) - 1).masked_fill(ranks < 0, torch.inf).repeat(len(constants), 1)
+    found = torch.zeros(magnitudes.shape, dtype=torch.int64, device="cpu")
     if there.any():
         sizes, order = constants.abs().sort(stable=True, dim=-1, descending=True)
         magnitudes[:, there] = sizes[:, ranks[there]]
@@ -170,14 +174,14 @@ class Compiler:
     def read(self, point: int) -> Read:
         """What the norm of a sublayer reads, or with 2·n_layers the last one."""
         if point == 2 * self.config.n_layers:
-            return Read(point, Span(), plain(self.cut.norm.weight), self.written, [], torch.zeros(1, 0), None)
+            return Read(point, Span(), plain(self.cut.norm.weight), self.written, [], _zeros(1, 0), None)
         site, d_model = Site.of(point // 2, "mlp.act_in" if point % 2 else "attn.act_in"), self.config.d_model
         norm, kept, k = self.cut.sublayers[point].norm, self.kept.get(site, []), self.k(site)
         others = [channel for channel in kept if channel < d_model and channel not in self.written]
         competing = range(d_model, self.config.d_in) if kept and k is not None else kept
         positions = [channel for channel in competing if channel >= d_model]
         channels = [*self.written, *others, *positions] if kept else []
-        values = torch.zeros(1, 0)
+        values = _zeros(1, 0)
         if positions:
             norm_pos = self.cut.sublayers[point].norm_pos
             assert norm_pos is not None
@@ -222,8 +226,8 @@ class Compiler:
         varies = self.keep[target] | more.any(0) if k is not None else self.keep[target].clone()
         varies[edges.rows] = True
         rows, rest = varies.nonzero()[:, 0], (~varies).nonzero()[:, 0]
-        weights = torch.zeros(len(rows), len(kept))
-        columns = torch.searchsorted(torch.tensor(kept, dtype=torch.int64), edges.columns)
+        weights = _zeros(len(rows), len(kept))
+        columns = torch.searchsorted(torch.tensor(kept, dtype=torch.int64, device="cpu"), edges.columns)
         weights[torch.searchsorted(rows, edges.rows), columns] = plain(edges.values)
         nonlinearity = self.config.activation if target.kind == "mlp.post_act" else "identity"
         fixed = FUNCTIONS[nonlinearity](constant[:, rest])
@@ -241,7 +245,7 @@ class Compiler:
         sinks = self._sinks(point)
         varying = set(self.kept.get(k, [])).union(self.kept.get(q, []) if self.config.sink else [])
         q_means, k_means = self.means[q] * d_head**-0.5, self.means[k]
-        others = (q_means * k_means).index_fill(0, torch.tensor(sorted(varying), dtype=torch.int64), 0)
+        others = (q_means * k_means).index_fill(0, torch.tensor(sorted(varying), dtype=torch.int64, device="cpu"), 0)
         scores = others.unflatten(0, (-1, d_head)).sum(1).tolist()
         pairs: list[list[Pair]] = [[] for _ in scores]
         for channel in sorted(varying):
@@ -258,7 +262,7 @@ class Compiler:
         """float32 [head], minus infinity without sinks."""
         if self.config.sink:
             return plain(self.cut.get_parameter(f"blocks.{point // 2}.attn.sink"))
-        return torch.full((self.config.n_heads,), -torch.inf)
+        return torch.full((self.config.n_heads,), -torch.inf, dtype=torch.float32, device="cpu")
 
     def _attention_out(self, point: int, heads: list[Head]) -> Map:
         """The map of w_o, whose sources are the mixed columns of the heads: kept v, then masses."""
@@ -268,10 +272,12 @@ class Compiler:
             return self._map("w_o", point, sources=Span(0, n_values))
         name = matrix_name(point // 2, "w_o")
         by_head = self.constants(v).unflatten(0, (len(heads), -1))
-        keys = torch.arange(1, self.config.context + 1)[:, None].log()
-        masses = torch.sigmoid(keys + torch.tensor([head.score for head in heads]) - self._sinks(point))  # [pos, head]
-        massed = torch.tensor([head.massed for head in heads])
+        keys = torch.arange(1, self.config.context + 1, dtype=torch.float32, device="cpu")[:, None].log()
+        scores = torch.tensor([head.score for head in heads], dtype=torch.float32, device="cpu")
+        masses = torch.sigmoid(keys + scores - self._sinks(point))  # [pos, head]
+        massed = torch.tensor([head.massed for head in heads], dtype=torch.bool, device="cpu")
         constants = (masses.masked_fill(massed, 0)[..., None] * by_head).flatten(1)
-        alone = (torch.eye(len(heads))[massed][..., None] * by_head).flatten(1)  # [massed, width]
+        own = torch.eye(len(heads), dtype=torch.float32, device="cpu")[massed]
+        alone = (own[..., None] * by_head).flatten(1)  # [massed, width]
         more = self.product(name, alone) - self.product(name, torch.zeros_like(alone))
         return self._map("w_o", point, constants, Span(0, n_values + len(alone)), more)

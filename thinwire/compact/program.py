@@ -36,7 +36,7 @@ def flatten(compiler: Compiler) -> Flattened:
         n_mixed=max((sum(len(h.values) + h.massed for h in own) for own in mixing), default=0),
         most_rows=max(np.diff(fields["read_offsets"]).max(), np.diff(fields["map_offsets"], prepend=0).max()),
         d_model=compiler.config.d_model,
-        epsilon=compiler.cut.norm.epsilon(torch.float32),
+        epsilon=compiler.cut.norm.eps,
         **fields,
     )
     return Flattened(reads, program)

@@ -21,6 +21,7 @@ from thinwire.engine.jit import use_threads
 from thinwire.engine.spmm.operators import check_tokens
 from thinwire.errors import UserError
 from thinwire.model.norms import ScaleRecorder
+from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
 from thinwire.tasks import REST, PairBatch, last_logits, margin
@@ -37,6 +38,7 @@ class CompactCircuit:
     it, so that first calls are slower. A circuit with frozen norms runs the whole model for their scales.
     """
 
+    @own_modes()
     @torch.no_grad()
     def __init__(self, circuit: Circuit, model: Transformer) -> None:
         """Compile a circuit of `model`, the whole model.
@@ -59,6 +61,7 @@ class CompactCircuit:
         self._streams = Streams(compiler, flattened.reads)
         self._logits = Logits(compiler, self._streams)
 
+    @own_modes()
     @torch.no_grad()
     def margins(self, batch: PairBatch) -> Tensor:
         """Log-odds of the right answers, float32 [2n] as from `thinwire.tasks.margin`, not calibrated.
@@ -73,6 +76,7 @@ class CompactCircuit:
             return margin(torch.from_numpy(self._logits.whole(slots, ends)), batch.to("cpu"))
         return torch.from_numpy(self._logits.margins(slots, target, foil, ends))
 
+    @own_modes()
     @torch.no_grad()
     def activations(self, batch: PairBatch) -> Tensor:
         """Values of the kept nodes at every position, float32 [2n, pos, node]; zero past the ends of prompts.
@@ -111,11 +115,11 @@ class CompactCircuit:
         else:
             last_logits(self._model, batch, norms=recorder)
         rows, length = batch.tokens.shape
-        scales = torch.ones(len(self._points), rows, length)
+        scales = torch.ones(len(self._points), rows, length, dtype=torch.float32, device="cpu")
         for read, point in enumerate(self._points):
             found = recorder.scales[point].float().cpu()[..., 0]
             if found.shape[1] == length:
                 scales[read] = found
             else:
-                scales[read, torch.arange(rows), batch.last.cpu()] = found[:, 0]
+                scales[read, torch.arange(rows, dtype=torch.int64, device="cpu"), batch.last.cpu()] = found[:, 0]
         return scales.numpy()

@@ -1,6 +1,7 @@
 """What a compact circuit looks up by token: constants of the stream and of the logits, computed when first needed."""
 
 from dataclasses import dataclass
+from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from thinwire.compiled.edit import bias_of, nonzeros
 
 CHUNK = 256
 """Slots whose stream is in memory at a time."""
+_growing = RLock()
+"""Held while tables grow or are read, since several threads may ask one circuit. One for all circuits: locks cannot be
+copied or pickled."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,14 @@ class Streams:
     def rows(self, tokens: np.ndarray) -> np.ndarray:
         """Rows of `tables` for tokens [prompt, pos], int32 [prompt, pos]; new ones are computed."""
         slots = self.slots(tokens)
-        new = self._numbers.unknown(slots)
-        for start in range(0, len(new), CHUNK):
-            part = new[start : start + CHUNK]
-            added = self._computed(part)
-            self.tables = Tables(*(np.concatenate(both) for both in zip(self.tables, added, strict=True)))
-            self._numbers.add(part)
-        return self._numbers(slots)
+        with _growing:
+            new = self._numbers.unknown(slots)
+            for start in range(0, len(new), CHUNK):
+                part = new[start : start + CHUNK]
+                added = self._computed(part)
+                self.tables = Tables(*(np.concatenate(both) for both in zip(self.tables, added, strict=True)))
+                self._numbers.add(part)
+            return self._numbers(slots)
 
     def slots(self, tokens: np.ndarray) -> np.ndarray:
         """Slots of tokens, int64 [prompt, pos] both."""
@@ -125,9 +130,9 @@ class Streams:
         unwritten[:, written] = 0
         position_channels = read.positions[positions] if read.positions.shape[1] else stream[:, :0]
         base = torch.cat([stream[:, written], normed[:, read.others], position_channels], 1)
-        bar, channel = torch.zeros_like(base), torch.zeros(base.shape, dtype=torch.int64)
+        bar, channel = torch.zeros_like(base), torch.zeros(base.shape, dtype=torch.int64, device="cpu")
         if read.k is not None and read.channels:
-            rest = torch.ones(stream.shape[1], dtype=torch.bool)
+            rest = torch.ones(stream.shape[1], dtype=torch.bool, device="cpu")
             rest[[*written, *read.others]] = False
             bar, channel = bars_of(normed[:, rest], rest.nonzero()[:, 0], read.k, base.shape[1])
         return base, bar, channel.to(torch.int32), unwritten.double().square().sum(1, keepdim=True).float()
@@ -145,19 +150,21 @@ class Logits:
 
     def margins(self, slots: np.ndarray, target: np.ndarray, foil: np.ndarray, ends: Ends) -> np.ndarray:
         """Logits of the targets minus those of the foils, float32 [n]; slots, target and foil are int64 [n]."""
-        self._add(slots, np.concatenate([target, foil]))
-        ending, right, wrong = self._endings(slots), self._answers(target), self._answers(foil)
-        written = np.einsum("nc,nc->n", ends.written, self._rows[right] - self._rows[wrong])
-        scaled = self._scaled[ending, right] - self._scaled[ending, wrong] + written
-        return scaled * ends.scale + self._fixed[ending, right] - self._fixed[ending, wrong]
+        with _growing:
+            self._add(slots, np.concatenate([target, foil]))
+            ending, right, wrong = self._endings(slots), self._answers(target), self._answers(foil)
+            written = np.einsum("nc,nc->n", ends.written, self._rows[right] - self._rows[wrong])
+            scaled = self._scaled[ending, right] - self._scaled[ending, wrong] + written
+            return scaled * ends.scale + self._fixed[ending, right] - self._fixed[ending, wrong]
 
     def whole(self, slots: np.ndarray, ends: Ends) -> np.ndarray:
         """Logits of all tokens, float32 [n, vocab], at slots [n]."""
         every = np.arange(self._vocab)
-        self._add(slots, every)
-        ending = self._endings(slots)
-        logits = (self._scaled[ending] + ends.written @ self._rows.T) * ends.scale[:, None] + self._fixed[ending]
-        return logits[:, self._answers(every)]
+        with _growing:
+            self._add(slots, every)
+            ending = self._endings(slots)
+            logits = (self._scaled[ending] + ends.written @ self._rows.T) * ends.scale[:, None] + self._fixed[ending]
+            return logits[:, self._answers(every)]
 
     def _add(self, slots: np.ndarray, answers: np.ndarray) -> None:
         new = self._endings.unknown(slots), self._answers.unknown(answers)
@@ -166,10 +173,10 @@ class Logits:
         self._endings.add(new[0])
         self._answers.add(new[1])
         compiler, cut, endings, answers = self._compiler, self._compiler.cut, self._endings.keys, self._answers.keys
-        wanted = torch.zeros(self._vocab, dtype=torch.bool)
+        wanted = torch.zeros(self._vocab, dtype=torch.bool, device="cpu")
         wanted[answers] = True
         found = nonzeros(cut, "unembedding", wanted)
-        rows = torch.zeros(len(answers), compiler.config.d_model)
+        rows = torch.zeros(len(answers), compiler.config.d_model, dtype=torch.float32, device="cpu")
         rows[self._answers(found.rows.numpy()), found.columns] = plain(found.values)
         rows *= plain(cut.norm.weight)
         fixed = plain(bias_of(cut, "unembedding"))[answers].repeat(len(endings), 1)

@@ -10,6 +10,7 @@ from thinwire.compiled.modules import MATRICES, FeatureEmbedding, FeatureLinear,
 from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.engine.spmm.operators import has_kernels
 from thinwire.model.config import ModelConfig
+from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 
 BREAK_EVEN = {"cpu": 1 / 8, "cuda": 1 / 256}
@@ -17,6 +18,7 @@ BREAK_EVEN = {"cpu": 1 / 8, "cuda": 1 / 256}
 CPUs; on GPUs estimated from what both read and write, which `benchmarks/gpu.py` checks."""
 
 
+@own_modes()
 def compile_sparse(model: Transformer, below: float | None = None) -> Transformer:
     """The model with sparse kernels for every matrix of a smaller density than `below`; it shares the rest.
 
@@ -43,9 +45,10 @@ def assemble(config: ModelConfig, sparse: Mapping[str, Sparse], rest: Mapping[st
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.Linear) and name not in sparse:
                 shape = module.in_features, module.out_features, module.bias is not None
-                model.set_submodule(name, FeatureLinear(*shape))
+                model.set_submodule(name, FeatureLinear(*shape, dtype=torch.float32))
             elif isinstance(module, nn.Embedding) and name not in sparse:
-                model.set_submodule(name, FeatureEmbedding(module.num_embeddings, module.embedding_dim))
+                shape = module.num_embeddings, module.embedding_dim
+                model.set_submodule(name, FeatureEmbedding(*shape, dtype=torch.float32))
     own: dict[str, Tensor] = {}
     for name, module in sparse.items():
         model.set_submodule(name, module)

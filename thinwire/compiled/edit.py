@@ -37,8 +37,10 @@ def nonzeros(model: Transformer, name: str, rows: Tensor | None = None, columns:
         positions = kept.nonzero().flatten()
         return Nonzeros(own_rows[positions], own_columns[positions], values[positions], positions)
     weight = module.get_parameter("weight").detach()
-    own_rows = torch.arange(len(weight)) if rows is None else rows.nonzero().flatten()
-    own_columns = torch.arange(weight.shape[1]) if columns is None else columns.nonzero().flatten()
+    own_rows, own_columns = (
+        torch.arange(n, dtype=torch.int64, device="cpu") if chosen is None else chosen.nonzero().flatten()
+        for n, chosen in zip(weight.shape, (rows, columns), strict=True)
+    )
     block = weight[own_rows][:, own_columns]
     row, column = block.nonzero(as_tuple=True)
     found = own_rows[row], own_columns[column]
@@ -80,7 +82,8 @@ def sharing(model: Transformer, changed: Mapping[str, Tensor]) -> Transformer:
 
 def with_rows(embedding: nn.Module, rows: Sequence[int], row: Tensor) -> nn.Module:
     """The embedding with some rows replaced by one [width]."""
-    weight = embedding.weight.detach().index_put((torch.tensor(rows),), row)  # pyright: ignore
+    at = torch.tensor(rows, dtype=torch.int64, device="cpu")
+    weight = embedding.weight.detach().index_put((at,), row)  # pyright: ignore
     if isinstance(embedding, Sparse):
         return sparse_module(nn.Embedding.from_pretrained(weight)).requires_grad_(False)
     return type(embedding).from_pretrained(weight)  # pyright: ignore

@@ -189,7 +189,10 @@ def _one_a_site(
 
 
 def _no_ablation(trials: int, width: int) -> Ablation:
-    return Ablation(torch.zeros(width), torch.ones(trials, width))
+    return Ablation(
+        torch.zeros(width, dtype=torch.float32, device="cpu"),
+        torch.ones(trials, width, dtype=torch.float32, device="cpu"),
+    )
 
 
 def _map(sublayer: Sublayer, site: str, matrix: nn.Module) -> Map:
@@ -201,7 +204,7 @@ def _read(sublayer: Sublayer, resid: Tensor, positions: Tensor | None) -> Read:
     if positions is not None:
         assert sublayer.norm_pos is not None
         positions = sublayer.norm_pos(positions).expand(*resid.shape[:-1], -1)
-    return Read(sublayer.norm.weight, sublayer.norm.epsilon(resid.dtype), positions, _kept(sublayer, "act_in"))
+    return Read(sublayer.norm.weight, sublayer.norm.eps, positions, _kept(sublayer, "act_in"))
 
 
 def _kept(sublayer: Sublayer, site: str) -> int:

@@ -9,10 +9,12 @@ from torch import Tensor
 from thinwire.compiled.compile import assemble, pays
 from thinwire.compiled.modules import MATRICES, Sparse, SparseEmbedding, SparseLinear
 from thinwire.engine.spmm.pattern import SparsePattern
+from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import Rows, empty_model, read_weights
 
 
+@own_modes()
 def load_compiled(folder: Path | str) -> Transformer:
     """`compile_sparse(load(folder))`, without ever holding a sparse matrix whole. Raises UserError as `load` does."""
     model, path = empty_model(folder)

@@ -2,31 +2,78 @@
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from threading import RLock
+from typing import Any, ClassVar
 
 import numba
 import torch
 from numba import config, extending, njit
-from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    IndexDataCacheFile,
+    NullCache,
+    UserWideCacheLocator,
+)
+from numba.misc.appdirs import AppDirs
 
 logger = logging.getLogger(__name__)
 DIGEST = sha256().digest_size
+THREAD_SAFE = {"omp", "tbb"}
+"""Threading layers of numba that several threads may call at once; the others end the process then."""
 SUMS = {"contract", "reassoc", "nsz"}
 """What may be done to sums of floats so that they vectorize; nothing is assumed about infinities and NaN."""
 
 
 @cache
-def _cache_folder() -> str:
-    """Where machine code of this package's kernels is kept: for each state of their sources, a folder of its own.
+def _sources() -> str:
+    """A hash of all files here, with their names.
 
     By itself numba looks at the file of a kernel alone, and goes on with old code when a part in another file changes.
     """
-    own = Path(__file__).parent
-    sources = sha256(b"".join(path.read_bytes() for path in sorted(own.rglob("*.py"))))
-    return str(own / "__pycache__" / f"kernels-{sources.hexdigest()[:16]}")
+    own, found = Path(__file__).parent, sha256()
+    for path in sorted(own.rglob("*.py")):
+        found.update(f"{path.relative_to(own).as_posix()} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+@cache
+def _cache_folder() -> Path:
+    """Where machine code is kept: for each state of the sources a folder of its own.
+
+    It is beside the package, or where that cannot be written, where numba is told to keep its files, or in the user's
+    folder for such files.
+    """
+    elsewhere = config.CACHE_DIR or AppDirs("thinwire", appauthor=False).user_cache_dir  # pyright: ignore
+    own, other = (
+        folder / f"kernels-{_sources()}" for folder in (Path(__file__).parent / "__pycache__", Path(elsewhere))
+    )
+    return own if _is_writable(own) else other
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+class _Locator(UserWideCacheLocator):
+    """Tells numba the folder."""
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        super().__init__(function, file)
+        self._cache_path = str(_cache_folder() / self.get_suitable_cache_subpath(file))
+
+
+class _InOwnFolder(CompileResultCacheImpl):
+    _locator_classes: ClassVar = [_Locator]
 
 
 class _Files(IndexDataCacheFile):
@@ -50,12 +97,17 @@ class _Files(IndexDataCacheFile):
 
 
 class _Cache(FunctionCache):
-    """numba's cache, in which a damaged file counts as none; it says when there is something to compile."""
+    """numba's cache, in which a damaged file counts as none; it says when there is something to compile.
+
+    Code of other sources counts as none wherever it lies, since numba can be told to look in other places.
+    """
+
+    _impl_class = _InOwnFolder
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        locator = self._impl.locator
-        self._cache_file = _Files(self._cache_path, self._impl.filename_base, locator.get_source_stamp())
+        stamp = self._impl.locator.get_source_stamp(), _sources()
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = super().load_overload(sig, target_context)
@@ -74,22 +126,46 @@ def _compiling() -> None:
     logger.info("Compiling kernels, once for this version: up to a minute.")
 
 
-def _decorator(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def _decorator(parallel: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     # a check for division by zero would not vectorize
-    compiled: Any = njit(cache=False, nogil=True, error_model="numpy", **options)
+    compiled: Any = njit(cache=False, nogil=True, error_model="numpy", parallel=parallel, **options)
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = compiled(function)
-        others, config.CACHE_DIR = config.CACHE_DIR, _cache_folder()  # pyright: ignore
         try:
             dispatcher._cache = _Cache(function)
         except RuntimeError:  # numba found no folder
             dispatcher._cache = _NoCache()
-        finally:
-            config.CACHE_DIR = others  # pyright: ignore
-        return dispatcher
+        return _in_turn(function, dispatcher) if parallel else dispatcher
 
     return decorate
+
+
+_turn = RLock()
+"""Held by the thread that runs a kernel, where threads take turns."""
+
+
+@cache
+def _take_turns() -> bool:
+    """Whether only one thread may run kernels at a time; numba chooses the layer when the first kernel runs."""
+    return numba.threading_layer() not in THREAD_SAFE  # pyright: ignore
+
+
+def _in_turn(function: Callable[..., Any], dispatcher: Any) -> Callable[..., Any]:
+    """The kernel, which waits for those of other threads where numba cannot run several at once."""
+    known = False
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        nonlocal known
+        if known and not _take_turns():
+            return dispatcher(*args)
+        with _turn:
+            result = dispatcher(*args)
+        known = True
+        return result
+
+    return run
 
 
 kernel = _decorator(parallel=True, fastmath={"contract"})

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 PLAIN = torch.Tensor, torch.nn.Parameter
 """Types of tensors that hold numbers; tracing puts others in their place."""
-REFUSAL = "thinwire's kernels have first derivatives in backward mode alone: "
+REFUSAL = "thinwire has first derivatives in backward mode alone: "
 """How errors begin that refuse other derivatives and transforms."""
 
 
@@ -36,8 +36,7 @@ class Operator:
         """Set the gradient: see `torch.library.register_autograd`."""
 
         def once(ctx: Any, *grads: Any) -> Any:
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                raise NotImplementedError(f"{REFUSAL}leave create_graph out.")
+            refuse_second_derivatives()
             return backward(ctx, *grads)
 
         self.op.register_autograd(once, setup_context=setup_context)
@@ -62,10 +61,35 @@ class Operator:
         if is_traced(args[0]):
             return self.op(*args)
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-            raise NotImplementedError(f"{REFUSAL}they do not run under vmap, jvp and other transforms.")
+            raise NotImplementedError(f"{REFUSAL}its kernels do not run under vmap, jvp and other transforms.")
         if self._function is None or not torch.is_grad_enabled():
             return self.run(*args)
         return self._function.apply(*args)
+
+
+def refuse_second_derivatives() -> None:
+    """For backward passes that return constants: raise NotImplementedError where a graph of them is requested."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise NotImplementedError(f"{REFUSAL}leave create_graph out.")
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        refuse_second_derivatives()
+        return grad
+
+
+def differentiable_once(x: torch.Tensor) -> torch.Tensor:
+    """x of any shape, where what follows has a right first derivative and a wrong second one.
+
+    Its backward pass raises NotImplementedError where a graph of it is requested.
+    """
+    return _Once.apply(x)  # pyright: ignore
 
 
 def is_traced(x: Any) -> bool:

@@ -20,11 +20,11 @@ class Attention(Sublayer):
         super().__init__(config, layer, "attn")
         d_heads = config.n_heads * config.d_head
         self.n_heads, self.d_head = config.n_heads, config.d_head
-        self.w_q = nn.Linear(config.d_in, d_heads, bias=config.biases)
-        self.w_k = nn.Linear(config.d_in, d_heads, bias=config.biases)
-        self.w_v = nn.Linear(config.d_in, d_heads, bias=config.biases)
-        self.w_o = nn.Linear(d_heads, config.d_model, bias=config.biases)
-        self.sink = nn.Parameter(torch.zeros(config.n_heads)) if config.sink else None
+        self.w_q = nn.Linear(config.d_in, d_heads, bias=config.biases, dtype=torch.float32)
+        self.w_k = nn.Linear(config.d_in, d_heads, bias=config.biases, dtype=torch.float32)
+        self.w_v = nn.Linear(config.d_in, d_heads, bias=config.biases, dtype=torch.float32)
+        self.w_o = nn.Linear(d_heads, config.d_model, bias=config.biases, dtype=torch.float32)
+        self.sink = nn.Parameter(torch.zeros(config.n_heads, dtype=torch.float32)) if config.sink else None
 
     def forward(
         self,
@@ -59,7 +59,7 @@ class Attention(Sublayer):
 
 def at_last(x: Tensor, last: Tensor) -> Tensor:
     """x [batch, pos, width] at the positions `last` [batch]: [batch, 1, width], in the memory layout of x."""
-    each = torch.arange(len(x), device=x.device)
+    each = torch.arange(len(x), device=x.device, dtype=torch.int64)
     at = x.movedim(-1, 0)[:, each, last].movedim(0, -1) if is_feature_major(x) else x[each, last]
     return at[:, None]
 
@@ -88,7 +88,7 @@ def _standing(q: Tensor, k: Tensor, last: Tensor | None) -> Tensor:
     if last is not None:
         return last[:, None]
     length = k.shape[-2]
-    return torch.arange(length - q.shape[-2], length, device=q.device).expand(len(q), -1)
+    return torch.arange(length - q.shape[-2], length, device=q.device, dtype=torch.int64).expand(len(q), -1)
 
 
 def attention_pattern(q: Tensor, k: Tensor, sink: Tensor | None, last: Tensor | None = None) -> Tensor:
@@ -102,7 +102,8 @@ def attention_pattern(q: Tensor, k: Tensor, sink: Tensor | None, last: Tensor | 
         queries = q.shape[-2]
         later = torch.ones(queries, length, dtype=torch.bool, device=q.device).triu(1 + length - queries)
     else:
-        later = (torch.arange(length, device=q.device) > last[:, None]).repeat_interleave(q.shape[1], 0)[:, None]
+        later = torch.arange(length, device=q.device, dtype=torch.int64) > last[:, None]
+        later = later[:, None].expand(-1, q.shape[1], -1).reshape(-1, 1, length)
     mask = torch.zeros(later.shape, dtype=q.dtype, device=q.device).masked_fill(later, torch.finfo(q.dtype).min)
     scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=d_head**-0.5)
     scores = scores.unflatten(0, q.shape[:2])
@@ -123,8 +124,8 @@ def _fused_with_sink(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
     pad = 8 - d_head % 8  # the extra channel, rounded up to what the fused kernels like
     q, k, v = (F.pad(x, (0, pad, 1, 0)) for x in (q, k, v))
     # compared, not filled in from the host, so that nothing waits for the device
-    channel = (torch.arange(d_head + pad, device=q.device) == d_head).to(q.dtype)
-    first = (torch.arange(k.shape[-2], device=q.device) == 0).to(k.dtype)
+    channel = (torch.arange(d_head + pad, device=q.device, dtype=torch.int64) == d_head).to(q.dtype)
+    first = (torch.arange(k.shape[-2], device=q.device, dtype=torch.int64) == 0).to(k.dtype)
     k = k + (sink.to(k.dtype) / scale)[:, None, None] * first[:, None] * channel
     y = F.scaled_dot_product_attention(q + channel, k, v, is_causal=True, scale=scale)
     return y[:, :, 1:, :d_head]

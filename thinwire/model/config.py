@@ -60,7 +60,7 @@ class ModelConfig(Config):
     active_residual: bool = False
     """Whether AbsTopK acts at the residual points too: on the stream before each sublayer and after the last."""
     norm_eps: float | None = Field(default=None, gt=0)
-    """RMSNorm epsilon; unset means the machine epsilon of the dtype."""
+    """RMSNorm epsilon; unset means the machine epsilon of float32, whatever the dtype."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:

@@ -1,5 +1,6 @@
 """The MLP sublayer: RMSNorm, input matrix, nonlinearity, output matrix."""
 
+import torch
 from torch import Tensor, nn
 
 from thinwire.engine.sites.operator import Nonlinearity
@@ -14,8 +15,8 @@ class MLP(Sublayer):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer, "mlp")
-        self.w_in = nn.Linear(config.d_in, config.d_mlp, bias=config.biases)
-        self.w_out = nn.Linear(config.d_mlp, config.d_model, bias=config.biases)
+        self.w_in = nn.Linear(config.d_in, config.d_mlp, bias=config.biases, dtype=torch.float32)
+        self.w_out = nn.Linear(config.d_mlp, config.d_model, bias=config.biases, dtype=torch.float32)
         self.nonlinearity: Nonlinearity = config.activation
 
     def forward(

@@ -16,18 +16,27 @@ from thinwire.engine.sites.operator import Nonlinearity
 from thinwire.engine.sites.pointwise import Ablation
 from thinwire.model.fusable import Fusable
 
+EPSILON = torch.finfo(torch.float32).eps
+"""What is added to the mean square where a config says nothing else. It does not depend on a model's dtype: a model
+that is cast to another one computes the same up to rounding."""
+
 
 class RMSNorm(nn.RMSNorm, Fusable):
-    """`torch.nn.RMSNorm` that takes feature-major activations as they are."""
+    """`torch.nn.RMSNorm` that takes feature-major activations as they are, and has one epsilon for all dtypes."""
+
+    eps: float
+
+    def __init__(self, width: int, eps: float | None = None) -> None:
+        super().__init__(width, EPSILON if eps is None else eps, dtype=torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., width]
         if pointwise.is_supported(x) and x.shape[-1:] == self.weight.shape:
-            return pointwise.rms_norm(x, self.weight, self.epsilon(x.dtype))[0]
+            return pointwise.rms_norm(x, self.weight, self.eps)[0]
         if not is_feature_major(x):
             return super().forward(x)
         # elsewhere these four passes are as fast as memory is; the fused kernel would transpose its input first
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-        scale = torch.rsqrt(length.square() / x.shape[-1] + self.epsilon(x.dtype))
+        scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
         return (x * scale * self.weight).to(x.dtype)
 
     def map_and_keep(self, x: Tensor, nonlinearity: Nonlinearity, k: int, ablation: Ablation | None) -> Tensor | None:
@@ -35,11 +44,12 @@ class RMSNorm(nn.RMSNorm, Fusable):
         keeps_all = k == x.shape[-1] and ablation is None
         if keeps_all or nonlinearity != "identity" or not norm_operator.pays(x, self.weight):
             return None
-        return norm_operator.norm_and_keep(x, self.weight, self.epsilon(x.dtype), k, ablation)
+        return norm_operator.norm_and_keep(x, self.weight, self.eps, k, ablation)
 
-    def epsilon(self, dtype: torch.dtype) -> float:
-        """What is added to the mean square of values of this type."""
-        return torch.finfo(dtype).eps if self.eps is None else self.eps
+    def scale(self, x: Tensor) -> Tensor:
+        """What the norm multiplies x [..., width] by, besides its weight: at least float32 [..., 1]."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
 
 
 Norms = Callable[[int, RMSNorm, Tensor], Tensor]
@@ -60,8 +70,7 @@ class ScaleRecorder:
 
     def __call__(self, point: int, norm: RMSNorm, resid: Tensor) -> Tensor:
         """See `Norms`."""
-        mean_square = resid.square().mean(-1, keepdim=True)
-        self.scales[point] = torch.rsqrt(mean_square + norm.epsilon(resid.dtype))
+        self.scales[point] = norm.scale(resid)
         return norm(resid)
 
 
@@ -73,7 +82,7 @@ def frozen(scales: Mapping[int, Tensor], copies: int = 1) -> Norms:
     repeated = {point: scale.repeat(copies, 1, 1) for point, scale in scales.items()} if copies > 1 else scales
 
     def norms(point: int, norm: RMSNorm, resid: Tensor) -> Tensor:
-        return resid * repeated[point] * norm.weight
+        return (resid * repeated[point] * norm.weight).to(resid.dtype)
 
     return norms
 

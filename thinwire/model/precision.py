@@ -1,5 +1,9 @@
-"""Which arithmetic a device multiplies matrices in."""
+"""Which arithmetic a device multiplies matrices in, and that a caller's modes do not change it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 
 
@@ -16,3 +20,19 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether matrices are multiplied in bf16 there, under precision "auto", "bf16" or "fp32"."""
     return native_bf16(device.type) if precision == "auto" else precision == "bf16"
+
+
+@contextmanager
+def own_modes() -> Iterator[None]:
+    """A context, or a decorator, that modes of the caller's thread do not reach.
+
+    These are autocast, `no_grad`, inference mode, and how numpy reports errors. Within it gradients are on.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+        np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"),
+    ):
+        yield

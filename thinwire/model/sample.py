@@ -14,6 +14,7 @@ from thinwire.errors import UserError
 from thinwire.model.cache import Cache
 from thinwire.model.config import SampleConfig
 from thinwire.model.norms import Norms, ScaleRecorder, frozen, own_scales
+from thinwire.model.precision import own_modes
 from thinwire.model.taps import Tap, identity
 from thinwire.model.transformer import Transformer
 
@@ -58,8 +59,9 @@ def _incremental(model: Transformer, room: int, tap: Tap, scales_of: Transformer
 
 
 def _last_logits(model: Transformer, tokens: Tensor, cache: Cache, tap: Tap, norms: Norms) -> Tensor:
-    resid = model.run(model.embed(tokens, cache=cache, tap=tap), tap=tap, norms=norms, cache=cache)
-    return model.unembed(resid[:, -1:], tokens[:, -1:], norms)[:, 0]
+    with own_modes(), torch.no_grad():
+        resid = model.run(model.embed(tokens, cache=cache, tap=tap), tap=tap, norms=norms, cache=cache)
+        return model.unembed(resid[:, -1:], tokens[:, -1:], norms)[:, 0]
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def _draws(forward: Forward, logits: Tensor, steps: int, config: SampleConfig, s
     generators = [torch.Generator().manual_seed(config.seed + row) for row in range(len(logits))]
     ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     for step in range(1, steps + 1):
-        points = torch.cat([torch.rand(1, generator=each, dtype=torch.float64) for each in generators])
+        points = torch.cat([torch.rand(1, generator=each, dtype=torch.float64, device="cpu") for each in generators])
         drawn = draw(logits, config, points.to(logits.device))
         if stop is not None:
             drawn = drawn.masked_fill(ended, stop)

@@ -288,7 +288,7 @@ def _fitted(values: Tensor, x: Tensor, last: Tensor | None, place: str) -> Tenso
     if values.shape == x.shape[2:]:
         return values
     if last is not None and values.ndim == x.ndim and len(values) == len(x) and values.shape[1] > int(last.max()):
-        values = values[torch.arange(len(values), device=values.device), last][:, None]
+        values = values[torch.arange(len(values), device=values.device, dtype=torch.int64), last][:, None]
     if values.shape != x.shape:
         channels = "".join(f", {width}" for width in x.shape[2:])
         constant = f"[{x.shape[2]}]" if channels else "a number"

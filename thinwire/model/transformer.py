@@ -50,14 +50,14 @@ class Transformer(Shown, nn.Module):
         self.config = config
         # dtype of matrix products outside training; `auto` is bf16 where the device supports it
         self.precision: Literal["auto", "fp32"] = "auto"
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model, dtype=torch.float32)
         width = {"none": 0, "added": config.d_model, "concatenated": config.d_pos}[config.positions]
-        self.positions = nn.Parameter(torch.empty(config.context, width)) if width else None
+        self.positions = nn.Parameter(torch.empty(config.context, width, dtype=torch.float32)) if width else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.resid = AbsTopK(config.n_active_resid, config.d_model)
         self.norm = RMSNorm(config.d_model, eps=config.norm_eps)
-        self.unembedding = nn.Linear(config.d_model, config.vocab_size, bias=config.biases)
-        self.bigram = nn.Embedding(config.vocab_size, config.vocab_size) if config.bigram else None
+        self.unembedding = nn.Linear(config.d_model, config.vocab_size, bias=config.biases, dtype=torch.float32)
+        self.bigram = nn.Embedding(config.vocab_size, config.vocab_size, dtype=torch.float32) if config.bigram else None
         self._initialize(torch.Generator().manual_seed(seed))
 
     def __repr__(self) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from thinwire import artifact
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
+from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 
 STORED_DENSE_ABOVE = 0.4
@@ -101,7 +102,7 @@ class Rows:
 
     def dense(self) -> Tensor:
         """The whole matrix [rows, columns]."""
-        matrix = torch.zeros(self.shape, dtype=self.values.dtype)
+        matrix = torch.zeros(self.shape, dtype=self.values.dtype, device="cpu")
         matrix[self.rows, self.columns] = self.values
         return matrix
 
@@ -141,7 +142,7 @@ def read_weights(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
 
 def _to_rows(name: str, value: Tensor) -> dict[str, Tensor]:
     rows, columns = value.nonzero(as_tuple=True)
-    starts = torch.zeros(len(value) + 1, dtype=torch.int32)
+    starts = torch.zeros(len(value) + 1, dtype=torch.int32, device="cpu")
     starts[1:] = torch.bincount(rows, minlength=len(value)).cumsum(0)
     return {
         f"{name}/values": value[rows, columns],
@@ -180,6 +181,7 @@ def _from_codes(stored: dict[str, Tensor], name: str) -> Tensor:
     return codes * scales[:, None]
 
 
+@own_modes()
 def load(folder: Path | str) -> Transformer:
     """The model in an artefact folder, or of a shipped name, in float32 on the CPU.
 

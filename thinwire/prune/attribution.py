@@ -27,9 +27,9 @@ def attribution_scores(masks: NodeMasks, pairs: PairBatch, steps: int = 1, repor
     ranks best: a node that does not decide the answer moves the two sides of a pair in opposite directions.
     """
     n_pairs = min(len(pairs), max(1, MOST_PASSES // steps))
-    total = torch.zeros(masks.n)
+    total = torch.zeros(masks.n, dtype=torch.float32, device="cpu")
     done = 0
-    for chunk in torch.arange(n_pairs).split(CHUNK):
+    for chunk in torch.arange(n_pairs, dtype=torch.int64, device="cpu").split(CHUNK):
         total += removal_effects(masks, pairs.take(chunk), steps).sum(0)
         done += len(chunk)
         report(done, n_pairs, f"attribution of {masks.n:,} masks")
@@ -41,11 +41,11 @@ def removal_effects(masks: NodeMasks, batch: PairBatch, steps: int = 1) -> Tenso
 
     A linear estimate where `steps` is 1; otherwise the mean over the midpoints of `steps` parts of the path.
     """
-    effects = torch.zeros(len(batch.tokens), masks.n)
+    effects = torch.zeros(len(batch.tokens), masks.n, dtype=torch.float32, device="cpu")
     norms = norms_on(masks.model, batch, masks.frozen_norms)
     for step in range(steps):
         gate = 1.0 if steps == 1 else (step + 0.5) / steps
-        gates = torch.full(effects.shape, gate, requires_grad=True)
+        gates = torch.full(effects.shape, gate, requires_grad=True, dtype=torch.float32, device="cpu")
         logits = masks.logits(gates, batch, norms)
         (slopes,) = torch.autograd.grad(sequence_losses(logits, batch).sum(), gates)
         effects -= slopes / steps

@@ -91,7 +91,8 @@ class Evaluator:
     def __post_init__(self) -> None:
         self._model = Replaceable(self.model)
         n_pairs = len(self.validation)
-        spread = torch.linspace(0, n_pairs - 1, min(SCREEN_PAIRS, n_pairs)).round().long()
+        n_screened = min(SCREEN_PAIRS, n_pairs)
+        spread = torch.linspace(0, n_pairs - 1, n_screened, dtype=torch.float32, device="cpu").round().long()
         self._validation, self._screen = map(self._passes, (self.validation, self.validation.take(spread)))
 
     def _passes(self, batch: PairBatch) -> Passes:

@@ -51,11 +51,11 @@ class EdgeMasks:
         self.loose = () if nodes is None else tuple(sorted(chosen - touched))
         self._widths = {site: site.width(shape) for site in all_sites(shape)}
         index_of = {node: i for i, node in enumerate(every)}
-        ends = torch.tensor([[index_of[node] for node in edge] for edge in self.units], dtype=torch.int64).reshape(
-            -1, 2
-        )
+        ends = torch.tensor(
+            [[index_of[node] for node in edge] for edge in self.units], dtype=torch.int64, device="cpu"
+        ).reshape(-1, 2)
         self._sources, self._targets = ends.T
-        self._always = torch.zeros(n_nodes(shape), dtype=torch.bool)
+        self._always = torch.zeros(n_nodes(shape), dtype=torch.bool, device="cpu")
         self._always[[index_of[node] for node in (*self.forced, *self.loose)]] = True
         self._mortal = keep_masks(touched.difference(self.forced), shape)
 

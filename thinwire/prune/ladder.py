@@ -37,4 +37,4 @@ def ladder_of(columns: Sequence[int], evaluator: Evaluator, targets: Sequence[fl
     Targets below the circuit's own are usually missed.
     """
     own = replace(evaluator, units=[evaluator.units[column] for column in columns])
-    return tuple(ladder(torch.linspace(1, 0, len(columns) + 1)[:-1], own, targets))
+    return tuple(ladder(torch.linspace(1, 0, len(columns) + 1, dtype=torch.float32, device="cpu")[:-1], own, targets))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from thinwire.circuit import calibrate
 from thinwire.display import one_line
+from thinwire.engine.operator import differentiable_once
 from thinwire.progress import Report, silent
 from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.config import Point, PruneConfig
@@ -62,7 +63,7 @@ class Pressure:
         self.config = config
         self.setpoint = max(config.hold * config.target_loss, ABOVE_WHOLE * whole)
         self.reversal = self.setpoint + (1 - config.hold) * config.target_loss
-        self.least = torch.tensor([point.k_coef for point in points])
+        self.least = torch.tensor([point.k_coef for point in points], dtype=torch.float32, device="cpu")
         self.value = self.least.clone()
         self.running: Tensor | None = None
 
@@ -71,8 +72,8 @@ class Pressure:
         self.running = losses if self.running is None else RUNNING * self.running + (1 - RUNNING) * losses
         if self.config.sparsity == "controlled":
             below = self.running < self.setpoint
-            self.value = self.value * torch.where(below, self.config.k_coef_up, self.config.k_coef_down)
-            self.value = self.value.maximum(self.least)
+            moved = torch.where(below, self.value * self.config.k_coef_up, self.value * self.config.k_coef_down)
+            self.value = moved.maximum(self.least)
 
     @property
     def push(self) -> Tensor:
@@ -116,15 +117,15 @@ def _train(
     rows: list[Tensor] = [*initial(points, masks.n, seed)]
     optimizer = torch.optim.AdamW([_group(row, point) for row, point in zip(rows, points, strict=True)])
     with torch.no_grad():
-        some = pairs.take(torch.arange(min(len(pairs), BOUND_PAIRS)))
-        whole, nothing = (
-            task_losses(masks.margins(torch.full((1, masks.n), kept), some), config).item() for kept in (1.0, 0.0)
-        )
+        some = pairs.take(torch.arange(min(len(pairs), BOUND_PAIRS), dtype=torch.int64, device="cpu"))
+        every = torch.ones(1, masks.n, dtype=torch.float32, device="cpu")
+        whole, nothing = (task_losses(masks.margins(kept, some), config).item() for kept in (every, 0 * every))
     pressure = Pressure(config, points, whole)
     choice = torch.Generator().manual_seed(seed)
-    temperatures = torch.tensor([[point.heaviside_temp] for point in points])
+    temperatures = torch.tensor([[point.heaviside_temp] for point in points], dtype=torch.float32, device="cpu")
     for step in range(config.steps):
-        batch = pairs.take(torch.randint(len(pairs), (config.batch_pairs,), generator=choice))
+        size = (config.batch_pairs,)
+        batch = pairs.take(torch.randint(len(pairs), size, generator=choice, dtype=torch.int64, device="cpu"))
         hard = step_with_slope(torch.stack(rows), temperatures)
         losses = task_losses(masks.margins(hard, batch), config)
         kept = hard.sum(-1)
@@ -150,18 +151,21 @@ def _train(
 def task_losses(margins: Tensor, config: PruneConfig) -> Tensor:
     """Task loss of each trial, nats, float32 [trials], of margins [trials, 2n pairs] under their best calibration.
 
-    No gradient passes through the calibration: at its optimum, a small change of it does not change the loss.
+    No gradient passes through the calibration: at its optimum, a small change of it does not change the loss. Second
+    derivatives are refused, since they would need it.
     """
     if config.calibrated:
         fits = [fit_calibration(row, config.max_logit_scale) for row in margins]
-        scale, shift = torch.tensor([(fit.scale, fit.shift) for fit in fits]).T[..., None]
-        margins = calibrate(margins, scale, shift)
+        both = torch.tensor([(fit.scale, fit.shift) for fit in fits], dtype=torch.float32, device="cpu")
+        scale, shift = both.T[..., None]
+        margins = calibrate(differentiable_once(margins), scale, shift)
     return margin_losses(margins).mean(-1)
 
 
 def initial(points: Sequence[Point], n: int, seed: int) -> list[nn.Parameter]:
     """Initial mask parameters of each trial, float32 [n] each, normally distributed."""
-    noise = torch.randn(len(points), n, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(points), n, generator=generator, dtype=torch.float32, device="cpu")
     return [
         nn.Parameter(point.init_noise_bias + point.init_noise_scale * row)
         for row, point in zip(noise, points, strict=True)

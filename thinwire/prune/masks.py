@@ -52,9 +52,10 @@ class NodeMasks:
         self.tokens: tuple[Token, ...] = tuple(map(Token, embeddings.tokens)) if embeddings else ()
         self.n = len(self.units) + len(self.tokens)
         index_of = {node: i for i, node in enumerate(_every(self.widths))}
-        self._columns = torch.tensor([index_of[node] for unit in self.units for node in unit])
-        self._units = torch.tensor([i for i, unit in enumerate(self.units) for _ in unit])
-        self._always = torch.zeros(len(index_of))
+        columns = [index_of[node] for unit in self.units for node in unit]
+        units = [i for i, unit in enumerate(self.units) for _ in unit]
+        self._columns, self._units = (torch.tensor(each, dtype=torch.int64, device="cpu") for each in (columns, units))
+        self._always = torch.zeros(len(index_of), dtype=torch.float32, device="cpu")
         self._always[[index_of[node] for node in self.forced]] = 1
 
     def split(self, hard: Tensor) -> dict[Site, Tensor]:
@@ -89,7 +90,8 @@ class NodeMasks:
     def _embedded(self, hard: Tensor, tokens: Tensor, masked: PromptEmbeddings) -> Tensor:
         """Embeddings [trials·sequences, pos, d_model] of tokens [trials·sequences, pos]; a removed one is ablated."""
         kept = hard.new_ones(len(hard), self.model.config.vocab_size)
-        kept = kept.index_copy(1, torch.tensor(masked.tokens), hard[:, len(self.units) :])
+        columns = torch.tensor(masked.tokens, dtype=torch.int64, device="cpu")
+        kept = kept.index_copy(1, columns, hard[:, len(self.units) :])
         mask = kept.gather(1, tokens.reshape(len(hard), -1)).view_as(tokens)
         return torch.lerp(masked.ablated_to, self.model.embedding(tokens), mask[..., None])
 

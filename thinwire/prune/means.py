@@ -8,6 +8,7 @@ from torch import Tensor
 
 from thinwire.data import Tokens
 from thinwire.display import one_line
+from thinwire.model.precision import own_modes
 from thinwire.model.taps import record
 from thinwire.model.transformer import Transformer
 from thinwire.prune.config import Ablation
@@ -20,6 +21,7 @@ TASK_PAIRS = 256
 """Pairs over which a task mean is computed."""
 
 
+@own_modes()
 @torch.no_grad()
 def mean_activations(model: Transformer, tokens: Tokens, n_tokens: int, seed: int = 0) -> dict[Site, Tensor]:
     """Mean after AbsTopK of every node, float32 [width] per site, over at least `n_tokens` pretraining tokens."""
@@ -37,7 +39,7 @@ def mean_activations(model: Transformer, tokens: Tokens, n_tokens: int, seed: in
 @torch.no_grad()
 def task_means(model: Transformer, pairs: PairBatch) -> dict[Site, Tensor]:
     """Mean of every node over all tokens of a task's prompts, both sides together: float32 [width] per site."""
-    chosen = pairs.take(torch.arange(min(len(pairs), TASK_PAIRS)))
+    chosen = pairs.take(torch.arange(min(len(pairs), TASK_PAIRS), dtype=torch.int64, device="cpu"))
     seen = record()
     model(chosen.tokens, tap=seen)
     real = inside(chosen)
@@ -65,7 +67,7 @@ def prompt_embeddings(model: Transformer, pairs: PairBatch, ablation: Ablation) 
 
 def inside(pairs: PairBatch) -> Tensor:
     """True where a batch has no padding: bool [2n, pos]."""
-    return torch.arange(pairs.tokens.shape[1]) <= pairs.last[:, None]
+    return torch.arange(pairs.tokens.shape[1], dtype=torch.int64, device="cpu") <= pairs.last[:, None]
 
 
 def ablation_values(

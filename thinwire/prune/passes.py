@@ -167,7 +167,7 @@ class Passes:
         tap = ablate(keep_masks(parts.nodes, model.config), self.means)
         known_up_to = self._start(parts)
         start = max(known_up_to, 0)
-        margins = torch.empty(2, self.n_pairs)
+        margins = torch.empty(2, self.n_pairs, dtype=torch.float32, device="cpu")
         found = []
         for index, (chunk, known, norms) in enumerate(zip(self.chunks, self._points, self._norms, strict=True)):
             resid = known[known_up_to] if known_up_to in known else self._embed(chunk, parts.removed)
@@ -184,7 +184,7 @@ class Passes:
         if not removed:
             return model.embed(batch.tokens)
         assert self.ablated_embedding is not None
-        gone = torch.isin(batch.tokens, torch.tensor([token.id for token in removed]))
+        gone = torch.isin(batch.tokens, torch.tensor([token.id for token in removed], dtype=torch.int64, device="cpu"))
         return model.embed(
             batch.tokens, torch.where(gone[..., None], self.ablated_embedding, model.embedding(batch.tokens))
         )

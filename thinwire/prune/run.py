@@ -20,6 +20,7 @@ from thinwire.compiled.compile import compile_sparse
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.data.words import HELDOUT_SEED
 from thinwire.errors import UserError
+from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.prune.attribution import attribution_scores
@@ -41,6 +42,7 @@ PATH_STEPS = 16
 """Points on the path of integrated gradients."""
 
 
+@own_modes()
 def prune(
     model: Transformer,
     task: Task,

@@ -110,7 +110,7 @@ def last_logits(
     assert start <= whole
     resid = model.embed(batch.tokens, tap=tap) if resid is None else resid
     resid = model.run(resid, start, whole, tap, norms=norms)
-    tokens = batch.tokens[torch.arange(len(batch.tokens), device=batch.tokens.device), batch.last][:, None]
+    tokens = batch.tokens.gather(1, batch.last[:, None])
     return model.unembed(model.run_last(resid, batch.last, tap, norms), tokens, norms)[:, 0]
 
 
@@ -177,7 +177,7 @@ def margin(logits: Tensor, batch: PairBatch) -> Tensor:
 
 def _logit(logits: Tensor, answer: Tensor, other: Tensor) -> Tensor:
     """Logit of each sequence's answer [..., 2n]; that of REST is the logsumexp over all tokens but the other answer."""
-    rows = torch.arange(len(answer), device=answer.device)
+    rows = torch.arange(len(answer), device=answer.device, dtype=torch.int64)
     own = logits[..., rows, answer.clamp(min=0)]
     if not (answer == REST).any():
         return own

@@ -58,9 +58,10 @@ def _side(pair: Pair, side: int, tokenizer: "Tokenizer") -> Choice | None:
 def batch_of(pairs: Sequence[Choices]) -> PairBatch:
     """n pairs of choices as tensors, padded to the longest prompt."""
     choices = [pair[side] for side in (0, 1) for pair in pairs]
-    tokens = torch.zeros(len(choices), max(len(choice.prompt) for choice in choices), dtype=torch.int64)
+    tokens = torch.zeros(len(choices), max(len(choice.prompt) for choice in choices), dtype=torch.int64, device="cpu")
     for row, choice in enumerate(choices):
-        tokens[row, : len(choice.prompt)] = torch.tensor(choice.prompt)
-    last = torch.tensor([len(choice.prompt) - 1 for choice in choices])
-    target, foil = torch.tensor([[choice.target, choice.foil] for choice in choices]).unbind(1)
+        tokens[row, : len(choice.prompt)] = torch.tensor(choice.prompt, dtype=torch.int64, device="cpu")
+    last = torch.tensor([len(choice.prompt) - 1 for choice in choices], dtype=torch.int64, device="cpu")
+    answers = [[choice.target, choice.foil] for choice in choices]
+    target, foil = torch.tensor(answers, dtype=torch.int64, device="cpu").unbind(1)
     return PairBatch(tokens, last, target, foil)

@@ -12,6 +12,7 @@ import torch
 from thinwire.data.words import SPLITS, Split
 from thinwire.display import one_line
 from thinwire.errors import UserError
+from thinwire.model.precision import own_modes
 from thinwire.registry import Registry
 from thinwire.tasks.batch import Pair, PairBatch, accuracy_of, last_logits, loss_of, margin
 from thinwire.tasks.controls import Control
@@ -158,8 +159,9 @@ class Task:
         batch = self.pairs(n, split, seed, tokenizer, model.config.context)
         assert batch.use is not None
         use, batch = batch.use, batch.to(next(model.parameters()).device)
-        with torch.no_grad():
-            parts = [batch.take(chunk) for chunk in torch.arange(len(batch)).split(SCORE_CHUNK)]
+        with own_modes(), torch.no_grad():
+            chunks = torch.arange(len(batch), dtype=torch.int64, device="cpu").split(SCORE_CHUNK)
+            parts = [batch.take(chunk) for chunk in chunks]
             margins = torch.cat([margin(last_logits(model, part), part) for part in parts])
         ties = int((margins == 0).sum())
         return Score(self.name, split, float(loss_of(margins)), float(accuracy_of(margins)), ties, use)

@@ -187,4 +187,5 @@ class _Reader:
             if start < shape[0] and stop > 0:
                 found.append(each[max(start, 0) : min(stop, shape[0])])
             start, stop = start - shape[0], stop - shape[0]
-        return torch.cat(found) if found else torch.empty((0, *parameter.shape[1:]))
+        empty = torch.empty((0, *parameter.shape[1:]), dtype=parameter.dtype, device="cpu")
+        return torch.cat(found) if found else empty

@@ -19,6 +19,7 @@ from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.errors import UserError
+from thinwire.model.precision import own_modes
 from thinwire.train import checkpoint
 from thinwire.train.config import TrainConfig
 from thinwire.train.finite import NotFinite, check_weights
@@ -51,6 +52,7 @@ class _Run:
     monitoring: Monitoring
 
 
+@own_modes()
 def train(
     config: TrainConfig,
     tokens: Tokens,
@@ -100,7 +102,7 @@ def train(
 def check_device(device: str) -> None:
     """Raise UserError when there is no device of this name to compute on."""
     try:
-        torch.zeros(1, device=device).item()
+        torch.zeros(1, device=device, dtype=torch.float32).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"There is no device '{device}' to compute on here; leave --device out for the CPU.") from None
 

@@ -80,7 +80,7 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
-        return bool(self.sum(torch.tensor(int(flag))))
+        return bool(self.sum(torch.tensor(int(flag), dtype=torch.int64, device="cpu")))
 
     @contextmanager
     def together(self, kind: type[UserError] = UserError) -> Iterator[None]:
@@ -96,13 +96,13 @@ class Ranks:
             yield
         except kind as error:
             message = str(error).encode()
-        lengths = torch.zeros(self.world_size, dtype=torch.int64)
+        lengths = torch.zeros(self.world_size, dtype=torch.int64, device="cpu")
         lengths[self.rank] = len(message)
         failed = self.sum(lengths).nonzero().flatten().tolist()
         if failed:
-            text = torch.zeros(int(lengths[failed[0]]), dtype=torch.uint8)
+            text = torch.zeros(int(lengths[failed[0]]), dtype=torch.uint8, device="cpu")
             if self.rank == failed[0]:
-                text = torch.tensor(list(message), dtype=torch.uint8)
+                text = torch.tensor(list(message), dtype=torch.uint8, device="cpu")
             dist.broadcast(text, failed[0])
             raise kind(bytes(text.tolist()).decode())
 

@@ -126,8 +126,8 @@ class _FloorCandidates:
         n_rows, n_columns = magnitudes.shape
         largest = keep_rows(shard.values.T, min(shard.floor, n_rows)) if n_rows else shard.values.T
         column, row = (largest != 0).nonzero(as_tuple=True)  # column by column, rows in order
-        starts = torch.searchsorted(column, torch.arange(n_columns, device=column.device))
-        slot = torch.arange(len(column), device=column.device) - starts[column]
+        starts = torch.searchsorted(column, torch.arange(n_columns, device=column.device, dtype=torch.int64))
+        slot = torch.arange(len(column), device=column.device, dtype=torch.int64) - starts[column]
         bits = magnitudes.new_zeros(shard.floor, n_columns)
         bits[slot, column] = magnitudes[row, column]
         return cls(bits, slot, row, column)
@@ -143,7 +143,7 @@ class _Search:
         self.missing = torch.full_like(self.found, kept, dtype=torch.int64)  # still to be kept among the candidates
         self.ties = torch.zeros_like(self.missing)  # candidates left, on all ranks
         self.candidates = matrix.reshape(-1)
-        self.column = torch.arange(self.columns, device=matrix.device).expand_as(matrix).reshape(-1)
+        self.column = torch.arange(self.columns, device=matrix.device, dtype=torch.int64).expand_as(matrix).reshape(-1)
 
     def count(self, shift: int, digit: int) -> Tensor:
         """This rank's candidates by their next digit [columns, 2^digit]."""

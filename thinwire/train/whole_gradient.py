@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from thinwire.compiled.modules import FeatureEmbedding, FeatureLinear, SparseEmbedding, SparseLinear
 from thinwire.engine.layout import features
+from thinwire.engine.operator import refuse_second_derivatives
 from thinwire.engine.spmm.operators import input_gradient, multiply
 from thinwire.engine.spmm.pattern import SparsePattern
 from thinwire.model.precision import uses_bf16
@@ -31,7 +32,7 @@ def with_whole_gradients(model: Transformer, compiled: Transformer, precision: s
         elif isinstance(module, SparseEmbedding | FeatureEmbedding):
             rows, width = model.get_parameter(f"{name}.weight").shape
             with torch.device("meta"):
-                other.set_submodule(name, FeatureEmbedding(rows, width))
+                other.set_submodule(name, FeatureEmbedding(rows, width, dtype=torch.float32))
         elif isinstance(module, FeatureLinear):
             other.set_submodule(name, module)
     for name, parameter in model.named_parameters():
@@ -67,6 +68,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         x, values = ctx.saved_tensors
         pattern = ctx.pattern
         d_x = input_gradient(grad, values, pattern.tensors)

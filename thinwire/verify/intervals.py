@@ -19,7 +19,8 @@ Z = 1.959964
 def bootstrap(values: Tensor, seed: int, statistic: Callable[..., np.ndarray] = np.mean) -> Interval:
     """Percentile bootstrap interval of a statistic of independent values [n]: see `percentile_ends`."""
     n = len(values)
-    drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n, (RESAMPLES, n), generator=generator, dtype=torch.int64, device="cpu")
     ends = percentile_ends(values.double().numpy(force=True), drawn.numpy(), statistic)
     return Interval(ends.low, ends.high)
 

@@ -12,6 +12,7 @@ from thinwire.circuit import Circuit, circuit_task
 from thinwire.config import STRICT, read_record
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.display import Shown, named, plural
+from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.tasks import PairUse, Task
@@ -102,6 +103,7 @@ def finished_verdict(circuit: Circuit, folder: Path, config: VerifyConfig | None
     return artifact.finished(folder, Verdict.load, fits)
 
 
+@own_modes()
 def verify(
     model: Transformer,
     circuit: Circuit,

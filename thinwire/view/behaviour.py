@@ -9,6 +9,7 @@ from torch import Tensor
 from thinwire.circuit import Circuit
 from thinwire.display import one_line
 from thinwire.model.norms import Norms
+from thinwire.model.precision import own_modes
 from thinwire.model.taps import Tap, ablate, chain, record
 from thinwire.model.transformer import Transformer
 from thinwire.prune.means import inside
@@ -33,11 +34,12 @@ class Behaviour:
     """Rise of the calibrated task loss, in nats, when one more node is ablated; empty for too large circuits."""
 
 
+@own_modes()
 @torch.no_grad()
 def behaviour(model: Transformer, circuit: Circuit, batch: PairBatch, most_ablations: int) -> Behaviour:
     """Measure a circuit on a batch; strengths only when it has at most `most_ablations` nodes."""
     tap = record({node.site for node in circuit.nodes})
-    logits = model(batch.tokens, tap=tap)[torch.arange(len(batch.tokens)), batch.last]
+    logits = model(batch.tokens, tap=tap)[torch.arange(len(batch.tokens), dtype=torch.int64, device="cpu"), batch.last]
     whole = margin(logits, batch)
     real = inside(batch)
     activations = {node: (tap.values[node.site][..., node.index].float() * real).numpy() for node in circuit.nodes}

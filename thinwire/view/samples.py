@@ -14,6 +14,7 @@ import torch
 from thinwire.data import Tokens
 from thinwire.display import one_line
 from thinwire.errors import UserError
+from thinwire.model.precision import own_modes
 from thinwire.model.taps import record
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
@@ -102,6 +103,7 @@ def held_out(tokens: Tokens, n_tokens: int, context: int) -> Texts:
     return Texts(np.concatenate(rows), tuple(sources))
 
 
+@own_modes()
 @torch.no_grad()
 def activations(model: Transformer, tokens: np.ndarray, nodes: list[Node], report: Report = silent) -> np.ndarray:
     """Activations of nodes over windows of tokens [windows, pos]: float32 [nodes, windows, pos]."""

@@ -38,8 +38,8 @@ def attend(
     [head, d_head, batch, pos], `sink` is [head] or empty, `queries` [batch, n_queries].
     """
     heads, _, batch, n = q.shape
-    out = torch.empty(q.shape, dtype=torch.float32)
-    log_sums = torch.empty((heads, batch, n) if needs_backward else (0, 0, 0), dtype=torch.float32)
+    out = torch.empty(q.shape, dtype=torch.float32, device="cpu")
+    log_sums = torch.empty((heads, batch, n) if needs_backward else (0, 0, 0), dtype=torch.float32, device="cpu")
     use_threads()
     result = AttentionResult(out.numpy(), log_sums.numpy())
     forward.attend(kernel_input(q, k, v, sink, queries), torch.get_num_threads(), result)
@@ -60,8 +60,8 @@ def kernel_input(q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor)
 def _attend_backward(
     q: Tensor, k: Tensor, v: Tensor, sink: Tensor, queries: Tensor, out: Tensor, log_sums: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_q, d_k, d_v = (torch.empty(x.shape, dtype=torch.float32) for x in (q, k, v))
-    d_sink = torch.zeros(len(q), q.shape[2], dtype=torch.float32)
+    d_q, d_k, d_v = (torch.empty(x.shape, dtype=torch.float32, device="cpu") for x in (q, k, v))
+    d_sink = torch.zeros(len(q), q.shape[2], dtype=torch.float32, device="cpu")
     use_threads()
     result = AttentionResult(floats(out.contiguous()), floats(log_sums.contiguous()))
     backward.attend_backward(

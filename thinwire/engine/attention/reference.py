@@ -11,7 +11,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, queries: Tensor
     exp(sink) to each softmax denominator.
     """
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    later = torch.arange(k.shape[-2], device=k.device) > queries[..., None]
+    later = torch.arange(k.shape[-2], device=k.device, dtype=torch.int64) > queries[..., None]
     scores = scores.masked_fill(later[:, None], -torch.inf)
     if sink is not None:
         scores = torch.cat([scores, sink[:, None, None].expand(*scores.shape[:-1], 1)], -1)

@@ -99,7 +99,7 @@ def multiply(x: Tensor, values: Tensor, bias: Tensor, indices: Tensor, indptr: T
 def weight_gradient(indices: Tensor, indptr: Tensor, x: Tensor, grad: Tensor) -> Tensor:
     """The gradient of each value, float32 [nonzeros], from contiguous x [in, n] and the product's grad [rows, n]."""
     x, grad = _readable(x), _readable(grad)
-    out = torch.zeros(len(indices), device=x.device)
+    out = torch.zeros(len(indices), device=x.device, dtype=torch.float32)
     block = min(TOKENS // 2, max(32, triton.next_power_of_2(x.shape[1])))
     if out.numel():
         with torch.cuda.device_of(x):
@@ -113,7 +113,7 @@ def weight_gradient(indices: Tensor, indptr: Tensor, x: Tensor, grad: Tensor) ->
 def gather_rows(tokens: Tensor, values: Tensor, indices: Tensor, indptr: Tensor, width: int) -> Tensor:
     """Rows of the CSR matrix [rows, width] by index [n], as the columns of a float32 matrix [width, n]."""
     n = len(tokens)
-    out = torch.zeros(width, n, device=values.device)
+    out = torch.zeros(width, n, device=values.device, dtype=torch.float32)
     if n and len(values):
         with torch.cuda.device_of(values):
             _gather_rows[(triton.cdiv(n, GATHER_TOKENS),)](
@@ -126,7 +126,7 @@ def gather_rows(tokens: Tensor, values: Tensor, indices: Tensor, indptr: Tensor,
 def gather_gradient(tokens: Tensor, indices: Tensor, indptr: Tensor, grad: Tensor) -> Tensor:
     """The gradient of each value, float32 [nonzeros], from contiguous grad [width, n] of `gather_rows`."""
     grad = _readable(grad)
-    out = torch.zeros(len(indices), device=grad.device)
+    out = torch.zeros(len(indices), device=grad.device, dtype=torch.float32)
     in_order, by_token = tokens.sort(stable=True)
     every = torch.arange(len(indptr), dtype=tokens.dtype, device=tokens.device)
     if out.numel() and grad.numel():

@@ -171,4 +171,4 @@ def _read_width(read: Read) -> int:
 
 def empty_rows(width: int, n: int) -> np.ndarray:
     """Uninitialized float32 [width, n], in memory that torch allocates and reuses."""
-    return torch.empty(width, n, dtype=torch.float32).numpy()
+    return torch.empty(width, n, dtype=torch.float32, device="cpu").numpy()

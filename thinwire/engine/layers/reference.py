@@ -39,7 +39,7 @@ def begin(stream: Tensor, beginning: Beginning, ablations: Ablations) -> tuple[T
 def attend(layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """What the heads of a layer return, concatenated [batch, pos, d_heads], for q, k and v of that shape."""
     q, k, v = (x.unflatten(-1, (layer.n_heads, -1)).transpose(1, 2) for x in (q, k, v))
-    positions = torch.arange(k.shape[-2]).expand(len(k), -1)
+    positions = torch.arange(k.shape[-2], dtype=torch.int64, device="cpu").expand(len(k), -1)
     return attention.attend(q, k, v, layer.sink, positions).transpose(1, 2).flatten(2)
 
 

@@ -41,7 +41,7 @@ def _norm_and_keep(
     rows = features(x)
     width, n = rows.shape
     out, flags, short = empty_output(width, n, needs_flags)
-    scales = torch.empty(n, dtype=torch.float32)
+    scales = torch.empty(n, dtype=torch.float32, device="cpu")
     use_threads()
     norm_kernels.norm_and_keep(
         rows.detach().numpy(),
@@ -72,7 +72,7 @@ def _norm_and_keep_backward(
     rows = features(x)
     width, n = rows.shape
     needs_x, needs_mask = needs
-    d_x = torch.empty(width if needs_x else 0, n, dtype=torch.float32)
+    d_x = torch.empty(width if needs_x else 0, n, dtype=torch.float32, device="cpu")
     d_mask = empty_mask_gradient(n, ablation, width if needs_mask else 0)
     use_threads()
     norm_kernels.norm_and_keep_backward(

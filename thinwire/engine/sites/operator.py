@@ -106,8 +106,9 @@ def _map_and_keep(
 
 def empty_output(width: int, n: int, needs_flags: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Memory for what a site keeps [width, n], its flags, and its short tokens [n]."""
-    out, short = torch.empty(width, n, dtype=torch.float32), torch.empty(n, dtype=torch.bool)
-    return out, torch.empty(width if needs_flags else 0, n, dtype=torch.int8), short
+    out = torch.empty(width, n, dtype=torch.float32, device="cpu")
+    flags = torch.empty(width if needs_flags else 0, n, dtype=torch.int8, device="cpu")
+    return out, flags, torch.empty(n, dtype=torch.bool, device="cpu")
 
 
 def site_result(result: Sequence[Tensor], ablation: Sequence[Tensor], grad: Tensor) -> SiteResult:
@@ -132,7 +133,7 @@ def kernel_ablation(constants: Tensor | None, mask: Tensor | None, flags: Tensor
 def empty_mask_gradient(n: int, ablation: Sequence[Tensor], width: int) -> Tensor:
     """Memory for the gradient of a mask from each tile of a trial, of n tokens in all: [trials, tiles, width]."""
     trials = len(ablation[1]) if ablation else 1
-    return torch.empty(trials, -(-n // trials // TOKENS), width, dtype=torch.float32)
+    return torch.empty(trials, -(-n // trials // TOKENS), width, dtype=torch.float32, device="cpu")
 
 
 @operator("map_and_keep_backward")
@@ -155,8 +156,8 @@ def _map_and_keep_backward(
     pattern = PatternTensors(*index)
     needs_x, needs_mapped, needs_mask = needs
     n_rows, n_columns, n = len(bias), len(pattern.csc_indptr) - 1, result[0][..., 0].numel()
-    d_x = torch.empty(n_columns if needs_x else 0, n, dtype=torch.float32)
-    d_mapped = torch.empty(n_rows if needs_mapped else 0, n, dtype=torch.float32)
+    d_x = torch.empty(n_columns if needs_x else 0, n, dtype=torch.float32, device="cpu")
+    d_mapped = torch.empty(n_rows if needs_mapped else 0, n, dtype=torch.float32, device="cpu")
     d_mask = empty_mask_gradient(n, ablation, n_rows if needs_mask else 0)
     by_column = values[pattern.csc_order] if needs_x and n_columns > n_rows else values  # not read otherwise
     use_threads()

@@ -23,7 +23,7 @@ def is_supported(x: Tensor) -> bool:
 def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """x [..., width] over its root mean square, times gain [width]; and the scales [n] of the tokens."""
     rows = features(x)
-    out, scales = torch.empty_like(rows), torch.empty(rows.shape[1], dtype=torch.float32)
+    out, scales = torch.empty_like(rows), torch.empty(rows.shape[1], dtype=torch.float32, device="cpu")
     use_threads()
     pointwise_kernels.rms_norm(rows.numpy(), floats(gain), np.float32(epsilon), out.numpy(), scales.numpy())
     return activations(out, x.shape[:-1]), scales
@@ -40,7 +40,7 @@ def _rms_norm_backward(x: Tensor, gain: Tensor, scales: Tensor, grad: Tensor) ->
 
 @operator("rms_norm_by_feature_gain_gradient")
 def _rms_norm_gain_gradient(x: Tensor, scales: Tensor, grad: Tensor) -> Tensor:
-    out = torch.empty(x.shape[-1], dtype=torch.float32)
+    out = torch.empty(x.shape[-1], dtype=torch.float32, device="cpu")
     use_threads()
     pointwise_kernels.rms_norm_gain_gradient(features(x).numpy(), scales.numpy(), features(grad).numpy(), out.numpy())
     return out
@@ -140,7 +140,7 @@ def ablate(x: Tensor, values: Tensor, mask: Tensor) -> Tensor:
 @operator("ablate_by_feature_backward")
 def _ablate_backward(x: Tensor, values: Tensor, mask: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     rows = features(x)
-    out, d_mask = torch.empty_like(rows), torch.empty(mask.shape, dtype=torch.float32)
+    out, d_mask = torch.empty_like(rows), torch.empty(mask.shape, dtype=torch.float32, device="cpu")
     use_threads()
     shape = len(rows), len(mask), -1
     pointwise_kernels.ablate_backward(

@@ -76,7 +76,7 @@ def weight_gradient(grad: Tensor, x: Tensor, index: Sequence[Tensor]) -> Tensor:
     gpu = _gpu_kernels(x)
     if gpu is not None:
         return gpu.weight_gradient(indices, indptr, features(x), features(grad))
-    out = torch.empty(len(indices), dtype=torch.float32)
+    out = torch.empty(len(indices), dtype=torch.float32, device="cpu")
     use_threads()
     kernels.weight_gradient(
         indices.numpy(), indptr.numpy(), features(x.float()).numpy(), features(grad.float()).numpy(), out.numpy()
@@ -86,7 +86,7 @@ def weight_gradient(grad: Tensor, x: Tensor, index: Sequence[Tensor]) -> Tensor:
 
 def _product(x: Tensor, matrix: CsrMatrix) -> Tensor:
     rows = features(x.float())
-    out = torch.empty(len(matrix.bias), rows.shape[1], dtype=torch.float32)
+    out = torch.empty(len(matrix.bias), rows.shape[1], dtype=torch.float32, device="cpu")
     use_threads()
     kernels.multiply(matrix, rows.numpy(), out.numpy())
     return activations(out, x.shape[:-1])
@@ -155,7 +155,7 @@ def sparse_rows(tokens: Tensor, values: Tensor, indices: Tensor, indptr: Tensor,
     if gpu is not None:
         return activations(gpu.gather_rows(tokens.flatten(), values, indices, indptr, width), tokens.shape)
     check_tokens(tokens, len(indptr) - 1)
-    out, rows = torch.zeros(width, tokens.numel(), dtype=torch.float32), tokens.flatten().numpy()
+    out, rows = torch.zeros(width, tokens.numel(), dtype=torch.float32, device="cpu"), tokens.flatten().numpy()
     use_threads()
     kernels.gather_rows(floats(values), indices.numpy(), indptr.numpy(), rows, out.numpy())
     return activations(out, tokens.shape)
@@ -169,7 +169,7 @@ def table_rows(tokens: Tensor, table: Tensor) -> Tensor:
     """
     check_tokens(tokens, len(table))
     rows = tokens.flatten()
-    out = torch.empty(table.shape[1], len(rows), dtype=torch.float32)
+    out = torch.empty(table.shape[1], len(rows), dtype=torch.float32, device="cpu")
     use_threads()
     gather.gather_table(floats(table.contiguous()), rows.numpy(), torch.get_num_threads(), out.numpy())
     return activations(out, tokens.shape)
@@ -180,7 +180,7 @@ def _rows_gradient(grad: Tensor, tokens: Tensor, indices: Tensor, indptr: Tensor
     gpu = _gpu_kernels(grad)
     if gpu is not None:
         return gpu.gather_gradient(tokens.flatten(), indices, indptr, features(grad))
-    out = torch.empty(len(indices), dtype=torch.float32)
+    out = torch.empty(len(indices), dtype=torch.float32, device="cpu")
     by_token = tokens.flatten().argsort()
     token_indptr = first_of_each(tokens.flatten(), len(indptr) - 1)
     use_threads()

@@ -65,7 +65,7 @@ class SparsePattern:
     def row_of_each(self) -> Tensor:
         """The row of each nonzero, row by row. int64 [nonzeros]"""
         counts = self.indptr.diff().long()
-        return torch.arange(self.n_rows, device=counts.device).repeat_interleave(counts)
+        return torch.arange(self.n_rows, device=counts.device, dtype=torch.int64).repeat_interleave(counts)
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError unless x is [..., n_columns]: kernels would read beyond it."""

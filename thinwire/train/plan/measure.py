@@ -175,7 +175,7 @@ def _reduce(rank: int, store: str, results: str) -> None:
     times = []
     for size in REDUCED_BYTES:
         # a ring of n sends 2 (n - 1) / n of what is summed: with two ranks, just that
-        values = torch.ones(size // 4)
+        values = torch.ones(size // 4, dtype=torch.float32, device="cpu")
         times.append(seconds_a_call([lambda values=values: dist.all_reduce(values)], torch.device("cpu"), 0.2))
     if rank == 0:
         Path(results).write_text("\n".join(map(str, times)))

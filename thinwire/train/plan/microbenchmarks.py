@@ -52,7 +52,7 @@ class Setting:
 
     def random(self, *shape: int, dtype: torch.dtype | None = None, grad: bool = True) -> Tensor:
         """A normally distributed operand [*shape], in the setting's type unless `dtype` is given."""
-        return torch.randn(shape, device=self.device).to(dtype or self.dtype).requires_grad_(grad)
+        return torch.randn(shape, device=self.device, dtype=torch.float32).to(dtype or self.dtype).requires_grad_(grad)
 
     def autocast(self):
         """The autocast context of the forward pass."""
@@ -137,7 +137,7 @@ def embedding(setting: Setting, tokens: int, table: int, width: int) -> Microben
     """Rows of a table [table, width] by random tokens, and the table's dense gradient."""
 
     def operands() -> tuple:
-        return torch.randint(table, (tokens,), device=setting.device), setting.random(table, width)
+        return torch.randint(table, (tokens,), device=setting.device, dtype=torch.int64), setting.random(table, width)
 
     return differentiable(setting, F.embedding, operands)
 
@@ -146,7 +146,7 @@ def cross_entropy(setting: Setting, rows: int, width: int) -> Microbenchmark:
     """The loss of fp32 logits over the vocabulary."""
 
     def operands() -> tuple:
-        return setting.random(rows, width), torch.randint(width, (rows,), device=setting.device)
+        return setting.random(rows, width), torch.randint(width, (rows,), device=setting.device, dtype=torch.int64)
 
     return differentiable(setting, F.cross_entropy, operands)
 

@@ -32,8 +32,8 @@ class Steering(nn.Module):
         self.gain = gain
         self.level: Tensor
         self.pressure: Tensor
-        self.register_buffer("level", torch.tensor(START * highest))
-        self.register_buffer("pressure", torch.tensor(0.0))
+        self.register_buffer("level", torch.tensor(START * highest, dtype=torch.float32))
+        self.register_buffer("pressure", torch.tensor(0.0, dtype=torch.float32))
 
     @torch.no_grad()
     def follow(self, nonzeros: Tensor, budget: int) -> None:

@@ -54,9 +54,9 @@ def _margins(inputs: CheckInput, generator: torch.Generator) -> Tensor:
 
 def _of_median(values: list[float], seed: int) -> Interval:
     """Bootstrap interval of the median of the values."""
-    return bootstrap(torch.tensor(values), seed, np.median)
+    return bootstrap(torch.tensor(values, dtype=torch.float32, device="cpu"), seed, np.median)
 
 
 def _shuffled(mask: Tensor, generator: torch.Generator) -> Tensor:
     """A mask with as many nodes, bool [width], chosen anew."""
-    return mask[torch.randperm(len(mask), generator=generator)]
+    return mask[torch.randperm(len(mask), generator=generator, dtype=torch.int64, device="cpu")]

@@ -30,8 +30,9 @@ def resample(inputs: CheckInput) -> list[Measurement]:
     """Loss and accuracy of the circuit with the nodes outside it exchanged for those of another pair."""
     n, generator = len(inputs.heldout), torch.Generator().manual_seed(inputs.config.seed)
     condition = Condition("resample", "other pair's values outside", "resample", n)
-    cut, margins = inputs.circuit.cut_model(inputs.model), torch.empty(2, n)
-    for pairs in torch.randperm(n, generator=generator).chunk(-(-n // PAIRS_AT_ONCE)):  # of at least two pairs
+    cut, margins = inputs.circuit.cut_model(inputs.model), torch.empty(2, n, dtype=torch.float32, device="cpu")
+    order = torch.randperm(n, generator=generator, dtype=torch.int64, device="cpu")
+    for pairs in order.chunk(-(-n // PAIRS_AT_ONCE)):  # of at least two pairs
         margins[:, pairs] = _margins(inputs, inputs.heldout.take(pairs), cut, generator).unflatten(0, (2, -1))
     loss = mean_loss(margins.flatten(), condition, MEANING, inputs.config.seed)
     passes = loss.value <= THRESHOLD
@@ -63,8 +64,9 @@ def _exchanged(
     seen = record(sites)
     inputs.model.run(inputs.model.embed(batch.tokens), tap=seen)
     n = len(batch)
-    side = torch.randint(2, (2, n), generator=generator)
-    donors = (torch.arange(n).roll(1) + n * side).flatten()
-    positions = torch.arange(batch.tokens.shape[1]) + (batch.last[donors] - batch.last)[:, None]
+    side = torch.randint(2, (2, n), generator=generator, dtype=torch.int64, device="cpu")
+    donors = (torch.arange(n, dtype=torch.int64, device="cpu").roll(1) + n * side).flatten()
+    positions = torch.arange(batch.tokens.shape[1], dtype=torch.int64, device="cpu")
+    positions = positions + (batch.last[donors] - batch.last)[:, None]
     positions = positions.clamp(min=0).minimum(batch.last[donors][:, None])
     return {site: seen.values[site][donors[:, None], positions] for site in sites}
