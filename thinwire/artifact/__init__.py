@@ -14,6 +14,7 @@ from thinwire.artifact.meta import (
     Format,
     Meta,
     is_finished,
+    read_head,
     read_meta,
     registered,
     require_parent,
@@ -23,12 +24,14 @@ from thinwire.artifact.meta import (
 )
 from thinwire.artifact.read import open_artifact
 from thinwire.artifact.reuse import finished, reuse_or_make
+from thinwire.artifact.scratch import sweep
 from thinwire.artifact.write import (
     atomic,
     finish,
     make_parents,
     refuse_foreign,
     replacing,
+    require_file_place,
     sole_writer,
     write_text,
 )
@@ -47,14 +50,17 @@ __all__ = [
     "is_finished",
     "make_parents",
     "open_artifact",
+    "read_head",
     "read_meta",
     "refuse_foreign",
     "registered",
     "replacing",
+    "require_file_place",
     "require_parent",
     "reuse_or_make",
     "sha256",
     "sole_writer",
+    "sweep",
     "unfinished_kind",
     "version",
     "write_text",

@@ -1,18 +1,12 @@
 """Opening artefacts: a folder is read only after its format and the content of every file have been checked."""
 
+import errno
+import os
 from pathlib import Path
 
 from thinwire import shipped
-from thinwire.artifact.meta import (
-    CONFIG,
-    META,
-    Artifact,
-    FileEntry,
-    is_finished,
-    read_meta,
-    registered,
-    sha256,
-)
+from thinwire.artifact.meta import CONFIG, META, Artifact, FileEntry, read_head, read_meta, registered, sha256
+from thinwire.artifact.scratch import sweep
 from thinwire.errors import UserError
 
 
@@ -25,21 +19,22 @@ def open_artifact(folder: Path, kind: str, remedy: str = "make the artefact agai
     """
     form = registered(kind)
     folder = shipped.find(folder) if form.shipped else Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
+        sweep(folder.parent, folder.name)  # a killed writer may have moved it away
+    if not os.path.isdir(folder):
         known = ", ".join(shipped.names()) if form.shipped else ""
         other = f" or the name of a shipped one ({known})" if known else ""
         raise UserError(f"{folder} is not a folder; give the path of a {kind} artefact{other}.")
-    if not is_finished(folder):
-        unfinished = (folder / CONFIG).exists()
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be read ({os.strerror(errno.EACCES)}); make it readable.")
+    if not os.path.lexists(folder / META):
+        unfinished = os.path.exists(folder / CONFIG)
         problem = "is unfinished; run the command that makes it again" if unfinished else f"is not a {kind} artefact"
         raise UserError(f"{folder} {problem} (it has no meta.json).")
+    head = read_head(folder / META, remedy)
+    if head.format != kind:
+        raise UserError(f"{folder} is a {head.format} artefact where a {kind} artefact is needed.")
     meta = read_meta(folder / META, remedy)
-    if meta.format != kind:
-        raise UserError(f"{folder} is a {meta.format} artefact where a {kind} artefact is needed.")
-    if meta.version != form.version:
-        raise UserError(
-            f"{folder} has {kind} format {meta.version} and this thinwire reads {form.version}; make it again."
-        )
     for name, entry in meta.files.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"{folder}/{META} names a file outside the folder ({name}); do not trust this artefact.")
@@ -51,8 +46,10 @@ def open_artifact(folder: Path, kind: str, remedy: str = "make the artefact agai
 
 def _check_file(path: Path, entry: FileEntry, remedy: str) -> None:
     try:
-        whole = path.is_file() and path.stat().st_size == entry.bytes and sha256(path) == entry.sha256
-    except OSError:
+        whole = os.stat(path).st_size == entry.bytes and sha256(path) == entry.sha256
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
+    except (OSError, ValueError):
         whole = False
     if not whole:
         raise UserError(f"{path} is missing, truncated or altered; {remedy}.")

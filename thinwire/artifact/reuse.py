@@ -1,7 +1,7 @@
 """Reuse what is finished, or make it: the rule by which every stage, run again, does only what is left to do.
 
 A finished artefact is reused when it is whole and fits the request: the same config and the same parents. Anything else
-in its place is made again. Reuse is always reported.
+in its place is made again. Reuse is always reported. What a killed run left beside the folder is removed.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from thinwire.artifact.meta import is_finished
+from thinwire.artifact.scratch import sweep
 from thinwire.errors import UserError
 from thinwire.progress import Report, silent
 
@@ -30,6 +31,7 @@ def reuse_or_make(
     folder: Path, find: Callable[[], T | None], make: Callable[[], T], report: Report = silent, again: bool = False
 ) -> T:
     """What `find` finds finished in `folder`, else what `make` makes there; with `again`, `make` always makes it."""
+    sweep(folder.parent, folder.name)
     found = None if again else find()
     if found is None:
         return make()

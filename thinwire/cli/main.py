@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from thinwire.config import explain
 from thinwire.errors import UserError
+from thinwire.interrupt import as_interrupt
 
 VERBS = {
     "quickstart": "prune three tasks of the shipped model, check them, write a page",
@@ -71,8 +72,9 @@ def run(argv: list[str]) -> int:
             f"There is no verb '{verb}'; " + (f"did you mean {close[0]}?" if close else "see thinwire --help.")
         )
     try:
-        import_module(f"thinwire.cli.{verb}").run(rest)
-        sys.stdout.flush()
+        with as_interrupt():
+            import_module(f"thinwire.cli.{verb}").run(rest)
+            sys.stdout.flush()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except UserError as error:

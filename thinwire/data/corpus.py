@@ -13,6 +13,7 @@ from pathlib import Path
 from thinwire.data.config import DataConfig, Part
 from thinwire.data.idioms import documents as idiom_documents
 from thinwire.errors import UserError
+from thinwire.files import open_regular
 
 GENERATED = "generated"
 """Name of the source of all idioms."""
@@ -113,7 +114,7 @@ def read(config: DataConfig, files: list[SourceFile]) -> Iterator[Document | Ski
 def read_file(file: SourceFile, max_bytes: int) -> Document | Skipped:
     """The document a file holds, or why it holds none."""
     try:
-        with open(file.path, "rb") as opened:
+        with open_regular(file.path) as opened:
             raw = opened.read(max_bytes + 1)
     except OSError:
         return Skipped(file.part, file.name, "unreadable")

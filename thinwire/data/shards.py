@@ -5,14 +5,17 @@ documents + 1) holds where each begins in the concatenation of the shards, and w
 """
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 import numpy as np
 
+from thinwire.artifact import Artifact
 from thinwire.data.config import MAX_VOCAB
 from thinwire.errors import UserError
+from thinwire.interrupt import held
 
 TOKEN = np.dtype("<u2")
 """How tokens are stored: two bytes, little-endian, on every machine."""
@@ -74,15 +77,17 @@ class Stream:
     """Where each shard begins, and where the last one ends. int64 [shards + 1]"""
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> "Stream":
+    def open(cls, artifact: Artifact, name: str) -> "Stream":
         """Map the files that a ShardWriter wrote. Raises UserError when they do not fit together."""
-        offsets_path = folder / f"{name}.offsets.npy"
+        offsets_path = artifact.file(f"{name}.offsets.npy")
         try:
-            offsets = np.load(offsets_path, allow_pickle=False)
+            # mapped first: a header may state any size, and more than the file has is refused before it takes memory
+            with held():
+                offsets = np.array(np.load(offsets_path, mmap_mode="r", allow_pickle=False))
             # an empty file cannot be mapped; a part with no document in a split has no shard at all
-            paths = sorted(folder.glob(f"{name}.[0-9]*.bin"))
-            shards = tuple(np.memmap(path, dtype=TOKEN, mode="r") for path in paths)
-        except (OSError, ValueError, EOFError):
+            listed = sorted(file for file in artifact.meta.files if fnmatchcase(file, f"{name}.[0-9]*.bin"))
+            shards = tuple(np.memmap(artifact.file(file), dtype=TOKEN, mode="r") for file in listed)
+        except (OSError, ValueError, EOFError, OverflowError, MemoryError):
             raise UserError(f"{offsets_path} or its shards cannot be read; build the tokens again.") from None
         starts = np.cumsum([0, *(len(shard) for shard in shards)], dtype=np.int64)
         if offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or offsets[-1] != starts[-1]:

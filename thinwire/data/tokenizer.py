@@ -19,6 +19,7 @@ from thinwire import shipped
 from thinwire.artifact import write_text
 from thinwire.data.config import MAX_VOCAB, MIN_VOCAB
 from thinwire.errors import UserError
+from thinwire.files import read_text
 
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How text is split before merging (Gao et al. 2025); merges never cross a split."""
@@ -83,7 +84,7 @@ class Tokenizer:
         path = shipped.find(path)
         path = path / "tokenizer.json" if path.is_dir() else path
         try:
-            payload = json.loads(path.read_bytes())
+            payload = json.loads(read_text(path))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}.") from None
         except (ValueError, RecursionError):

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from thinwire.artifact import Artifact, open_artifact
+from thinwire.config import read_record
 from thinwire.data.config import DataConfig, Part, Split
 from thinwire.data.shards import Stream
 from thinwire.data.tokenizer import Tokenizer
@@ -56,14 +57,12 @@ class Tokens:
     def open(cls, folder: Path) -> "Tokens":
         """Open and check the artefact in `folder`. Raises UserError for anything else than finished tokens."""
         artifact = open_artifact(Path(folder), "tokens")
-        try:
-            stats = Stats.model_validate_json((artifact.path / "stats.json").read_bytes())
-        except (OSError, ValidationError):
-            raise UserError(f"{artifact.path / 'stats.json'} is missing or damaged; build the tokens again.") from None
+        path = artifact.file("stats.json")
+        stats = read_record(Stats, path, f"{path} is damaged; build the tokens again.")
         streams: dict[tuple[Part, Split], Stream] = {
-            (row.part, row.split): Stream.open(artifact.path, f"{row.part}.{row.split}") for row in stats.parts
+            (row.part, row.split): Stream.open(artifact, f"{row.part}.{row.split}") for row in stats.parts
         }
-        tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
+        tokenizer = Tokenizer.load(artifact.file("tokenizer.json"))
         largest = max((int(shard.max()) for stream in streams.values() for shard in stream.shards), default=0)
         if stats.tokenizer != tokenizer.id or max(largest, stats.vocab_size - 1) >= tokenizer.vocab_size:
             raise UserError(f"The shards of {artifact.path} do not fit its tokenizer; build the tokens again.")

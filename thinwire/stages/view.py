@@ -10,7 +10,7 @@ from thinwire.errors import UserError
 from thinwire.progress import Report, silent
 from thinwire.stages.workspace import Opened
 from thinwire.tasks import Task
-from thinwire.train.result import read_result
+from thinwire.train.result import result_in
 from thinwire.verify.verdict import Verdict
 from thinwire.view import page
 from thinwire.view.build import Case, Origin, PageConfig, payload_from
@@ -27,13 +27,12 @@ def view_stage(
 ) -> None:
     """Write one HTML page with all the circuits; it is always written anew. `own` is as in `Case`.
 
-    Raises UserError for tokens of another tokenizer, and for an `out` that is a folder or cannot be written.
+    Raises UserError for tokens of another tokenizer, and for an `out` that is no place for a file.
     """
     opened.check_tokens(tokens)
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; give the name of an HTML file for --out.")
+    artifact.require_file_place(out, "an HTML file")
     artifact.make_parents(out)
-    result = read_result(opened.artifact.path)
+    result = result_in(opened.artifact)
     origin = Origin(opened.artifact.id, result.val_loss, opened.artifact.meta.seed)
     payload = payload_from(opened.model, tokens, [Case(c, v, own) for c, v in cases], origin, config, report)
     try:

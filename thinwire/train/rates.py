@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from thinwire.artifact import make_parents, write_text
 from thinwire.config import Config, explain
 from thinwire.errors import UserError
+from thinwire.files import read_text
 
 Size = tuple[int, ...]
 PACKAGED = Path(__file__).with_name("rates.json")
@@ -198,7 +199,7 @@ def _from_peaks(peaks: Peaks, kernel: str, family: Family, size: Size) -> float:
 def read_rates(path: Path) -> dict[str, Device]:
     """The devices of a file of rates. Raises UserError when it cannot be read."""
     try:
-        return TypeAdapter(dict[str, Device]).validate_json(path.read_bytes())
+        return TypeAdapter(dict[str, Device]).validate_json(read_text(path))
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); give a file of thinwire doctor --measure."

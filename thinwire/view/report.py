@@ -16,7 +16,7 @@ from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
 from thinwire.train.config import TrainConfig
 from thinwire.train.metrics import Curve, group, read_metrics
-from thinwire.train.result import TrainResult, read_summary
+from thinwire.train.result import TrainResult, read_result
 from thinwire.view import page
 from thinwire.view.charts import Chart, charts_of
 
@@ -77,8 +77,7 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     folder = Path(folder)
     path = folder / REPORT if out is None else Path(out)
     report = report_of(folder)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of an HTML file for --out.")
+    artifact.require_file_place(path, "an HTML file")
     artifact.make_parents(path)
     try:
         artifact.write_text(path, page.compose(report.title, asdict(report), ORDER, STYLES))
@@ -89,9 +88,10 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
 
 def report_of(folder: Path) -> RunReport:
     """The report of the run in a model folder, finished or not."""
+    # the files of a finished run are checked before any is read
+    result = read_result(folder) if artifact.is_finished(folder) else None
     config = TrainConfig.load(folder / "config.json")
     curves = read_metrics(folder)
-    result = read_summary(folder) if artifact.is_finished(folder) else None
     done = max((curve.steps[-1] for curve in curves.values()), default=0)
     name = f"{folder.absolute().parent.name}/{folder.name}"
     return RunReport(
