@@ -4,6 +4,7 @@
 documents + 1) holds where each begins in the concatenation of the shards, and where the last one ends.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-from thinwire.artifact import Artifact
 from thinwire.data.config import MAX_VOCAB
 from thinwire.errors import UserError
 from thinwire.interrupt import held
@@ -77,16 +77,22 @@ class Stream:
     """Where each shard begins, and where the last one ends. int64 [shards + 1]"""
 
     @classmethod
-    def open(cls, artifact: Artifact, name: str) -> "Stream":
-        """Map the files that a ShardWriter wrote. Raises UserError when they do not fit together."""
-        offsets_path = artifact.file(f"{name}.offsets.npy")
+    def open(cls, folder: Path, name: str, listed: Collection[str] | None = None) -> "Stream":
+        """Map the files that a ShardWriter wrote; where `listed` names files, no others.
+
+        Raises UserError when they do not fit together.
+        """
+        offsets_path = folder / f"{name}.offsets.npy"
+        files = [path.name for path in folder.iterdir()] if listed is None else listed
+        if offsets_path.name not in files:
+            raise UserError(f"{offsets_path} is missing or not listed; build the tokens again.")
         try:
             # mapped first: a header may state any size, and more than the file has is refused before it takes memory
             with held():
                 offsets = np.array(np.load(offsets_path, mmap_mode="r", allow_pickle=False))
             # an empty file cannot be mapped; a part with no document in a split has no shard at all
-            listed = sorted(file for file in artifact.meta.files if fnmatchcase(file, f"{name}.[0-9]*.bin"))
-            shards = tuple(np.memmap(artifact.file(file), dtype=TOKEN, mode="r") for file in listed)
+            names = sorted(file for file in files if fnmatchcase(file, f"{name}.[0-9]*.bin"))
+            shards = tuple(np.memmap(folder / file, dtype=TOKEN, mode="r") for file in names)
         except (OSError, ValueError, EOFError, OverflowError, MemoryError):
             raise UserError(f"{offsets_path} or its shards cannot be read; build the tokens again.") from None
         starts = np.cumsum([0, *(len(shard) for shard in shards)], dtype=np.int64)

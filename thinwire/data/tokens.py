@@ -60,7 +60,8 @@ class Tokens:
         path = artifact.file("stats.json")
         stats = read_record(Stats, path, f"{path} is damaged; build the tokens again.")
         streams: dict[tuple[Part, Split], Stream] = {
-            (row.part, row.split): Stream.open(artifact, f"{row.part}.{row.split}") for row in stats.parts
+            (row.part, row.split): Stream.open(artifact.path, f"{row.part}.{row.split}", artifact.meta.files)
+            for row in stats.parts
         }
         tokenizer = Tokenizer.load(artifact.file("tokenizer.json"))
         largest = max((int(shard.max()) for stream in streams.values() for shard in stream.shards), default=0)

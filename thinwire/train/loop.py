@@ -169,8 +169,7 @@ def _enter(config: TrainConfig, inputs: Inputs, out: Path, state: State, objecti
                 artifact.write_text(out / OBJECTIVE, objective.identity())
     if not ranks.any((out / CHECKPOINT).exists()):
         return 0.0
-    with ranks.together():
-        return checkpoint.restore(state, out / CHECKPOINT, inputs.ids)
+    return checkpoint.restore(state, out / CHECKPOINT, inputs.ids)
 
 
 def _kept(path: Path) -> str:
