@@ -3,13 +3,15 @@
 import io
 import json
 import math
+import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import tyro
 from pydantic import ValidationError
@@ -41,14 +43,28 @@ def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None
     try:
         with redirect_stderr(printed):
             if default is None:
-                return tyro.cli(cls, args=list(argv), prog=prog)
-            return tyro.cli(cls, args=list(argv), prog=prog, default=default)
+                return at_home(tyro.cli(cls, args=list(argv), prog=prog))
+            return at_home(tyro.cli(cls, args=list(argv), prog=prog, default=default))
     except ValidationError as error:
         raise UserError(f"{error.title}: {explain(error)}.") from None
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(f"{_complaint(stop, printed.getvalue())}; see {prog} --help.") from None
+
+
+def at_home(value: T) -> T:
+    """Arguments whose paths begin at the user's folder where they begin with `~`, as shells leave in `--out=~/runs`."""
+    if isinstance(value, Path):
+        return cast(T, Path(os.path.expanduser(value)))
+    if isinstance(value, tuple):
+        return cast(T, tuple(map(at_home, value)))
+    if isinstance(value, Config):
+        changed = {name: at_home(getattr(value, name)) for name in type(value).model_fields}
+        return value if changed == dict(value) else cast(T, value.replace(**changed))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: at_home(getattr(value, field.name)) for field in fields(value)})
+    return value
 
 
 def _complaint(stop: SystemExit, box: str) -> str:
@@ -70,7 +86,7 @@ def chosen_config(cls: type[C], argv: Sequence[str], default: C) -> tuple[C, lis
     """The config of a `--config FILE` among the arguments, or the default; and the arguments without it."""
     rest = list(argv)
     path = take_option(rest, "--config")
-    return (cls.load(Path(path)) if path else default), rest
+    return (cls.load(at_home(Path(path))) if path else default), rest
 
 
 def take_option(argv: list[str], name: str) -> str | None:

@@ -73,9 +73,11 @@ def run(argv: Sequence[str]) -> None:
 
 def measure(args: Args) -> None:
     """Measure the rates of this machine and write them."""
+    from thinwire.artifact import require_file_place
     from thinwire.train.plan.measure import measure_device
     from thinwire.train.rates import read_rates, write_rates
 
+    require_file_place(args.out)
     if args.out.exists():
         read_rates(args.out)  # a damaged file is refused now, not after the measurement
     with progress("measuring kernels") as report:

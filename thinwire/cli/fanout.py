@@ -40,8 +40,7 @@ def prune_many(args: Args, tasks: Sequence[Task]) -> None:
     if args.plot is not None and not args.config.ladder:
         raise UserError("--plot draws the circuits of --ladder; give --ladder target losses.")
     if args.plot is not None:
-        if args.plot.is_dir():
-            raise UserError(f"{args.plot} is a folder; give the name of an SVG file for --plot.")
+        artifact.require_file_place(args.plot, "an SVG file", "--plot")
         artifact.make_parents(args.plot)
     plan = [planned for model in args.models for planned in planned_jobs(args, model, tasks)]
     check_places([planned.job for planned in plan])

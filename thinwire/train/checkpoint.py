@@ -85,7 +85,7 @@ def digest(run: Mapping[str, object], names: Iterable[str], tensor: Callable[[st
     for name in names:
         value = tensor(name)
         found.update(f"\n{name} {value.dtype} {list(value.shape)} ".encode())
-        found.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
