@@ -1,6 +1,5 @@
 """Opening artefacts: a folder is read only after its format and the content of every file have been checked."""
 
-import errno
 import os
 from pathlib import Path
 
@@ -21,13 +20,11 @@ def open_artifact(folder: Path, kind: str, remedy: str = "make the artefact agai
     folder = shipped.find(folder) if form.shipped else Path(folder)
     if not os.path.isdir(folder):
         sweep(folder.parent, folder.name)  # a killed writer may have moved it away
-    if not os.path.isdir(folder):
+    if not _is_folder(folder):
         known = ", ".join(shipped.names()) if form.shipped else ""
         other = f" or the name of a shipped one ({known})" if known else ""
         raise UserError(f"{folder} is not a folder; give the path of a {kind} artefact{other}.")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be read ({os.strerror(errno.EACCES)}); make it readable.")
-    if not os.path.lexists(folder / META):
+    if not _is_there(folder / META):
         unfinished = os.path.exists(folder / CONFIG)
         problem = "is unfinished; run the command that makes it again" if unfinished else f"is not a {kind} artefact"
         raise UserError(f"{folder} {problem} (it has no meta.json).")
@@ -42,6 +39,21 @@ def open_artifact(folder: Path, kind: str, remedy: str = "make the artefact agai
             raise UserError(f"{folder}/{META} lists {name}, which a {kind} artefact does not have; do not trust it.")
         _check_file(folder / name, entry, remedy)
     return Artifact(folder, meta)
+
+
+def _is_folder(path: Path) -> bool:
+    return _is_there(path) and os.path.isdir(path)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything at a path. Raises UserError where that cannot be known."""
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable.") from None
+    except (OSError, ValueError):
+        return os.path.islink(path)
+    return True
 
 
 def _check_file(path: Path, entry: FileEntry, remedy: str) -> None:

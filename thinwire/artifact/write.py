@@ -1,5 +1,6 @@
 """Writing artefacts: atomic writes of files, atomic replacement of folders, and one writer at a time."""
 
+import errno
 import json
 import os
 import re
@@ -120,7 +121,7 @@ def replacing(folder: Path, kind: str | None = None) -> Iterator[Path]:
         try:
             scratch = stack.enter_context(scratch_beside(folder))
         except OSError as error:
-            raise UserError(f"{folder} cannot be created ({error.strerror}); choose another --out.") from None
+            raise _refusal(folder, "created", error) from None
         yield scratch
         put_in_place(scratch, folder)
 
@@ -136,7 +137,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     try:
         handle = _open_lock(folder / LOCK)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from None
+        raise _refusal(folder, "written", error) from None
     try:
         if fcntl is not None:
             try:
@@ -169,9 +170,15 @@ def make_parents(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path.parent} cannot be created ({error.strerror}); choose another --out.") from None
+        raise _refusal(path.parent, "created", error) from None
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{path.parent} cannot be written; choose another --out.")
+
+
+def _refusal(path: Path, verb: str, error: OSError) -> UserError:
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{path}: this path is too long; choose a shorter one.")
+    return UserError(f"{path} cannot be {verb} ({error.strerror}); choose another --out.")
 
 
 def refuse_foreign(folder: Path, kind: str | None = None) -> None:
@@ -189,7 +196,7 @@ def refuse_foreign(folder: Path, kind: str | None = None) -> None:
     try:
         filled = os.path.isdir(folder) and not all(map(begun.fullmatch, os.listdir(folder)))
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}); choose another --out.") from None
+        raise _refusal(folder, "read", error) from None
     if filled and not (os.path.exists(folder / CONFIG) and _may_be_ours(folder / META)):
         raise UserError(f"{folder} holds files that are not a thinwire artefact; choose another --out.")
     if filled and kind is not None:
