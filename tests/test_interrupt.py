@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +58,22 @@ def test_signals_wait_for_the_end_of_a_block(number: signal.Signals) -> None:
         with case(error), pytest.raises(KeyboardInterrupt), as_interrupt(), held():
             block(number, error)
     assert reached == ["end", "end"]
+
+
+IN_EXEC = """
+import sys
+from thinwire.interrupt import as_interrupt
+try:
+    with as_interrupt():
+        exec("import os, signal; os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(10**7): pass")
+except KeyboardInterrupt:
+    sys.exit(1)
+"""
+
+
+def test_the_exit_code_is_that_of_the_program() -> None:
+    """Also where the signal comes while `exec` runs code, after which Python would end by the signal."""
+    assert subprocess.run([sys.executable, "-c", IN_EXEC]).returncode == 1
 
 
 def test_a_reader_that_is_interrupted_calls_nothing_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,14 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Interrupted(KeyboardInterrupt):
+    """An interruption that ends in the exit code of the program.
+
+    Python itself exits by a signal once a plain KeyboardInterrupt has left code that `exec` runs, even when it is
+    caught further out, as where a module that makes dataclasses is imported.
+    """
+
+
 class StopRequest:
     """Whether a signal has requested a stop."""
 
@@ -32,7 +40,7 @@ def stop_on_signal(patient: bool = False) -> Iterator[StopRequest]:
 
     def note(number: int, frame: FrameType | None) -> None:
         if request.requested and not patient:
-            raise KeyboardInterrupt
+            raise Interrupted
         request.requested = True
 
     with _handling(note, ignored=True):
@@ -46,7 +54,7 @@ def as_interrupt() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         request.requested = True
-        raise KeyboardInterrupt
+        raise Interrupted
 
     with _handling(stop):
         try:
@@ -55,7 +63,7 @@ def as_interrupt() -> Iterator[None]:
             raise
         except BaseException as error:
             if request.requested:
-                raise KeyboardInterrupt from error
+                raise Interrupted from error
             raise
 
 
