@@ -71,9 +71,12 @@ except KeyboardInterrupt:
 """
 
 
-def test_the_exit_code_is_that_of_the_program() -> None:
+def test_the_exit_code_is_that_of_the_program(tmp_path: Path) -> None:
     """Also where the signal comes while `exec` runs code, after which Python would end by the signal."""
-    assert subprocess.run([sys.executable, "-c", IN_EXEC]).returncode == 1
+    (tmp_path / "in_exec.py").write_text(IN_EXEC)
+    places = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run([sys.executable, "-m", "in_exec"], env=os.environ | {"PYTHONPATH": places})
+    assert done.returncode == 1
 
 
 def test_a_reader_that_is_interrupted_calls_nothing_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
