@@ -60,6 +60,21 @@ def test_signals_wait_for_the_end_of_a_block(number: signal.Signals) -> None:
     assert reached == ["end", "end"]
 
 
+class Dropping:
+    def __del__(self) -> None:
+        send(signal.SIGINT)
+
+
+def test_an_interruption_that_is_dropped_comes_once_more() -> None:
+    def block() -> None:
+        Dropping()  # errors of __del__ are dropped
+        time.sleep(5)
+        raise AssertionError("still running")
+
+    with pytest.raises(KeyboardInterrupt), as_interrupt():
+        block()
+
+
 IN_EXEC = """
 import sys
 from thinwire.interrupt import as_interrupt

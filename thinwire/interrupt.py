@@ -5,13 +5,17 @@ signals back while such code reads, and `as_interrupt` takes any error after a s
 as SIGINT: what is in `finally` blocks runs.
 """
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN_SECONDS = 0.1
+"""Time until an interruption that was dropped comes once more."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,7 +60,7 @@ def as_interrupt() -> Iterator[None]:
         request.requested = True
         raise Interrupted
 
-    with _handling(stop):
+    with _handling(stop), _sent_again():
         try:
             yield
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -65,6 +69,26 @@ def as_interrupt() -> Iterator[None]:
             if request.requested:
                 raise Interrupted from error
             raise
+
+
+@contextmanager
+def _sent_again() -> Iterator[None]:
+    """Within the block, an interruption that is raised where errors are dropped, as in `__del__`, comes once more."""
+    before = sys.unraisablehook
+
+    def hook(dropped: "sys.UnraisableHookArgs") -> None:
+        if isinstance(dropped.exc_value, Interrupted):
+            again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
+            again.daemon = True
+            again.start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

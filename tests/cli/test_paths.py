@@ -19,29 +19,12 @@ def test_home_is_expanded_in_every_option(
     (tmp_path / "verify.json").write_text('{"pairs": 8, "random_circuits": 1}')
     (tmp_path / "prompt").write_text("if ")
     home = f"~/{work.name}"
+    circuit, model = f"{home}/circuits/{TASK}", f"{home}/model"
     for words in (
-        ["info", f"{home}/model"],
-        ["view", f"{home}/circuits/{TASK}", f"--out={home}/page.html"],
-        [
-            "verify",
-            f"{home}/circuits/{TASK}",
-            "--config",
-            "~/verify.json",
-            "-o",
-            "~/verdict",
-            "--model",
-            f"{home}/model",
-        ],
-        [
-            "generate",
-            f"{home}/model",
-            "--prompt-file",
-            "~/prompt",
-            "--tokens",
-            "1",
-            "--circuit",
-            f"{home}/circuits/{TASK}",
-        ],
+        ["info", model],
+        ["view", circuit, f"--out={home}/page.html"],
+        ["verify", circuit, "--config", "~/verify.json", "-o", "~/verdict", "--model", model],
+        ["generate", model, "--prompt-file", "~/prompt", "--tokens", "1", "--circuit", circuit],
     ):
         with case(words):
             assert thinwire(*words).code == 0
