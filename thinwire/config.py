@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from thinwire.display import line
 from thinwire.errors import UserError
+from thinwire.files import read_text
 
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -41,10 +42,9 @@ class Config(BaseModel):
     def load(cls, path: Path) -> Self:
         """Config from a JSON file. Raises UserError when it is missing or invalid."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise UserError(f"{path} cannot be read ({reason}); give the path of a JSON config.") from None
+            text = read_text(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a JSON config.") from None
         return cls.parse(text, str(path))
 
     def replace(self, **changes: object) -> Self:
@@ -63,7 +63,7 @@ class Config(BaseModel):
 def read_record(cls: type[T], path: Path, refusal: str) -> T:
     """An instance of a dataclass or model from a JSON file. Raises UserError(refusal) when it does not fit."""
     try:
-        return TypeAdapter(cls).validate_json(path.read_bytes())
+        return TypeAdapter(cls).validate_json(read_text(path))
     except (OSError, ValueError):
         raise UserError(refusal) from None
 

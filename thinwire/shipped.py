@@ -3,6 +3,7 @@
 Such a name works wherever a model folder is opened; a folder of the same name in the current folder takes precedence.
 """
 
+import os
 from pathlib import Path
 
 
@@ -22,7 +23,7 @@ def names(place: Path | None = None) -> tuple[str, ...]:
 def find(model: Path | str, place: Path | None = None) -> Path:
     """The folder of a model given by its path or by its shipped name; any other path is returned unchanged."""
     path = Path(model)
-    if path.exists() or len(path.parts) != 1 or path.name not in names(place):
+    if os.path.exists(path) or len(path.parts) != 1 or path.name not in names(place):
         return path
     return (place or root()) / path.name
 

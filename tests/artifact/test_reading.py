@@ -50,7 +50,14 @@ def test_unfinished_and_foreign_folders_are_told_apart(made: Path, tmp_path: Pat
 def test_wrong_kind_and_version_are_refused(made: Path) -> None:
     refused(made, "is a soup artefact where a model artefact is needed", kind="model")
     edit_meta(made, version=2)
-    refused(made, "has soup format 2 and this thinwire reads 1; make it again")
+    refused(made, "has soup format 2 and this thinwire reads 1; update thinwire, or make it again")
+    edit_meta(made, version=2, colour="red")
+    refused(made, "has soup format 2 and this thinwire reads 1; update thinwire, or make it again")
+    with pytest.raises(UserError, match="is of a newer thinwire, which may be needed; choose another --out"):
+        artifact.refuse_foreign(made, "soup")
+    edit_meta(made, version=0)
+    refused(made, "has soup format 0 and this thinwire reads 1; make it again")
+    artifact.refuse_foreign(made, "soup")
 
 
 def test_damaged_meta_is_refused(made: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from soup import make
 
 from thinwire import artifact
-from thinwire.artifact import FORMATS
+from thinwire.artifact import FORMATS, scratch
 from thinwire.errors import UserError
 
 
@@ -50,15 +50,21 @@ def test_failure_keeps_the_old_one(made: Path) -> None:
         assert names(made.parent) == ["made"]
 
 
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system that cannot exchange two folders in one step."""
+    monkeypatch.setattr(scratch, "_exchange", lambda one, other: False)
+
+
 def test_failure_to_move_the_new_one_keeps_the_old_one(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = Path.rename
+    rename = os.rename
 
-    def refuse_new(path: Path, target: Path) -> Path:
-        if target == made and path.suffix == ".tmp":
+    def refuse_new(source: Path, target: Path) -> None:
+        if target == made and source.suffix == ".tmp" and not made.exists():
             raise OSError("no")
-        return rename(path, target)
+        rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", refuse_new)
+    without_exchange(monkeypatch)
+    monkeypatch.setattr(os, "rename", refuse_new)
     with pytest.raises(OSError, match="no"):
         replace_by(made, "new")
     assert (made / "sub/data.txt").read_text() == "data"

@@ -1,10 +1,14 @@
 """Artefacts whose files are hostile but fit their hashes: refused in one sentence, and nothing outside is touched."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cases import case
 from cli_workspace import PRUNE, TASK, TRAIN, VERIFY, Thinwire, sign, stamps
+from numpy.lib.format import write_array_header_1_0
+from safetensors.torch import load_file, save_file
 
 HUGE = 10**30
 DEEP = "[" * 50_000 + "]" * 50_000
@@ -176,9 +180,59 @@ def test_token_that_is_not_in_the_vocabulary(work: Path, thinwire: Thinwire) -> 
     thinwire("train", work / "tokens", "-o", work / "new", *TRAIN).refused("do not fit its tokenizer")
 
 
+def test_numbers_that_are_not_finite(work: Path, thinwire: Thinwire) -> None:
+    means = work / "circuits" / TASK / "means.safetensors"
+    whole = load_file(means)
+    for name, value in ((name, value) for name in (min(whole), max(whole)) for value in (math.nan, math.inf)):
+        tensors = {key: tensor.clone() for key, tensor in whole.items()}
+        tensors[name][-1] = value
+        save_file(tensors, means)
+        sign(means.parent)
+        refusal = f"means.safetensors holds numbers that are not finite, in {name}; prune again"
+        thinwire("verify", means.parent, *VERIFY, "--force").refused(refusal)
+
+
+def test_headers_with_absurd_shapes(work: Path, thinwire: Thinwire) -> None:
+    for path in (work / "model/weights.safetensors", work / "circuits" / TASK / "means.safetensors"):
+        for shape in ([2**62, 0], [2**31, 0, 2**40], [-1], [2**70], [[3]], "x"):
+            entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+            header = json.dumps({"embedding": entry}).encode()
+            path.write_bytes(len(header).to_bytes(8, "little") + header)
+            sign(path.parent)
+            thinwire("info", path.parent).refused()
+    offsets = work / "tokens/idioms.train.offsets.npy"
+    for shape in ((10**15,), (2**63,), (2**70,), (-1,)):
+        with offsets.open("wb") as file:
+            write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})
+        sign(offsets.parent)
+        thinwire("info", offsets.parent).refused("build the tokens again")
+
+
+READ = {
+    "tokens": ("config.json", "stats.json", "tokenizer.json", "idioms.train.00000.bin", "idioms.train.offsets.npy"),
+    "model": ("model.json", "tokenizer.json", "weights.safetensors", "summary.json"),
+    f"circuits/{TASK}": ("circuit.json", "means.safetensors"),
+    f"verdicts/{TASK}": ("verdict.json",),
+}
+"""Files that `view` reads, by the artefact that has to list them."""
+
+
+def test_files_that_are_not_listed_are_not_read(work: Path, thinwire: Thinwire) -> None:
+    for place, names in READ.items():
+        meta = work / place / "meta.json"
+        whole = meta.read_text()
+        for name in names:
+            with case(f"{place}/{name}"):
+                changed = json.loads(whole)
+                del changed["files"][name]
+                meta.write_text(json.dumps(changed))
+                verb = "info" if place.startswith("verdicts") else "view"
+                target = meta.parent if verb == "info" else work / "circuits" / TASK
+                thinwire(verb, target).refused()
+        meta.write_text(whole)
+
+
 HARMLESS: list[Edit] = [
-    at("version", value="1"),
-    at("files", value={}),
     at("seed", value=HUGE),
     at("thinwire", value="[red]\x1b[31m\n"),
 ]
@@ -187,6 +241,8 @@ METAS: list[Edit] = [
     *HARMLESS,
     *NOT_OBJECTS,
     at("version", value=HUGE),
+    at("version", value="1"),
+    at("files", value={}),
     at("format", value="../../x"),
     at("format", value="[red]\x1b"),
     at("parents", value={"model": 3}),

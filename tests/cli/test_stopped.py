@@ -65,16 +65,17 @@ def test_too_little_memory_is_one_sentence(
         assert ran.err.splitlines()[-1].startswith("thinwire: There is not enough memory for this")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_data_leaves_the_old_tokens(how: signal.Signals, work: Path, thinwire: Thinwire) -> None:
     before = stamps(work / "tokens")
     process = start("data", "--out", work / "tokens", *SLOW_DATA)
     wait_for(lambda: any(path.stat().st_size for path in work.glob(".tokens.*.tmp/spool.txt")), process)
     stop(process, how)
     assert stamps(work / "tokens") == before
-    if how == signal.SIGINT:
+    if how != signal.SIGKILL:
         assert not list(work.glob(".tokens.*"))
     assert thinwire("data", "--out", work / "tokens", *DATA, "--seed", "1").code == 0
+    assert not list(work.glob(".tokens.*"))
 
 
 def test_interrupted_pruning(work: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:

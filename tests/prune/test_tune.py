@@ -275,7 +275,7 @@ def test_places_that_cannot_hold_a_search_are_refused(tmp_path: Path) -> None:
     search_head = tmp_path / "whole"
     search(evaluate, CONFIG.replace(search=4), search_head)
     (tmp_path / "odd" / HEAD).write_bytes((search_head / HEAD).read_bytes())
-    with pytest.raises(UserError, match=r"trials\.jsonl cannot be read \(Is a directory\)"):
+    with pytest.raises(UserError, match=r"trials\.jsonl cannot be read \(it is a folder"):
         search(evaluate, CONFIG, tmp_path / "odd")
     with artifact.sole_writer(tmp_path / "held"), pytest.raises(UserError, match="Another process is writing"):
         search(evaluate, CONFIG, tmp_path / "held")

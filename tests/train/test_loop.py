@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from thinwire.errors import UserError
 from thinwire.model import next_token_loss
 from thinwire.model.weights import count_nonzeros, sparse_parameters
 from thinwire.train import Monitoring, TrainResult, read_result, train
+from thinwire.train.checkpoint import digest, previous
 from thinwire.train.density import n_kept
 from thinwire.train.loop import CHECKPOINT
 from thinwire.train.stats import validation_losses
@@ -162,6 +164,13 @@ def half(tiny_tokens: Tokens, tmp_path: Path) -> Path:
     return out
 
 
+@pytest.fixture
+def alone(half: Path) -> Path:
+    """The same run with its last checkpoint alone."""
+    previous(half / CHECKPOINT).unlink()
+    return half
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -193,15 +202,15 @@ def test_floor_that_does_not_fit_is_refused_before_anything_is_written(tiny_toke
     refused(tmp_path, tiny_tokens, "A floor of 9 needs", CONFIG.replace(floor=9))
 
 
-def test_truncated_checkpoint_is_refused(half: Path, tiny_tokens: Tokens) -> None:
-    whole = (half / CHECKPOINT).read_bytes()
+def test_truncated_checkpoint_is_refused(alone: Path, tiny_tokens: Tokens) -> None:
+    whole = (alone / CHECKPOINT).read_bytes()
     for left in [0, 4, 500, -1]:
         with case(left):
-            (half / CHECKPOINT).write_bytes(whole[:left])
-            refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
+            (alone / CHECKPOINT).write_bytes(whole[:left])
+            refused(alone, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
 
 
-def test_foreign_checkpoint_is_refused(half: Path, tiny_tokens: Tokens) -> None:
+def test_foreign_checkpoint_is_refused(alone: Path, tiny_tokens: Tokens) -> None:
     for run in [
         None,
         "{}",
@@ -225,15 +234,44 @@ def test_foreign_checkpoint_is_refused(half: Path, tiny_tokens: Tokens) -> None:
         '{"parents": 3}',
     ]:
         with case(run):
-            metadata = None if run is None else {"run": run.replace("TOKENS", tiny_tokens.artifact.id)}
-            save_file(load_file(half / CHECKPOINT), half / CHECKPOINT, metadata=metadata)
-            refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
+            tensors = load_file(alone / CHECKPOINT)
+            text = None if run is None else run.replace("TOKENS", tiny_tokens.artifact.id)
+            if text and isinstance(stated := json.loads(text), dict):  # with a digest that is right
+                text = json.dumps(stated | {"sha256": digest(stated, sorted(tensors), tensors.__getitem__)})
+            save_file(tensors, alone / CHECKPOINT, metadata=None if text is None else {"run": text})
+            refused(alone, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
 
 
 def test_checkpoint_of_another_shape_is_refused(half: Path, tiny_tokens: Tokens) -> None:
     config = CONFIG.replace(model=CONFIG.model.replace(d_model=32))
     artifact.write_text(half / "config.json", config.to_json())
     refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder", config)
+
+
+def test_flipped_bits_of_a_checkpoint_are_noticed(
+    half: Path, whole: Path, tiny_tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run resumes from the checkpoint before, says so, and ends in the same weights; without one it is refused."""
+    content = (half / CHECKPOINT).read_bytes()
+    for place in (3, len(content) // 2, len(content) - 1):
+        with case(place):
+            copy = tmp_path / f"flipped {place}"
+            shutil.copytree(half, copy)
+            flipped = bytearray(content)
+            flipped[place] ^= 1
+            (copy / CHECKPOINT).write_bytes(flipped)
+            seen: list[int] = []
+            caplog.clear()
+            train(CONFIG, tiny_tokens, copy, monitoring=Monitoring(lambda done, *_, seen=seen: seen.append(done)))
+            assert seen[0] == 6
+            assert [record.getMessage() for record in caplog.records] == [
+                f"{copy / CHECKPOINT} is damaged; the run resumes from step 5, before it."
+            ]
+            assert (copy / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+            assert not list(copy.glob("*checkpoint*"))
+            (half / CHECKPOINT).write_bytes(flipped)
+    previous(half / CHECKPOINT).unlink()
+    refused(half, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
 
 
 def test_second_writer_is_refused(half: Path, tiny_tokens: Tokens) -> None:

@@ -13,8 +13,12 @@ from thinwire import artifact
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.train import Monitoring, Sources, train
+from thinwire.train.checkpoint import previous
 from thinwire.train.loop import CHECKPOINT
 from thinwire.train.ranks import SINGLE, Ranks
+
+KEPT = {CHECKPOINT, previous(Path(CHECKPOINT)).name, "checkpoint.5.1-of-2.safetensors"}
+"""Files of the last checkpoint and the one before, besides the shard of the last."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def test_stopped_ranks_go_on_bit_for_bit(folder: Path) -> None:
 def test_a_run_of_two_goes_on_on_one(folder: Path, tiny_tokens: Tokens) -> None:
     seen = []
     shards = {path.name for path in (folder / "half_one").glob("checkpoint*")}
-    assert shards == {CHECKPOINT, "checkpoint.7.1-of-2.safetensors"}
+    assert shards == KEPT | {"checkpoint.7.1-of-2.safetensors"}
     train(CONFIG, tiny_tokens, folder / "half_one", monitoring=Monitoring(lambda done, *_: seen.append(done)))
     assert seen == list(range(8, 15))
     same_course(folder / "half_one", folder / "one")
@@ -105,6 +109,7 @@ def shards(folder: Path, tiny_tokens: Tokens, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_damaged_shards_are_refused(shards: Path, tiny_tokens: Tokens) -> None:
     (shard,) = shards.glob("checkpoint.7.*")
+    previous(shards / CHECKPOINT).unlink()
     whole = shard.read_bytes()
     for damaged in (whole[:-1], whole[:40], b""):
         shard.write_bytes(damaged)
@@ -125,7 +130,7 @@ def test_a_run_goes_on_in_any_mode_and_number(folder: Path, shards: Path, tiny_t
         train(CONFIG, tiny_tokens, tmp_path / "one", monitoring=stop)
     run_all(2, tiny_tokens, [{"copy": [str(shards), str(tmp_path / "four")]}, a_run(shards, "ddp", stop_at=12)])
     run_all(4, tiny_tokens, [a_run(tmp_path / "four", "fsdp"), a_run(tmp_path / "one", "fsdp", stop_at=13)])
-    assert len(list((tmp_path / "one").glob("checkpoint*"))) == 4
+    assert len(list((tmp_path / "one").glob("checkpoint*"))) == 8  # of steps 10 and 13
     run_all(2, tiny_tokens, [a_run(tmp_path / "one", "fsdp"), a_run(shards, "fsdp")])
     for out in (tmp_path / "four", tmp_path / "one", shards):
         same_course(out, folder / "one")
@@ -144,7 +149,7 @@ def test_death_between_shards_and_head_leaves_the_checkpoint_before(
     assert found == {CHECKPOINT, "checkpoint.5.1-of-2.safetensors", "checkpoint.10.1-of-2.safetensors"}
     assert list(out.glob(".checkpoint*.tmp"))
     run_all(2, tiny_tokens, [a_run(out, "fsdp", stop_at=7)])
-    assert {path.name for path in out.glob("*checkpoint*")} == {CHECKPOINT, "checkpoint.7.1-of-2.safetensors"}
+    assert {path.name for path in out.glob("*checkpoint*")} == KEPT | {"checkpoint.7.1-of-2.safetensors"}
     assert not list(out.glob(".checkpoint*"))
     run_all(2, tiny_tokens, [a_run(out, "fsdp")])
     assert weights(out) == weights(folder / "fsdp")

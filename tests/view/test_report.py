@@ -171,6 +171,9 @@ def test_lines_that_no_run_writes_do_no_harm(line: str, model: Path, tmp_path: P
     folder = Path(shutil.copytree(model, tmp_path / "model"))
     metrics = folder / artifact.METRICS
     metrics.write_text(metrics.read_text() + line + "\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is missing, truncated or altered"):
+        write_report(folder)
+    (folder / "meta.json").unlink()  # as a run that has not ended
     made = data(write_report(folder))
     assert [chart["plan"]["title"] for chart in made["charts"]] == [
         chart.plan.title for chart in report_of(model).charts

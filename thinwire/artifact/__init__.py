@@ -14,6 +14,7 @@ from thinwire.artifact.meta import (
     Format,
     Meta,
     is_finished,
+    read_head,
     read_meta,
     registered,
     require_parent,
@@ -21,9 +22,10 @@ from thinwire.artifact.meta import (
     unfinished_kind,
     version,
 )
-from thinwire.artifact.place import check_file_place, check_place
+from thinwire.artifact.place import check_file_place, check_place, require_file_place
 from thinwire.artifact.read import open_artifact
 from thinwire.artifact.reuse import finished, reuse_or_make
+from thinwire.artifact.scratch import sweep
 from thinwire.artifact.write import (
     atomic,
     finish,
@@ -50,14 +52,17 @@ __all__ = [
     "is_finished",
     "make_parents",
     "open_artifact",
+    "read_head",
     "read_meta",
     "refuse_foreign",
     "registered",
     "replacing",
+    "require_file_place",
     "require_parent",
     "reuse_or_make",
     "sha256",
     "sole_writer",
+    "sweep",
     "unfinished_kind",
     "version",
     "write_text",

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thinwire.config import Config
 from thinwire.display import line, one_line
 from thinwire.errors import UserError
+from thinwire.files import open_regular, read_text
 from thinwire.registry import Registry
 
 CONFIG = "config.json"
@@ -22,6 +24,8 @@ SUMMARY = "summary.json"
 """Name of the file with the measurements of the run that made an artefact, its times among them."""
 METRICS = "metrics.jsonl"
 """Name of the file with the measurements that a training run wrote while it trained."""
+LARGEST_META = 16 << 20
+"""Bytes of the largest `meta.json` that is read; an artefact of a hundred thousand files has one of this size."""
 C = TypeVar("C", bound=Config)
 
 
@@ -50,15 +54,23 @@ FORMATS: Registry[Format] = Registry("artefact format")
 class FileEntry(BaseModel):
     """Size in bytes and SHA-256 of one file of an artefact."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    bytes: int
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    bytes: int = Field(ge=0)
     sha256: str
+
+
+class Head(BaseModel):
+    """What every version of every format says in `meta.json`."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+    format: str
+    version: int
 
 
 class Meta(BaseModel):
     """Contents of `meta.json`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     format: str
     version: int
     thinwire: str
@@ -89,9 +101,18 @@ class Artifact:
         entries = sorted((name, entry.sha256) for name, entry in self.meta.files.items() if name not in measured)
         return hashlib.sha256(json.dumps([self.meta.format, entries]).encode()).hexdigest()[:16]
 
+    def file(self, name: str) -> Path:
+        """The path of a file that `meta.json` lists, so that its content has been checked.
+
+        Every reader gets its paths here. Raises UserError for a file that is not listed.
+        """
+        if name not in self.meta.files:
+            raise UserError(f"{self.path / META} does not list {name}, which is needed; make the artefact again.")
+        return self.path / name
+
     def config(self, cls: type[C]) -> C:
         """The resolved config that the artefact was made with."""
-        return cls.load(self.path / CONFIG)
+        return cls.load(self.file(CONFIG))
 
 
 def registered(kind: str, folder: Path | None = None) -> Format:
@@ -115,22 +136,43 @@ def version() -> str:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
+    """SHA-256 of a regular file's bytes, in hex. Raises OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_finished(folder: Path) -> bool:
     """Whether `folder` has a `meta.json`, without checking anything else."""
-    return (Path(folder) / META).is_file()
+    return os.path.isfile(Path(folder) / META)
+
+
+def read_head(path: Path, remedy: str = "make the artefact again") -> Head:
+    """Format and version in a `meta.json`, of whatever version. Raises UserError when it is damaged or unreadable."""
+    return _read(Head, path, remedy)
 
 
 def read_meta(path: Path, remedy: str = "make the artefact again") -> Meta:
-    """The contents of a `meta.json`. Raises UserError when it is damaged."""
+    """The contents of a `meta.json`. Raises UserError when it is damaged or unreadable, or of another version."""
+    head = _read(Head, path, remedy)
+    known = FORMATS[head.format].version if head.format in FORMATS else head.version
+    if head.version != known:
+        advice = "update thinwire, or make it again" if head.version > known else "make it again"
+        raise UserError(
+            f"{path.parent} has {head.format} format {head.version} and this thinwire reads {known}; {advice}."
+        )
+    return _read(Meta, path, remedy)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _read(cls: type[M], path: Path, remedy: str) -> M:
     try:
-        return Meta.model_validate_json(path.read_bytes())
+        return cls.model_validate_json(read_text(path, LARGEST_META))
     except ValidationError:
         raise UserError(f"{path} is damaged or was not written by thinwire; {remedy}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}.") from None
 
 
 def require_parent(child: Artifact, name: str, parent: Artifact) -> None:

@@ -1,10 +1,12 @@
 """Checks, before any work is done, that its result can be written."""
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 from thinwire.errors import UserError
+from thinwire.files import kind_of
 
 
 def check_place(out: Path, option: str = "--out") -> None:
@@ -25,12 +27,26 @@ def check_place(out: Path, option: str = "--out") -> None:
         raise _refusal(out, error, option) from None
 
 
+def require_file_place(path: Path, what: str = "a file", option: str = "--out") -> None:
+    """Raise UserError when there is something at `path` that a file must not replace.
+
+    That is a folder, a device, a pipe, a socket, or a link to what a process has open, such as /dev/stdout.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # nothing, a link to nothing, or what creating it will refuse
+        return
+    advice = f"give the name of {what} for {option}"
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is {kind_of(os.stat(path))}; {advice}.")
+    place = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    if place.startswith("/proc/") or (os.path.islink(path) and os.readlink(path).startswith("/proc/")):
+        raise UserError(f"{path} is a file that a process has open; {advice}.")
+
+
 def check_file_place(path: Path, what: str = "an HTML file", option: str = "--out") -> None:
     """Raise UserError unless a file can be written at `path`; `what` and `option` name it to the user."""
-    if Path(path).is_dir():
-        raise UserError(f"{path} is a folder; give the name of {what} for {option}.")
-    if Path(path).exists() and not Path(path).is_file():
-        raise UserError(f"{path} is not a file; give the name of {what} for {option}.")
+    require_file_place(path, what, option)
     check_place(path, option)
 
 

@@ -2,6 +2,7 @@
 
 A finished artefact is reused when it is whole and fits the request: the same config, and sources and parents of the
 same content, whatever their paths. Anything else in its place is made again. Reuse is always reported, as `Reused`.
+What a killed run left beside the folder is removed.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from thinwire.artifact.meta import is_finished
 from thinwire.artifact.place import check_place
+from thinwire.artifact.scratch import sweep
 from thinwire.errors import UserError
 from thinwire.progress import Report, Reused, silent
 
@@ -34,6 +36,7 @@ def reuse_or_make(
 
     Raises UserError before `make` begins where `folder` cannot be written.
     """
+    sweep(folder.parent, folder.name)
     found = None if again else find()
     if found is None:
         check_place(folder)

@@ -1,29 +1,33 @@
 """Writing artefacts: atomic writes of files, atomic replacement of folders, and one writer at a time."""
 
+import errno
 import json
 import os
 import re
-import shutil
-import tempfile
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from thinwire.artifact.meta import (
     CONFIG,
+    FORMATS,
     META,
     Artifact,
     FileEntry,
     Meta,
     is_finished,
-    read_meta,
+    read_head,
     registered,
     sha256,
     unfinished_kind,
     version,
 )
+from thinwire.artifact.place import require_file_place
+from thinwire.artifact.scratch import put_in_place, scratch_beside, sweep
 from thinwire.config import Config
 from thinwire.errors import UserError
+from thinwire.files import read_text
 
 try:
     import fcntl
@@ -31,21 +35,28 @@ except ImportError:  # Windows
     fcntl = None
 
 
+LOCK = ".lock"
+"""Name of the file by which a process locks a folder that it writes in."""
+OF_EVERY_VERSION = {"format", "version", "thinwire", "files"}
+"""Keys that the `meta.json` of every version has."""
+READ_WRITE = stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends without an error."""
+    """A path of the same name elsewhere, whose file replaces `path` when the block ends without an error.
+
+    The file gets the mode that the umask gives. Raises UserError as `require_file_place` does.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    require_file_place(path)
+    with scratch_beside(path) as scratch:
+        temporary = scratch / path.name
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(stat.S_IMODE(scratch.stat().st_mode) & READ_WRITE)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -90,25 +101,13 @@ def replacing(folder: Path, kind: str | None = None) -> Iterator[Path]:
     folder = Path(folder).resolve()  # a link stays a link: the folder it points to is replaced
     refuse_foreign(folder, kind)
     make_parents(folder)
-    try:
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be created ({error.strerror}); choose another --out.") from None
-    scratch.chmod(0o755)
-    try:
-        yield scratch
-        old = scratch.with_suffix(".old")
+    with ExitStack() as stack:
         try:
-            if folder.exists():
-                folder.rename(old)
-            scratch.rename(folder)
-        except BaseException:
-            if old.exists() and not folder.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            scratch = stack.enter_context(scratch_beside(folder))
+        except OSError as error:
+            raise _refusal(folder, "created", error) from None
+        yield scratch
+        put_in_place(scratch, folder)
 
 
 @contextmanager
@@ -118,20 +117,36 @@ def sole_writer(folder: Path) -> Iterator[None]:
     Raises UserError when another process has the lock, or when nothing can be written there. Without effect on systems
     that have no file locks.
     """
-    make_parents(folder / ".lock")
+    make_parents(folder / LOCK)
     try:
-        opened = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 (closed by the with below)
+        handle = _open_lock(folder / LOCK)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from None
-    with opened as lock:
+        raise _refusal(folder, "written", error) from None
+    try:
         if fcntl is not None:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(
                     f"Another process is writing in {folder}; wait for it, or choose another --out."
                 ) from None
+        sweep(folder)
         yield
+    finally:
+        os.close(handle)
+
+
+def _open_lock(path: Path) -> int:
+    """Open or create a lock file, and leave its content alone. Raises UserError for a link, and for other things."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    advice = f"delete {path}, or choose another --out"
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, which is no lock; {advice}.")
+    handle = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path} is not a regular file, which is no lock; {advice}.")
+    return handle
 
 
 def make_parents(path: Path) -> None:
@@ -139,9 +154,15 @@ def make_parents(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path.parent} cannot be created ({error.strerror}); choose another --out.") from None
+        raise _refusal(path.parent, "created", error) from None
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{path.parent} cannot be written; choose another --out.")
+
+
+def _refusal(path: Path, verb: str, error: OSError) -> UserError:
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{path}: this path is too long; choose a shorter one.")
+    return UserError(f"{path} cannot be {verb} ({error.strerror}); choose another --out.")
 
 
 def refuse_foreign(folder: Path, kind: str | None = None) -> None:
@@ -150,14 +171,17 @@ def refuse_foreign(folder: Path, kind: str | None = None) -> None:
     With `kind`, the format that is to be written there, an artefact of another format is refused too, and so is an
     unfinished training run.
     """
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder} is a file; choose a folder for --out.")
-    around = next((path for path in folder.absolute().parents if (path / META).is_file()), None)
-    if around is not None and (around / CONFIG).is_file():
+    around = next((path for path in folder.absolute().parents if is_finished(path)), None)
+    if around is not None and os.path.isfile(around / CONFIG):
         raise UserError(f"{folder} lies in the artefact {around}, which may be replaced; choose another --out.")
     begun = re.compile(r"\.lock|\.config\.json\..*\.tmp")  # a run leaves these when it is killed at its first write
-    filled = folder.is_dir() and not all(begun.fullmatch(path.name) for path in folder.iterdir())
-    if filled and not ((folder / CONFIG).exists() and _may_be_ours(folder / META)):
+    try:
+        filled = os.path.isdir(folder) and not all(map(begun.fullmatch, os.listdir(folder)))
+    except OSError as error:
+        raise _refusal(folder, "read", error) from None
+    if filled and not (os.path.exists(folder / CONFIG) and _may_be_ours(folder / META)):
         raise UserError(f"{folder} holds files that are not a thinwire artefact; choose another --out.")
     if filled and kind is not None:
         found = _kind_of(folder)
@@ -166,13 +190,24 @@ def refuse_foreign(folder: Path, kind: str | None = None) -> None:
 
 
 def _may_be_ours(meta: Path) -> bool:
-    """Whether a `meta.json` is absent, valid, or cut short; whole JSON of another form belongs to another program."""
-    try:
-        return isinstance(json.loads(meta.read_bytes()), dict) and bool(read_meta(meta))
-    except UserError:
-        return False
-    except (OSError, ValueError, RecursionError):
+    """Whether a `meta.json` is absent, of any version, or cut short; other whole JSON belongs to another program.
+
+    Raises UserError for a version that this thinwire does not know yet.
+    """
+    if not os.path.lexists(meta):
         return True
+    try:
+        found = json.loads(read_text(meta))
+        if not (isinstance(found, dict) and found.keys() >= OF_EVERY_VERSION):
+            return False
+        head = read_head(meta)
+    except (UserError, OSError):
+        return False
+    except (ValueError, RecursionError):
+        return True
+    if head.format in FORMATS and head.version > FORMATS[head.format].version:
+        raise UserError(f"{meta.parent} is of a newer thinwire, which may be needed; choose another --out.")
+    return True
 
 
 def _kind_of(folder: Path) -> str | None:
@@ -180,6 +215,6 @@ def _kind_of(folder: Path) -> str | None:
     if not is_finished(folder):
         return unfinished_kind() or "run that is not finished"
     try:
-        return read_meta(folder / META).format
+        return read_head(folder / META).format
     except UserError:
         return None

@@ -67,7 +67,7 @@ class BridgeObjective(Objective):
         if drawn is None or drawn >= n:
             return range(n)
         generator = torch.Generator().manual_seed(int(self.sparsifier.updates) + self.config.seed)
-        return sorted(torch.randperm(n, generator=generator)[:drawn].tolist())
+        return sorted(torch.randperm(n, generator=generator, dtype=torch.int64, device="cpu")[:drawn].tolist())
 
 
 class Bridging(ObjectiveFactory):

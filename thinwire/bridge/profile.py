@@ -46,7 +46,7 @@ class Profile:
 def measure_profile(pair: Pair, bridge: Bridge, batches: list[tuple[float, Tensor]]) -> Profile:
     """The profile on batches of tokens [batch, pos + 1], each with its weight; weights are normalized."""
     total = sum(weight for weight, _ in batches)
-    sums = torch.zeros(2 + 4 * len(bridge.junctions), dtype=torch.float64)
+    sums = torch.zeros(2 + 4 * len(bridge.junctions), dtype=torch.float64, device="cpu")
     for weight, tokens in batches:
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         dense, sparse = pair.own(bridge, inputs)

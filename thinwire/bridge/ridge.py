@@ -14,8 +14,8 @@ class _Moments:
 
     def __init__(self, d_dense: int, d_sparse: int) -> None:
         self.n = 0
-        self.sums = torch.zeros(d_dense + d_sparse, dtype=torch.float64)
-        self.products = torch.zeros(d_dense + d_sparse, d_dense + d_sparse, dtype=torch.float64)
+        self.sums = torch.zeros(d_dense + d_sparse, dtype=torch.float64, device="cpu")
+        self.products = torch.zeros(d_dense + d_sparse, d_dense + d_sparse, dtype=torch.float64, device="cpu")
 
     def add(self, dense: Tensor, sparse: Tensor) -> None:
         """Add tokens: dense [tokens, d_dense] and sparse [tokens, d_sparse]."""
@@ -62,4 +62,4 @@ def fit_ridge(pair: Pair, bridge: Bridge, batches: Iterable[Tensor], penalty: fl
 def _solve(own: Tensor, shared: Tensor, penalty: float) -> Tensor:
     """(own + λ)⁻¹ · shared, [in, out]; own is [in, in], shared [in, out], and λ the penalty times the mean variance."""
     strength = penalty * own.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    return torch.linalg.solve(own + strength * torch.eye(len(own), dtype=own.dtype), shared)
+    return torch.linalg.solve(own + strength * torch.eye(len(own), dtype=own.dtype, device=own.device), shared)

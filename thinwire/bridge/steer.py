@@ -39,7 +39,7 @@ class Steered:
 def swapped(batch: PairBatch) -> Tensor:
     """Index of the other prompt of each pair: int64 [2n]."""
     n = len(batch)
-    return torch.cat([torch.arange(n, 2 * n), torch.arange(n)])
+    return torch.arange(2 * n, dtype=torch.int64, device=batch.tokens.device).roll(n)
 
 
 def differences(reads: Mapping[int, Tensor], batch: PairBatch) -> dict[int, Tensor]:
@@ -48,7 +48,10 @@ def differences(reads: Mapping[int, Tensor], batch: PairBatch) -> dict[int, Tens
     Prompts are aligned at their last tokens; where the other prompt is shorter, nothing changes.
     """
     other = swapped(batch)
-    positions = torch.arange(batch.tokens.shape[1])[None] + (batch.last[other] - batch.last)[:, None]
+    positions = (
+        torch.arange(batch.tokens.shape[1], dtype=torch.int64, device=batch.tokens.device)[None]
+        + (batch.last[other] - batch.last)[:, None]
+    )
     valid = (positions >= 0) & (positions <= batch.last[other][:, None])
     rows = other[:, None]
     found: dict[int, Tensor] = {}
@@ -62,7 +65,7 @@ def differences(reads: Mapping[int, Tensor], batch: PairBatch) -> dict[int, Tens
 def moved_logits(target: Target, batch: PairBatch, moves: Moves) -> Tensor:
     """Logits [2n, vocab] after the last token of each prompt when reads are moved."""
     logits = target.moved(batch.tokens, moves)
-    return logits[torch.arange(len(logits)), batch.last]
+    return logits[torch.arange(len(logits), dtype=torch.int64, device=logits.device), batch.last]
 
 
 def steered(before: Tensor, after: Tensor, batch: PairBatch) -> tuple[Steered, Steered]:
@@ -109,7 +112,7 @@ class Steering:
         """Moves of the same norm at every token, along one random direction per point."""
         found: dict[int, Tensor] = {}
         for point, move in moves.items():
-            direction = torch.randn(move.shape[-1], generator=generator, dtype=torch.float32)
+            direction = torch.randn(move.shape[-1], generator=generator, dtype=torch.float32, device="cpu")
             found[point] = move.norm(dim=-1, keepdim=True) * (direction / direction.norm())
         return found
 
@@ -128,7 +131,7 @@ def random_reads(reads: Sequence[Read], deltas: Mapping[int, Tensor], generator:
         taken = {read.channel for read in reads if read.point == point}
         live = (deltas[point] != 0).flatten(0, -2).any(0).nonzero()[:, 0].tolist()
         free = [channel for channel in live if channel not in taken]
-        chosen = torch.randperm(len(free), generator=generator)[: len(taken)].tolist()
+        chosen = torch.randperm(len(free), generator=generator, dtype=torch.int64, device="cpu")[: len(taken)].tolist()
         found += [Read(point, free[i]) for i in chosen]
     return tuple(found)
 

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
+from thinwire.artifact.tensors import read_tensors, write_tensors
 from thinwire.bridge.config import BridgeConfig
 from thinwire.bridge.maps import Bridge, Junction
 from thinwire.bridge.profile import Profile
@@ -68,7 +67,7 @@ def save_bridge(
     """Write a finished bridge artefact in place of `folder`; `parents` are `dense`, `sparse` and `tokens`."""
     with artifact.replacing(folder, "bridge") as scratch:
         artifact.write_text(scratch / SHAPE, BridgeShape.of(bridge).model_dump_json(indent=2))
-        save_file({name: value.detach().cpu() for name, value in bridge.state_dict().items()}, scratch / WEIGHTS)
+        write_tensors(scratch / WEIGHTS, {name: value.detach().cpu() for name, value in bridge.state_dict().items()})
         artifact.write_text(scratch / artifact.SUMMARY, summary.model_dump_json(indent=2))
         artifact.finish(scratch, "bridge", config, parents, [SHAPE, WEIGHTS, artifact.SUMMARY], seed=config.seed)
     return load_bridge(folder)
@@ -78,16 +77,13 @@ def load_bridge(folder: Path | str) -> StoredBridge:
     """The bridge in an artefact folder. Raises UserError, in one sentence, for anything else."""
     opened = artifact.open_artifact(Path(folder), "bridge", "fit the bridge again")
     refusal = f"{opened.path} does not hold a readable bridge; fit it again."
-    shape = read_record(BridgeShape, opened.path / SHAPE, refusal)
-    summary = read_record(BridgeSummary, opened.path / artifact.SUMMARY, refusal)
+    shape = read_record(BridgeShape, opened.file(SHAPE), refusal)
+    summary = read_record(BridgeSummary, opened.file(artifact.SUMMARY), refusal)
+    weights = read_tensors(opened.file(WEIGHTS), refusal).values
     try:
-        weights = load_file(opened.path / WEIGHTS)
-        bridge = Bridge(
-            tuple(Junction(*pair) for pair in shape.junctions), shape.d_dense, shape.d_sparse, shape.n_active
-        )
+        junctions = tuple(Junction(*pair) for pair in shape.junctions)
+        bridge = Bridge(junctions, shape.d_dense, shape.d_sparse, shape.n_active)
         bridge.load_state_dict(weights)
-    except (SafetensorError, OSError, RuntimeError, ValueError):
+    except (RuntimeError, ValueError):  # of another shape
         raise UserError(refusal) from None
-    if not all(value.isfinite().all() for value in weights.values()):
-        raise UserError(f"{opened.path / WEIGHTS} holds numbers that are not finite; fit the bridge again.")
     return StoredBridge(opened, bridge.eval().requires_grad_(False), summary)

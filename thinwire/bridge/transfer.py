@@ -52,7 +52,9 @@ class Transfer:
     @property
     def over_random(self) -> float:
         """The circuit's loss over the 90th percentile of random nodes'."""
-        return self.circuit.loss / float(torch.tensor(self.random_nodes, dtype=torch.float64).quantile(0.9))
+        return self.circuit.loss / float(
+            torch.tensor(self.random_nodes, dtype=torch.float64, device="cpu").quantile(0.9)
+        )
 
 
 def mean_reads(reads: Mapping[int, Tensor], batch: PairBatch) -> dict[int, Tensor]:

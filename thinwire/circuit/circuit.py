@@ -8,12 +8,11 @@ from pathlib import Path
 
 import networkx as nx
 from pydantic import AliasChoices, BaseModel, Field, FiniteFloat, NonNegativeInt
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
+from thinwire.artifact.tensors import read_tensors, write_tensors
 from thinwire.circuit.calibration import Calibration
 from thinwire.circuit.cut import ablated_weights
 from thinwire.circuit.edges import Edge, EdgeEnds, channel_links, joined, keep_masks, weight_edges
@@ -209,7 +208,7 @@ class Circuit(Shown):
             means = {str(site): mean.contiguous() for site, mean in self.means.items()}
             if self.ablated_embedding is not None:
                 means[EMBEDDING] = self.ablated_embedding.contiguous()
-            save_file(means, scratch / "means.safetensors")
+            write_tensors(scratch / "means.safetensors", means)
             files = ["circuit.json", "means.safetensors"]
             if self.scores:
                 artifact.write_text(scratch / artifact.SUMMARY, json.dumps(asdict(self.scores), indent=1))
@@ -238,21 +237,19 @@ class Circuit(Shown):
         """The circuit in an artefact folder. Raises UserError when it is not a whole circuit."""
         opened = artifact.open_artifact(Path(folder), "circuit")
         refusal = f"{folder} does not hold a readable circuit; prune again."
-        stored = read_record(Stored, opened.path / "circuit.json", refusal)
+        stored = read_record(Stored, opened.file("circuit.json"), refusal)
         shape, prompts, answers = stored.shape, stored.prompt_tokens, stored.answer_tokens
         strengths = {Node.parse(name, shape): strength for name, strength in stored.nodes.items()}
         if max((*prompts, *answers), default=0) >= shape.vocab_size:
             raise UserError(refusal)
-        try:
-            tensors = {name: tensor.float() for name, tensor in load_file(opened.path / "means.safetensors").items()}
-        except (SafetensorError, OSError):
-            raise UserError(refusal) from None
+        read = read_tensors(opened.file("means.safetensors"), refusal)
+        tensors = {name: tensor.float() for name, tensor in read.values.items()}
         embedding = tensors.pop(EMBEDDING, None)
         means = {Site.parse(name): mean for name, mean in tensors.items()}
         if {site: mean.shape for site, mean in means.items()} != {s: (s.width(shape),) for s in all_sites(shape)}:
             raise UserError(f"{folder} holds means for other sites than its model has; prune again.")
-        summary = opened.path / artifact.SUMMARY
-        scores = read_record(PruneScores, summary, refusal) if artifact.SUMMARY in opened.meta.files else None
+        listed = artifact.SUMMARY in opened.meta.files
+        scores = read_record(PruneScores, opened.file(artifact.SUMMARY), refusal) if listed else None
         kept_edges = None
         if stored.kept_edges is not None:
             kept_edges = tuple(EdgeEnds(*(Node.parse(name, shape) for name in ends)) for ends in stored.kept_edges)

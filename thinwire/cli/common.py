@@ -9,9 +9,9 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import tyro
 from pydantic import ValidationError
@@ -64,9 +64,9 @@ def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None
     try:
         with redirect_stderr(printed), _columns(PARSER_COLUMNS):
             if default is None:
-                args = tyro.cli(cls, args=list(argv), prog=prog, add_help=False)
+                args = at_home(tyro.cli(cls, args=list(argv), prog=prog, add_help=False))
             else:
-                args = tyro.cli(cls, args=list(argv), prog=prog, default=default, add_help=False)
+                args = at_home(tyro.cli(cls, args=list(argv), prog=prog, default=default, add_help=False))
     except ValidationError as error:
         raise UserError(f"{error.title}: {explain(error)}.") from None
     except SystemExit as stop:
@@ -109,6 +109,20 @@ def check_values(value: object, name: str = "") -> None:
             check_values(getattr(value, inner.name), inner.name)
 
 
+def at_home(value: T) -> T:
+    """Arguments whose paths begin at the user's folder where they begin with `~`, as shells leave in `--out=~/runs`."""
+    if isinstance(value, Path):
+        return cast(T, Path(os.path.expanduser(value)))
+    if isinstance(value, tuple):
+        return cast(T, tuple(map(at_home, value)))
+    if isinstance(value, Config):
+        changed = {name: at_home(getattr(value, name)) for name in type(value).model_fields}
+        return value if changed == dict(value) else cast(T, value.replace(**changed))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: at_home(getattr(value, field.name)) for field in fields(value)})
+    return value
+
+
 def _complaint(stop: SystemExit, box: str) -> str:
     """Why parsing stopped, in a phrase: the config's own reason, or the first paragraph in the parser's box."""
     cause: BaseException | None = stop
@@ -129,7 +143,7 @@ def chosen_config(cls: type[C], argv: Sequence[str], default: C) -> tuple[C, lis
     """The config of a `--config FILE` among the arguments, or the default; and the arguments without it."""
     rest = list(argv)
     path = take_option(rest, "--config")
-    return (cls.load(Path(path)) if path else default), rest
+    return (cls.load(at_home(Path(path))) if path else default), rest
 
 
 def take_option(argv: list[str], name: str) -> str | None:

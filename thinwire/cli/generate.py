@@ -14,6 +14,7 @@ from rich.style import Style
 from thinwire.cli.common import emit, number, parse, progress, visible
 from thinwire.cli.terminal import console
 from thinwire.errors import UserError
+from thinwire.files import open_regular
 from thinwire.model.config import SampleConfig
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def read_prompt(args: Args) -> str:
     own = str(path) == "-"
     name = "Standard input" if own else str(path)
     try:
-        with open(0 if own else path, "rb", closefd=not own) as file:
+        with open(0, "rb", closefd=False) if own else open_regular(path) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror}); give a file of text.") from None

@@ -156,7 +156,7 @@ def written(name: str, value: object) -> str:
 def kind_of(folder: Path) -> str:
     """The format of an artefact. Raises UserError for other folders, and for a format that nothing registers."""
     if artifact.is_finished(folder):
-        kind = artifact.read_meta(folder / "meta.json").format
+        kind = artifact.read_head(folder / "meta.json").format
         if kind not in DETAILS:
             artifact.registered(kind, folder)
         return kind

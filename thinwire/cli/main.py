@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from thinwire.cli.terminal import bound_size, give_up_stdout, prepare_streams, visible
 from thinwire.config import explain
 from thinwire.errors import UserError
+from thinwire.interrupt import as_interrupt
 
 VERBS = {
     "quickstart": "prune three tasks of the shipped model, check them, write a page",
@@ -104,8 +105,9 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(
             f"There is no verb '{verb}'; " + (f"did you mean {close[0]}?" if close else "see thinwire --help.")
         )
-    import_module(f"thinwire.cli.{verb}").run(rest)
-    sys.stdout.flush()
+    with as_interrupt():
+        import_module(f"thinwire.cli.{verb}").run(rest)
+        sys.stdout.flush()
     return 0
 
 

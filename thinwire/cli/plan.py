@@ -1,5 +1,6 @@
 """thinwire plan: an estimate of memory and time before a training run starts."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def run(argv: Sequence[str]) -> None:
 
 def _default(argv: Sequence[str]) -> TrainConfig:
     """The config that the first argument names."""
-    word = argv[0] if argv else ""
+    word = os.path.expanduser(argv[0]) if argv else ""
     if word in ("-h", "--help"):
         return PRESETS["tiny"]()
     if not word or word.startswith("-"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from thinwire.artifact import Artifact, open_artifact
 from thinwire.compiled.compile import assemble, pays
 from thinwire.compiled.modules import MATRICES, Sparse, SparseEmbedding, SparseLinear
 from thinwire.engine.spmm.pattern import SparsePattern
@@ -15,9 +16,13 @@ from thinwire.model.weights import Rows, empty_model, read_weights
 
 
 @own_modes()
-def load_compiled(folder: Path | str) -> Transformer:
-    """`compile_sparse(load(folder))`, without ever holding a sparse matrix whole. Raises UserError as `load` does."""
-    model, path = empty_model(folder)
+def load_compiled(folder: Path | str | Artifact) -> Transformer:
+    """`compile_sparse(load(folder))`, without ever holding a sparse matrix whole. Raises UserError as `load` does.
+
+    The files of an artefact that is open already are not checked again.
+    """
+    opened = folder if isinstance(folder, Artifact) else open_artifact(Path(folder), "model")
+    model, path = empty_model(opened)
     stored = read_weights(model, path)
     sparse: dict[str, Sparse] = {}
     rest: dict[str, Tensor] = {}

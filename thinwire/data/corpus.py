@@ -16,6 +16,7 @@ from thinwire.data.config import DataConfig, Part
 from thinwire.data.decode import NotText, decode
 from thinwire.data.idioms import documents as idiom_documents
 from thinwire.errors import UserError
+from thinwire.files import open_regular
 
 GENERATED = "generated"
 """Name of the source of all idioms."""
@@ -141,7 +142,7 @@ def read_file(file: SourceFile, max_bytes: int) -> Document | Skipped:
     if file.left_out:
         return Skipped(file.part, file.name, file.left_out)
     try:
-        with open(file.path, "rb") as opened:
+        with open_regular(file.path) as opened:
             raw = opened.read(max_bytes + 1)
     except OSError:
         return Skipped(file.part, file.name, "unreadable")

@@ -5,7 +5,9 @@ documents + 1) holds where each begins in the concatenation of the shards, and w
 """
 
 import tokenize
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -14,6 +16,7 @@ import numpy as np
 
 from thinwire.data.config import MAX_VOCAB
 from thinwire.errors import UserError
+from thinwire.interrupt import held
 
 TOKEN = np.dtype("<u2")
 """How tokens are stored: two bytes, little-endian, on every machine."""
@@ -79,15 +82,22 @@ class Stream:
     """Where each shard begins, and where the last one ends. int64 [shards + 1]"""
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> "Stream":
-        """Map the files that a ShardWriter wrote. Raises UserError when they do not fit together."""
+    def open(cls, folder: Path, name: str, listed: Collection[str] | None = None) -> "Stream":
+        """Map the files that a ShardWriter wrote; where `listed` names files, no others.
+
+        Raises UserError when they do not fit together.
+        """
         offsets_path = folder / f"{name}.offsets.npy"
+        files = [path.name for path in folder.iterdir()] if listed is None else listed
+        if offsets_path.name not in files:
+            raise UserError(f"{offsets_path} is missing or not listed; build the tokens again.")
         try:
-            # mapped, so that a header that lies about its size allocates nothing
-            offsets = np.array(np.lib.format.open_memmap(offsets_path, mode="r"))
+            # mapped first: a header may state any size, and more than the file has is refused before it takes memory
+            with held():
+                offsets = np.array(np.lib.format.open_memmap(offsets_path, mode="r"))
             # an empty file cannot be mapped; a part with no document in a split has no shard at all
-            paths = sorted(folder.glob(f"{name}.[0-9]*.bin"))
-            shards = tuple(np.memmap(path, dtype=TOKEN, mode="r") for path in paths)
+            names = sorted(file for file in files if fnmatchcase(file, f"{name}.[0-9]*.bin"))
+            shards = tuple(np.memmap(folder / file, dtype=TOKEN, mode="r") for file in names)
         except UNREADABLE:
             raise UserError(f"{offsets_path} or its shards cannot be read; build the tokens again.") from None
         starts = np.cumsum([0, *(len(shard) for shard in shards)], dtype=np.int64)

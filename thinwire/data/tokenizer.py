@@ -20,6 +20,7 @@ from thinwire.artifact import write_text
 from thinwire.data.config import MAX_VOCAB, MIN_VOCAB
 from thinwire.data.split import BLOCK, PATTERN, blocks, splitter, without_long_units
 from thinwire.errors import UserError
+from thinwire.files import read_text
 
 MAX_BYTES = 2**26
 """Largest `tokenizer.json` that is read; the largest vocabularies take a few megabytes."""
@@ -88,13 +89,7 @@ class Tokenizer:
         path = shipped.find(path)
         path = path / "tokenizer.json" if path.is_dir() else path
         try:
-            if path.exists() and not path.is_file():
-                raise UserError(f"{path} is not a file; {remedy}.")
-            with open(path, "rb") as file:
-                raw = file.read(MAX_BYTES + 1)
-            if len(raw) > MAX_BYTES:
-                raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB; {remedy}.")
-            payload = json.loads(raw)
+            payload = json.loads(read_text(path, MAX_BYTES))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}.") from None
         except UserError:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from thinwire.artifact import Artifact, open_artifact
+from thinwire.config import read_record
 from thinwire.data.config import DataConfig, Part, Split
 from thinwire.data.corpus import counted
 from thinwire.data.shards import Stream
@@ -67,15 +68,13 @@ class Tokens:
     def open(cls, folder: Path) -> "Tokens":
         """Open and check the artefact in `folder`. Raises UserError for anything else than finished tokens."""
         artifact = open_artifact(Path(folder), "tokens")
-        _require_listed(artifact)
-        try:
-            stats = Stats.model_validate_json((artifact.path / "stats.json").read_bytes())
-        except (OSError, ValidationError):
-            raise UserError(f"{artifact.path / 'stats.json'} is missing or damaged; build the tokens again.") from None
+        path = artifact.file("stats.json")
+        stats = read_record(Stats, path, f"{path} is damaged; build the tokens again.")
         streams: dict[tuple[Part, Split], Stream] = {
-            (row.part, row.split): Stream.open(artifact.path, f"{row.part}.{row.split}") for row in stats.parts
+            (row.part, row.split): Stream.open(artifact.path, f"{row.part}.{row.split}", artifact.meta.files)
+            for row in stats.parts
         }
-        tokenizer = Tokenizer.load(artifact.path / "tokenizer.json")
+        tokenizer = Tokenizer.load(artifact.file("tokenizer.json"))
         if unfit := _mismatch(stats, streams, tokenizer):
             raise UserError(f"The {unfit} of {artifact.path} do not fit together; build the tokens again.")
         return cls(artifact, artifact.config(DataConfig), tokenizer, stats, streams)
@@ -160,14 +159,6 @@ class Tokens:
             return int(u_place * (last + 1))
         eligible = int(np.searchsorted(stream.offsets[:-1], last, side="right"))
         return int(stream.offsets[int(u_place * eligible)])
-
-
-def _require_listed(artifact: Artifact) -> None:
-    """Raise UserError for files that are read and that the artefact does not list, so that nothing vouches for them."""
-    shards = [path.name for pattern in ("*.bin", "*.offsets.npy") for path in artifact.path.glob(pattern)]
-    for name in ("config.json", "manifest.jsonl", "stats.json", "tokenizer.json", *sorted(shards)):
-        if name not in artifact.meta.files:
-            raise UserError(f"{artifact.path}/meta.json does not list {name}; build the tokens again.")
 
 
 def _mismatch(stats: Stats, streams: Mapping[tuple[Part, Split], Stream], tokenizer: Tokenizer) -> str | None:

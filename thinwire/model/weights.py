@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from thinwire import artifact
+from thinwire.artifact import Artifact
+from thinwire.artifact.tensors import UNREADABLE, is_finite, read_tensors, write_tensors
 from thinwire.errors import UserError
 from thinwire.model.config import ModelConfig
 from thinwire.model.precision import own_modes
@@ -83,9 +83,8 @@ def save_weights(model: Transformer, path: Path, round_dense: bool = False) -> N
             tensors |= _to_codes(name, value)
         else:
             tensors[name] = value
-    with artifact.atomic(path) as temporary:
-        # one entry of metadata: a file keeps several in no fixed order, and the same weights should give the same bytes
-        save_file(tensors, temporary, metadata={"sparse": json.dumps(shapes)})
+    # one entry of metadata: a file keeps several in no fixed order, and the same weights should give the same bytes
+    write_tensors(path, tensors, {"sparse": json.dumps(shapes)})
 
 
 @dataclass(frozen=True)
@@ -119,23 +118,24 @@ def read_weights(model: Transformer, path: Path) -> dict[str, Tensor | Rows]:
 
     Raises UserError as `load_weights` does.
     """
+    refusal = f"{path} is not a readable thinwire weight file; export or train the model again."
+    read = read_tensors(path, refusal)
+    parts, rounded = read.values, dict[str, Tensor]()
     try:
-        with safe_open(path, framework="pt") as file:
-            shapes = json.loads((file.metadata() or {}).get("sparse", "{}"))
-            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        shapes = json.loads(read.metadata.get("sparse", "{}"))
         stored: dict[str, Tensor | Rows] = {name: _from_rows(parts, name, shape) for name, shape in shapes.items()}
         for name in [key.removesuffix("/codes") for key in parts if key.endswith("/codes")]:
-            stored[name] = _from_codes(parts, name)
+            stored[name] = rounded[name] = _from_codes(parts, name)
         stored |= parts
-    except (SafetensorError, OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError):
-        raise UserError(f"{path} is not a readable thinwire weight file; export or train the model again.") from None
+    except UNREADABLE:
+        raise UserError(refusal) from None
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in stored.items()}
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise UserError(f"{path} does not fit the model: {differing[0]} is missing, extra or of another shape.")
-    for name, value in stored.items():
-        if not (value.values if isinstance(value, Rows) else value).float().isfinite().all():
+    for name, value in rounded.items():  # a product of a code and a scale may be too large
+        if not is_finite(value):
             raise UserError(f"{path} holds numbers that are not finite, in {name}; export or train the model again.")
     return stored
 
@@ -187,14 +187,13 @@ def load(folder: Path | str) -> Transformer:
 
     Raises UserError when it is not a finished model.
     """
-    model, path = empty_model(folder)
+    model, path = empty_model(artifact.open_artifact(Path(folder), "model"))
     load_weights(model, path)
     return model.eval().requires_grad_(False)
 
 
-def empty_model(folder: Path | str) -> tuple[Transformer, Path]:
+def empty_model(opened: Artifact) -> tuple[Transformer, Path]:
     """A model without memory of its own, and its file of weights, which must fit before any memory is taken."""
-    opened = artifact.open_artifact(Path(folder), "model")
-    config = ModelConfig.load(opened.path / "model.json")
+    config = ModelConfig.load(opened.file("model.json"))
     with torch.device("meta"):
-        return Transformer(config), opened.path / "weights.safetensors"
+        return Transformer(config), opened.file("weights.safetensors")

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from thinwire import artifact
 from thinwire.config import Config, explain, read_record
 from thinwire.errors import UserError
+from thinwire.files import read_bytes
 from thinwire.progress import Report, silent
 from thinwire.prune.config import Point, PruneConfig
 from thinwire.prune.trial import Trial, best
@@ -254,7 +255,7 @@ class _Content(NamedTuple):
 
 def _read(path: Path, advice: str) -> _Content:
     try:
-        *lines, rest = path.read_bytes().split(b"\n")
+        *lines, rest = read_bytes(path).split(b"\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {advice}.") from None
     trials = []

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
+from thinwire.artifact.tensors import read_tensors
 from thinwire.bridge.config import BridgeConfig
 from thinwire.bridge.crossings import Pair
 from thinwire.bridge.maps import Bridge, Junction, matching_points
@@ -145,7 +145,9 @@ def _trained(
 
     def make() -> StoredBridge:
         bridge = Bridge(ends.junctions, before.bridge.d_dense, before.bridge.d_sparse, config.n_active)
-        state = load_file(run / OBJECTIVE_STATE)
+        opened = artifact.open_artifact(run, "model")
+        refusal = f"{run} has lost the bridge that it trained; delete it and fit again."
+        state = read_tensors(opened.file(OBJECTIVE_STATE), refusal).values
         bridge.load_state_dict({name.removeprefix("bridge."): value for name, value in state.items()})
         seconds = before.summary.seconds + (trained.seconds or 0.0)
         return _save(ends, folder, bridge.requires_grad_(False), config, stage, sparse, seconds)

@@ -10,7 +10,7 @@ from thinwire.errors import UserError
 from thinwire.progress import Report, silent
 from thinwire.stages.workspace import Opened
 from thinwire.tasks import Task
-from thinwire.train.result import read_result
+from thinwire.train.result import result_in
 from thinwire.verify.verdict import Verdict
 from thinwire.view import page
 from thinwire.view.build import Case, Origin, PageConfig, payload_from
@@ -34,7 +34,7 @@ def view_stage(
     suffix_of(out, PAGES)
     artifact.check_file_place(out)
     artifact.make_parents(out)
-    result = read_result(opened.artifact.path)
+    result = result_in(opened.artifact)
     origin = Origin(opened.artifact.id, result.val_loss, opened.artifact.meta.seed)
     names = titles([circuit for circuit, _ in cases])
     chosen = [Case(circuit, verdict, own, name) for (circuit, verdict), name in zip(cases, names, strict=True)]

@@ -89,7 +89,7 @@ class Opened:
     def open(cls, folder: Path | str) -> "Opened":
         """Open a model by folder or shipped name, on sparse kernels. Raises UserError where it is not finished."""
         found = artifact.open_artifact(Path(folder), "model")
-        return cls(found, load_compiled(found.path), Tokenizer.load(found.path / "tokenizer.json"))
+        return cls(found, load_compiled(found), Tokenizer.load(found.file("tokenizer.json")))
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Raise UserError when tokens were made with another tokenizer than the model's."""

@@ -6,8 +6,10 @@ An empty answer means any token but the other answer. If no line names its split
 for validation, 20% held out; lines that share a prompt stay together. Blank lines are ignored.
 """
 
+import errno
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from thinwire.config import explain
 from thinwire.data.words import SPLITS, Split
 from thinwire.errors import UserError
+from thinwire.files import read_bytes
 from thinwire.tasks.batch import Pair
 from thinwire.tasks.splits import Group, divided, groups_of
 from thinwire.tasks.task import SHOWN, Lines, Task, check_name
@@ -83,16 +86,14 @@ def task_from_file(path: Path | str) -> Task:
 
 def _read(path: Path) -> bytes:
     remedy = "give a JSON Lines file of pairs"
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not a file; {remedy}.")
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        return read_bytes(path, MAX_BYTES)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB; give a part of its lines.") from None
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UserError(f"{path} is not a file; {remedy}.") from None
         raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}.") from None
-    if len(content) > MAX_BYTES:
-        raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB; give a part of its lines.")
-    return content
 
 
 def _parse(content: bytes, path: Path) -> Numbered:

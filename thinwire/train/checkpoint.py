@@ -4,30 +4,42 @@
   weights, write only a head. With `fsdp` every rank writes one file, and that of rank 0 is the head.
 * The rows of a sharded tensor are in the order of the files. Any number of ranks in any mode reads any checkpoint, and
   each rank reads only the rows that it holds.
-* Writes are atomic. The head is written last and replaces that of the checkpoint before, whose shards are deleted only
-  then. So there is a complete checkpoint at every moment.
+* Writes are atomic. The head is written last. So there is a complete checkpoint at every moment.
+* Every file holds the SHA-256 of its contents. The checkpoint before is kept too, and a run whose last one is damaged
+  resumes from that.
 """
 
+import hashlib
 import json
+import logging
 import math
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from thinwire import artifact
+from thinwire.artifact.tensors import UNREADABLE, opened
 from thinwire.errors import UserError
+from thinwire.interrupt import held
+from thinwire.train.ranks import Ranks
 from thinwire.train.rows import like_sharded, local, local_rows
 from thinwire.train.step import State
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError)
-"""What reading a damaged checkpoint may raise."""
+RUN = "run"
+"""Key of the metadata that hold the state of the run, in JSON."""
+DIGEST = "sha256"
+
+
+class Damaged(UserError):
+    """A checkpoint whose files are not what was written."""
 
 
 def save(state: State, path: Path, parents: dict[str, str], seconds: float) -> None:
@@ -41,38 +53,120 @@ def save(state: State, path: Path, parents: dict[str, str], seconds: float) -> N
         shards = []
     if shards and not ranks.first:
         with artifact.atomic(shards[ranks.rank - 1]) as temporary:
-            save_file(dict(_rows(state)), temporary)
+            _write(temporary, dict(_rows(state)), {"step": state.step})
     ranks.wait()
     if ranks.first:
         run = {"step": state.step, "parents": parents, "seconds": seconds, "shards": [shard.name for shard in shards]}
         if state.support_share is not None:
             run["support_share"] = state.support_share
         with artifact.atomic(path) as temporary:
-            save_file(dict(_rows(state)) | dict(_wholes(state)), temporary, metadata={"run": json.dumps(run)})
-        _remove_shards(path, keep=shards)
+            _write(temporary, dict(_rows(state)) | dict(_wholes(state)), run)
+            kept = _keep(path)
+        _remove_shards(path, keep=[*shards, *kept])
     ranks.wait()
 
 
-def saved_step(path: Path) -> int:
-    """The step a checkpoint was saved after; 0 where there is none yet."""
+def previous(path: Path) -> Path:
+    """The head of the checkpoint before the one at `path`."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], run: Mapping[str, object]) -> None:
+    """Write a file with its digest."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    described = {**run, DIGEST: digest(run, sorted(on_cpu), on_cpu.__getitem__)}
+    with held():
+        save_file(on_cpu, path, metadata={RUN: json.dumps(described)})
+
+
+def digest(run: Mapping[str, object], names: Iterable[str], tensor: Callable[[str], Tensor]) -> str:
+    """SHA-256, in hex, of the state of a run and of tensors: names, types, shapes and values."""
+    found = hashlib.sha256(json.dumps(run, sort_keys=True).encode())
+    for name in names:
+        value = tensor(name)
+        found.update(f"\n{name} {value.dtype} {list(value.shape)} ".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _keep(path: Path) -> list[Path]:
+    """Keep the checkpoint at `path`, if there is one, as the previous one; returns its shards."""
     if not path.exists():
+        return []
+    with artifact.atomic(previous(path)) as temporary:
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)
+    try:
+        with _Reader.open(path) as reader:
+            return [path.with_name(name) for name in reader.run["shards"]]
+    except UNREADABLE:
+        return []
+
+
+def saved_step(path: Path) -> int:
+    """The step a checkpoint was saved after; 0 where there is none that can be read."""
+    try:
+        with opened(path) as file:
+            return int(json.loads(file.metadata()[RUN])["step"])
+    except UNREADABLE:
         return 0
-    with safe_open(path, framework="pt") as file:
-        return int(json.loads(file.metadata()["run"])["step"])
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint, its shards after its head."""
+    """Delete all checkpoints, their shards after their heads."""
     path.unlink(missing_ok=True)
+    previous(path).unlink(missing_ok=True)
     _remove_shards(path, keep=[])
 
 
-@torch.no_grad()
 def restore(state: State, path: Path, parents: dict[str, str]) -> float:
-    """Load a checkpoint into a fresh `state`; returns the seconds that the run had taken.
+    """Load a checkpoint into a fresh `state`; returns the seconds that the run had taken. All ranks call this together.
 
-    Raises UserError when a file is damaged or missing, or was made from other parents.
+    Where the last checkpoint is damaged, the one before is loaded, and a warning says so. Raises UserError when that is
+    damaged too or missing, or when it was made from other parents.
     """
+    ranks = state.ranks
+    try:
+        with ranks.together(Damaged):
+            check(path, ranks)
+    except Damaged:
+        before = previous(path)
+        if not ranks.any(before.exists()):
+            raise
+        with ranks.together(Damaged):
+            check(before, ranks)
+        if ranks.first:
+            os.replace(before, path)
+            step = saved_step(path)
+            logging.getLogger(__name__).warning("%s is damaged; the run resumes from step %d, before it.", path, step)
+        ranks.wait()
+    with ranks.together():
+        return _load(state, path, parents)
+
+
+def check(path: Path, ranks: Ranks) -> None:
+    """Raise Damaged unless the digests of a checkpoint's files are right; each rank checks its share of the files."""
+    try:
+        with _Reader.open(path) as reader:
+            for file in reader.parts[ranks.rank :: ranks.world_size]:
+                run = json.loads(file.metadata()[RUN])
+                expected = run.pop(DIGEST)
+                if digest(run, sorted(file.keys()), file.get_tensor) != expected:
+                    raise Damaged(_damaged(path))
+    except Damaged:
+        raise
+    except UNREADABLE:
+        raise Damaged(_damaged(path)) from None
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged; delete the folder {path.parent} and train again."
+
+
+@torch.no_grad()
+def _load(state: State, path: Path, parents: dict[str, str]) -> float:
     try:
         with _Reader.open(path) as reader:
             run = reader.run
@@ -91,8 +185,10 @@ def restore(state: State, path: Path, parents: dict[str, str]) -> float:
                 state.optimizer.state[parameter] = {**moments, "step": step}
         state.step, seconds = _progress(run, state.objective.config.steps)
         state.support_share = _share(run)
+    except UserError:
+        raise
     except UNREADABLE:
-        raise UserError(f"{path} is damaged; delete the folder {path.parent} and train again.") from None
+        raise UserError(_damaged(path)) from None
     return seconds
 
 
@@ -137,11 +233,11 @@ def _shard(path: Path, step: int, rank: int, world_size: int) -> Path:
 
 
 def _remove_shards(path: Path, keep: list[Path]) -> None:
-    """Delete shards that no head names, and temporary files of an interrupted writer."""
-    stale = [*path.parent.glob(f"{path.stem}.*-of-*{path.suffix}"), *path.parent.glob(f".{path.stem}.*.tmp")]
-    for file in stale:
+    """Delete shards that no head names, and what interrupted writers left."""
+    for file in path.parent.glob(f"{path.stem}.*-of-*{path.suffix}"):
         if file not in keep:
             file.unlink(missing_ok=True)
+    artifact.sweep(path.parent)
 
 
 class _Reader:
@@ -150,19 +246,19 @@ class _Reader:
     def __init__(self, head: Any, run: dict[str, Any], shards: list[Any]) -> None:
         self.run = run
         self._head = head
-        self._parts = [head, *shards]
+        self.parts = [head, *shards]
 
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[Self]:
         """The checkpoint at `path` with the shards it names, all open until the block ends."""
         with ExitStack() as files:
-            head: Any = files.enter_context(safe_open(path, framework="pt"))
-            run = json.loads(head.metadata()["run"])
+            head: Any = files.enter_context(opened(path))
+            run = json.loads(head.metadata()[RUN])
             if not all(Path(name).name == name for name in run["shards"]):
                 raise KeyError("a shard outside the folder")
             shards = [path.with_name(name) for name in run["shards"]]
-            yield cls(head, run, [files.enter_context(safe_open(shard, framework="pt")) for shard in shards])
+            yield cls(head, run, [files.enter_context(opened(shard)) for shard in shards])
 
     def has(self, key: str) -> bool:
         """Whether the head has a tensor of this name."""
@@ -176,7 +272,7 @@ class _Reader:
         """The rows of a stored tensor that this rank holds of `parameter`. Raises RuntimeError for another shape."""
         if parameter.ndim == 0:
             return self.whole(key)
-        slices = [part.get_slice(key) for part in self._parts]
+        slices = [part.get_slice(key) for part in self.parts]
         shapes = [tuple(each.get_shape()) for each in slices]
         n_rows = sum(shape[0] for shape in shapes)
         if {shape[1:] for shape in shapes} != {tuple(parameter.shape[1:])} or n_rows != parameter.shape[0]:

@@ -12,24 +12,33 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from thinwire import artifact
+from thinwire.artifact.tensors import write_tensors
 from thinwire.data import Tokens
 from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.errors import UserError
+from thinwire.files import read_text
+from thinwire.interrupt import StopRequest, stop_on_signal
 from thinwire.model.precision import own_modes
 from thinwire.train import checkpoint
 from thinwire.train.config import TrainConfig
 from thinwire.train.finite import NotFinite, check_weights
 from thinwire.train.inputs import NO_SOURCES, Inputs, Sources
-from thinwire.train.interrupt import StopRequest, stop_on_signal
 from thinwire.train.language import LANGUAGE_MODELING
 from thinwire.train.metrics import Metrics, Muted
 from thinwire.train.objective import ObjectiveFactory
 from thinwire.train.ranks import SINGLE, Ranks
-from thinwire.train.result import OBJECTIVE, OBJECTIVE_STATE, TrainResult, read_result, result_of, write_model
+from thinwire.train.result import (
+    OBJECTIVE,
+    OBJECTIVE_STATE,
+    TrainResult,
+    read_result,
+    result_in,
+    result_of,
+    write_model,
+)
 from thinwire.train.rows import count_nonzeros, gathered
 from thinwire.train.sinks import Sink, check_sinks, open_sinks
 from thinwire.train.sparse_step import check_compute
@@ -111,20 +120,25 @@ def _finished(config: TrainConfig, inputs: Inputs, out: Path, objective: Objecti
     opened = artifact.open_artifact(out, "model", remedy=f"delete {out} and train again")
     if opened.config(TrainConfig) != config:
         raise UserError(f"{out} holds a model trained with another config; choose another --out.")
-    if _stored_objective(out) != objective.identity():
+    stored = opened.file(OBJECTIVE) if OBJECTIVE in opened.meta.files else None
+    if _identity(stored) != objective.identity():
         raise UserError(f"{out} holds a model trained with another objective; choose another --out.")
     for role in ("start", "teacher"):
         if role in opened.meta.parents and role not in inputs.parents:
             raise UserError(f"{out} holds a model trained with a {role}; give --{role}, or choose another --out.")
     for role, parent in inputs.parents.items():
         artifact.require_parent(opened, role, parent)
-    return read_result(out)
+    return result_in(opened, str(out))
 
 
-def _stored_objective(out: Path) -> str:
-    """The identity of the objective that the run in a folder has."""
-    path = out / OBJECTIVE
-    return path.read_text(encoding="utf-8") if path.exists() else LANGUAGE_MODELING.identity()
+def _identity(path: Path | None) -> str:
+    """The identity of the objective that a file names; without a file, of the default one. Raises UserError."""
+    if path is None:
+        return LANGUAGE_MODELING.identity()
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); delete the folder and train again.") from None
 
 
 @contextmanager
@@ -155,7 +169,8 @@ def _enter(config: TrainConfig, inputs: Inputs, out: Path, state: State, objecti
             remedy = "finish that, or choose another --out"
             if TrainConfig.load(out / "config.json") != config:
                 raise UserError(f"{out} holds an unfinished run with another config; {remedy}.")
-            if (out / CHECKPOINT).exists() and _stored_objective(out) != objective.identity():
+            stored = out / OBJECTIVE if (out / OBJECTIVE).exists() else None
+            if (out / CHECKPOINT).exists() and _identity(stored) != objective.identity():
                 raise UserError(f"{out} holds an unfinished run with another objective; {remedy}.")
         if ranks.first:
             artifact.write_text(out / "config.json", config.to_json())
@@ -165,8 +180,7 @@ def _enter(config: TrainConfig, inputs: Inputs, out: Path, state: State, objecti
                 artifact.write_text(out / OBJECTIVE, objective.identity())
     if not ranks.any((out / CHECKPOINT).exists()):
         return 0.0
-    with ranks.together():
-        return checkpoint.restore(state, out / CHECKPOINT, inputs.ids)
+    return checkpoint.restore(state, out / CHECKPOINT, inputs.ids)
 
 
 def _kept(path: Path) -> str:
@@ -243,8 +257,8 @@ def _finish(run: _Run, seconds: float) -> TrainResult:
     also = [artifact.METRICS, *([OBJECTIVE] if (run.out / OBJECTIVE).exists() else [])]
     trained = state.objective.own_state()
     if trained:
-        with artifact.atomic(run.out / OBJECTIVE_STATE) as temporary:
-            save_file({name: value.detach().cpu().contiguous() for name, value in trained.items()}, temporary)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in trained.items()}
+        write_tensors(run.out / OBJECTIVE_STATE, tensors)
         also.append(OBJECTIVE_STATE)
     write_model(run.out, model, config, tokens, run.inputs.parents, result, also)
     checkpoint.remove(run.out / CHECKPOINT)

@@ -1,6 +1,7 @@
 """metrics.jsonl: what a run logs, one JSON object a line; also passed on to other sinks, and read back as curves."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,14 @@ from pathlib import Path
 from thinwire import artifact
 from thinwire.display import one_line
 from thinwire.errors import UserError
+from thinwire.files import read_bytes, read_text
 from thinwire.train.sinks import Sink
 
 LARGEST = 2**53
 """Integers from here on are invalid as steps and counts: a float, and a browser, cannot represent all of them."""
+
+LARGEST_METRICS = 1 << 30
+"""Bytes of the largest metrics.jsonl that is read: those of a million steps."""
 
 
 class Metrics:
@@ -20,7 +25,7 @@ class Metrics:
     def __init__(self, path: Path, step: int, sinks: Sequence[Sink] = ()) -> None:
         self.path = path
         self.sinks = sinks
-        if path.exists():
+        if os.path.lexists(path):
             lines = [line for line in _lines(path) if _step_of(line) <= step]
             artifact.write_text(path, "".join(line + "\n" for line in lines))
 
@@ -35,7 +40,7 @@ class Metrics:
     def add_once(self, step: int, **values: object) -> None:
         """Append a line, unless one of this step already has the first of these values."""
         name = next(iter(values))
-        lines = _lines(self.path) if self.path.exists() else []
+        lines = _lines(self.path)
         if not any(_step_of(line) == step and name in json.loads(line) for line in lines):
             self.add(step, **values)
 
@@ -53,7 +58,11 @@ class Muted(Metrics):
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    """The lines of a file; none where it cannot be read."""
+    try:
+        return read_bytes(path, LARGEST_METRICS).decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _step_of(line: str) -> float:
@@ -98,8 +107,8 @@ def read_metrics(folder: Path | str) -> dict[str, Curve]:
     """
     path = Path(folder) / artifact.METRICS
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_text(path, LARGEST_METRICS).splitlines()
+    except OSError:
         raise UserError(f"{path} cannot be read; give the folder of a model that was trained here.") from None
     points: dict[str, dict[int, float]] = {}
     for line in lines:

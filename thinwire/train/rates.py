@@ -18,9 +18,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from thinwire.artifact import make_parents, write_text
+from thinwire.artifact import make_parents, require_file_place, write_text
 from thinwire.config import Config, explain
 from thinwire.errors import UserError
+from thinwire.files import read_text
 
 Size = tuple[int, ...]
 PACKAGED = Path(__file__).with_name("rates.json")
@@ -198,7 +199,7 @@ def _from_peaks(peaks: Peaks, kernel: str, family: Family, size: Size) -> float:
 def read_rates(path: Path) -> dict[str, Device]:
     """The devices of a file of rates. Raises UserError when it cannot be read."""
     try:
-        return TypeAdapter(dict[str, Device]).validate_json(path.read_bytes())
+        return TypeAdapter(dict[str, Device]).validate_json(read_text(path))
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); give a file of thinwire doctor --measure."
@@ -209,6 +210,7 @@ def read_rates(path: Path) -> dict[str, Device]:
 
 def write_rates(path: Path, name: str, device: Device) -> None:
     """Add or replace a device in a file of rates. Raises UserError when the file cannot be written."""
+    require_file_place(path)
     path = path.resolve()  # a link stays a link: the file it points to is written
     devices = (read_rates(path) if path.exists() else {}) | {name: device}
     make_parents(path)

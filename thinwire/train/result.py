@@ -77,18 +77,17 @@ def result_of(
 
 def read_result(folder: Path | str) -> TrainResult:
     """The result of a finished run from its folder, whose files are checked. Raises UserError for any other."""
-    opened = artifact.open_artifact(Path(folder), "model")
-    return replace(read_summary(opened.path), out=str(folder))
+    return result_in(artifact.open_artifact(Path(folder), "model"), str(folder))
 
 
-def read_summary(folder: Path) -> TrainResult:
-    """The same from the summary alone, without the name of the folder."""
-    refusal = f"{folder} does not hold a readable summary.json; delete it and train again."
-    return read_record(TrainResult, folder / artifact.SUMMARY, refusal)
+def result_in(opened: Artifact, out: str = "") -> TrainResult:
+    """The same from a model artefact that is open already."""
+    refusal = f"{opened.path} does not hold a readable summary.json; delete it and train again."
+    return replace(read_record(TrainResult, opened.file(artifact.SUMMARY), refusal), out=out)
 
 
 def write_summary(folder: Path, result: TrainResult) -> None:
-    """Write what `read_summary` reads."""
+    """Write what `result_in` reads."""
     stored = {name: value for name, value in asdict(result).items() if name != "out"}
     artifact.write_text(folder / artifact.SUMMARY, json.dumps(stored, indent=2))
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, Self
 from thinwire import artifact
 from thinwire.config import Config
 from thinwire.errors import UserError
+from thinwire.files import read_text
 from thinwire.registry import Registry
 
 SinkName = Literal["tensorboard", "wandb"]
@@ -109,7 +110,7 @@ class WeightsAndBiases:
         try:
             self._run = wandb.init(
                 project="thinwire",
-                id=path.read_text(encoding="utf-8"),
+                id=read_text(path),
                 name=f"{folder.absolute().parent.name}/{folder.name}",
                 dir=str(folder),
                 config=config.model_dump(mode="json"),

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from thinwire.circuit import Circuit
+from thinwire.config import read_record
 from thinwire.display import one_line
-from thinwire.errors import UserError
 from thinwire.model.taps import Tap, ablate, identity
 from thinwire.model.transformer import Transformer
 from thinwire.prune.config import Ablation
@@ -71,8 +71,5 @@ def ablation_of(circuit: Circuit) -> Ablation:
     """
     if circuit.artifact is None:
         return "mean"
-    path = circuit.artifact.path / "config.json"
-    try:
-        return _Pruned.model_validate_json(path.read_bytes()).ablation
-    except (OSError, ValidationError):
-        raise UserError(f"{path} is not the config of a circuit; prune again.") from None
+    path = circuit.artifact.file("config.json")
+    return read_record(_Pruned, path, f"{path} is not the config of a circuit; prune again.").ablation

@@ -82,7 +82,7 @@ class Verdict(Shown):
         """The verdict in an artefact folder. Raises UserError when it is not a whole one."""
         opened = artifact.open_artifact(Path(folder), "verdict")
         refusal = f"{folder} does not hold a readable verdict; verify again."
-        return read_record(cls, opened.path / "verdict.json", refusal)
+        return read_record(cls, opened.file("verdict.json"), refusal)
 
 
 def finished_verdict(circuit: Circuit, folder: Path, config: VerifyConfig | None = None) -> Verdict | None:

@@ -17,7 +17,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from thinwire.artifact import atomic, make_parents
+from thinwire.artifact import atomic, make_parents, require_file_place
 from thinwire.view.layout import lay_out
 from thinwire.view.payload import Payload
 
@@ -50,6 +50,7 @@ TOP_LEVEL = re.compile(r"^(?:export )?(?:async )?(?:function|const|let|class) ([
 def write(payload: Payload, path: Path) -> None:
     """Write the page of a payload to `path`; the same payload gives the same bytes. Raises UserError for a bad path."""
     path = Path(path)
+    require_file_place(path, "an HTML file")
     make_parents(path)
     text = render(payload)
     with atomic(path) as temporary:

@@ -17,7 +17,7 @@ from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
 from thinwire.train.config import TrainConfig
 from thinwire.train.metrics import Curve, group, read_metrics
-from thinwire.train.result import TrainResult, read_summary
+from thinwire.train.result import TrainResult, result_in
 from thinwire.view import page
 from thinwire.view.charts import Chart, charts_of
 from thinwire.view.formats import PAGES, suffix_of
@@ -92,9 +92,11 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
 
 def report_of(folder: Path) -> RunReport:
     """The report of the run in a model folder, finished or not."""
-    config = TrainConfig.load(folder / "config.json")
-    curves = read_metrics(folder)
-    result = read_summary(folder) if artifact.is_finished(folder) else None
+    # the files of a finished run are checked before any is read
+    opened = artifact.open_artifact(folder, "model") if artifact.is_finished(folder) else None
+    result = result_in(opened) if opened else None
+    config = opened.config(TrainConfig) if opened else TrainConfig.load(folder / "config.json")
+    curves = read_metrics(opened.file(artifact.METRICS).parent if opened else folder)
     done = max((curve.steps[-1] for curve in curves.values()), default=0)
     name = f"{folder.absolute().parent.name}/{folder.name}"
     return RunReport(
