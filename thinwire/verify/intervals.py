@@ -31,14 +31,16 @@ def auc_interval(margins: Tensor, seed: int) -> Interval:
     A resample is a number of copies of each pair, so the log-odds are sorted once.
     """
     n = len(margins) // 2
-    drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
-    copies = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n, (RESAMPLES, n), generator=generator, dtype=torch.int64, device="cpu")
+    one = torch.ones(1, dtype=torch.float64, device="cpu")
+    copies = torch.zeros(RESAMPLES, n, dtype=torch.float64, device="cpu").scatter_add_(1, drawn, one.expand_as(drawn))
     right, wrong = margins.cpu().unflatten(0, (2, -1))
     wrong, order = (-wrong).sort()
-    lower = torch.cat([torch.zeros(RESAMPLES, 1, dtype=torch.float64), copies[:, order].cumsum(1)], 1)
+    lower = torch.cat([torch.zeros(RESAMPLES, 1, dtype=torch.float64, device="cpu"), copies[:, order].cumsum(1)], 1)
     below, ties_too = (lower[:, torch.searchsorted(wrong, right, right=ties)] for ties in (False, True))
     found = (copies * (below + ties_too)).sum(1) / (2 * n * n)
-    low, high = found.quantile(torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)).tolist()
+    low, high = found.quantile(torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64, device="cpu")).tolist()
     return Interval(low, high)
 
 
