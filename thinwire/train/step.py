@@ -228,7 +228,7 @@ def normalize_gradient(gradients: list[Tensor], how: str, share: float = 1.0) ->
     """
     numel = sum(gradient.numel() for gradient in gradients)
     if not numel:
-        return torch.zeros((), dtype=torch.float32)  # the objective freezes the model
+        return torch.zeros((), dtype=torch.float32, device="cpu")  # the objective freezes the model
     norm = torch.nn.utils.get_total_norm(gradients)
     rms = (norm.full_tensor() if is_sharded(norm) else norm) / numel**0.5 / share  # pyright: ignore
     divisor = {"normalize": rms, "clip": rms.clamp(min=1.0), "none": torch.ones_like(rms)}[how]
