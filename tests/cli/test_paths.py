@@ -37,14 +37,15 @@ def test_home_is_expanded_in_every_option(
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX systems")
 def test_pages_replace_no_device(work: Path, tmp_path: Path, thinwire: Thinwire, few_pairs: None) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "null").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "fifo.html")
+    (tmp_path / "null.html").symlink_to("/dev/null")
+    (tmp_path / "folder.html").mkdir()
     for source in (work / "circuits" / TASK, work / "model"):
-        thinwire("view", source, "--out", tmp_path / "fifo").refused("is a pipe; give the name of")
-        thinwire("view", source, "--out", tmp_path / "null").refused("is a device; give the name of")
-        thinwire("view", source, "--out", work).refused("is a folder; give the name of")
-    assert (tmp_path / "fifo").is_fifo()
-    assert (tmp_path / "null").is_symlink()
+        thinwire("view", source, "--out", tmp_path / "fifo.html").refused("is a pipe; give the name of")
+        thinwire("view", source, "--out", tmp_path / "null.html").refused("is a device; give the name of")
+        thinwire("view", source, "--out", tmp_path / "folder.html").refused("is a folder; give the name of")
+    assert (tmp_path / "fifo.html").is_fifo()
+    assert (tmp_path / "null.html").is_symlink()
 
 
 def test_a_newer_artefact_is_called_so(work: Path, thinwire: Thinwire) -> None:

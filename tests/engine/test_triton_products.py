@@ -113,7 +113,7 @@ def test_infinite_activations_reach_only_the_rows_that_read_them() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_norm_of_feature_major_activations(dtype: torch.dtype) -> None:
-    norm = RMSNorm(24, eps=1e-5, device=DEVICE)
+    norm = RMSNorm(24, eps=1e-5).to(DEVICE)
     with torch.no_grad():
         norm.weight.copy_(normal(24))
     features = normal(24, 15, dtype=dtype, seed=1)

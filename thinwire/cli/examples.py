@@ -113,7 +113,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "bridge": (
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens --out runs/bridge",
-        "thinwire bridge runs/dense runs/sparse --tokens runs/tokens -o runs/b --joint-steps 0",
+        "thinwire bridge runs/dense runs/sparse --tokens runs/tokens -o runs/b --seed 1",
     ),
     "generate": (
         "thinwire generate python-2x256 --prompt 'def add(a, b):'",
