@@ -13,6 +13,7 @@ WORST: tuple[Status, ...] = ("fail", "warn", "pass")
 """The status of a check is the first of these that one of its measurements has."""
 CLAIMS = {
     "sufficiency": ("sufficient under {} ablation", "not sufficient under {} ablation"),
+    "uncalibrated": ("right without calibration", "not right without calibration"),
     "resample": ("sufficient with another pair's values outside", "not sufficient with another pair's values outside"),
     "necessity": ("needed by the model", "not shown to be needed"),
     "random": ("better than random circuits of its size", "not set apart from random circuits"),
