@@ -15,7 +15,7 @@ from thinwire.bridge.store import load_bridge
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.weights import load
-from thinwire.stages.bridge import Ends, bridge_stage
+from thinwire.stages import Ends, bridge_stage
 from thinwire.train import train
 
 CONFIG = BridgeConfig(ridge_tokens=2_000, bridge_steps=6, joint_steps=6, batch_size=4, validation_tokens=200)
