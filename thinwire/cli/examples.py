@@ -112,8 +112,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "thinwire verify runs/mine/circuits/set_or_string --pairs 512 --force",
     ),
     "bridge": (
-        "thinwire bridge runs/dense runs/sparse --tokens runs/tokens --out runs/bridge",
-        "thinwire bridge runs/dense runs/sparse --tokens runs/tokens -o runs/b --joint-steps 0",
+        "thinwire bridge dense sparse --tokens tokens --out runs/bridge",
+        "thinwire bridge dense sparse --tokens tokens -o bridge --joint-steps 0",
     ),
     "generate": (
         "thinwire generate python-2x256 --prompt 'def add(a, b):'",
