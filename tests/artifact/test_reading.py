@@ -90,11 +90,11 @@ def test_meta_that_lists_files_of_others_is_refused(made: Path) -> None:
     refused(made, r"lists run\.sh, which a soup artefact does not have; do not trust it")
 
 
-BRIDGE = """
+VIADUCT = """
 from thinwire import artifact
 from thinwire.config import Config
 
-artifact.FORMATS.register("bridge")(artifact.Format(version=3, files=("bridge.txt",)))
+artifact.FORMATS.register("viaduct")(artifact.Format(version=3, files=("viaduct.txt",)))
 
 
 class Span(Config):
@@ -102,13 +102,13 @@ class Span(Config):
 
 
 def write(folder, model):
-    artifact.write_text(folder / "bridge.txt", "steel")
-    return artifact.finish(folder, "bridge", Span(metres=40), {"model": model}, ["bridge.txt"])
+    artifact.write_text(folder / "viaduct.txt", "steel")
+    return artifact.finish(folder, "viaduct", Span(metres=40), {"model": model}, ["viaduct.txt"])
 
 
 def write_more(folder):
     artifact.write_text(folder / "plan.txt", "drawn")
-    artifact.finish(folder, "bridge", Span(metres=40), {}, ["plan.txt"])
+    artifact.finish(folder, "viaduct", Span(metres=40), {}, ["plan.txt"])
 """
 
 
@@ -116,30 +116,30 @@ def test_a_module_registers_a_format_of_its_own(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "room").mkdir()
-    (tmp_path / "room/own_bridge.py").write_text(BRIDGE)
+    (tmp_path / "room/own_viaduct.py").write_text(VIADUCT)
     monkeypatch.syspath_prepend(tmp_path / "room")
-    folder = tmp_path / "bridge"
+    folder = tmp_path / "viaduct"
     folder.mkdir()
-    own_bridge = importlib.import_module("own_bridge")
+    own_viaduct = importlib.import_module("own_viaduct")
     parent = artifact.open_artifact(made, "soup")
-    written = own_bridge.write(folder, parent)
-    opened = artifact.open_artifact(folder, "bridge")
+    written = own_viaduct.write(folder, parent)
+    opened = artifact.open_artifact(folder, "viaduct")
     assert opened == written
     assert opened.meta.version == 3
-    assert opened.config(own_bridge.Span).metres == 40
+    assert opened.config(own_viaduct.Span).metres == 40
     artifact.require_parent(opened, "model", parent)
-    refused(folder, "is a bridge artefact where a soup artefact is needed")
-    with pytest.raises(AssertionError, match=r"the format bridge registers no file plan\.txt"):
-        own_bridge.write_more(folder)
+    refused(folder, "is a viaduct artefact where a soup artefact is needed")
+    with pytest.raises(AssertionError, match=r"the format viaduct registers no file plan\.txt"):
+        own_viaduct.write_more(folder)
     assert run(["info", str(folder), "--json"]) == 0
     described = json.loads(capfd.readouterr().out)
-    assert (described["kind"], described["format"], described["id"]) == ("bridge", 3, opened.id)
+    assert (described["kind"], described["format"], described["id"]) == ("viaduct", 3, opened.id)
     monkeypatch.setattr(FORMATS, "_entries", {"soup": FORMATS["soup"]})
     refusal = "no imported module registers; import or install the module that writes this format"
-    with pytest.raises(UserError, match=f"^'bridge' is a format that {refusal}\\.$"):
-        artifact.open_artifact(folder, "bridge")
+    with pytest.raises(UserError, match=f"^'viaduct' is a format that {refusal}\\.$"):
+        artifact.open_artifact(folder, "viaduct")
     assert run(["info", str(folder)]) == 2
-    assert f"{folder} is an artefact of format 'bridge', which {refusal}." in capfd.readouterr().err
+    assert f"{folder} is an artefact of format 'viaduct', which {refusal}." in capfd.readouterr().err
 
 
 def test_finished_work_is_reused_and_that_is_reported(made: Path, tmp_path: Path) -> None:

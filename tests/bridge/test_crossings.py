@@ -18,7 +18,7 @@ POINTS = 5
 
 
 def pair_of(dense: Transformer, sparse: Transformer) -> Pair:
-    return Pair(OwnTarget(dense), sparse, POINTS, POINTS)
+    return Pair.of(OwnTarget(dense), sparse)
 
 
 def test_identity_bridges_between_equal_models_are_exact() -> None:

@@ -15,7 +15,8 @@ from thinwire.bridge.store import load_bridge
 from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.weights import load
-from thinwire.stages.bridge import Ends, bridge_stage
+from thinwire.progress import Report
+from thinwire.stages import Ends, bridge_stage
 from thinwire.train import train
 
 CONFIG = BridgeConfig(ridge_tokens=2_000, bridge_steps=6, joint_steps=6, batch_size=4, validation_tokens=200)
@@ -86,6 +87,26 @@ def test_a_later_choice_remakes_no_stage_before(models: tuple[Path, Path], tiny_
     stamps = [(tmp_path / "work" / stage / "meta.json").stat().st_mtime_ns for stage in first]
     bridge_stage(ends, tmp_path / "work", few.replace(joint_steps=2, model_rate=0.001))
     assert stamps == [(tmp_path / "work" / stage / "meta.json").stat().st_mtime_ns for stage in first]
+
+
+def test_a_fit_stopped_in_any_stage_continues_to_the_same_bridges(
+    models: tuple[Path, Path], tiny_tokens: Tokens, tmp_path: Path
+) -> None:
+    ends = Ends.open(*models, tiny_tokens)
+    whole = [stored.artifact.id for stored in bridge_stage(ends, tmp_path / "whole", CONFIG).values()]
+    for stopped in ("ridge", "maps", "joint"):
+
+        def stop_there(stage: str, stopped: str = stopped) -> Report:
+            def report(done: int, total: int, status: str) -> None:
+                if stage == stopped and done == 3:
+                    raise KeyboardInterrupt
+
+            return report
+
+        with pytest.raises(KeyboardInterrupt):
+            bridge_stage(ends, tmp_path / stopped, CONFIG, stop_there)
+        continued = bridge_stage(ends, tmp_path / stopped, CONFIG)
+        assert [stored.artifact.id for stored in continued.values()] == whole, stopped
 
 
 def test_what_does_not_fit_is_refused(models: tuple[Path, Path], tiny_tokens: Tokens, tmp_path: Path) -> None:

@@ -244,6 +244,8 @@ def test_tokens_that_contradict_themselves_are_refused(sources: Path, tmp_path: 
         with case(name):
             shutil.copytree(made.artifact.path, folder)
             refinish(folder, leave_out=name)
-            with pytest.raises(UserError, match=rf"does not list {name},|{name} is missing or not listed|do(es)? not fit"):
+            with pytest.raises(
+                UserError, match=rf"does not list {name},|{name} is missing or not listed|do(es)? not fit"
+            ):
                 Tokens.open(folder)
             shutil.rmtree(folder)

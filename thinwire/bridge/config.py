@@ -35,7 +35,7 @@ class BridgeConfig(Config):
     joint_steps: int = Field(default=600, ge=0, le=2**32)
     """Steps that train the maps and the nonzeros of the sparse model together; 0 leaves the stage out."""
     batch_size: int = Field(default=8, ge=1, le=2**20)
-    """Sequences of the sparse model's context per step."""
+    """Sequences of the sparse model's context per step, and per batch of the ridge regression."""
     bridge_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate of the maps."""
     model_rate: float = Field(default=0.02, gt=0)

@@ -7,13 +7,13 @@ layers.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from thinwire.bridge.maps import Bridge
-from thinwire.bridge.targets import Target
+from thinwire.bridge.targets import Target, count_points
 from thinwire.model.transformer import Transformer
 
 Model = Target | Transformer
@@ -65,6 +65,11 @@ class Pair(NamedTuple):
     sparse: Transformer
     dense_points: int
     sparse_points: int
+
+    @classmethod
+    def of(cls, dense: Target, sparse: Transformer) -> Self:
+        """Both models for crossings; the sparse one is the faster on sparse kernels."""
+        return cls(dense, sparse, dense.n_points, count_points(sparse.config.n_layers))
 
     def own_dense(self, bridge: Bridge, tokens: Tensor) -> OwnPass:
         """The dense model by itself on tokens [batch, pos]."""

@@ -22,12 +22,12 @@ class Junction(NamedTuple):
 def matching_points(dense: int, sparse: int) -> tuple[Junction, ...]:
     """Junctions of two models with so many residual points: the points of the same number.
 
-    Raises UserError for models of different depth, whose points have to be matched by hand.
+    Raises UserError for models of different depth.
     """
     if dense != sparse:
         raise UserError(
             f"The dense model has {dense} residual points and the sparse one {sparse}; "
-            "name the points to join, as DENSE:SPARSE."
+            "give two models of the same depth."
         )
     return tuple(Junction(i, i) for i in range(dense))
 

@@ -49,7 +49,7 @@ class BridgeObjective(Objective):
 
     def _parts(self, model: Transformer, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         (target,) = self.target
-        pair = Pair(target, model, target.n_points, 2 * model.config.n_layers + 1)
+        pair = Pair.of(target, model)
         own = self._own(pair, inputs)
         loss = next_token_loss(own[1].logits, targets)
         return {"sparse_loss": loss} | bridge_losses(pair, self.bridge, inputs, own, self._chosen())

@@ -10,9 +10,11 @@ from thinwire.bridge.crossings import Pair
 from thinwire.bridge.losses import nmse
 from thinwire.bridge.maps import Bridge
 from thinwire.config import STRICT
+from thinwire.display import one_line
 from thinwire.model.transformer import next_token_loss
 
 
+@one_line
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Profile:

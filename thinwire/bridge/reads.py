@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thinwire.bridge.maps import Bridge
-from thinwire.bridge.targets import Target
+from thinwire.bridge.targets import Target, count_points
 from thinwire.model.norms import ReadRecorder
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
@@ -35,7 +35,7 @@ def circuit_reads(nodes: Iterable[Node], n_layers: int, d_model: int, later: boo
         if node.site.kind.endswith("act_in") and node.index < d_model:
             found.add(Read(node.site.sublayer, node.index))
         elif later and node.site.kind.endswith("resid_delta"):
-            found |= {Read(point, node.index) for point in range(node.site.sublayer + 1, 2 * n_layers + 1)}
+            found |= {Read(point, node.index) for point in range(node.site.sublayer + 1, count_points(n_layers))}
     return tuple(sorted(found))
 
 

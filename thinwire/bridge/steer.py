@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thinwire.bridge.reads import Decoder, Read, all_reads, only
 from thinwire.bridge.targets import Target
+from thinwire.display import one_line
 from thinwire.model.transformer import Transformer
 from thinwire.tasks import PairBatch, margin
 
@@ -19,6 +20,7 @@ Moves = Mapping[int, Tensor]
 """Changes of dense reads by point, [2n, pos, d_dense]."""
 
 
+@one_line
 @dataclass(frozen=True)
 class Steered:
     """What steering did to the sequences of one side of the pairs."""
@@ -81,6 +83,7 @@ def steered(before: Tensor, after: Tensor, batch: PairBatch) -> tuple[Steered, S
     return tuple(Steered(shift[side], ratios[side], flips[side]) for side in (slice(0, n), slice(n, 2 * n)))  # pyright: ignore
 
 
+@one_line
 @dataclass(frozen=True)
 class Steering:
     """Steering on a batch of pairs: reads are recorded once and used for every choice of nodes."""

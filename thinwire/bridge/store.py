@@ -13,6 +13,7 @@ from thinwire.bridge.config import BridgeConfig
 from thinwire.bridge.maps import Bridge, Junction
 from thinwire.bridge.profile import Profile
 from thinwire.config import read_record
+from thinwire.display import one_line
 from thinwire.errors import UserError
 
 SHAPE = "bridge.json"
@@ -52,6 +53,7 @@ class BridgeSummary(BaseModel):
     profile: Profile
 
 
+@one_line
 @dataclass(frozen=True)
 class StoredBridge:
     """A bridge as it was read."""

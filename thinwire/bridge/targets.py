@@ -48,6 +48,11 @@ class Target(nn.Module, ABC):
         """
 
 
+def count_points(n_layers: int) -> int:
+    """Residual points of a model of this package: h_0 … h_2L."""
+    return 2 * n_layers + 1
+
+
 class OwnTarget(Target):
     """A model of this package, whose points are its residual points h_0 … h_2L."""
 
@@ -55,7 +60,7 @@ class OwnTarget(Target):
         super().__init__()
         self.model = model
         shape = model.config
-        self.n_points, self.d_model = 2 * shape.n_layers + 1, shape.d_model
+        self.n_points, self.d_model = count_points(shape.n_layers), shape.d_model
         self.vocab_size, self.context = shape.vocab_size, shape.context
 
     def embed(self, tokens: Tensor) -> Tensor:

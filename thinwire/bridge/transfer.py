@@ -16,6 +16,7 @@ from thinwire.bridge.reads import Decoder, Read, all_reads
 from thinwire.bridge.steer import Moves, Steering, differences, moved_logits
 from thinwire.bridge.targets import Target
 from thinwire.config import STRICT
+from thinwire.display import one_line
 from thinwire.model.transformer import Transformer
 from thinwire.prune.means import inside
 from thinwire.tasks import PairBatch, accuracy, task_loss
@@ -31,6 +32,7 @@ class Loss:
     accuracy: float
 
 
+@one_line
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Transfer:
@@ -63,6 +65,7 @@ def mean_reads(reads: Mapping[int, Tensor], batch: PairBatch) -> dict[int, Tenso
     return {point: torch.where(real[..., None], x[real].mean(0) - x, 0.0) for point, x in reads.items()}
 
 
+@one_line
 @dataclass(frozen=True)
 class Case:
     """A task's pairs with both models, and what is to be moved."""

@@ -1,5 +1,6 @@
 """thinwire bridge: fit maps between a dense and a sparse model, at every residual point."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -11,16 +12,19 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from thinwire.bridge.config import BridgeConfig
-from thinwire.cli.common import chosen_config, emit, parse, progress
-from thinwire.progress import Report
+from thinwire.cli.bars import Phases
+from thinwire.cli.common import chosen_config, command, emit, parse
+from thinwire.cli.reuse import Watched
+from thinwire.progress import Report, duration
 
 if TYPE_CHECKING:
     from thinwire.bridge.profile import Profile
     from thinwire.bridge.store import StoredBridge
-    from thinwire.stages.bridge import Stage
+    from thinwire.stages.bridge_folders import Stage
 
-MINUTE = 60
-"""Seconds."""
+REMEDY = "--force makes every stage again"
+RIDGE_SECONDS, STEP_SECONDS = 30.0, 2.0
+"""What the regression and a step take on two cores; after the first stage only the ratio counts."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Args:
     Three stages follow one another, each from the result of the one before: ridge regression, training of the maps with
     both models frozen, and training of the maps and of the sparse model's nonzeros together. Each leaves a bridge, in
     OUT/ridge, OUT/maps and OUT/joint; the last has a sparse model of its own, OUT/runs/joint. The same command resumes
-    an interrupted stage and reuses finished ones; Ctrl-C saves first.
+    an interrupted stage and reuses finished ones; Ctrl-C saves first, but for the ridge regression, which begins again.
     """
 
     dense: tyro.conf.Positional[Path]
@@ -42,6 +46,8 @@ class Args:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder of the bridges, such as runs/mine/bridge."""
     config: Annotated[BridgeConfig, tyro.conf.arg(name="")]
+    force: bool = False
+    """Delete the stages in OUT and make them again, as after a change of options or models."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -51,30 +57,52 @@ def run(argv: Sequence[str]) -> None:
     default, rest = chosen_config(BridgeConfig, argv, BridgeConfig())
     args = parse(Args, rest, "bridge", Args(tyro.MISSING, tyro.MISSING, tyro.MISSING, tyro.MISSING, default))
     from thinwire.data import Tokens
-    from thinwire.stages.bridge import Ends, bridge_stage
+    from thinwire.stages import Ends, bridge_stage
+    from thinwire.stages.bridge_folders import stages
 
+    began, reused = time.perf_counter(), list[Path]()
     ends = Ends.open(args.dense, args.sparse, Tokens.open(args.tokens))
+    kinds = stages(args.config)
+    phases = Phases(kinds, expected(args.config))
     with ExitStack() as stack:
 
-        def report(stage: str) -> Report:
+        def report(_: str) -> Report:
             stack.close()
-            return stack.enter_context(progress(f"bridge, {stage}"))
+            return Watched(stack.enter_context(phases()), REMEDY, reused)
 
-        found = bridge_stage(ends, args.out, args.config, report)
-    values = {stage: _values(stored) for stage, stored in found.items()}
-    emit({"out": str(args.out), "stages": values}, args.json, table(found))
+        found = bridge_stage(ends, args.out, args.config, report, again=args.force)
+    after = [command("info", args.out)]
+    if "joint" in found:
+        model = args.out / "runs" / "joint"
+        after.append(command("prune", model, "--tokens", args.tokens, "--task", "bracket_counting"))
+    values = {
+        "out": str(args.out),
+        "stages": {stage: as_values(stored) for stage, stored in found.items()},
+        "reused": bool(reused),
+        "reused_folders": [str(folder) for folder in reused],
+        "next": [words.strip() for words in after],
+        "seconds": time.perf_counter() - began,
+    }
+    emit(values, args.json, table(found))
+    if not args.json:
+        emit({}, False, "\n".join(["Next:", *after]))
 
 
-def _values(stored: "StoredBridge") -> dict[str, object]:
-    """A stage as JSON: its folder, minutes, and held-out losses in nats per token."""
+def expected(config: BridgeConfig) -> dict[str, float]:
+    """Seconds that each stage is likely to take."""
+    return {
+        "ridge": RIDGE_SECONDS,
+        "maps": config.bridge_steps * STEP_SECONDS,
+        "joint": config.joint_steps * STEP_SECONDS,
+    }
+
+
+def as_values(stored: "StoredBridge") -> dict[str, object]:
+    """A stage as JSON: its folder, seconds with all stages before, and held-out losses in nats per token."""
     profile = stored.summary.profile
     gaps = {"gap_dense_to_sparse": profile.gap_to_sparse, "gap_sparse_to_dense": profile.gap_to_dense}
-    return {
-        "folder": str(stored.artifact.path),
-        "minutes": stored.summary.seconds / MINUTE,
-        **gaps,
-        **asdict(profile),
-    }
+    seconds = stored.summary.seconds
+    return {"folder": str(stored.artifact.path), **gaps, **asdict(profile), "seconds": seconds}
 
 
 def table(found: "Mapping[Stage, StoredBridge]") -> Table:
@@ -91,16 +119,17 @@ def table(found: "Mapping[Stage, StoredBridge]") -> Table:
     )
     for name in ("stage", "crossing"):
         grid.add_column(name)
-    for name in ("minutes", "sparse", *(f"h_{i}" for i in range(len(profiles[0].to_sparse))), "gap"):
+    for name in ("time", "sparse", *(f"h_{i}" for i in range(len(profiles[0].to_sparse))), "gap"):
         grid.add_column(name, justify="right", no_wrap=True)
     for stage, stored in found.items():
-        for row in _rows(stage, stored.summary.seconds / MINUTE, stored.summary.profile):
+        for row in _rows(stage, stored.summary.seconds, stored.summary.profile):
             grid.add_row(*row)
     return grid
 
 
-def _rows(stage: str, minutes: float, profile: "Profile") -> Iterator[tuple[str, ...]]:
+def _rows(stage: str, seconds: float, profile: "Profile") -> Iterator[tuple[str, ...]]:
     """The two rows of a stage."""
     to_sparse, to_dense = ([f"{loss:.2f}" for loss in losses] for losses in (profile.to_sparse, profile.to_dense))
-    yield stage, "dense → sparse", f"{minutes:.1f}", f"{profile.sparse:.3f}", *to_sparse, f"{profile.gap_to_sparse:.2f}"
+    own = duration(seconds), f"{profile.sparse:.3f}"
+    yield stage, "dense → sparse", *own, *to_sparse, f"{profile.gap_to_sparse:.2f}"
     yield "", "sparse → dense", "", "", *to_dense, f"{profile.gap_to_dense:.2f}"

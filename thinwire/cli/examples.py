@@ -54,7 +54,7 @@ MAIN: dict[str, tuple[str, ...]] = {
     "train": ("out", "preset", "config", "steps", "batch-size", "density", "seed", "device", "json"),
     "plan": ("ranks", "device", "rates", "steps", "batch-size", "density", "seed", "json"),
     "data": (*("out", "config", "idioms", "stdlib", "folders", "vocab-size", "tokenizer", "seed", "force", "json"),),
-    "bridge": ("tokens", "out", "bridge-steps", "joint-steps", "n-active", "config", "seed", "json"),
+    "bridge": ("tokens", "out", "bridge-steps", "joint-steps", "n-active", "config", "seed", "force", "json"),
     "generate": ("prompt", "prompt-file", "samples", "stop", "circuit", "json"),
     "prune": (*("task", "tasks", "task-file", "target-loss", "out", "tokens", "config", "seed", "force", "json"),),
 }

@@ -1,6 +1,6 @@
 """thinwire info: describe an artefact folder or a workspace, or list the shipped models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from thinwire import artifact, shipped
 from thinwire.cli.common import emit, number, parse, plain, size
+from thinwire.cli.details import DETAILS
 from thinwire.errors import UserError
 from thinwire.progress import duration
 
@@ -18,13 +19,13 @@ from thinwire.progress import duration
 class Args:
     """Describe an artefact folder: its contents, its parents, and whether its files are whole.
 
-    Given a workspace, such as the folder that quickstart makes, list the artefacts in it. Without a folder: list the
-    models that come with the package.
+    Given a workspace, such as the folder that quickstart or bridge makes, list the artefacts in it. Without a folder:
+    list the models that come with the package.
     """
 
     folder: tyro.conf.Positional[Path | None] = None
-    """Folder of an artefact, such as tokens, a model, a circuit or a verdict; a workspace; or the name of a shipped
-    model."""
+    """Folder of an artefact, such as tokens, a model, a circuit, a verdict or a bridge; a workspace; or the name of a
+    shipped model."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -81,8 +82,8 @@ def contents(folder: Path) -> list[Path]:
     """The places of the artefacts, and of the page, in a workspace; empty for any other folder."""
     if not folder.is_dir() or (folder / "config.json").exists():
         return []
-    places = [folder / "tokens", folder / "model"]
-    for kind in ("circuits", "verdicts"):
+    places = [folder / name for name in ("tokens", "model", "ridge", "maps", "joint")]
+    for kind in ("circuits", "verdicts", "runs"):
         places += sorted((folder / kind).iterdir()) if (folder / kind).is_dir() else []
     found = [place for place in places if artifact.is_finished(place) or (place / "config.json").is_file()]
     return [*found, *(page for page in [folder / "index.html"] if found and page.is_file())]
@@ -122,6 +123,9 @@ def in_short(kind: str, details: dict[str, object]) -> str:
         return f"{total:,} tokens, vocabulary {named['vocab_size']}"
     if kind == "model":
         return f"loss {named['val_loss']}, {named['nonzeros']} of {named['entries']} weights nonzero"
+    if kind == "bridge":
+        gaps = {"dense to sparse": "gap_dense_to_sparse", "sparse to dense": "gap_sparse_to_dense"}
+        return "largest gap, " + ", ".join(f"{way} {named[gap]} nats" for way, gap in gaps.items())
     sizes = [f"{named[name]} {name}" for name in ("nodes", "edges") if name in named]
     return ", ".join([*sizes, *(f"{name} {named[name]}" for name in ("loss", "accuracy") if name in named)]) or kind
 
@@ -167,70 +171,11 @@ def kind_of(folder: Path) -> str:
     )
 
 
-def tokens_details(folder: Path) -> dict[str, object]:
-    """Tokens and documents of each part and split, and what was left out of them."""
-    from thinwire.data import Tokens
-
-    tokens = Tokens.open(folder)
-    rows = {f"{row.part} {row.split} tokens": row.tokens for row in tokens.stats.parts}
-    rows |= {f"{row.part} {row.split} documents": row.documents for row in tokens.stats.parts}
-    rows |= {f"left out: {reason}": count for reason, count in tokens.stats.skipped.items()}
-    return {"vocab_size": tokens.tokenizer.vocab_size, "tokenizer": tokens.tokenizer.id, **rows}
-
-
-def model_details(folder: Path) -> dict[str, object]:
-    """Losses, and the nonzeros of every sparse parameter."""
-    from thinwire.model.counts import WeightCounts
-    from thinwire.model.weights import load, sparse_parameters
-    from thinwire.train.result import read_result
-
-    model = load(folder)
-    result = {name: value for name, value in asdict(read_result(folder)).items() if name not in ("out", "val_losses")}
-    shape = model.config
-    counts = WeightCounts.of(model)
-    sizes: dict[str, object] = {
-        "weights": str(counts),
-        "n_layers": shape.n_layers,
-        "d_model": shape.d_model,
-        "n_heads": shape.n_heads,
-        "d_mlp": shape.d_mlp,
-    }
-    nonzeros = {f"nonzeros {name}": int(value.count_nonzero()) for name, value in sparse_parameters(model)}
-    return sizes | result | asdict(counts) | nonzeros
-
-
-def circuit_details(folder: Path) -> dict[str, object]:
-    """What pruning reported, and how the circuit runs; `kept_edges` where it drops some between its nodes."""
-    from thinwire.circuit import Circuit
-    from thinwire.cli.prune import summary
-
-    circuit = Circuit.load(folder)
-    reported = {name: value for name, value in summary(circuit, folder).items() if name != "out"}
-    listed = {} if circuit.kept_edges is None else {"kept_edges": len(circuit.kept_edges)}
-    parts = {"frozen_norms": circuit.frozen_norms, "removed_tokens": len(circuit.removed_tokens)}
-    return reported | listed | parts | {"task_source": circuit.task_source or None}
-
-
-def verdict_details(folder: Path) -> dict[str, object]:
-    """The results of the checks."""
-    from thinwire.cli.verify import summary
-    from thinwire.verify import Verdict
-
-    return summary(Verdict.load(folder))
-
-
-DETAILS: dict[str, Callable[[Path], dict[str, object]]] = {
-    "tokens": tokens_details,
-    "model": model_details,
-    "circuit": circuit_details,
-    "verdict": verdict_details,
-}
-"""What `info` adds for the formats of this package; an artefact of any other registered format is described without."""
-
 UNITS = {
     "vocab_size": "tokens",
     "removed_tokens": "tokens",
     "tokens_per_second": "tokens/s",
+    **dict.fromkeys(("to_sparse", "to_dense", "gap_dense_to_sparse", "gap_sparse_to_dense"), "nats"),
     "nonzeros": "weights",
     "entries": "weights",
     "bigram": "weights",

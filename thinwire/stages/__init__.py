@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from thinwire.lazy import attach
 
 if TYPE_CHECKING:
+    from thinwire.stages.bridge import bridge_stage as bridge_stage
+    from thinwire.stages.ends import Ends as Ends
     from thinwire.stages.prune import finished_circuit as finished_circuit
     from thinwire.stages.prune import prune_stage as prune_stage
     from thinwire.stages.train import Watching as Watching
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "Ends": "ends",
         "Opened": "workspace",
         "Watching": "train",
         "Workspace": "workspace",
+        "bridge_stage": "bridge",
         "finished_circuit": "prune",
         "picture_stage": "view",
         "prune_stage": "prune",

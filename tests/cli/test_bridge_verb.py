@@ -1,0 +1,147 @@
+"""thinwire bridge and info on bridges, and the example of docs/bridges.md, on tiny models."""
+
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+from cases import case
+from cli_workspace import DATA, SHAPE, TASK, Thinwire
+
+from thinwire import artifact
+from thinwire.cli.details import DETAILS
+from thinwire.cli.main import run
+
+ROOT = Path(__file__).parents[2]
+SPARSE, TOKENS, DENSE, OUT = "runs/quickstart/model", "runs/quickstart/tokens", "runs/dense", "runs/bridge"
+FEW = ["--tokens", TOKENS, "--ridge-tokens", "2000", "--validation-tokens", "200", "--batch-size", "4"]
+FEW += ["--bridge-steps", "3", "--joint-steps", "3"]
+QUICK = ["--steps", "2", "--batch-size", "2", "--density", "1", "--floor", "0", "--validation-tokens", "256"]
+Stamps = dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `runs`: a workspace, a dense model of the same tokens, and a bridge; not to be written in."""
+    home = tmp_path_factory.mktemp("bridge")
+    shutil.copytree(finished, home / "runs" / "quickstart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        assert run(["train", TOKENS, "--out", DENSE, *SHAPE, "--model.vocab-size", "600", *QUICK]) == 0
+        assert run(["bridge", DENSE, SPARSE, "--out", OUT, *FEW]) == 0
+    return home
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder as the current one."""
+    copy = Path(shutil.copytree(made, tmp_path / "home"))
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def stamps() -> Stamps:
+    """When every file of the bridge's workspace was written."""
+    return {str(path): path.stat().st_mtime_ns for path in sorted(Path(OUT).rglob("*")) if path.is_file()}
+
+
+def test_finished_stages_are_reused(home: Path, thinwire: Thinwire) -> None:
+    before = stamps()
+    ran = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--json")
+    assert [line.split()[0] for line in ran.err.splitlines() if "reused" in line] == [
+        f"{OUT}/{stage}" for stage in ("ridge", "maps", "joint")
+    ]
+    assert (list(ran.json["stages"]), ran.json["reused"]) == (["ridge", "maps", "joint"], True)
+    assert ran.json["seconds"] > 0
+    assert ran.json["stages"]["joint"]["seconds"] > 0
+    assert stamps() == before
+    out = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW).out
+    assert f"Next:\n  thinwire info {OUT}\n  thinwire prune {OUT}/runs/joint --tokens" in out
+
+
+def test_another_choice_is_refused_before_anything_changes(home: Path, thinwire: Thinwire) -> None:
+    before = stamps()
+    cases = {
+        "another seed": ["--seed", "1"],
+        "another ridge": ["--ridge", "0.1"],
+        "another batch_size": ["--batch-size", "2"],
+        "maps was fitted with another bridge_steps": ["--bridge-steps", "4"],
+        "joint was fitted with another model_rate": ["--model-rate", "0.5"],
+    }
+    for said, words in cases.items():
+        with case(words):
+            thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, *words).refused(said, "--force")
+            assert stamps() == before
+    thinwire("bridge", SPARSE, SPARSE, "--out", OUT, *FEW).refused("ridge was fitted with another dense model;")
+    assert stamps() == before
+    changed = [*FEW, "--seed", "1", "--joint-steps", "0"]
+    ran = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *changed, "--force", "--json")
+    assert (list(ran.json["stages"]), ran.json["reused"]) == (["ridge", "maps"], False)
+    assert not Path(OUT, "joint").exists(), "a stage of the earlier models would be out of date"
+    assert thinwire("bridge", DENSE, SPARSE, "--out", OUT, *changed, "--json").json["reused"]
+
+
+def test_what_does_not_fit_is_refused_before_any_work(home: Path, thinwire: Thinwire) -> None:
+    Path("file").write_text("mine")
+    Path("own/joint").mkdir(parents=True)
+    Path("own/joint/notes.txt").write_text("mine")
+    shape = [*SHAPE, "--model.vocab-size", "600", *QUICK]
+    assert thinwire("train", TOKENS, "--out", "runs/short", *shape, "--model.context", "16").code == 0
+    assert thinwire("train", TOKENS, "--out", "runs/deep", *shape, "--model.n-layers", "2").code == 0
+    assert thinwire("data", "--out", "runs/other", *DATA, "--seed", "1", "--vocab-size", "500").code == 0
+    cases = [
+        ([DENSE, SPARSE, "--out", "file"], "file"),
+        ([DENSE, SPARSE, "--out", "file/inside"], "file"),
+        ([DENSE, SPARSE, "--out", "own"], "own/joint holds files that are not a thinwire artefact"),
+        ([DENSE, SPARSE, "--out", "runs/dense/bridge"], "lies in the artefact"),
+        (["runs/short", SPARSE, "--out", "new"], "at most and the sparse one 128; give a dense model"),
+        (["runs/deep", SPARSE, "--out", "new"], "give two models of the same depth."),
+        (["python-2x256-dense", SPARSE, "--out", "new"], "different tokenizers"),
+        ([DENSE, SPARSE, "--out", "new", "--tokens", "runs/other"], "different tokenizers"),
+        ([OUT, SPARSE, "--out", "new"], OUT),
+        ([f"{OUT}/ridge", SPARSE, "--out", "new"], "is a bridge artefact where a model artefact is needed"),
+        ([DENSE, SPARSE, "--out", "new", "--n-active", "33"], "n_active is 33"),
+    ]
+    for words, said in cases:
+        with case(words):
+            thinwire("bridge", *words[:2], *FEW, *words[2:]).refused(said)
+            assert not Path("new/ridge").exists()
+            assert not Path("own/ridge").exists()
+
+
+def test_a_damaged_bridge_is_made_again(home: Path, thinwire: Thinwire) -> None:
+    before = artifact.open_artifact(Path(OUT, "maps"), "bridge").id
+    weights = Path(OUT, "maps", "bridge.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-9])
+    thinwire("info", f"{OUT}/maps").refused("truncated or altered")
+    ran = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--json")
+    assert [Path(folder).name for folder in ran.json["reused_folders"]] == ["ridge", "joint"]
+    assert artifact.open_artifact(Path(OUT, "maps"), "bridge").id == before
+
+
+def test_info_of_bridges(home: Path, thinwire: Thinwire) -> None:
+    for stage in ("ridge", "maps", "joint"):
+        found = thinwire("info", f"{OUT}/{stage}", "--json").json
+        assert (found["kind"], found["stage"]) == ("bridge", stage)
+        assert {"dense_loss", "gap_dense_to_sparse", "to_dense h_2", "parent dense", "seconds"} <= set(found)
+    assert re.search(r"^gap_sparse_to_dense +[\d.]+ nats$", thinwire("info", f"{OUT}/ridge").out, re.MULTILINE)
+    rows = thinwire("info", OUT, "--json").json["artifacts"]
+    places = {"ridge": "bridge", "maps": "bridge", "joint": "bridge", "runs/joint": "model", "runs/maps": "model"}
+    assert {row["place"]: row["kind"] for row in rows} == places
+
+
+def test_every_format_of_the_package_has_an_info() -> None:
+    sources = [path.read_text("utf-8") for path in (ROOT / "thinwire").rglob("*.py")]
+    assert {name for text in sources for name in re.findall(r'FORMATS\.register\("(\w+)"\)', text)} == set(DETAILS)
+
+
+def test_the_example_of_the_docs_runs(home: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/bridges.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    Path("block.py").write_text(blocks[0].replace("python-2x256-dense", DENSE), "utf-8")
+    names = runpy.run_path("block.py")
+    assert names["h"].shape[-1] == 32
+    assert names["found"].task == TASK
+    assert names["found"].over_random > 0
+    assert len(repr(names["steering"])) <= 300
