@@ -13,8 +13,8 @@ import pytest
 from cli_workspace import PRUNE, TASK, Thinwire
 
 from thinwire.cli import generate
-from thinwire.cli.common import visible
 from thinwire.data import Tokenizer
+from thinwire.display import visible
 
 SHIPPED = "python-2x256"
 DOCS = (Path(__file__).parents[2] / "docs/generate.md").read_text("utf-8")

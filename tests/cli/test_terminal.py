@@ -14,7 +14,8 @@ from rich.text import Text
 
 from thinwire.cli import bars, train
 from thinwire.cli.common import emit
-from thinwire.cli.terminal import READABLE, bound_size, console, visible
+from thinwire.cli.terminal import READABLE, bound_size, console
+from thinwire.display import visible
 
 COMMAND = f"{sys.executable} -m thinwire"
 

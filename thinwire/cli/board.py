@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from thinwire.cli.bars import SECONDS_BETWEEN_LINES, bars, moves
-from thinwire.cli.terminal import console, visible
+from thinwire.cli.terminal import console
+from thinwire.display import visible
 from thinwire.fanout.board import ATTEMPTS, Board
 from thinwire.fanout.job import Job, Outcome
 

@@ -11,10 +11,12 @@ import tyro
 from rich.segment import Segment, Segments
 from rich.style import Style
 
-from thinwire.cli.common import emit, number, parse, progress, visible
+from thinwire.cli.common import emit, number, parse, progress
 from thinwire.cli.terminal import console
+from thinwire.display import visible
 from thinwire.errors import UserError
 from thinwire.files import open_regular
+from thinwire.interrupt import Interrupted
 from thinwire.model.config import SampleConfig
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def run(argv: Sequence[str]) -> None:
                     texts.add(step)
                     report(done, texts.limit, f"{number(texts.rate)} tokens/s")
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted after {number(texts.count)} tokens.") from None
+        raise Interrupted(f"Interrupted after {number(texts.count)} tokens.") from None
     show(texts, prompt, opened, args)
 
 

@@ -59,7 +59,7 @@ class Ends:
         """
         opened = {role: artifact.open_artifact(Path(path), "model") for role, path in (("d", dense), ("s", sparse))}
         for found in opened.values():
-            if Tokenizer.load(found.path / "tokenizer.json").id != tokens.tokenizer.id:
+            if Tokenizer.load(found.file("tokenizer.json")).id != tokens.tokenizer.id:
                 raise UserError(
                     f"{found.path} and {tokens.artifact.path} have different tokenizers; "
                     "give a dense and a sparse model, and tokens, of one tokenizer."
