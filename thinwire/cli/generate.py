@@ -197,7 +197,7 @@ def heading(text: str, style: Style) -> None:
 
 
 def _safe(text: str) -> str:
-    """A text made safe for stdout: control characters, and characters that its encoding lacks, become escapes."""
+    """A text made safe for stdout. What its encoding lacks becomes an escape, since a look-alike is another text."""
     encoding = sys.stdout.encoding
     return visible(text, keep="\n\t").encode(encoding, "backslashreplace").decode(encoding)
 

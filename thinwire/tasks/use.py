@@ -66,7 +66,7 @@ def _split(use: PairUse) -> str:
 
 
 def flat_use(uses: Sequence[PairUse]) -> dict[str, object]:
-    """The use of a task's pairs as values for JSON: pairs of each split, pairs passed over, and why; empty without any."""
+    """The use of a task's pairs as values: pairs of each split, pairs passed over, and why; empty without any."""
     if not uses:
         return {}
     reasons: Counter[str] = Counter()
