@@ -77,7 +77,9 @@ def test_prompts_from_files(tmp_path: Path, thinwire: Thinwire) -> None:
     expected = thinwire(*words, "--prompt", "café = 'ß'\r\n").json
     found = thinwire(*words, "--prompt-file", tmp_path / "prompt.py").json
     assert (found["prompt"], found["tokens"]) == ("café = 'ß'\r\n", expected["tokens"])
-    assert thinwire(*words, "--prompt-file", os.devnull).json["tokens"] == thinwire(*words).json["tokens"]
+    (tmp_path / "empty").touch()
+    assert thinwire(*words, "--prompt-file", tmp_path / "empty").json["tokens"] == thinwire(*words).json["tokens"]
+    thinwire(*words, "--prompt-file", os.devnull).refused("it is a device, not a regular file")
     kept = os.dup(0)
     try:
         with (tmp_path / "prompt.py").open("rb") as file:
@@ -155,7 +157,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["MODEL", "--prompt", "import os\n" * 100], "tokens does not fit the context of 128; shorten it"),
     (["MODEL", "--prompt", "caf\udcc3"], "is not UTF-8 text"),
     (["MODEL", "--prompt-file", "nowhere.py"], "nowhere.py cannot be read (No such file or directory)"),
-    (["MODEL", "--prompt-file", "."], ". cannot be read (Is a directory)"),
+    (["MODEL", "--prompt-file", "."], ". cannot be read (it is a folder"),
     (["MODEL", "--prompt-file", "BINARY"], "is not UTF-8 text; give text"),
     (["MODEL", "--prompt-file", "/dev/zero"], "/dev/zero is larger than 1 MiB; give the end of it"),
 ]

@@ -213,9 +213,10 @@ def test_places_are_checked_before_the_work(work: Path, tmp_path: Path, thinwire
     (tmp_path / "folder.svg").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for out in (tmp_path / "file/below", Path("/proc/nothing"), tmp_path / long, tmp_path / "new" / long):
-        thinwire("verify", circuit, "--pairs", "9", "--out", out).refused("choose another --out")
-        thinwire("prune", work / "model", "-t", TASK, "--out", out).refused("choose another --out")
-        thinwire("view", circuit, "--out", f"{out}.html").refused("choose another --out")
+        said = f"choose {'a shorter' if out.name == long else 'another'} --out"
+        thinwire("verify", circuit, "--pairs", "9", "--out", out).refused(said)
+        thinwire("prune", work / "model", "-t", TASK, "--out", out).refused(said)
+        thinwire("view", circuit, "--out", f"{out}.html").refused(said)
     (tmp_path / "folder.html").mkdir()
     thinwire("view", circuit, "--out", tmp_path / "folder.html").refused("is a folder; give the name of an HTML file")
     (tmp_path / "folder.html").rmdir()

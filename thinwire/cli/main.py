@@ -126,7 +126,7 @@ def _report(error: BaseException) -> int:
         give_up_stdout()  # its reader has gone
         return 1
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return complain(str(unwritable(error.filename, error)))
+        return complain(str(unwritable(error.filename, error, "path")))
     if isinstance(error, SafetensorError):
         complain(f"A file of weights could not be written: {error}; finished artefacts are intact.")
     elif isinstance(error, OSError):
