@@ -46,14 +46,18 @@ def test_an_error_after_a_signal_is_an_interruption(number: signal.Signals) -> N
 
 def test_an_error_that_comes_of_an_interruption_is_one() -> None:
     """Without a signal too: what a library raised in its place, and with the message that was given."""
+
+    def library(kind: Callable[[str], Exception] | None) -> None:
+        try:
+            raise KeyboardInterrupt("after 3 tokens")
+        except KeyboardInterrupt as error:
+            if kind is None:
+                raise
+            raise kind("another") from error
+
     for kind in (RuntimeError, ImportError, UserError, None):
         with case(kind), pytest.raises(Interrupted, match="after 3 tokens"), as_interrupt():
-            try:
-                raise KeyboardInterrupt("after 3 tokens")
-            except KeyboardInterrupt as error:
-                if kind is None:
-                    raise
-                raise kind("another") from error
+            library(kind)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
