@@ -177,7 +177,9 @@ def test_token_that_is_not_in_the_vocabulary(work: Path, thinwire: Thinwire) -> 
     shard = work / "tokens/idioms.train.00000.bin"
     shard.write_bytes(b"\xff\xff" * (shard.stat().st_size // 2))
     sign(work / "tokens")
-    thinwire("train", work / "tokens", "-o", work / "new", *TRAIN).refused("do not fit its tokenizer")
+    thinwire("train", work / "tokens", "-o", work / "new", *TRAIN).refused(
+        "do not fit together; build the tokens again"
+    )
 
 
 def test_numbers_that_are_not_finite(work: Path, thinwire: Thinwire) -> None:

@@ -159,13 +159,15 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["MODEL", "--prompt-file", "nowhere.py"], "nowhere.py cannot be read (No such file or directory)"),
     (["MODEL", "--prompt-file", "."], ". cannot be read (it is a folder"),
     (["MODEL", "--prompt-file", "BINARY"], "is not UTF-8 text; give text"),
-    (["MODEL", "--prompt-file", "/dev/zero"], "/dev/zero is larger than 1 MiB; give the end of it"),
+    (["MODEL", "--prompt-file", "/dev/zero"], "/dev/zero cannot be read (it is a device"),
+    (["MODEL", "--prompt-file", "LARGE"], "is larger than 1 MiB; give the end of it"),
 ]
 
 
 def test_refusals(model: Path, tmp_path: Path, thinwire: Thinwire) -> None:
     (tmp_path / "binary").write_bytes(b"\x7fELF\x02\xff\xfe\x00")
-    places = {"MODEL": str(model), "BINARY": str(tmp_path / "binary")}
+    (tmp_path / "large").write_bytes(b"a" * (generate.MAX_BYTES + 1))
+    places = {"MODEL": str(model), "BINARY": str(tmp_path / "binary"), "LARGE": str(tmp_path / "large")}
     for words, said in REFUSALS:
         thinwire("generate", *(places.get(word, word) for word in words)).refused(said)
 

@@ -240,10 +240,10 @@ def test_tokens_that_contradict_themselves_are_refused(sources: Path, tmp_path: 
             with pytest.raises(UserError, match="build the tokens again"):
                 Tokens.open(folder)
             shutil.rmtree(folder)
-    for name in ("manifest.jsonl", "stats.json", "tokenizer.json", shard, offsets):
+    for name in ("stats.json", "tokenizer.json", shard, offsets):
         with case(name):
             shutil.copytree(made.artifact.path, folder)
             refinish(folder, leave_out=name)
-            with pytest.raises(UserError, match=rf"does not list {name}; build the tokens again"):
+            with pytest.raises(UserError, match=r"(make the artefact|build the tokens) again"):
                 Tokens.open(folder)
             shutil.rmtree(folder)
