@@ -85,7 +85,7 @@ def rows(verdict: "Verdict") -> dict[str, object]:
 def table(verdict: "Verdict") -> Table:
     """The verdict for reading: a row per measurement, and below the table how to read each check."""
     target = "" if verdict.target_loss is None else f", target loss {verdict.target_loss:g} nats"
-    title = f"{verdict.task}: {verdict.nodes} nodes, {verdict.edges} edges{target}"
+    title = f"{verdict.task}: {verdict.sizes}{target}"
     slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
     grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
     grid.add_column("check")
