@@ -124,6 +124,38 @@ def test_nothing_is_unpickled() -> None:
     assert [place(p) for p in loads] == []
 
 
+def opens_itself(call: ast.Call) -> bool:
+    """Whether a call reads a file without the opener of `thinwire.files`; standard input is 0."""
+    match call:
+        case ast.Call(ast.Name("open"), [ast.Constant(0), *_]):
+            return False
+        case ast.Call(ast.Name("open"), [_, ast.Constant(str(mode)), *_]):
+            return not set(mode) & set("wax")
+        case ast.Call(ast.Name("open")):
+            return True
+        case ast.Call(ast.Attribute(where, "read_text" | "read_bytes")):
+            return not ast.unparse(where).startswith("files(")  # of the package itself
+        case ast.Call(ast.Attribute(_, name) | ast.Name(name)):
+            return name in ("load_file", "safe_open", "load_npz", "fromfile", "loadtxt")
+    return False
+
+
+def test_files_are_read_by_the_one_opener() -> None:
+    calls = [(p, c) for p, c in nodes(ast.Call) if isinstance(c, ast.Call) and opens_itself(c)]
+    its_own = [PACKAGE / "artifact" / "tensors.py"]  # opens the file with it first
+    of_machine = [path for path in FILES if path.is_relative_to(PACKAGE / "engine")]  # its kernels, and /proc
+    assert [place(p, c) for p, c in calls if p not in its_own + of_machine] == []
+    examples = {"open(x)": True, "open(x, 'rb')": True, "open(x, 'a')": False, "x.read_text()": True, "read_text(x)": 0}
+    assert {text: opens_itself(ast.parse(text).body[0].value) for text in examples} == examples  # pyright: ignore
+
+
+def test_files_of_artefacts_are_found_by_what_is_listed() -> None:
+    """`Artifact.file` refuses what is not listed, which nobody has checked; a path joined by hand does not."""
+    joined = [(p, b) for p, b in nodes(ast.BinOp) if isinstance(b, ast.BinOp) and isinstance(b.op, ast.Div)]
+    by_hand = [(p, b) for p, b in joined if isinstance(b.left, ast.Attribute) and b.left.attr == "path"]
+    assert [place(p, b) for p, b in by_hand if p.name not in ("meta.py", "info.py")] == []
+
+
 def undocumented(body: list[ast.stmt], in_class: bool) -> Iterator[ast.stmt]:
     """Public functions and classes without a docstring; properties and overridden protocol methods may go without."""
     for node in body:

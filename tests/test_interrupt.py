@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from thinwire.artifact import tensors
 from thinwire.errors import UserError
-from thinwire.interrupt import as_interrupt, held
+from thinwire.interrupt import Interrupted, as_interrupt, held
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -50,6 +50,22 @@ def test_an_error_after_a_signal_is_an_interruption(number: signal.Signals) -> N
         assert signal.getsignal(number) is before
     with pytest.raises(SystemError), as_interrupt():
         raise SystemError
+
+
+def test_an_error_that_comes_of_an_interruption_is_one() -> None:
+    """Without a signal too: what a library raised in its place, and with the message that was given."""
+
+    def library(kind: Callable[[str], Exception] | None) -> None:
+        try:
+            raise KeyboardInterrupt("after 3 tokens")
+        except KeyboardInterrupt as error:
+            if kind is None:
+                raise
+            raise kind("another") from error
+
+    for kind in (RuntimeError, ImportError, UserError, None):
+        with case(kind), pytest.raises(Interrupted, match="after 3 tokens"), as_interrupt():
+            library(kind)
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -1,8 +1,9 @@
-"""How records show themselves: one short line in a terminal, and a small picture or table in a notebook.
+"""How records show themselves, as one short line or as a picture in a notebook, and how text is made safe to show.
 
 `thinwire.view.notebook` draws the latter; it is loaded when a notebook first asks for it.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields
 from importlib import import_module
@@ -14,6 +15,8 @@ SHORT = 60
 """Characters of one value in it."""
 FEW = 6
 """Of many texts, those that are shown."""
+IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+"""Characters that count as printable and show nothing."""
 T = TypeVar("T", bound=type)
 
 
@@ -65,6 +68,22 @@ def plural(amount: int, noun: str) -> str:
 def named(texts: Sequence[str]) -> str:
     """The first few of many texts."""
     return ", ".join([*texts[:FEW], *(["…"] if len(texts) > FEW else [])])
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Text from outside made safe to show: every character that acts, hides or reorders becomes an escape.
+
+    Those are control characters but `keep`, line breaks of every kind, marks of writing direction, characters without
+    a width, and unpaired surrogates.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in keep or (c.isprintable() and not IGNORABLE.match(c)) else escaped(c) for c in text)
+
+
+def escaped(character: str) -> str:
+    """A character as an escape in ASCII."""
+    return character.encode("unicode_escape").decode()
 
 
 class Shown:

@@ -1,8 +1,8 @@
 """Interruption by SIGINT or SIGTERM: noted between steps, held back while foreign code runs, and never mistaken.
 
 Code of other languages turns a KeyboardInterrupt that is raised inside it into errors of its own. So `held` keeps
-signals back while such code reads, and `as_interrupt` takes any error after a signal for what it is. SIGTERM is handled
-as SIGINT: what is in `finally` blocks runs.
+signals back while such code reads, and `as_interrupt` takes any error that comes of a signal for what it is. SIGTERM is
+handled as SIGINT: what is in `finally` blocks runs.
 """
 
 import os
@@ -53,7 +53,10 @@ def stop_on_signal(patient: bool = False) -> Iterator[StopRequest]:
 
 @contextmanager
 def as_interrupt() -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM raise KeyboardInterrupt, and so does any error that comes after one."""
+    """Within the block, SIGINT and SIGTERM raise Interrupted, and so does any error that comes after or of one.
+
+    An error comes of one where a KeyboardInterrupt is among its causes; its message is kept.
+    """
     request = StopRequest()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -63,12 +66,21 @@ def as_interrupt() -> Iterator[None]:
     with _handling(stop), _sent_again():
         try:
             yield
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (Interrupted, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
-            if request.requested:
-                raise Interrupted from error
+            stopped = _interruption(error)
+            if stopped is not None or request.requested:
+                raise Interrupted(*(stopped.args if stopped else ())) from error
             raise
+
+
+def _interruption(error: BaseException) -> KeyboardInterrupt | None:
+    """The KeyboardInterrupt that an error is or comes of; None where there is none."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 @contextmanager

@@ -176,3 +176,12 @@ def test_unreadable_is_not_called_altered() -> None:
             with case(name), unreadable(made / name), pytest.raises(UserError, match=r"cannot be read \(Permission"):
                 artifact.open_artifact(made, "soup")
         artifact.open_artifact(made, "soup")
+
+
+def test_a_probe_that_a_killed_process_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rmdir", lambda path: None)
+        artifact.check_place(tmp_path / "out")
+    assert len(list(tmp_path.iterdir())) == 1
+    artifact.sweep(tmp_path, "out")
+    assert not list(tmp_path.iterdir())

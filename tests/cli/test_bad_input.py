@@ -36,7 +36,7 @@ REFUSALS: list[tuple[list[str], str]] = [
         "trained with another config; choose another --out",
     ),
     (["train", "TOKENS", "-o", "TOKENS/x", *TRAIN], "which may be replaced; choose another --out"),
-    (["train", "TOKENS", "-o", "n" * 300, *TRAIN], "this path is too long; choose a shorter one"),
+    (["train", "TOKENS", "-o", "n" * 300, *TRAIN], "this path is too long; choose a shorter --out"),
     (["train", "TOKENS", "-o", "X", *TRAIN, "--density", "1e-300"], "density: input should be greater than or"),
     (["train", "TOKENS", "-o", "X", *TRAIN, "--steps", "1" + "0" * 400], "steps: input should be less than or"),
     (["train", "TOKENS", "-o", "X", "--watch.pairs", "1000000000000"], "pairs: input should be less than or"),

@@ -13,8 +13,8 @@ import pytest
 from cli_workspace import PRUNE, TASK, Thinwire
 
 from thinwire.cli import generate
-from thinwire.cli.common import visible
 from thinwire.data import Tokenizer
+from thinwire.display import visible
 
 SHIPPED = "python-2x256"
 DOCS = (Path(__file__).parents[2] / "docs/generate.md").read_text("utf-8")
@@ -77,6 +77,9 @@ def test_prompts_from_files(tmp_path: Path, thinwire: Thinwire) -> None:
     expected = thinwire(*words, "--prompt", "café = 'ß'\r\n").json
     found = thinwire(*words, "--prompt-file", tmp_path / "prompt.py").json
     assert (found["prompt"], found["tokens"]) == ("café = 'ß'\r\n", expected["tokens"])
+    (tmp_path / "empty").touch()
+    assert thinwire(*words, "--prompt-file", tmp_path / "empty").json["tokens"] == thinwire(*words).json["tokens"]
+    thinwire(*words, "--prompt-file", os.devnull).refused("it is a device, not a regular file")
     kept = os.dup(0)
     try:
         with (tmp_path / "prompt.py").open("rb") as file:
@@ -154,15 +157,17 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["MODEL", "--prompt", "import os\n" * 100], "tokens does not fit the context of 128; shorten it"),
     (["MODEL", "--prompt", "caf\udcc3"], "is not UTF-8 text"),
     (["MODEL", "--prompt-file", "nowhere.py"], "nowhere.py cannot be read (No such file or directory)"),
-    (["MODEL", "--prompt-file", "."], ". cannot be read (it is a folder, not a regular file)"),
+    (["MODEL", "--prompt-file", "."], ". cannot be read (it is a folder"),
     (["MODEL", "--prompt-file", "BINARY"], "is not UTF-8 text; give text"),
-    (["MODEL", "--prompt-file", "/dev/zero"], "/dev/zero cannot be read (it is a device, not a regular file)"),
+    (["MODEL", "--prompt-file", "/dev/zero"], "/dev/zero cannot be read (it is a device"),
+    (["MODEL", "--prompt-file", "LARGE"], "is larger than 1 MiB; give the end of it"),
 ]
 
 
 def test_refusals(model: Path, tmp_path: Path, thinwire: Thinwire) -> None:
     (tmp_path / "binary").write_bytes(b"\x7fELF\x02\xff\xfe\x00")
-    places = {"MODEL": str(model), "BINARY": str(tmp_path / "binary")}
+    (tmp_path / "large").write_bytes(b"a" * (generate.MAX_BYTES + 1))
+    places = {"MODEL": str(model), "BINARY": str(tmp_path / "binary"), "LARGE": str(tmp_path / "large")}
     for words, said in REFUSALS:
         thinwire("generate", *(places.get(word, word) for word in words)).refused(said)
 

@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cases import case
 from cli_workspace import PRUNE, TASK, VERIFY, Thinwire
 
+from thinwire.circuit import Circuit
+from thinwire.cli import prune as prune_verb
 from thinwire.cli.score_table import Row, remarks, score_table
 from thinwire.tasks import SPLITS, PairUse
 from thinwire.tasks.task import Score
@@ -41,7 +44,7 @@ def test_every_verb_counts_what_it_passes_over(mostly: Path, work: Path, thinwir
         "info": ["info", circuit],
         "table": ["prune", model, "--tasks", "mostly", *own, *PRUNE],
     }
-    said = {"show": "12 are told", "verify": "24 are told", "info": PASSED}
+    said = {"show": "12 are told", "verify": "24 are told", "info": "are told apart"}
     for verb, words in verbs.items():
         ran = thinwire(*words)
         assert ran.code == 0, verb
@@ -53,7 +56,7 @@ def test_every_verb_counts_what_it_passes_over(mostly: Path, work: Path, thinwir
     for verb in ("prune", "info"):
         found = thinwire(*verbs[verb], "--json").json
         assert [found[f"{split}_pairs"] for split in SPLITS] == [9, 9, 9]
-        assert (found["passed_over"], found["passed_over_why"]) == (36, PASSED)
+        assert (found["passed_over"], found["passed_over_why"]) == (36, {"are told apart by no token": 36})
     found = thinwire(*verbs["verify"], "--json").json
     assert (found["heldout_pairs"], found["passed_over"]) == (9, 24)
     assert {row["n"] for row in found["rows"]} == {9}, "intervals are over different pairs"
@@ -69,12 +72,30 @@ def test_prune_says_what_to_run_next(mostly: Path, work: Path, thinwire: Thinwir
         assert "The target of 5 nats is met on validation pairs" in ran.out
         shown = [line.removeprefix("Next:").strip() for line in ran.out.splitlines()[-2:]]
         found = thinwire(*words, "--json").json
-        assert found["target_met"] is True
+        assert (found["target_met_validation"], found["target_met_heldout"]) == (True, True)
         assert found["next"] == shown
         verify, view = map(shlex.split, shown)
         assert [verify[:2], view[:2]] == [["thinwire", "verify"], ["thinwire", "view"]]
         assert thinwire(*verify[1:], *VERIFY).code == 0
         assert thinwire(*view[1:], "--text").code == 0
+
+
+def test_prune_says_on_which_pairs_the_target_is_met(work: Path) -> None:
+    circuit = Circuit.load(work / "circuits" / TASK)
+    scores = circuit.scores
+    assert scores is not None
+    for loss, heldout, said in (
+        (0.1, 0.2, "is met on validation pairs (0.100) and on held-out pairs (0.200)"),
+        (0.1, 0.9, "is met on validation pairs (0.100) but missed on held-out pairs (0.900)"),
+        (0.9, 0.1, "is missed on validation pairs (0.900) but met on held-out pairs (0.100)"),
+        (0.9, 0.8, "is missed on validation pairs (0.900) and on held-out pairs (0.800)"),
+    ):
+        with case(said):
+            one = replace(circuit, scores=replace(scores, loss=loss, heldout_loss=heldout, target_loss=0.5))
+            values = prune_verb.summary(one, work) | {"next": ["a", "b"]}
+            assert said in " ".join(prune_verb.remarks(one, values).split())
+            met = values["target_met_validation"], values["target_met_heldout"]
+            assert met == (loss <= 0.5, heldout <= 0.5)
 
 
 def rows_of(tasks: int) -> list[Row]:
@@ -192,9 +213,10 @@ def test_places_are_checked_before_the_work(work: Path, tmp_path: Path, thinwire
     (tmp_path / "folder.svg").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for out in (tmp_path / "file/below", Path("/proc/nothing"), tmp_path / long, tmp_path / "new" / long):
-        thinwire("verify", circuit, "--pairs", "9", "--out", out).refused("choose another --out")
-        thinwire("prune", work / "model", "-t", TASK, "--out", out).refused("choose another --out")
-        thinwire("view", circuit, "--out", f"{out}.html").refused("choose another --out")
+        said = f"choose {'a shorter' if out.name == long else 'another'} --out"
+        thinwire("verify", circuit, "--pairs", "9", "--out", out).refused(said)
+        thinwire("prune", work / "model", "-t", TASK, "--out", out).refused(said)
+        thinwire("view", circuit, "--out", f"{out}.html").refused(said)
     (tmp_path / "folder.html").mkdir()
     thinwire("view", circuit, "--out", tmp_path / "folder.html").refused("is a folder; give the name of an HTML file")
     (tmp_path / "folder.html").rmdir()

@@ -14,7 +14,9 @@ from rich.text import Text
 
 from thinwire.cli import bars, train
 from thinwire.cli.common import emit
-from thinwire.cli.terminal import READABLE, bound_size, console, visible
+from thinwire.cli.terminal import READABLE, bound_size, console
+from thinwire.display import visible
+from thinwire.view.inline import safe
 
 COMMAND = f"{sys.executable} -m thinwire"
 
@@ -137,6 +139,7 @@ def test_hostile_text_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> No
     for character in "\x1b\x07\x9b\n\r\t\x00\u2028\u202e\u2066\u200b\u200d\ufeff\u00ad\u034f\u3164\ufe0f\udcff":
         assert visible(f"a{character}b").isprintable()
         assert character not in visible(f"a{character}b")
+        assert safe(f"<{character}") == f"&lt;{visible(character)}", "in notebooks too"
     assert visible("Größe → 3 日本 [red]") == "Größe → 3 日本 [red]"
     table = Table("x", title="t\x1b[1m")
     table.add_row("ok\nfaithful: yes\x1b[2A\u202e")

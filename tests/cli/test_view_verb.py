@@ -8,6 +8,7 @@ import pytest
 from cli_workspace import TASK, Thinwire, sign, stamps, with_nodes
 
 from thinwire import artifact
+from thinwire.stages import Workspace
 from thinwire.view import size_plot
 from thinwire.view.size_plot import SizeRecord, draw_sizes
 
@@ -66,7 +67,23 @@ def test_a_workspace_is_shown_whole_and_circuits_of_a_task_apart(
     assert circuit.id == artifact.open_artifact(work / "circuits" / TASK, "circuit").id
     shutil.rmtree(work / "circuits")
     (work / "circuits").mkdir()
-    thinwire("view", work).refused("has no finished circuit")
+    for without in ("", "circuits", "all"):
+        remedy = f"has no finished circuit; make one with `thinwire prune {work / 'model'} --task TASK`"
+        thinwire("view", work / without.replace("all", "")).refused(remedy)
+        if without:
+            shutil.rmtree(work / "circuits", ignore_errors=True)
+
+
+def test_a_workspace_lists_what_is_finished_and_of_its_format(work: Path) -> None:
+    circuits = work / "circuits"
+    for name in (".hidden", "again"):
+        shutil.copytree(circuits / TASK, circuits / name)
+    shutil.copytree(work / "tokens", circuits / "tokens")
+    (circuits / "unfinished").mkdir()
+    (circuits / "file").write_text("")
+    assert Workspace(work).circuits() == [circuits / "again", circuits / TASK]
+    assert Workspace(work).verdicts() == [work / "verdicts" / TASK]
+    assert Workspace(circuits / "file").circuits() == []
 
 
 def test_circuits_of_a_task_have_verdicts_and_titles_of_their_own(

@@ -46,7 +46,11 @@ def test_counts_of_a_file(tmp_path: Path) -> None:
         "train_pairs": 9,
         "heldout_pairs": 9,
         "passed_over": 254,
-        "passed_over_why": "240 are told apart by no token, 10 are longer than the context, 4 repeat other lines",
+        "passed_over_why": {
+            "are told apart by no token": 240,
+            "are longer than the context": 10,
+            "repeat other lines": 4,
+        },
     }
     assert batch.to("cpu").use == batch.use
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import case
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import tiny_run
 
@@ -240,6 +241,13 @@ def test_foreign_checkpoint_is_refused(alone: Path, tiny_tokens: Tokens) -> None
                 text = json.dumps(stated | {"sha256": digest(stated, sorted(tensors), tensors.__getitem__)})
             save_file(tensors, alone / CHECKPOINT, metadata=None if text is None else {"run": text})
             refused(alone, tiny_tokens, "checkpoint.safetensors is damaged; delete the folder")
+
+
+def test_checkpoint_of_an_earlier_version_is_told_from_a_damaged_one(alone: Path, tiny_tokens: Tokens) -> None:
+    with safe_open(alone / CHECKPOINT, framework="pt") as file:
+        run = {name: value for name, value in json.loads(file.metadata()["run"]).items() if name != "sha256"}
+    save_file(load_file(alone / CHECKPOINT), alone / CHECKPOINT, metadata={"run": json.dumps(run)})
+    refused(alone, tiny_tokens, "was written by an earlier thinwire, .*; delete the folder .* or resume with that")
 
 
 def test_checkpoint_of_another_shape_is_refused(half: Path, tiny_tokens: Tokens) -> None:

@@ -210,6 +210,7 @@ def test_headlines_are_the_columns_and_the_flat_values(verdict: Verdict) -> None
         (Headline("mine", "loss"), "same column or key"),
         (Headline("mine", "edges"), "own values: edges"),
         (Headline("mine", "seconds"), "own values: seconds"),
+        (Headline("mine", "reused"), "own values: reused"),
     ],
 )
 def test_headlines_do_not_hide_each_other(verdict: Verdict, headline: Headline, words: str) -> None:

@@ -6,6 +6,7 @@ A room registers the format that it writes in `FORMATS`.
 """
 
 from thinwire.artifact.meta import (
+    CONFIG,
     FORMATS,
     METRICS,
     SUMMARY,
@@ -22,7 +23,7 @@ from thinwire.artifact.meta import (
     unfinished_kind,
     version,
 )
-from thinwire.artifact.place import check_file_place, check_place, require_file_place
+from thinwire.artifact.place import check_file_place, check_place, require_file_place, unwritable
 from thinwire.artifact.read import open_artifact
 from thinwire.artifact.reuse import finished, reuse_or_make
 from thinwire.artifact.scratch import sweep
@@ -37,6 +38,7 @@ from thinwire.artifact.write import (
 )
 
 __all__ = [
+    "CONFIG",
     "FORMATS",
     "METRICS",
     "SUMMARY",
@@ -64,6 +66,7 @@ __all__ = [
     "sole_writer",
     "sweep",
     "unfinished_kind",
+    "unwritable",
     "version",
     "write_text",
 ]

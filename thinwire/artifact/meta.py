@@ -101,13 +101,18 @@ class Artifact:
         entries = sorted((name, entry.sha256) for name, entry in self.meta.files.items() if name not in measured)
         return hashlib.sha256(json.dumps([self.meta.format, entries]).encode()).hexdigest()[:16]
 
+    @property
+    def meta_file(self) -> Path:
+        """The path of the `meta.json`."""
+        return self.path / META
+
     def file(self, name: str) -> Path:
         """The path of a file that `meta.json` lists, so that its content has been checked.
 
         Every reader gets its paths here. Raises UserError for a file that is not listed.
         """
         if name not in self.meta.files:
-            raise UserError(f"{self.path / META} does not list {name}, which is needed; make the artefact again.")
+            raise UserError(f"{self.meta_file} does not list {name}, which is needed; make the artefact again.")
         return self.path / name
 
     def config(self, cls: type[C]) -> C:

@@ -1,10 +1,11 @@
 """Checks, before any work is done, that its result can be written."""
 
+import errno
 import os
 import stat
-import tempfile
 from pathlib import Path
 
+from thinwire.artifact.scratch import scratch_path
 from thinwire.errors import UserError
 from thinwire.files import kind_of
 
@@ -17,14 +18,16 @@ def check_place(out: Path, option: str = "--out") -> None:
     except FileNotFoundError:
         pass
     except OSError as error:  # a part of the path is a file, or too long
-        raise _refusal(out, error, option) from None
+        raise unwritable(out, error, option) from None
     around = next(folder for folder in out.parents if folder.exists())
     if not around.is_dir():
         raise UserError(f"{around} is a file, so {out} cannot be created; choose another {option}.")
-    try:  # the name is the scratch folder's, which is longer than that of the result
-        os.rmdir(tempfile.mkdtemp(dir=around, prefix=f".{out.name}.", suffix=".tmp"))
+    probe = scratch_path(around / out.name)  # named as scratch folders are, longer than the result
+    try:
+        probe.mkdir()
+        probe.rmdir()
     except OSError as error:
-        raise _refusal(out, error, option) from None
+        raise unwritable(out, error, option) from None
 
 
 def require_file_place(path: Path, what: str = "a file", option: str = "--out") -> None:
@@ -44,11 +47,14 @@ def require_file_place(path: Path, what: str = "a file", option: str = "--out") 
         raise UserError(f"{path} is a file that a process has open; {advice}.")
 
 
-def check_file_place(path: Path, what: str = "an HTML file", option: str = "--out") -> None:
+def check_file_place(path: Path, what: str, option: str = "--out") -> None:
     """Raise UserError unless a file can be written at `path`; `what` and `option` name it to the user."""
     require_file_place(path, what, option)
     check_place(path, option)
 
 
-def _refusal(out: Path, error: OSError, option: str) -> UserError:
-    return UserError(f"{out} cannot be written ({error.strerror}); choose another {option}.")
+def unwritable(path: Path | str, error: OSError, option: str = "--out", verb: str = "written") -> UserError:
+    """The refusal of a path where `error` keeps a result from being written; `option` names it to the user."""
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{path}: this path is too long; choose a shorter {option}.")
+    return UserError(f"{path} cannot be {verb} ({error.strerror}); choose another {option}.")

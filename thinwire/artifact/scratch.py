@@ -41,10 +41,15 @@ def scratch_beside(target: Path) -> Iterator[Path]:
             os.close(lock)
 
 
+def scratch_path(target: Path) -> Path:
+    """A path for a scratch folder beside `target`, as `sweep` knows it."""
+    return target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+
+
 def _create(target: Path) -> tuple[Path, int | None]:
     """A new scratch folder, whose mode follows the umask, and its lock; None where folders cannot be locked."""
     while True:
-        path = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+        path = scratch_path(target)
         path.mkdir()
         try:
             lock = _lock(path, wait=True)

@@ -28,9 +28,20 @@ class Tensors:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a file atomically; its mode follows the umask."""
-    with atomic(path) as temporary, held():
-        save_file(dict(tensors), temporary, metadata=None if metadata is None else dict(metadata))
+    """Write tensors of any device and layout to a file, atomically; its mode follows the umask."""
+    with atomic(path) as temporary:
+        save_tensors(temporary, on_cpu(tensors), metadata)
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as a file stores them: their values alone, contiguous, on the CPU."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as `on_cpu` returns them to a file, in place; signals wait until it is written."""
+    with held():
+        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
 
 
 @contextmanager

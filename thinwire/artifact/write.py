@@ -23,11 +23,11 @@ from thinwire.artifact.meta import (
     unfinished_kind,
     version,
 )
-from thinwire.artifact.place import require_file_place
+from thinwire.artifact.place import require_file_place, unwritable
 from thinwire.artifact.scratch import put_in_place, scratch_beside, sweep
 from thinwire.config import Config
 from thinwire.errors import UserError
-from thinwire.files import read_text
+from thinwire.files import open_regular, read_text
 
 try:
     import fcntl
@@ -54,7 +54,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary = scratch / path.name
         yield temporary
         temporary.chmod(stat.S_IMODE(scratch.stat().st_mode) & READ_WRITE)
-        with open(temporary, "rb") as written:
+        with open_regular(temporary) as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
 
@@ -105,7 +105,7 @@ def replacing(folder: Path, kind: str | None = None) -> Iterator[Path]:
         try:
             scratch = stack.enter_context(scratch_beside(folder))
         except OSError as error:
-            raise _refusal(folder, "created", error) from None
+            raise unwritable(folder, error, verb="created") from None
         yield scratch
         put_in_place(scratch, folder)
 
@@ -121,7 +121,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     try:
         handle = _open_lock(folder / LOCK)
     except OSError as error:
-        raise _refusal(folder, "written", error) from None
+        raise unwritable(folder, error) from None
     try:
         if fcntl is not None:
             try:
@@ -154,15 +154,9 @@ def make_parents(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refusal(path.parent, "created", error) from None
+        raise unwritable(path.parent, error, verb="created") from None
     if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path.parent} cannot be written; choose another --out.")
-
-
-def _refusal(path: Path, verb: str, error: OSError) -> UserError:
-    if error.errno == errno.ENAMETOOLONG:
-        return UserError(f"{path}: this path is too long; choose a shorter one.")
-    return UserError(f"{path} cannot be {verb} ({error.strerror}); choose another --out.")
+        raise unwritable(path.parent, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def refuse_foreign(folder: Path, kind: str | None = None) -> None:
@@ -180,7 +174,7 @@ def refuse_foreign(folder: Path, kind: str | None = None) -> None:
     try:
         filled = os.path.isdir(folder) and not all(map(begun.fullmatch, os.listdir(folder)))
     except OSError as error:
-        raise _refusal(folder, "read", error) from None
+        raise unwritable(folder, error, verb="read") from None
     if filled and not (os.path.exists(folder / CONFIG) and _may_be_ours(folder / META)):
         raise UserError(f"{folder} holds files that are not a thinwire artefact; choose another --out.")
     if filled and kind is not None:

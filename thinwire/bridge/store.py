@@ -69,7 +69,7 @@ def save_bridge(
     """Write a finished bridge artefact in place of `folder`; `parents` are `dense`, `sparse` and `tokens`."""
     with artifact.replacing(folder, "bridge") as scratch:
         artifact.write_text(scratch / SHAPE, BridgeShape.of(bridge).model_dump_json(indent=2))
-        write_tensors(scratch / WEIGHTS, {name: value.detach().cpu() for name, value in bridge.state_dict().items()})
+        write_tensors(scratch / WEIGHTS, bridge.state_dict())
         artifact.write_text(scratch / artifact.SUMMARY, summary.model_dump_json(indent=2))
         artifact.finish(scratch, "bridge", config, parents, [SHAPE, WEIGHTS, artifact.SUMMARY], seed=config.seed)
     return load_bridge(folder)

@@ -205,9 +205,9 @@ class Circuit(Shown):
         """Write the circuit as an artefact folder whose parents are the model's and those in `also`, by role."""
         with artifact.replacing(Path(folder), "circuit") as scratch:
             artifact.write_text(scratch / "circuit.json", json.dumps(self._to_json(), indent=1))
-            means = {str(site): mean.contiguous() for site, mean in self.means.items()}
+            means = {str(site): mean for site, mean in self.means.items()}
             if self.ablated_embedding is not None:
-                means[EMBEDDING] = self.ablated_embedding.contiguous()
+                means[EMBEDDING] = self.ablated_embedding
             write_tensors(scratch / "means.safetensors", means)
             files = ["circuit.json", "means.safetensors"]
             if self.scores:

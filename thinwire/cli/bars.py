@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn
 from rich.text import Text
 
-from thinwire.cli.terminal import NARROWEST, console, visible
+from thinwire.cli.terminal import NARROWEST, console
+from thinwire.display import visible
 from thinwire.progress import Pace, Report, duration
 
 if TYPE_CHECKING:

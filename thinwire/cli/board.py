@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from thinwire.cli.bars import SECONDS_BETWEEN_LINES, bars, moves
-from thinwire.cli.terminal import console, visible
+from thinwire.cli.terminal import console
+from thinwire.display import plural, visible
 from thinwire.fanout.board import ATTEMPTS, Board
 from thinwire.fanout.job import Job, Outcome
 
@@ -34,7 +35,7 @@ def board(jobs: int, before: int) -> Iterator[Board]:
 def ending(job: Job, outcome: Outcome) -> str:
     """The outcome of a job, in one line."""
     if outcome.scores is not None:
-        size = f"{outcome.nodes} nodes, {outcome.scores.edges} edges"
+        size = f"{plural(outcome.nodes, 'node')}, {plural(outcome.scores.edges, 'edge')}"
         return visible(f"{job.title}: {size}, held-out loss {outcome.scores.heldout_loss:.3f}")
     return visible(f"{job.title}: {'parked; ' + outcome.error if outcome.error else outcome.missed}")
 

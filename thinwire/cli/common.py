@@ -17,14 +17,13 @@ import tyro
 from pydantic import ValidationError
 from rich.table import Table
 
-from thinwire.cli.bars import SECONDS_BETWEEN_LINES, bars, progress
-from thinwire.cli.terminal import console, visible, visible_table
+from thinwire.cli.bars import progress
+from thinwire.cli.terminal import console, visible_table
 from thinwire.config import Config, explain
+from thinwire.display import visible
 from thinwire.errors import UserError
 
 __all__ = [
-    "SECONDS_BETWEEN_LINES",
-    "bars",
     "chosen_config",
     "command",
     "emit",
@@ -34,7 +33,6 @@ __all__ = [
     "progress",
     "size",
     "take_option",
-    "visible",
 ]
 
 T = TypeVar("T")
@@ -63,10 +61,8 @@ def parse(cls: type[T], argv: Sequence[str], verb: str, default: T | None = None
     printed = io.StringIO()
     try:
         with redirect_stderr(printed), _columns(PARSER_COLUMNS):
-            if default is None:
-                args = at_home(tyro.cli(cls, args=list(argv), prog=prog, add_help=False))
-            else:
-                args = at_home(tyro.cli(cls, args=list(argv), prog=prog, default=default, add_help=False))
+            given = tyro.MISSING_NONPROP if default is None else default
+            args = at_home(tyro.cli(cls, args=list(argv), prog=prog, default=given, add_help=False))
     except ValidationError as error:
         raise UserError(f"{error.title}: {explain(error)}.") from None
     except SystemExit as stop:
@@ -191,6 +187,8 @@ def plain(values: Mapping[str, object]) -> str:
 
 def number(value: object) -> str:
     """A value as readers expect it: thousands separated, four significant digits or all before the point."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {number(inner)}" for name, inner in value.items()) or "none"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, float):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from thinwire.cli.common import chosen_config, command, emit, parse, progress, visible
+from thinwire.cli.common import chosen_config, command, emit, parse, progress
 from thinwire.cli.reuse import Watched
 from thinwire.data.config import DataConfig
+from thinwire.display import visible
 from thinwire.progress import duration
 
 if TYPE_CHECKING:

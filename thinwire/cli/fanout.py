@@ -12,9 +12,10 @@ from thinwire import artifact, shipped
 from thinwire.artifact import Artifact
 from thinwire.circuit import PruneScores
 from thinwire.cli.board import board
-from thinwire.cli.common import emit, number, visible
+from thinwire.cli.common import emit, number
 from thinwire.cli.lines import wrapped
 from thinwire.cli.prune_args import Args
+from thinwire.display import visible
 from thinwire.errors import UserError
 from thinwire.fanout.cluster import run_on_ray
 from thinwire.fanout.job import Job, Outcome, earlier_outcome

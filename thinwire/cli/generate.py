@@ -11,10 +11,12 @@ import tyro
 from rich.segment import Segment, Segments
 from rich.style import Style
 
-from thinwire.cli.common import emit, number, parse, progress, visible
+from thinwire.cli.common import emit, number, parse, progress
 from thinwire.cli.terminal import console
+from thinwire.display import visible
 from thinwire.errors import UserError
 from thinwire.files import open_regular
+from thinwire.interrupt import Interrupted
 from thinwire.model.config import SampleConfig
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def run(argv: Sequence[str]) -> None:
                     texts.add(step)
                     report(done, texts.limit, f"{number(texts.rate)} tokens/s")
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted after {number(texts.count)} tokens.") from None
+        raise Interrupted(f"Interrupted after {number(texts.count)} tokens.") from None
     show(texts, prompt, opened, args)
 
 
@@ -195,7 +197,7 @@ def heading(text: str, style: Style) -> None:
 
 
 def _safe(text: str) -> str:
-    """A text made safe for stdout: control characters, and characters that its encoding lacks, become escapes."""
+    """A text made safe for stdout. What its encoding lacks becomes an escape, since a look-alike is another text."""
     encoding = sys.stdout.encoding
     return visible(text, keep="\n\t").encode(encoding, "backslashreplace").decode(encoding)
 

@@ -3,14 +3,15 @@
 import textwrap
 from collections.abc import Iterable
 
-from thinwire.cli.terminal import console, visible
+from thinwire.cli.terminal import width
+from thinwire.display import visible
 
 
 def wrapped(lines: Iterable[str]) -> str:
     """The lines that are not empty, each wrapped to the terminal, further ones indented."""
-    width = max(console().width, 20)
+    columns = width()
     return "\n".join(
-        textwrap.fill(visible(line), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        textwrap.fill(visible(line), columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         for line in lines
         if line
     )

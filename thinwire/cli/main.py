@@ -14,8 +14,10 @@ from importlib import import_module
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from thinwire.cli.terminal import bound_size, give_up_stdout, prepare_streams, visible
+from thinwire.artifact.place import unwritable
+from thinwire.cli.terminal import bound_size, give_up_stdout, prepare_streams
 from thinwire.config import explain
+from thinwire.display import visible
 from thinwire.errors import UserError
 from thinwire.interrupt import as_interrupt
 
@@ -113,9 +115,8 @@ def _dispatch(argv: list[str]) -> int:
 
 def _report(error: BaseException) -> int:
     """Say on stderr, in one sentence, why the run ended; returns the exit code."""
-    stopped = _interruption(error)
-    if stopped is not None:
-        complain(str(stopped) or "Interrupted; finished artefacts are intact, and the same command continues.")
+    if isinstance(error, KeyboardInterrupt):
+        complain(str(error) or "Interrupted; finished artefacts are intact, and the same command continues.")
         return 1
     if isinstance(error, UserError):
         return complain(str(error))
@@ -125,7 +126,7 @@ def _report(error: BaseException) -> int:
         give_up_stdout()  # its reader has gone
         return 1
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return complain(f"{error.filename}: this path is too long; choose a shorter one.")
+        return complain(str(unwritable(error.filename, error, "path")))
     if isinstance(error, SafetensorError):
         complain(f"A file of weights could not be written: {error}; finished artefacts are intact.")
     elif isinstance(error, OSError):
@@ -135,16 +136,6 @@ def _report(error: BaseException) -> int:
     else:
         _unexpected(error)
     return 1
-
-
-def _interruption(error: BaseException) -> KeyboardInterrupt | None:
-    """The Ctrl-C that an error comes from: code in C may turn it into an error of its own."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, KeyboardInterrupt):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _unexpected(error: BaseException) -> None:

@@ -84,9 +84,10 @@ def remarks(circuit: "Circuit", values: Mapping[str, object]) -> str:
     scores = circuit.scores
     if scores is not None:
         lines.append(use_sentence(circuit.task, scores.pairs))
-        target = f"The target of {number(scores.target_loss)} nats is met on validation pairs ({scores.loss:.3f})"
-        met = scores.heldout_loss <= scores.target_loss
-        lines.append(f"{target} {'and' if met else 'but missed'} on held-out pairs ({scores.heldout_loss:.3f}).")
+        met, held = values["target_met_validation"], values["target_met_heldout"]
+        target = f"The target of {number(scores.target_loss)} nats is {'met' if met else 'missed'} on validation pairs"
+        other = "and" if met == held else f"but {'met' if held else 'missed'}"
+        lines.append(f"{target} ({scores.loss:.3f}) {other} on held-out pairs ({scores.heldout_loss:.3f}).")
     commands = values["next"]
     assert isinstance(commands, list)
     next_lines = [f"{at}  {command}" for at, command in zip(("Next:", "     "), commands, strict=True)]
@@ -137,7 +138,8 @@ def summary(circuit: "Circuit", out: Path) -> dict[str, object]:
         "calibration_shift": circuit.calibration.shift,
         "validation_loss": scores.loss,
         "target_loss": scores.target_loss,
-        "target_met": scores.heldout_loss <= scores.target_loss,
+        "target_met_validation": scores.loss <= scores.target_loss,
+        "target_met_heldout": scores.heldout_loss <= scores.target_loss,
         **flat_use(scores.pairs),
         "unpruned_loss": scores.unpruned_loss,
         "unpruned_accuracy": scores.unpruned_accuracy,

@@ -13,9 +13,10 @@ from rich.table import Table
 
 from thinwire import artifact, shipped
 from thinwire.cli.bars import Phases
-from thinwire.cli.common import command, emit, parse, visible
+from thinwire.cli.common import command, emit, parse
 from thinwire.cli.reuse import OTHER_PLACE, Watched
 from thinwire.data.config import DataConfig
+from thinwire.display import visible
 from thinwire.errors import UserError
 from thinwire.progress import Reused, duration
 from thinwire.prune.config import PruneConfig
@@ -77,7 +78,7 @@ def run(argv: Sequence[str]) -> None:
 
     began = time.perf_counter()
     work, reused = Workspace(args.out), list[Path]()
-    artifact.check_file_place(work.page)
+    artifact.check_file_place(work.page, "an HTML file")
     for task in TASKS:
         artifact.refuse_foreign(work.circuit(task), "circuit")
         artifact.refuse_foreign(work.verdict(task), "verdict")

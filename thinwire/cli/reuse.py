@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from thinwire.cli.common import visible
+from thinwire.display import visible
 from thinwire.progress import Note, Report, Reused
 
 FORCE = "--force makes it again"

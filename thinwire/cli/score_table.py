@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from thinwire.cli.common import visible
 from thinwire.cli.lines import wrapped
+from thinwire.display import visible
 
 if TYPE_CHECKING:
     from thinwire.tasks import Score
+    from thinwire.verify.measurement import Interval
 
-CHANCE = 0.5
 MARK = "*"
 """Follows an accuracy that is not above chance."""
 INEXPRESSIBLE = "–: the model's tokenizer cannot express the task."
@@ -30,30 +30,29 @@ class Row:
     """None where the tokenizer cannot express the task."""
 
     @property
-    def interval(self) -> tuple[float, float] | None:
+    def interval(self) -> "Interval | None":
         """95 % interval of the accuracy: Wilson's, with pairs as trials, since the sides of a pair go together."""
         from thinwire.verify.intervals import wilson
 
         if self.score is None:
             return None
-        found = wilson(self.score.accuracy, self.score.use.used)
-        return found.low, found.high
+        return wilson(self.score.accuracy, self.score.use.used)
 
     @property
     def above_chance(self) -> bool | None:
         """Whether the interval lies above one half."""
-        return None if self.interval is None else self.interval[0] > CHANCE
+        return None if self.interval is None else self.interval.above_chance
 
     def as_json(self) -> dict[str, object]:
         """The row as flat values; null where there is no score."""
-        score, (low, high) = self.score, self.interval or (None, None)
+        score, interval = self.score, self.interval
         named: dict[str, object] = {
             "task": self.task,
             "split": self.split,
             "loss": score and score.loss,
             "accuracy": score and score.accuracy,
-            "low": low,
-            "high": high,
+            "low": interval and interval.low,
+            "high": interval and interval.high,
             "above_chance": self.above_chance,
         }
         if score is None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.text import Text
 
-from thinwire.cli.common import emit, visible
+from thinwire.cli.common import emit
 from thinwire.cli.lines import wrapped
 from thinwire.cli.terminal import console
+from thinwire.display import visible
 from thinwire.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The terminal, whatever it is: its encoding, its width, streams that are closed or full, and text made safe for it."""
+"""The terminal, whatever it is: its encoding, its width, streams closed or full, and tables made safe for it."""
 
 import codecs
 import io
@@ -6,6 +6,8 @@ import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
+
+from thinwire.display import escaped, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,23 +23,6 @@ ASCII = str.maketrans(
     | {"≤": "<=", "≥": ">=", "≈": "~", "≠": "!=", "±": "+-", "∞": "inf"}
 )
 """Characters that the command line prints, and the ASCII for them, of the same width where columns are aligned."""
-IGNORABLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
-"""Characters that count as printable and show nothing."""
-
-
-def visible(text: str, keep: str = "") -> str:
-    """Text from outside made safe for a terminal: every character that acts, hides or reorders becomes an escape.
-
-    Those are control characters but `keep`, line breaks of every kind, marks of writing direction, characters without
-    a width, and unpaired surrogates.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c in keep or (c.isprintable() and not IGNORABLE.match(c)) else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
 
 
 def visible_table(table: "Table") -> "Table":
@@ -65,7 +50,7 @@ def _readable(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end].translate(ASCII)
-    return "".join(c if c.isascii() else _escape(c) for c in lacking), error.end
+    return "".join(c if c.isascii() else escaped(c) for c in lacking), error.end
 
 
 codecs.register_error(READABLE, _readable)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from thinwire.cli.common import chosen_config, command, emit, number, parse, progress, take_option, visible
+from thinwire.cli.common import chosen_config, command, emit, number, parse, progress, take_option
 from thinwire.cli.main import complain
 from thinwire.cli.reuse import OTHER_PLACE, Watched
+from thinwire.display import visible
 from thinwire.errors import UserError
 from thinwire.progress import Note, Pace, Report, duration, silent
 from thinwire.train.config import Parallel, TrainConfig

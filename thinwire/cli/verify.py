@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +14,9 @@ from thinwire.cli.common import chosen_config, emit, parse, progress
 from thinwire.cli.lines import wrapped
 from thinwire.cli.reuse import Watched
 from thinwire.verify.config import VerifyConfig
-from thinwire.verify.measurement import written
 
 if TYPE_CHECKING:
-    from thinwire.verify import Measurement, Verdict
+    from thinwire.verify import Verdict
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def rows(verdict: "Verdict") -> dict[str, object]:
 def table(verdict: "Verdict") -> Table:
     """The verdict for reading: a row per measurement, and below the table how to read each check."""
     target = "" if verdict.target_loss is None else f", target loss {verdict.target_loss:g} nats"
-    title = f"{verdict.task}: {verdict.nodes} nodes, {verdict.edges} edges{target}"
+    title = f"{verdict.task}: {verdict.sizes}{target}"
     slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
     grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
     grid.add_column("check")
@@ -97,14 +96,7 @@ def table(verdict: "Verdict") -> Table:
     grid.add_column("status")
     read: dict[str, str] = {}
     for one in verdict.measurements:
-        grid.add_row("" if one.title in read else one.title, one.quantity, *_cells(one))
+        grid.add_row("" if one.title in read else one.title, one.quantity, *one.texts, one.split, one.status)
         read.setdefault(one.title, f"{one.title}: {one.meaning}{f' Here: {one.reason}.' if one.reason else ''}")
     grid.caption = "\n".join(read.values())
     return grid
-
-
-def _cells(one: "Measurement") -> tuple[str, ...]:
-    """A measurement's value, interval, pairs, split and status."""
-    value = one.number if one.unit == "fraction" else f"{one.number} {one.unit}"
-    low, high = (written(end, one.unit) for end in astuple(one.interval)) if one.interval else ("", "")
-    return value, f"{low} … {high}" if low else "", str(one.n), one.split, one.status

@@ -1,5 +1,6 @@
 """thinwire view: show circuits as a page, a picture or text, or the report of a training run as a page."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _show(folders: Sequence[Path], suffix: str, args: Args) -> None:
     else:
         tokens = work.open_tokens(args.tokens, model)
         opened.check_tokens(tokens)
-        artifact.check_file_place(out)
+        artifact.check_file_place(out, "an HTML file")
         held_out(tokens, 1, opened.model.config.context)  # raises where there is too little text
         _page(opened, tokens, circuits, work, out, own)
     emit({"out": str(out), "circuits": [str(folder) for folder in folders]}, args.json, str(out))
@@ -132,25 +133,29 @@ def _verdict_folder(circuit: "Circuit", work: "Workspace", several: bool) -> Pat
 
 
 def _expanded(given: Sequence[Path]) -> list[Path]:
-    """Circuit folders, each once; a workspace, or a folder of circuits, stands for all circuits that are finished."""
+    """Circuit folders, each once; a workspace, or a folder of circuits, stands for all circuits that are finished.
+
+    Raises UserError for a workspace without any. An unfinished circuit is refused where it is opened.
+    """
+    from thinwire.stages.workspace import Workspace, finished_in
+
     found: list[Path] = []
     for folder in given:
-        inside = folder / "circuits" if (folder / "circuits").is_dir() else folder
-        if artifact.is_finished(folder) or not inside.is_dir():
+        if artifact.is_finished(folder) or not folder.is_dir():
             found.append(folder)
             continue
-        try:
-            below = sorted(
-                path for path in inside.iterdir() if not path.name.startswith(".") and artifact.is_finished(path)
-            )
-        except OSError as error:
-            raise UserError(f"{inside} cannot be read ({error.strerror}); name circuit folders.") from None
-        if not below and inside != folder:
-            raise UserError(
-                f"{inside} has no finished circuit; make one with `thinwire prune {folder}/model --task TASK`."
-            )
-        found += below or [folder]  # an unfinished circuit is refused where it is opened
+        work = Workspace(folder)
+        below = work.circuits() or finished_in(folder, "circuit")
+        model = next((one for one in (work.model, Workspace(folder.parent).model) if _has_config(one)), None)
+        if not below and model is not None and not _has_config(folder):
+            remedy = shlex.join(["thinwire", "prune", str(model)])
+            raise UserError(f"{folder} has no finished circuit; make one with `{remedy} --task TASK`.")
+        found += below or [folder]
     return list({folder.absolute(): folder for folder in found}.values())
+
+
+def _has_config(folder: Path) -> bool:
+    return (folder / artifact.CONFIG).is_file()
 
 
 def _is_run(folder: Path) -> bool:

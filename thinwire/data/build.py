@@ -51,7 +51,7 @@ def build(config: DataConfig, out: Path, report: Report = silent, force: bool = 
     def fits(found: Tokens) -> bool:
         if _settings(found.config) != _settings(config) or (given and found.tokenizer.id != given.id):
             return False
-        changed = difference(config, found.artifact.path / "manifest.jsonl", report)
+        changed = difference(config, found.artifact.file("manifest.jsonl"), report)
         if changed:
             report(0, 1, Note(f"{out} is built again: {changed}."))
         return changed is None

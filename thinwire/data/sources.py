@@ -3,12 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 
 from thinwire.data import corpus
 from thinwire.data.config import DataConfig
 from thinwire.data.corpus import Skipped
 from thinwire.errors import UserError
+from thinwire.files import open_regular
 from thinwire.progress import Report, silent
 
 Line = tuple[str, str, str]
@@ -79,7 +81,7 @@ def _lines(manifest: Path) -> Iterator[tuple[str, str, str, str]]:
     """Part, name, SHA-256 of the text, and why it was left out, of each line; an empty text for what a line lacks."""
     keys = "part", "name", "sha256", "skipped"
     try:
-        with open(manifest, encoding="utf-8") as file:
+        with TextIOWrapper(open_regular(manifest), encoding="utf-8") as file:
             for raw in file:
                 line = json.loads(raw)
                 part, name, digest, reason = (line.get(key, "") for key in keys)

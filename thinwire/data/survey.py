@@ -9,6 +9,7 @@ from pathlib import Path
 from thinwire.data import corpus
 from thinwire.data.config import DataConfig, Part, Split
 from thinwire.data.corpus import Skipped
+from thinwire.files import open_regular
 from thinwire.progress import Report
 
 BATCH_BYTES = 1_000_000
@@ -119,7 +120,7 @@ def manifest(config: DataConfig, survey: Survey, splits: dict[str, Split]) -> st
 
 def texts(spool: Path, entries: list[Entry]) -> Iterator[tuple[Entry, str]]:
     """The texts of entries, read back from the spool."""
-    with open(spool, "rb") as file:
+    with open_regular(spool) as file:
         for entry in entries:
             file.seek(entry.start)
             yield entry, file.read(entry.bytes).decode("utf-8")

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from thinwire import artifact
 from thinwire.fanout.board import ATTEMPTS, Board, Quiet
 from thinwire.fanout.job import Job, Outcome
+from thinwire.files import open_regular
 from thinwire.train.rates import usable_cores
 
 WORKER = (sys.executable, "-m", "thinwire.fanout.worker")
@@ -159,6 +160,8 @@ def run_local(
 
 def last_line(job: Job) -> str:
     """The last line that the processes of the job wrote to stderr."""
-    end = job.log.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
+    with open_regular(job.log) as log:
+        log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
+        end = log.read().decode(errors="replace")
     lines = [line.strip() for line in end.splitlines() if line.strip()]
     return lines[-1] if lines else "its log is empty"

@@ -19,6 +19,7 @@ from thinwire.circuit import Circuit, PruneScores, Rung, embedding_edges, unembe
 from thinwire.compiled.compile import compile_sparse
 from thinwire.data.tokenizer import Tokenizer
 from thinwire.data.words import HELDOUT_SEED
+from thinwire.display import plural
 from thinwire.errors import UserError
 from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
@@ -73,10 +74,10 @@ def prune(
     best = met[: config.finalists if config.finishes else 1]
     finals = []
     for index, trial in enumerate(best):
-        report(index, len(best), f"finishing {trial.edges} edges")
+        report(index, len(best), f"finishing {plural(trial.edges, 'edge')}")
         finals.append(pruning.final(trial, report))
     final = min(finals, key=lambda final: (final.candidate.edges, len(final.candidate.nodes)))
-    report(len(best), len(best), f"{final.candidate.edges} edges")
+    report(len(best), len(best), plural(final.candidate.edges, "edge"))
     return pruning.circuit(final, rungs, began)
 
 

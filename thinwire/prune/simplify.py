@@ -14,6 +14,7 @@ import math
 from dataclasses import replace
 
 from thinwire.circuit import EdgeEnds, weight_edges
+from thinwire.display import plural
 from thinwire.progress import Report, silent
 from thinwire.prune.discretize import Candidate, Evaluator
 from thinwire.prune.passes import Parts, Token
@@ -58,7 +59,7 @@ def _descend(parts: Parts, evaluator: Evaluator, target: float, report: Report) 
     tried = len(queue)
     while queue:
         assert parts.kept_edges is not None
-        report(tried - len(queue), tried, f"simplifying, {len(parts.kept_edges)} edges")
+        report(tried - len(queue), tried, f"simplifying, {plural(len(parts.kept_edges), 'edge')}")
         _, index, measured_at, item = heapq.heappop(queue)
         if not parts.has(item):
             continue

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from thinwire import artifact
 from thinwire.config import Config, explain, read_record
+from thinwire.display import plural
 from thinwire.errors import UserError
 from thinwire.files import read_bytes
 from thinwire.progress import Report, silent
@@ -102,7 +103,7 @@ def part_of(report: Report, before: int, count: int, whole: int) -> Report:
 def status(trials: Sequence[Trial], config: PruneConfig) -> str:
     """Progress of a search and its smallest circuit, such as `round 3, 14 edges`."""
     smallest = best(trials)
-    found = f"{smallest.edges} edges" if smallest else "target missed"
+    found = plural(smallest.edges, "edge") if smallest else "target missed"
     return f"round {math.ceil(len(trials) / config.trials)}, {found}"
 
 

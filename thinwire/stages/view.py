@@ -6,7 +6,6 @@ from pathlib import Path
 from thinwire import artifact
 from thinwire.circuit import Circuit, circuit_task
 from thinwire.data import Tokens
-from thinwire.errors import UserError
 from thinwire.progress import Report, silent
 from thinwire.stages.workspace import Opened
 from thinwire.tasks import Task
@@ -32,7 +31,7 @@ def view_stage(
     """
     opened.check_tokens(tokens)
     suffix_of(out, PAGES)
-    artifact.check_file_place(out)
+    artifact.check_file_place(out, "an HTML file")
     artifact.make_parents(out)
     result = result_in(opened.artifact)
     origin = Origin(opened.artifact.id, result.val_loss, opened.artifact.meta.seed)
@@ -42,7 +41,7 @@ def view_stage(
     try:
         page.write(payload, out)
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise artifact.unwritable(out, error) from None
 
 
 def picture_stage(opened: Opened, circuit: Circuit, out: Path, own: Task | None = None) -> None:
@@ -62,7 +61,7 @@ def picture_stage(opened: Opened, circuit: Circuit, out: Path, own: Task | None 
     try:
         draw(found.task, found.vocab, out)
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise artifact.unwritable(out, error) from None
 
 
 def titles(circuits: Sequence[Circuit]) -> list[str]:
@@ -91,7 +90,3 @@ def _differing(folder: Path, folders: Sequence[Path]) -> str:
     first = next((i for i in range(least) if len({path[i] for path in parts}) > 1), least)
     last = next((i for i in range(least - first) if len({path[-1 - i] for path in parts}) > 1), 0)
     return "/".join(folder.parts[first : len(folder.parts) - last]) or "."
-
-
-def _unwritable(out: Path, error: OSError) -> UserError:
-    return UserError(f"{out} cannot be written ({error.strerror}); choose another --out.")

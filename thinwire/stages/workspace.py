@@ -12,6 +12,7 @@ from pathlib import Path
 
 from thinwire import artifact, shipped
 from thinwire.artifact import Artifact
+from thinwire.artifact.meta import META
 from thinwire.circuit import Circuit
 from thinwire.compiled.load import load_compiled
 from thinwire.data import Tokenizer, Tokens
@@ -46,6 +47,14 @@ class Workspace:
         """The folder of the verdict on a task's circuit."""
         return self.root / "verdicts" / task
 
+    def circuits(self) -> list[Path]:
+        """The folders of the finished circuits, sorted. Raises UserError as `finished_in` does."""
+        return finished_in(self.root / "circuits", "circuit")
+
+    def verdicts(self) -> list[Path]:
+        """The same of the verdicts."""
+        return finished_in(self.root / "verdicts", "verdict")
+
     @classmethod
     def of_model(cls, model: Path) -> "Workspace":
         """The workspace that contains a model folder; that of a shipped model is `runs/NAME`."""
@@ -72,8 +81,23 @@ class Workspace:
                 raise UserError(f"{self.model} holds another model than {model.path}; choose another --out.")
             return
         with artifact.replacing(self.model, "model") as folder:
-            for name in (*model.meta.files, "meta.json"):
-                shutil.copyfile(model.path / name, folder / name)
+            for name in model.meta.files:
+                shutil.copyfile(model.file(name), folder / name)
+            shutil.copyfile(model.meta_file, folder / META)
+
+
+def finished_in(folder: Path, kind: str) -> list[Path]:
+    """The finished artefacts of a format that lie in a folder, sorted; those being written there do not count.
+
+    Raises UserError where the folder cannot be read, and for a `meta.json` that is damaged.
+    """
+    try:
+        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); make it readable.") from None
+    return [path for path in found if artifact.is_finished(path) and artifact.read_head(path / META).format == kind]
 
 
 @one_line

@@ -66,12 +66,11 @@ def _split(use: PairUse) -> str:
 
 
 def flat_use(uses: Sequence[PairUse]) -> dict[str, object]:
-    """The use of a task's pairs as flat values: pairs of each split, pairs passed over, and why; empty without any."""
+    """The use of a task's pairs as values: pairs of each split, pairs passed over, and why; empty without any."""
     if not uses:
         return {}
     reasons: Counter[str] = Counter()
     for use in uses:
         reasons.update(use.passed_over)
     used: dict[str, object] = {f"{use.split}_pairs": use.used for use in uses}
-    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-    return used | {"passed_over": sum(reasons.values())} | ({"passed_over_why": why} if why else {})
+    return used | {"passed_over": sum(reasons.values()), "passed_over_why": dict(reasons)}

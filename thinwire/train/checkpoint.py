@@ -21,13 +21,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from thinwire import artifact
-from thinwire.artifact.tensors import UNREADABLE, opened
+from thinwire.artifact.tensors import UNREADABLE, on_cpu, opened, save_tensors
 from thinwire.errors import UserError
-from thinwire.interrupt import held
 from thinwire.train.ranks import Ranks
 from thinwire.train.rows import like_sharded, local, local_rows
 from thinwire.train.step import State
@@ -36,6 +34,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 RUN = "run"
 """Key of the metadata that hold the state of the run, in JSON."""
 DIGEST = "sha256"
+OF_EARLIER = {"parents", "seconds", "shards", "step"}
+"""Keys of the state of a run that also versions wrote which stored no digest."""
 
 
 class Damaged(UserError):
@@ -73,10 +73,9 @@ def previous(path: Path) -> Path:
 
 def _write(path: Path, tensors: Mapping[str, Tensor], run: Mapping[str, object]) -> None:
     """Write a file with its digest."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    described = {**run, DIGEST: digest(run, sorted(on_cpu), on_cpu.__getitem__)}
-    with held():
-        save_file(on_cpu, path, metadata={RUN: json.dumps(described)})
+    stored = on_cpu(tensors)
+    described = {**run, DIGEST: digest(run, sorted(stored), stored.__getitem__)}
+    save_tensors(path, stored, {RUN: json.dumps(described)})
 
 
 def digest(run: Mapping[str, object], names: Iterable[str], tensor: Callable[[str], Tensor]) -> str:
@@ -152,13 +151,20 @@ def check(path: Path, ranks: Ranks) -> None:
         with _Reader.open(path) as reader:
             for file in reader.parts[ranks.rank :: ranks.world_size]:
                 run = json.loads(file.metadata()[RUN])
-                expected = run.pop(DIGEST)
+                expected = run.pop(DIGEST, None)
+                if expected is None and run.keys() >= OF_EARLIER:
+                    raise Damaged(_earlier(path))
                 if digest(run, sorted(file.keys()), file.get_tensor) != expected:
                     raise Damaged(_damaged(path))
     except Damaged:
         raise
     except UNREADABLE:
         raise Damaged(_damaged(path)) from None
+
+
+def _earlier(path: Path) -> str:
+    again = f"delete the folder {path.parent} and train again, or resume with that version"
+    return f"{path} was written by an earlier thinwire, without a digest; {again}."
 
 
 def _damaged(path: Path) -> str:

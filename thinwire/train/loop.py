@@ -20,7 +20,7 @@ from thinwire.data import Tokens
 from thinwire.engine.process_memory import hold_freed_memory
 from thinwire.errors import UserError
 from thinwire.files import read_text
-from thinwire.interrupt import StopRequest, stop_on_signal
+from thinwire.interrupt import Interrupted, StopRequest, stop_on_signal
 from thinwire.model.precision import own_modes
 from thinwire.train import checkpoint
 from thinwire.train.config import TrainConfig
@@ -76,7 +76,7 @@ def train(
     `ranks` are the processes that train together; each calls this, and has a device of its own in place of `device`.
 
     Raises UserError for a folder of another run, tokens of another vocabulary or too few of them, a missing device, or
-    a loss that is not finite. Raises KeyboardInterrupt, after saving, on SIGINT and SIGTERM.
+    a loss that is not finite. Raises Interrupted, after saving, on SIGINT and SIGTERM.
     """
     out, objective = Path(out), sources.objective
     hold_freed_memory()
@@ -207,7 +207,7 @@ def _advance(run: _Run, spent: float, stop: StopRequest) -> float:
         run.monitoring.report(state.step, config.steps, f"loss {done.loss:.3f}, density {done.density:.2%}")
         if state.ranks.any(stop.requested):
             save()
-            raise KeyboardInterrupt
+            raise Interrupted
         if state.step % config.checkpoint_every == 0:
             save()
     return time.perf_counter() - began
@@ -257,8 +257,7 @@ def _finish(run: _Run, seconds: float) -> TrainResult:
     also = [artifact.METRICS, *([OBJECTIVE] if (run.out / OBJECTIVE).exists() else [])]
     trained = state.objective.own_state()
     if trained:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in trained.items()}
-        write_tensors(run.out / OBJECTIVE_STATE, tensors)
+        write_tensors(run.out / OBJECTIVE_STATE, trained)
         also.append(OBJECTIVE_STATE)
     write_model(run.out, model, config, tokens, run.inputs.parents, result, also)
     checkpoint.remove(run.out / CHECKPOINT)

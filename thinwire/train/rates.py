@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from thinwire.artifact import make_parents, require_file_place, write_text
+from thinwire.artifact import make_parents, require_file_place, unwritable, write_text
 from thinwire.config import Config, explain
 from thinwire.errors import UserError
 from thinwire.files import read_text
@@ -220,7 +220,7 @@ def write_rates(path: Path, name: str, device: Device) -> None:
     try:
         write_text(path, text + "\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another --out.") from None
+        raise unwritable(path, error) from None
 
 
 def _in_one_line(sample: re.Match) -> str:
@@ -251,7 +251,7 @@ def machine_name(model: str, cores: int | None = None) -> str:
 def processor_model() -> str:
     """The name of the processor."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text("/proc/cpuinfo").splitlines()
     except OSError:
         lines = []
     found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

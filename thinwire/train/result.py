@@ -105,6 +105,6 @@ def write_model(
     save_weights(model, folder / "weights.safetensors")
     artifact.write_text(folder / "model.json", config.model.to_json())
     write_summary(folder, result)
-    shutil.copyfile(tokens.artifact.path / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copyfile(tokens.artifact.file("tokenizer.json"), folder / "tokenizer.json")
     files = ["model.json", "weights.safetensors", "tokenizer.json", artifact.SUMMARY, *also]
     return artifact.finish(folder, "model", config, parents, files, seed=config.seed)

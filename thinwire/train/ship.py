@@ -47,7 +47,7 @@ def ship(source: Path | str, tokens: Tokens, out: Path | str, device: str = "cpu
         write_summary(folder, result)
         copied = [*COPIED, *([OBJECTIVE] if OBJECTIVE in trained.meta.files else [])]
         for name in copied:
-            shutil.copyfile(trained.path / name, folder / name)
+            shutil.copyfile(trained.file(name), folder / name)
         files = ["weights.safetensors", artifact.SUMMARY, *copied]
         parents = {"tokens": tokens.artifact, "model": trained}
         artifact.finish(folder, "model", config, parents, files, seed=config.seed)

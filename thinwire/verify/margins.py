@@ -19,8 +19,6 @@ AUC = (
     "Probability that the log-odds of the first answer are higher in a prompt where it is right than in one where it "
     "is wrong. Guessing gives one half."
 )
-CHANCE = 0.5
-"""Accuracy of guessing between two answers."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ class Shift:
     @property
     def judgement(self) -> Judgement:
         """Pass where the answers are right without the calibration; a warning at chance, or clearly below it."""
-        low, high, calibrated = ends(self.before).low, ends(self.before).high, ends(self.after).low
-        if low <= CHANCE:
+        high, calibrated = ends(self.before).high, ends(self.after).low
+        if not ends(self.before).above_chance:
             return Judgement("warn", f"at chance before the calibration's shift of {self.shift:.3g}")
         if high < calibrated:
             return Judgement("warn", f"{self.after.value:.3f} only after the calibration's shift of {self.shift:.3g}")

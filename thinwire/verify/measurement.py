@@ -12,6 +12,10 @@ Status = Literal["pass", "warn", "fail", "info"]
 """Whether a measurement meets the threshold that its check states; info where a check states none."""
 
 
+CHANCE = 0.5
+"""Accuracy of guessing between two answers."""
+
+
 @with_config(STRICT)
 @dataclass(frozen=True)
 class Interval:
@@ -19,6 +23,11 @@ class Interval:
 
     low: float
     high: float
+
+    @property
+    def above_chance(self) -> bool:
+        """Of an accuracy: whether the interval lies above what guessing reaches."""
+        return self.low > CHANCE
 
 
 @one_line
@@ -106,6 +115,13 @@ class Measurement:
     def number(self) -> str:
         """The value for reading, without its unit."""
         return written(self.value, self.unit)
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """The value with its unit, the interval, and the number of pairs, for a row of a table."""
+        value = self.number if self.unit == "fraction" else f"{self.number} {self.unit}"
+        ends = (self.interval.low, self.interval.high) if self.interval else ()
+        return value, " … ".join(written(end, self.unit) for end in ends), f"{self.n:,}"
 
     def judged(self, judgement: Judgement) -> "Measurement":
         """The same measurement with a status and the reason for it."""

@@ -21,8 +21,10 @@ from thinwire.verify.config import VerifyConfig
 from thinwire.verify.inputs import CheckInput, ablation_of
 from thinwire.verify.measurement import Measurement
 
-RESERVED = ("bytes", "format", "id", "kind", "out", "rows", "seconds", "seed", "thinwire", "verdict")
-RESERVED += ("heldout_pairs", "passed_over", "passed_over_why", "train_pairs")
+RESERVED = (
+    *("bytes", "format", "heldout_pairs", "id", "kind", "out", "passed_over", "passed_over_why", "reused", "rows"),
+    *("seconds", "seed", "thinwire", "train_pairs", "verdict"),
+)
 """Names that the command line gives to values of its own beside the flat values of a verdict."""
 
 

@@ -3,6 +3,7 @@
 from html import escape
 from itertools import pairwise
 
+from thinwire.display import visible
 from thinwire.view.drawing import Drawing, Item, Link
 
 POSITIVE, NEGATIVE = "#3d8bd4", "#d9722a"
@@ -16,7 +17,7 @@ FONT = "ui-monospace,Menlo,Consolas,monospace"
 
 def safe(text: str) -> str:
     """Text from outside as HTML text: markup is escaped, and characters that cannot be seen are spelled out."""
-    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+    return escape(visible(text))
 
 
 def svg(drawing: Drawing, label: str) -> str:

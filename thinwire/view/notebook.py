@@ -80,10 +80,8 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _row(found: Measurement) -> Sequence[str]:
-    interval = f"{found.interval.low:.3f} … {found.interval.high:.3f}" if found.interval else ""
-    unit = "" if found.unit == "fraction" else f" {found.unit}"
     judged = " ".join(filter(None, (SIGNS[found.status], found.reason)))
-    return found.title, found.quantity, f"{found.number}{unit}", interval, f"{found.n:,}", judged
+    return found.title, found.quantity, *found.texts, judged
 
 
 @html.register

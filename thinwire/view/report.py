@@ -12,9 +12,9 @@ import torch
 from thinwire import artifact
 from thinwire.config import Config
 from thinwire.display import one_line
-from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.model.weights import sparse_parameters
+from thinwire.progress import duration
 from thinwire.train.config import TrainConfig
 from thinwire.train.metrics import Curve, group, read_metrics
 from thinwire.train.result import TrainResult, result_in
@@ -80,13 +80,13 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     folder = Path(folder)
     path = folder / REPORT if out is None else Path(out)
     suffix_of(path, PAGES)
-    artifact.check_file_place(path)
+    artifact.check_file_place(path, "an HTML file")
     report = report_of(folder)
     artifact.make_parents(path)
     try:
         artifact.write_text(path, page.compose(report.title, asdict(report), ORDER, STYLES))
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another --out.") from None
+        raise artifact.unwritable(path, error) from None
     return path
 
 
@@ -125,7 +125,7 @@ def facts_of(config: TrainConfig, curves: Mapping[str, Curve], result: TrainResu
     tokens = result.tokens if result else done * config.batch_size * shape.context
     facts.append(Fact("tokens", f"{tokens:,}", "trained on"))
     if result and result.seconds is not None and result.tokens_per_second is not None:
-        facts.append(Fact("time", _duration(result.seconds), "over all sessions, validation included"))
+        facts.append(Fact("time", duration(result.seconds), "over all sessions, validation included"))
         facts.append(Fact("tokens per second", f"{result.tokens_per_second:,.0f}"))
     facts.append(Fact("shape", f"{shape.n_layers} × {shape.d_model}", "layers and width of the residual stream"))
     facts.append(Fact("heads", f"{shape.n_heads} of {shape.d_head}"))
@@ -133,12 +133,6 @@ def facts_of(config: TrainConfig, curves: Mapping[str, Curve], result: TrainResu
     facts.append(Fact("context", f"{shape.context:,}", "tokens"))
     facts.append(Fact("vocabulary", f"{shape.vocab_size:,}", "tokens"))
     return facts
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def fillings_of(config: TrainConfig, nonzeros: Mapping[str, Curve]) -> dict[str, tuple[Filling, ...]]:

@@ -20,6 +20,7 @@ from torch.multiprocessing.spawn import spawn
 
 from thinwire.engine.process_memory import hold_freed_memory, peak_memory
 from thinwire.errors import UserError
+from thinwire.files import read_text
 from thinwire.model.config import ModelConfig
 from thinwire.model.precision import native_bf16
 from thinwire.progress import Report, silent
@@ -166,7 +167,7 @@ def measure_all_reduce() -> list[Sample]:
     with tempfile.TemporaryDirectory() as folder:
         store, results = Path(folder) / "store", Path(folder) / "seconds.txt"
         spawn(_reduce, (str(store), str(results)), nprocs=RANKS)
-        times = [float(line) for line in results.read_text().split()]
+        times = [float(line) for line in read_text(results).split()]
     return [_sample(size, taken, (size,)) for size, taken in zip(REDUCED_BYTES, times, strict=True)]
 
 

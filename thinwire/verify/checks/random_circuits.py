@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thinwire.display import plural
 from thinwire.prune.calibrate import fit_calibration
 from thinwire.tasks import accuracy_of, loss_of
 from thinwire.verify.checks import check
@@ -34,7 +35,7 @@ def random_circuits(inputs: CheckInput) -> list[Measurement]:
     each = [_margins(inputs, generator) for _ in range(count)]
     losses = sorted(loss_of(margins).item() for margins in each)
     accuracies = [accuracy_of(margins).item() for margins in each]
-    budget = f"{count} random circuit{'' if count == 1 else 's'}"
+    budget = plural(count, "random circuit")
     condition = Condition("random", "random circuits", inputs.ablation, len(inputs.heldout), budget=budget)
     loss = condition.loss(statistics.median(losses), _of_median(losses, seed), MEANING)
     loss = loss.judged(against_guessing(loss.value))
