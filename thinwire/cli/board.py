@@ -34,7 +34,7 @@ def board(jobs: int, before: int) -> Iterator[Board]:
 
 def ending(job: Job, outcome: Outcome) -> str:
     """The outcome of a job, in one line."""
-    if outcome.scores is not None:
+    if outcome.scores is not None and outcome.nodes is not None:
         size = f"{plural(outcome.nodes, 'node')}, {plural(outcome.scores.edges, 'edge')}"
         return visible(f"{job.title}: {size}, held-out loss {outcome.scores.heldout_loss:.3f}")
     return visible(f"{job.title}: {'parked; ' + outcome.error if outcome.error else outcome.missed}")

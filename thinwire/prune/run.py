@@ -74,7 +74,7 @@ def prune(
     best = met[: config.finalists if config.finishes else 1]
     finals = []
     for index, trial in enumerate(best):
-        report(index, len(best), f"finishing {plural(trial.edges, 'edge')}")
+        report(index, len(best), f"finishing {plural(trial.edges or 0, 'edge')}")
         finals.append(pruning.final(trial, report))
     final = min(finals, key=lambda final: (final.candidate.edges, len(final.candidate.nodes)))
     report(len(best), len(best), plural(final.candidate.edges, "edge"))

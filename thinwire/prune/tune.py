@@ -103,7 +103,7 @@ def part_of(report: Report, before: int, count: int, whole: int) -> Report:
 def status(trials: Sequence[Trial], config: PruneConfig) -> str:
     """Progress of a search and its smallest circuit, such as `round 3, 14 edges`."""
     smallest = best(trials)
-    found = plural(smallest.edges, "edge") if smallest else "target missed"
+    found = plural(smallest.edges or 0, "edge") if smallest else "target missed"
     return f"round {math.ceil(len(trials) / config.trials)}, {found}"
 
 
