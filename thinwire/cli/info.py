@@ -70,7 +70,7 @@ def list_shipped(as_json: bool) -> None:
     for name in shipped.names():
         result, found = read_result(name), artifact.open_artifact(Path(name), "model")
         held = sum(entry.bytes for entry in found.meta.files.values())
-        counts = result.weights(ModelConfig.load(found.path / "model.json"))
+        counts = result.weights(ModelConfig.load(found.file("model.json")))
         row = {"name": name, **asdict(counts), "val_loss": result.val_loss}
         rows.append(row | {"bytes": held, "out": str(found.path)})
         sizes = (counts.nonzeros, counts.entries, counts.bigram)
