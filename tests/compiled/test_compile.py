@@ -22,6 +22,8 @@ def test_the_dense_model_is_not_changed() -> None:
     before = {name: value.clone() for name, value in dense.state_dict().items()}
     compiled = compile_sparse(dense)
     assert isinstance(compiled, CompiledTransformer)
+    assert isinstance(dense.compile_sparse(), CompiledTransformer)
+    assert dense.compile_sparse(below=0) is dense
     assert compiled.config == dense.config
     assert not compiled.training
     assert not any(p.requires_grad for p in compiled.parameters())

@@ -1,6 +1,7 @@
 """The forward pass, site by site: embed, run a range of sublayers with a tap, unembed."""
 
-from typing import Literal, NamedTuple
+from importlib import import_module
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,11 @@ class Transformer(Shown, nn.Module):
         shape = self.config
         texts = f"context {shape.context}, vocab_size {shape.vocab_size}"
         return f"{type(self).__name__}({shape.n_layers} layers, {describe(shape)}, {texts})"
+
+    def compile_sparse(self, below: float | None = None) -> "Transformer":
+        """The model on sparse kernels: `thinwire.compiled.compile_sparse(self, below)`."""
+        compiled: Any = import_module("thinwire.compiled")  # builds on this room, and is loaded when it is called
+        return compiled.compile_sparse(self, below)
 
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator) -> None:
