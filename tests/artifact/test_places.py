@@ -185,3 +185,22 @@ def test_a_probe_that_a_killed_process_left_is_swept(tmp_path: Path, monkeypatch
     assert len(list(tmp_path.iterdir())) == 1
     artifact.sweep(tmp_path, "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_with_other_files_are_not_replaced(tmp_path: Path) -> None:
+    """A config.json alone makes no artefact: what else a folder holds would be lost with it."""
+    for number, meta in enumerate((None, "// notes\n{}", '{"format": "soup"')):  # none, of another program, cut short
+        with case(meta):
+            folder = tmp_path / str(number)
+            (folder / "sub").mkdir(parents=True)
+            (folder / "config.json").write_text("{}")
+            if meta is not None:
+                (folder / "meta.json").write_text(meta)
+            artifact.refuse_foreign(folder, "soup")
+            for kind in ("soup", "model", None):
+                (folder / "thesis.txt").write_text("years of work")
+                with pytest.raises(UserError, match="choose another --out"):
+                    artifact.refuse_foreign(folder, kind)
+            (folder / "thesis.txt").unlink()
+            with pytest.raises(UserError, match="choose another --out"):
+                artifact.refuse_foreign(folder, "model")

@@ -1,6 +1,7 @@
 """Artefact folders are written whole or not at all."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,10 +91,14 @@ def test_work_of_another_kind_is_never_replaced(made: Path) -> None:
     artifact.refuse_foreign(made, "soup")
     (made / "meta.json").write_text("damaged")
     artifact.refuse_foreign(made, "soup")
-    (made / "meta.json").unlink()  # as a training that has not ended
+    (made / "meta.json").unlink()  # a soup still, by its files
+    artifact.refuse_foreign(made, "soup")
+    with pytest.raises(UserError, match="holds sub, which no model artefact has; move it"):
+        artifact.refuse_foreign(made, "model")
+    shutil.rmtree(made / "sub")  # as a training that has just begun
+    artifact.refuse_foreign(made, "model")
     with pytest.raises(UserError, match="holds a model where a soup is to be written"):
         artifact.refuse_foreign(made, "soup")
-    artifact.refuse_foreign(made, "model")
     del FORMATS._entries["model"]  # no imported module registers it
     with pytest.raises(UserError, match="holds a run that is not finished where a soup is to be written"):
         artifact.refuse_foreign(made, "soup")

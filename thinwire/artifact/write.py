@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from thinwire.artifact.meta import (
@@ -39,6 +40,8 @@ LOCK = ".lock"
 """Name of the file by which a process locks a folder that it writes in."""
 OF_EVERY_VERSION = {"format", "version", "thinwire", "files"}
 """Keys that the `meta.json` of every version has."""
+IN_PROGRESS = r"|checkpoint.*\.safetensors|report\.html|tensorboard|wandb.*"
+"""What a training run has in its folder besides the files of a model."""
 READ_WRITE = stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
 
 
@@ -177,10 +180,29 @@ def refuse_foreign(folder: Path, kind: str | None = None) -> None:
         raise unwritable(folder, error, verb="read") from None
     if filled and not (os.path.exists(folder / CONFIG) and _may_be_ours(folder / META)):
         raise UserError(f"{folder} holds files that are not a thinwire artefact; choose another --out.")
-    if filled and kind is not None:
-        found = _kind_of(folder)
-        if found not in (kind, None):
-            raise UserError(f"{folder} holds a {found} where a {kind} is to be written; choose another --out.")
+    if filled:
+        _refuse_other_contents(folder, kind)
+
+
+def _refuse_other_contents(folder: Path, kind: str | None) -> None:
+    """Raise UserError for an artefact of another format than `kind`, and for what is none for certain.
+
+    That is a folder without a valid meta.json and with files that no such artefact has; they would be lost with it.
+    """
+    names = [name for name in sorted(os.listdir(folder)) if name not in (CONFIG, META)]
+    forms = [FORMATS[kind]] if kind is not None and kind in FORMATS else [FORMATS[name] for name in FORMATS]
+    patterns = [Path(pattern).parts[0] for form in forms for pattern in form.files]
+    of_format = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    found = _kind_of(folder)
+    if kind is not None and found not in (kind, None) and (is_finished(folder) or not of_format):
+        raise UserError(f"{folder} holds a {found} where a {kind} is to be written; choose another --out.")
+    if is_finished(folder) and found is not None:
+        return
+    left = re.compile(r"\.lock|\..*\.tmp" + (IN_PROGRESS if any(form.in_place for form in forms) else ""))
+    other = [name for name in names if name not in of_format and not left.fullmatch(name)]
+    if other:
+        what = kind or "thinwire"
+        raise UserError(f"{folder} holds {other[0]}, which no {what} artefact has; move it, or choose another --out.")
 
 
 def _may_be_ours(meta: Path) -> bool:

@@ -88,6 +88,10 @@ def run(argv: list[str]) -> int:
 def _dispatch(argv: list[str]) -> int:
     """Run what the words ask for; returns the exit code."""
     bound_size()
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("The current folder no longer exists; change to another one.") from None
     for word in argv:
         if word != word.encode("utf-8", "replace").decode():
             raise UserError(f"'{word}' is not UTF-8 text; rename what it names, or give other text.")

@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
     circuit = Circuit.load(args.circuit)
     model = args.model or args.circuit.absolute().parent.parent / "model"
     opened = Opened.open(model)
-    out = args.out or Workspace.of_model(model).verdict(circuit.task)
+    out = args.out or Workspace.of_model(model).verdict_on(circuit)
     began = time.perf_counter()
     with progress(f"verify {circuit.task}") as report:
         watched = Watched(report)

@@ -1,7 +1,6 @@
 """thinwire view: show circuits as a page, a picture or text, or the report of a training run as a page."""
 
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,31 +104,15 @@ def _page(
     """Write the page of some circuits, with the verdicts on them; those that are missing are made."""
     from thinwire.stages import verify_stage, view_stage
 
-    counts = Counter(circuit.task for circuit in circuits)
     cases = []
     for circuit in circuits:
-        folder = _verdict_folder(circuit, work, counts[circuit.task] > 1)
+        folder = work.verdict_on(circuit)
         with progress(f"verify {circuit.task}") as report:
             # a verdict with other settings is still the user's verdict
             watched = Watched(report, "thinwire verify --force makes it again")
             cases.append((circuit, verify_stage(opened, circuit, None, folder, watched, own=own)))
     with progress("page") as report:
         view_stage(opened, tokens, cases, out, report=report, own=own)
-
-
-def _verdict_folder(circuit: "Circuit", work: "Workspace", several: bool) -> Path:
-    """Where the verdict on a circuit is; of several circuits of a task, each but the workspace's has an own folder."""
-    from thinwire.verify import finished_verdict
-
-    folder, made = work.verdict(circuit.task), circuit.artifact
-    assert made is not None
-    if (
-        not several
-        or finished_verdict(circuit, folder)
-        or made.path.absolute() == work.circuit(circuit.task).absolute()
-    ):
-        return folder
-    return work.verdict(f"{circuit.task}-{made.id[:8]}")
 
 
 def _expanded(given: Sequence[Path]) -> list[Path]:

@@ -38,8 +38,10 @@ def delete(out: Path) -> None:
             if run.exists():
                 stack.enter_context(artifact.sole_writer(run))
         for folder in (out / place for stage in STAGES for place in (stage, f"runs/{stage}")):
-            if folder.exists():
-                shutil.rmtree(folder.resolve())
+            if folder.is_symlink():
+                folder.unlink()  # what it points to is somebody else's
+            elif folder.exists():
+                shutil.rmtree(folder)
 
 
 def refuse_another(ends: Ends, folder: Path, stage: Stage, config: BridgeConfig) -> None:

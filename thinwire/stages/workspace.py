@@ -55,6 +55,26 @@ class Workspace:
         """The same of the verdicts."""
         return finished_in(self.root / "verdicts", "verdict")
 
+    def verdict_on(self, circuit: Circuit) -> Path:
+        """The folder of the verdict on a stored circuit: a circuit that is not the workspace's has one of its own."""
+        made = circuit.artifact
+        assert made is not None
+        if made.path.absolute() == self.circuit(circuit.task).absolute() or not self._is_of_another(circuit):
+            return self.verdict(circuit.task)
+        return self.verdict(f"{circuit.task}-{made.id[:8]}")
+
+    def _is_of_another(self, circuit: Circuit) -> bool:
+        """Whether the workspace has a circuit of this task, or a verdict on one, and it is not this circuit."""
+        made, own = circuit.artifact, self.circuit(circuit.task)
+        assert made is not None
+        verdict = self.verdict(circuit.task)
+        if artifact.is_finished(verdict):
+            try:
+                return artifact.read_meta(verdict / META).parents.get("circuit") != made.id
+            except UserError:
+                return False
+        return artifact.is_finished(own)
+
     @classmethod
     def of_model(cls, model: Path) -> "Workspace":
         """The workspace that contains a model folder; that of a shipped model is `runs/NAME`."""
