@@ -101,3 +101,19 @@ def test_circuits_of_a_task_have_verdicts_and_titles_of_their_own(
     assert [task.name for task in payloads[0].tasks] == [f"{TASK} (tight)", f"{TASK} (circuits)"]
     assert stamps(work / "verdicts" / TASK) == before, "the verdict on the workspace's circuit stays"
     assert len(list((work / "verdicts").iterdir())) == 2
+
+
+def test_the_verdict_of_another_circuit_stays(work: Path, thinwire: Thinwire, few_pairs: None) -> None:
+    """A second circuit of a task has a verdict of its own: `view` and `verify` do not replace that of the first."""
+    other = work / "circuits" / "other"
+    shutil.copytree(work / "circuits" / TASK, other)
+    thinwire("verify", work / "circuits" / TASK, "--pairs", "9")
+    before = stamps(work / "verdicts" / TASK)
+    shutil.copytree(with_nodes(work), work / "circuits" / "second")
+    shutil.rmtree(work / "circuits" / TASK)
+    shutil.copytree(other, work / "circuits" / TASK)
+    second = work / "circuits" / "second"
+    own = work / "verdicts" / f"{TASK}-{artifact.open_artifact(second, 'circuit').id[:8]}"
+    assert thinwire("verify", second, "--pairs", "9", "--json").json["out"] == str(own)
+    assert thinwire("view", second, "--json").code == 0
+    assert stamps(work / "verdicts" / TASK) == before
