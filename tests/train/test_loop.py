@@ -2,17 +2,17 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from cases import case
+from loop_pieces import interrupting, metrics, same_run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import tiny_run
@@ -39,28 +39,6 @@ def whole(tiny_tokens: Tokens, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("whole") / "model"
     train(CONFIG, tiny_tokens, out)
     return out
-
-
-def metrics(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def same_run(out: Path, other: Path) -> None:
-    """Both hold the same weights, bit for bit, and the same measurements."""
-    assert (out / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
-    assert metrics(out) == metrics(other)
-    results = [replace(read_result(f), out="", seconds=0, tokens_per_second=0) for f in (out, other)]
-    assert results[0] == results[1]
-
-
-def interrupting(at: int, number: signal.Signals = signal.SIGINT) -> Monitoring:
-    """Monitoring that sends this process a signal at one step."""
-
-    def report(done: int, total: int, status: str) -> None:
-        if done == at:
-            os.kill(os.getpid(), number)
-
-    return Monitoring(report)
 
 
 def test_result_and_files_of_a_finished_run(whole: Path, tiny_tokens: Tokens) -> None:

@@ -103,7 +103,7 @@ def run(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Making:
-    """Where the artefacts go, and what is shown of the way there."""
+    """Where the artefacts go, and the progress of the phases that make them."""
 
     work: "Workspace"
     phases: Phases
