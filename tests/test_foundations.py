@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import case
 from pydantic import ValidationError
 from tiny import SHAPE, tiny_model
 
 from thinwire.errors import UserError
+from thinwire.files import repeated_key
 from thinwire.model import ModelConfig
 from thinwire.model.taps import record
 from thinwire.prune import PruneConfig
@@ -40,6 +42,26 @@ def test_bad_config_files_are_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"c.json is not a valid TrainConfig: .*\.$") as caught:
             TrainConfig.load(path)
         assert "\n" not in str(caught.value)
+
+
+def test_config_files_are_read_strictly(tmp_path: Path) -> None:
+    """No conversions, and no key twice, of which a reader would drop one."""
+    path = tmp_path / "config.json"
+    cases = {
+        '{"steps": true}': "steps: input should be a valid integer",
+        '{"steps": "4"}': "steps: input should be a valid integer",
+        '{"learning_rate": "0.1"}': "learning_rate: input should be a valid number",
+        '{"steps": 4, "steps": 5}': r"gives the key 'steps' twice; keep one of them\.$",
+        '{"model": {"n_layers": 2, "n_layers": 3}}': "gives the key 'n_layers' twice",
+    }
+    for text, said in cases.items():
+        with case(text):
+            path.write_text(text)
+            with pytest.raises(UserError, match=said):
+                TrainConfig.load(path)
+    path.write_text('{"learning_rate": 1}')
+    assert TrainConfig.load(path).learning_rate == 1.0
+    assert repeated_key('[{"a": 1}, {"a": 1}]') is None
 
 
 def test_unreadable_config_files_are_one_sentence(tmp_path: Path) -> None:

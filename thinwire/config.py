@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from thinwire.display import line
 from thinwire.errors import UserError
-from thinwire.files import read_text
+from thinwire.files import read_text, repeated_key
 
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -34,9 +34,12 @@ class Config(BaseModel):
     def parse(cls, text: str, where: str) -> Self:
         """Config from JSON text; `where` names the text in the error. Raises UserError on anything unexpected."""
         try:
-            return cls.model_validate_json(text)
+            found = cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             raise UserError(f"{where} is not a valid {cls.__name__}: {explain(error)}.") from None
+        if (twice := repeated_key(text)) is not None:
+            raise UserError(f"{where} gives the key {twice!r} twice; keep one of them.")
+        return found
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -4,6 +4,7 @@ Every reader of the package opens its files here. A pipe is never waited for and
 """
 
 import errno
+import json
 import os
 import stat
 from io import BufferedReader
@@ -64,6 +65,18 @@ def read_bytes(path: Path | str, limit: int = LARGEST_JSON) -> bytes:
                 break
             content += more
         return content
+
+
+def repeated_key(text: str) -> str | None:
+    """A key that an object in valid JSON text has twice, of which readers drop one; None where there is none."""
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, object]]) -> None:
+        keys = [key for key, _ in pairs]
+        found.extend(key for place, key in enumerate(keys) if key in keys[:place])
+
+    json.JSONDecoder(object_pairs_hook=look).decode(text)
+    return found[0] if found else None
 
 
 def read_text(path: Path | str, limit: int = LARGEST_JSON) -> str:

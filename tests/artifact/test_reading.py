@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -152,18 +154,22 @@ def test_finished_work_is_reused_and_that_is_reported(made: Path, tmp_path: Path
         def report(done: int, total: int, status: str) -> None:
             reports.append(f"{done}/{total} {status}")
 
-        def find() -> str | None:
-            return artifact.finished(folder, text, lambda found: found == wanted)
+        return artifact.reuse_or_make(folder, text, differ(wanted), lambda: "made", report, again)
 
-        return artifact.reuse_or_make(folder, find, lambda: "made", report, again)
+    def differ(wanted: str) -> Callable[[str], list[str]]:
+        return lambda found: ["text", "size"] * (found != wanted)
 
     assert get(made, "data") == "data"
     assert reports == [f"1/1 reused {made}"]
-    assert artifact.finished(made, text, lambda found: found == "data") == "data"
-    assert get(made, "other") == get(made, "data", again=True) == get(tmp_path / "nowhere", "data") == "made"
+    assert artifact.finished(made, text, differ("data")) == "data"
+    assert artifact.finished(made, text, differ("other")) is None
+    refusal = f"{made} is finished, with another text and size; choose another --out, or give --force to replace it."
+    with pytest.raises(artifact.Occupied, match=re.escape(refusal)):
+        get(made, "other")
+    assert get(made, "data", again=True) == get(tmp_path / "nowhere", "data") == "made"
     (made / "sub/data.txt").write_text("damaged")
     assert get(made, "damaged") == "made"
-    assert artifact.finished(made, text, lambda found: True) is None
+    assert artifact.finished(made, text, differ("damaged")) is None
     assert len(reports) == 1
 
 

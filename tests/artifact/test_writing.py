@@ -1,12 +1,15 @@
 """Artefact folders are written whole or not at all."""
 
+import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cases import case
 from soup import make
 
 from thinwire import artifact
@@ -128,6 +131,45 @@ def test_atomic_writes_whole_files_or_none(tmp_path: Path) -> None:
     assert path.read_text() == "two"
     assert path.stat().st_mode & 0o777 == 0o644
     assert names(tmp_path) == ["note.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_is_one_sentence_and_keeps_the_old_one(made: Path, number: int) -> None:
+    before = (made / "sub/data.txt").read_bytes()
+
+    def write(kind: str) -> None:
+        with artifact.atomic(made / "config.json") if kind == "file" else artifact.replacing(made, "soup"):
+            raise OSError(number, os.strerror(number))
+
+    remedy = {errno.ENOSPC: "free some space", errno.EFBIG: "raise the limit on the size of files"}[number]
+    for kind, place in (("file", made / "config.json"), ("folder", made)):
+        refusal = f"{place} cannot be written ({os.strerror(number)}); {remedy}, or choose another --out."
+        with case(kind), pytest.raises(UserError, match=f"^{re.escape(refusal)}$"):
+            write(kind)
+    assert (made / "sub/data.txt").read_bytes() == before
+    assert artifact.open_artifact(made, "soup")
+
+
+def test_tensors_on_a_full_disk_are_one_sentence(tmp_path: Path) -> None:
+    """The limit on the size of files is that of a process of its own: half of the tensors do not fit."""
+    program = """
+import resource, sys
+from pathlib import Path
+import torch
+from thinwire.artifact.tensors import write_tensors
+from thinwire.errors import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_tensors(Path(sys.argv[1]), {"a": torch.zeros(2048)})
+except UserError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", program, tmp_path / "a.safetensors"], capture_output=True, text=True)
+    assert ran.stdout == (
+        f"{tmp_path}/a.safetensors cannot be written (File too large); "
+        "raise the limit on the size of files, or choose another --out.\n"
+    ), ran.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:

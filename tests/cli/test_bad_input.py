@@ -67,6 +67,9 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["verify", "CIRCUIT", *VERIFY, "--out", "CIRCUIT"], "holds a circuit where a verdict is to be written"),
     (["view"], "Name at least one circuit folder"),
     (["view", "CIRCUIT", "--out", "EMPTY"], "is a folder; give the name of an HTML file"),
+    (["view", "CIRCUIT", "--out", "CIRCUIT/x.html"], "which may be replaced; choose another --out"),
+    (["view", "CIRCUIT", "--out", "TOKENS/x.svg"], "which may be replaced; choose another --out"),
+    (["generate", "MODEL", "--prompt", "x", "--tokens", "9" * 5000], "--tokens is a number of 5,000 digits; give one"),
     (["view", "CIRCUIT", "--tokens", "MODEL"], "is a model artefact where a tokens artefact is needed"),
     (["info", "nowhere"], "nowhere is not a thinwire artefact"),
     (["info", "EMPTY"], "is not a thinwire artefact"),
@@ -78,6 +81,7 @@ def test_refusals(finished: Path, tmp_path: Path, thinwire: Thinwire, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     places = {"TOKENS": "tokens", "MODEL": "model", "CIRCUIT": f"circuits/{TASK}", "TOKENS/x": "tokens/x"}
+    places |= {"CIRCUIT/x.html": f"circuits/{TASK}/x.html", "TOKENS/x.svg": "tokens/x.svg"}
     paths = {name: str(finished / place) for name, place in places.items()} | {"EMPTY": str(tmp_path / "empty")}
     before = stamps(finished)
     for words, said in REFUSALS:

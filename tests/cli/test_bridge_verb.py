@@ -3,6 +3,7 @@
 import re
 import runpy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from cases import case
 from cli_workspace import DATA, SHAPE, TASK, Thinwire
 
 from thinwire import artifact
+from thinwire.bridge.config import BridgeConfig
+from thinwire.bridge.profile import measure_profile
 from thinwire.cli.details import DETAILS
 from thinwire.cli.main import run
 
@@ -66,20 +69,44 @@ def test_another_choice_is_refused_before_anything_changes(home: Path, thinwire:
         "another seed": ["--seed", "1"],
         "another ridge": ["--ridge", "0.1"],
         "another batch_size": ["--batch-size", "2"],
-        "maps was fitted with another bridge_steps": ["--bridge-steps", "4"],
-        "joint was fitted with another model_rate": ["--model-rate", "0.5"],
+        "maps is finished, with another bridge_steps": ["--bridge-steps", "4"],
+        "joint is finished, with another model_rate": ["--model-rate", "0.5"],
     }
     for said, words in cases.items():
         with case(words):
             thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, *words).refused(said, "--force")
             assert stamps() == before
-    thinwire("bridge", SPARSE, SPARSE, "--out", OUT, *FEW).refused("ridge was fitted with another dense model;")
+    thinwire("bridge", SPARSE, SPARSE, "--out", OUT, *FEW).refused("ridge is finished, with another dense model;")
     assert stamps() == before
     changed = [*FEW, "--seed", "1", "--joint-steps", "0"]
     ran = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *changed, "--force", "--json")
     assert (list(ran.json["stages"]), ran.json["reused"]) == (["ridge", "maps"], False)
     assert not Path(OUT, "joint").exists(), "a stage of the earlier models would be out of date"
     assert thinwire("bridge", DENSE, SPARSE, "--out", OUT, *changed, "--json").json["reused"]
+
+
+def test_force_keeps_the_earlier_stages_until_all_are_made_again(home: Path, thinwire: Thinwire) -> None:
+    words = ["bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--seed", "1", "--force"]
+
+    def at_the_joint_stage(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {path: stamp for path, stamp in stamps().items() if "/again/" not in path}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thinwire.stages.bridge.measure_profile", interrupted_at(2, at_the_joint_stage))
+        assert thinwire(*words).code == 1
+    assert {path: stamp for path, stamp in stamps().items() if "/again/" not in path} == before
+    ran = thinwire(*words, "--json")
+    assert ran.json["reused_folders"] == [f"{OUT}/again/ridge"], "the same command continues"
+    assert not Path(OUT, "again").exists()
+    assert artifact.open_artifact(Path(OUT, "joint"), "bridge").config(BridgeConfig).seed == 1
+    assert not before.items() & stamps().items()
+
+
+def interrupted_at(call: int, interrupt: Callable[..., None]) -> Callable[..., object]:
+    """`measure_profile` until it is called so often."""
+    calls = iter(range(1, 10))
+    return lambda *args: (interrupt if next(calls) == call else measure_profile)(*args)
 
 
 def test_what_does_not_fit_is_refused_before_any_work(home: Path, thinwire: Thinwire) -> None:

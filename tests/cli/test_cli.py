@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from cases import case
 from cli_workspace import DATA, PRUNE, TASK, TRAIN, VERIFY, Thinwire, stamps
 
 from thinwire.cli.main import VERBS, main
@@ -109,6 +110,30 @@ def test_prune_elsewhere_and_again(work: Path, tmp_path: Path, thinwire: Thinwir
     assert stamps(work / "circuits" / TASK) == first
     assert thinwire("prune", work / "model", "-t", TASK, *options, "--force").code == 0
     assert stamps(work / "circuits" / TASK) != first
+
+
+def test_other_options_never_replace_finished_work(work: Path, thinwire: Thinwire) -> None:
+    """Whatever took long is kept until --force is given; so is the table of several tasks."""
+    circuit = work / "circuits" / TASK
+    prune = ["prune", work / "model", "-t", TASK, *PRUNE]
+    before = stamps(work)
+    cases = {
+        f"{circuit} is finished, with another k_coef and seed;": [*prune, "--seed", "1", "--k-coef", "0.5"],
+        f"{circuit} is finished, with another seed;": [*prune, "-t", "else_elif", "--seed", "1"],
+        f"{work / 'verdicts' / TASK} is finished, with another pairs;": ["verify", circuit, *VERIFY, "--pairs", "17"],
+        f"{work / 'tokens'} is finished, with another seed;": ["data", "-o", work / "tokens", *DATA, "--seed", "1"],
+    }
+    for said, words in cases.items():
+        with case(said):
+            thinwire(*words).refused(said, "choose another --out, or give --force to replace it.")
+            assert stamps(work) == before
+    assert thinwire(*prune, "--seed", "1", "--force").code == 0
+    listed = {row["place"]: row for row in thinwire("info", work, "--json").json["artifacts"]}
+    assert listed[f"verdicts/{TASK}"]["foreign"] == "circuit"
+    assert "(of a circuit that is not here)" in " ".join(thinwire("info", work).out.split())
+    ran = thinwire("verify", circuit, *VERIFY)
+    assert f"{work / 'verdicts' / TASK} is the verdict on an earlier circuit; this one is checked again." in ran.err
+    assert "not here" not in thinwire("info", work).out
 
 
 def test_frozen_norms_and_masks_of_tokens_reach_the_circuit(work: Path, tmp_path: Path, thinwire: Thinwire) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from cases import case
 from pydantic import ValidationError
 
 from thinwire import artifact
+from thinwire.artifact import Occupied
 from thinwire.data import DataConfig, Tokens, build
 from thinwire.errors import UserError
 
@@ -72,11 +74,14 @@ def test_finished_tokens_are_reused_unless_forced_changed_or_damaged(sources: Pa
     assert (out / "meta.json").stat().st_mtime_ns == stamp
     assert build(config, out, force=True).artifact.id == first.artifact.id
     assert (out / "meta.json").stat().st_mtime_ns != stamp
-    assert build(config.replace(vocab_size=280), out).tokenizer.vocab_size == 280
+    other = config.replace(vocab_size=280)
+    with pytest.raises(Occupied, match=f"^{re.escape(str(out))} is finished, with another vocab_size; choose another"):
+        build(other, out)
+    assert build(other, out, force=True).tokenizer.vocab_size == 280
     (out / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="missing, truncated or altered"):
         Tokens.open(out)
-    assert build(config.replace(vocab_size=280), out).tokenizer.vocab_size == 280
+    assert build(config.replace(vocab_size=270), out).tokenizer.vocab_size == 270, "nothing of worth is lost"
 
 
 def test_a_given_tokenizer_is_used_as_it_is(sources: Path, tmp_path: Path) -> None:
@@ -94,8 +99,10 @@ def test_a_given_tokenizer_is_used_as_it_is(sources: Path, tmp_path: Path) -> No
     config = Tokens.open(tmp_path / "0").config
     build(config, tmp_path / "0")
     assert (tmp_path / "0/meta.json").stat().st_mtime_ns == stamp
-    build(config_of(sources, vocab_size=280), first.artifact.path)
-    assert build(config, tmp_path / "0").tokenizer.vocab_size == 280, "the place holds another tokenizer now"
+    build(config_of(sources, vocab_size=280), first.artifact.path, force=True)
+    with pytest.raises(Occupied, match="is finished, with another tokenizer;"):
+        build(config, tmp_path / "0")  # the place holds another tokenizer now
+    assert build(config, tmp_path / "0", force=True).tokenizer.vocab_size == 280
     with pytest.raises(UserError, match=r"nowhere cannot be read .*; give a tokenizer.json"):
         build(config.replace(tokenizer=tmp_path / "nowhere"), tmp_path / "0")
 
@@ -116,7 +123,7 @@ def test_an_interrupted_build_leaves_what_was_finished(sources: Path, tmp_path: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(config_of(sources, vocab_size=280), out, interrupt)
+        build(config_of(sources, vocab_size=280), out, interrupt, force=True)
     assert contents(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sources", "tokens"]
 

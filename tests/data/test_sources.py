@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cases import case
 
+from thinwire.artifact import Occupied
 from thinwire.data import DataConfig, Tokenizer, Tokens, build
 from thinwire.errors import UserError
 from thinwire.progress import Note, Reused
@@ -90,7 +91,8 @@ def test_a_tokenizer_is_known_by_its_content(sources: Path, tmp_path: Path) -> N
     for same in (config_of(sources, tokenizer=elsewhere), config_of(sources, tokenizer=out, vocab_size=290)):
         with case(same.tokenizer):
             assert notes_of(same, out) == [Reused(out)]
-    assert notes_of(config_of(sources), out) == [], "without a tokenizer one is trained"
+    with pytest.raises(Occupied, match="is finished, with another tokenizer;"):
+        notes_of(config_of(sources), out)  # without a tokenizer one is trained
 
 
 def test_older_manifests_are_read_and_damaged_ones_lead_to_a_new_build(sources: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from thinwire.artifact.meta import (
 )
 from thinwire.artifact.place import check_file_place, check_place, require_file_place, unwritable
 from thinwire.artifact.read import open_artifact
-from thinwire.artifact.reuse import finished, reuse_or_make
-from thinwire.artifact.scratch import sweep
+from thinwire.artifact.reuse import Occupied, differences, finished, refuse_another, reuse_or_make
+from thinwire.artifact.scratch import put_in_place, sweep
 from thinwire.artifact.write import (
     atomic,
     finish,
@@ -46,16 +46,20 @@ __all__ = [
     "FileEntry",
     "Format",
     "Meta",
+    "Occupied",
     "atomic",
     "check_file_place",
     "check_place",
+    "differences",
     "finish",
     "finished",
     "is_finished",
     "make_parents",
     "open_artifact",
+    "put_in_place",
     "read_head",
     "read_meta",
+    "refuse_another",
     "refuse_foreign",
     "registered",
     "replacing",

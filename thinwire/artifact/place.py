@@ -3,11 +3,21 @@
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from thinwire.artifact.meta import is_finished
 from thinwire.artifact.scratch import scratch_path
 from thinwire.errors import UserError
 from thinwire.files import kind_of
+
+NO_ROOM = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on the size of files",
+}
+"""What to do where a system has no room for a file, by the number of its error."""
 
 
 def check_place(out: Path, option: str = "--out") -> None:
@@ -48,8 +58,14 @@ def require_file_place(path: Path, what: str = "a file", option: str = "--out") 
 
 
 def check_file_place(path: Path, what: str, option: str = "--out") -> None:
-    """Raise UserError unless a file can be written at `path`; `what` and `option` name it to the user."""
+    """Raise UserError unless a file can be written at `path`, outside all artefacts.
+
+    `what` and `option` name it to the user.
+    """
     require_file_place(path, what, option)
+    around = next((folder for folder in Path(path).absolute().parents if is_finished(folder)), None)
+    if around is not None:
+        raise UserError(f"{path} lies in the artefact {around}, which may be replaced; choose another {option}.")
     check_place(path, option)
 
 
@@ -57,4 +73,16 @@ def unwritable(path: Path | str, error: OSError, option: str = "--out", verb: st
     """The refusal of a path where `error` keeps a result from being written; `option` names it to the user."""
     if error.errno == errno.ENAMETOOLONG:
         return UserError(f"{path}: this path is too long; choose a shorter {option}.")
-    return UserError(f"{path} cannot be {verb} ({error.strerror}); choose another {option}.")
+    first = f"{NO_ROOM[error.errno]}, or " if error.errno in NO_ROOM else ""
+    return UserError(f"{path} cannot be {verb} ({error.strerror}); {first}choose another {option}.")
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Within the block, a disk without room for what is written is a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise unwritable(path, error) from None
+        raise

@@ -1,5 +1,8 @@
 """Tensors in safetensors files: written atomically, read whole, and checked to be finite numbers."""
 
+import errno
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,9 +42,14 @@ def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as `on_cpu` returns them to a file, in place; signals wait until it is written."""
+    """Write tensors as `on_cpu` returns them to a file, in place; signals wait until it is written. Raises OSError."""
     with held():
-        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+        try:
+            save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+        except SafetensorError as error:
+            system = re.search(r"\(os error (\d+)\)", str(error))
+            number = int(system[1]) if system else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from thinwire.artifact.meta import (
     unfinished_kind,
     version,
 )
-from thinwire.artifact.place import require_file_place, unwritable
+from thinwire.artifact.place import require_file_place, room_for, unwritable
 from thinwire.artifact.scratch import put_in_place, scratch_beside, sweep
 from thinwire.config import Config
 from thinwire.errors import UserError
@@ -49,11 +49,12 @@ READ_WRITE = stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP | stat.S_
 def atomic(path: Path) -> Iterator[Path]:
     """A path of the same name elsewhere, whose file replaces `path` when the block ends without an error.
 
-    The file gets the mode that the umask gives. Raises UserError as `require_file_place` does.
+    The file gets the mode that the umask gives. Raises UserError as `require_file_place` does, and where the disk is
+    full.
     """
     path = Path(path)
     require_file_place(path)
-    with scratch_beside(path) as scratch:
+    with room_for(path), scratch_beside(path) as scratch:
         temporary = scratch / path.name
         yield temporary
         temporary.chmod(stat.S_IMODE(scratch.stat().st_mode) & READ_WRITE)
@@ -104,7 +105,7 @@ def replacing(folder: Path, kind: str | None = None) -> Iterator[Path]:
     folder = Path(folder).resolve()  # a link stays a link: the folder it points to is replaced
     refuse_foreign(folder, kind)
     make_parents(folder)
-    with ExitStack() as stack:
+    with room_for(folder), ExitStack() as stack:
         try:
             scratch = stack.enter_context(scratch_beside(folder))
         except OSError as error:

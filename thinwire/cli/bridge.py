@@ -47,7 +47,7 @@ class Args:
     """Folder of the bridges, such as runs/mine/bridge."""
     config: Annotated[BridgeConfig, tyro.conf.arg(name="")]
     force: bool = False
-    """Delete the stages in OUT and make them again, as after a change of options or models."""
+    """Make all stages again, as after a change of options or models; those in OUT stay until all are finished."""
     json: bool = False
     """End stdout with one JSON object."""
 

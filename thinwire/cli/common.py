@@ -132,6 +132,8 @@ def _complaint(stop: SystemExit, box: str) -> str:
     lines = [line for line in lines[:rule] if not line.startswith(" " * HELP_INDENT)]
     suggested = re.search(r"Perhaps you meant:\W*(--[\w.-]+)", box)
     reason = " ".join(" ".join(lines).split()).rstrip(".").replace(". Expected", ", expected").replace("{None}|", "")
+    if long := re.search(r"Error parsing (\S+): Exceeds the limit .* (\d+) digits", reason):
+        return f"{long[1]} is a number of {int(long[2]):,} digits; give one below 2^63"
     return reason + (f" (perhaps you meant {suggested[1]})" if suggested else "")
 
 

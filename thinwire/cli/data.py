@@ -30,7 +30,7 @@ class Args:
     """Folder of the tokens artefact, such as runs/mine/tokens."""
     config: Annotated[DataConfig, tyro.conf.arg(name="")]
     force: bool = False
-    """Build again even if finished tokens of the same config and sources are there."""
+    """Build again, and replace finished tokens, whatever their options."""
     json: bool = False
     """End stdout with one JSON object."""
 

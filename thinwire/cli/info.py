@@ -98,6 +98,7 @@ def listing(folder: Path, places: list[Path], as_json: bool) -> tuple[dict[str, 
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("contents", overflow="fold")
     rows: list[dict[str, object]] = []
+    present: dict[str, set[str]] = {}
     for place in places:
         name, text = str(place.relative_to(folder)), "page; open it in a browser"
         held = place.stat().st_size
@@ -109,7 +110,11 @@ def listing(folder: Path, places: list[Path], as_json: bool) -> tuple[dict[str, 
             details = DETAILS[kind](place) if kind in DETAILS else {}
             found = artifact.open_artifact(place, kind)
             held = sum(entry.bytes for entry in found.meta.files.values())
+            present.setdefault(kind, set()).add(found.id)
             text, row = in_short(kind, details), {"place": name, "kind": kind, "id": found.id} | details
+            role = OWNERS.get(kind, "")
+            if role and found.meta.parents.get(role) not in present.get(role, set()):
+                text, row = f"{text} (of a {role} that is not here)", row | {"foreign": role}
         rows.append(row | {"bytes": held})
         table.add_row(name, size(held) if held else "", text)
     return {"out": str(folder), "kind": "workspace", "artifacts": rows}, as_json, table
@@ -171,6 +176,8 @@ def kind_of(folder: Path) -> str:
     )
 
 
+OWNERS = {"circuit": "model", "verdict": "circuit"}
+"""The parent that belongs in the same workspace, by the format of the child."""
 UNITS = {
     "vocab_size": "tokens",
     "removed_tokens": "tokens",

@@ -46,7 +46,7 @@ class Args:
     """SVG, PNG or PDF file for a plot of loss against size, one line per model, from a table's circuits and their
     --ladder."""
     force: bool = False
-    """Prune again even if a finished circuit is there."""
+    """Prune again, and replace a finished circuit, whatever its options."""
     json: bool = False
     """End stdout with one JSON object."""
 

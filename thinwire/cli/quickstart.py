@@ -114,7 +114,10 @@ class Making:
     def phase(self, subject: str = "") -> Iterator[Watched]:
         """The next phase; finished work that it takes is said and noted."""
         with self.phases(subject) as report:
-            yield Watched(report, OTHER_PLACE, self.reused)
+            try:
+                yield Watched(report, OTHER_PLACE, self.reused)
+            except artifact.Occupied as found:
+                raise artifact.Occupied(found.folder, found.different, "delete that folder") from None
 
 
 def taken(making: Making) -> "Tokens":
@@ -144,7 +147,7 @@ def trained_here(args: Args, making: Making) -> "Tokens":
         if found.config(TrainConfig) != config:
             raise UserError(f"{work.model} holds a model trained with another config; choose another --out.")
         own = found.meta.parents.get("tokens")  # they stay, whatever standard library this interpreter has
-        tokens = artifact.finished(work.tokens, Tokens.open, lambda tokens: tokens.artifact.id == own)
+        tokens = artifact.finished(work.tokens, Tokens.open, lambda tokens: ["tokens"] * (tokens.artifact.id != own))
     with making.phase() as report:
         if tokens is None:
             tokens = build(DataConfig(), work.tokens, report)

@@ -33,7 +33,7 @@ class Args:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the verdict artefact; unset writes `verdicts/TASK` beside the model."""
     force: bool = False
-    """Check again even if a finished verdict is there."""
+    """Check again, and replace a finished verdict, whatever its options."""
     json: bool = False
     """End stdout with one JSON object."""
 
@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> None:
     default, rest = chosen_config(VerifyConfig, argv, VerifyConfig())
     args = parse(Args, rest, "verify", Args(tyro.MISSING, default))
     from thinwire.circuit import Circuit
-    from thinwire.stages import Opened, Workspace, verify_stage
+    from thinwire.stages import Opened, Workspace, verify_in, verify_stage
     from thinwire.tasks import task_from_file, use_sentence
     from thinwire.verify.claims import verdict_line
 
@@ -51,11 +51,15 @@ def run(argv: Sequence[str]) -> None:
     circuit = Circuit.load(args.circuit)
     model = args.model or args.circuit.absolute().parent.parent / "model"
     opened = Opened.open(model)
-    out = args.out or Workspace.of_model(model).verdict_on(circuit)
+    work = Workspace.of_model(model)
+    out = args.out or work.verdict_on(circuit)
     began = time.perf_counter()
     with progress(f"verify {circuit.task}") as report:
         watched = Watched(report)
-        verdict = verify_stage(opened, circuit, args.config, out, watched, again=args.force, own=own)
+        if args.out is None:
+            verdict = verify_in(work, opened, circuit, args.config, watched, args.force, own)
+        else:
+            verdict = verify_stage(opened, circuit, args.config, out, watched, args.force, own)
     line, ended = verdict_line(verdict), {"reused": watched.reused, "seconds": time.perf_counter() - began}
     values = {"out": str(out), "verdict": line, **summary(verdict), **rows(verdict), **ended}
     emit(values, args.json, table(verdict))

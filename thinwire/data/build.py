@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from thinwire import artifact
@@ -39,34 +40,35 @@ def build(config: DataConfig, out: Path, report: Report = silent, force: bool = 
     """Build the tokens artefact of `config` in `out`, or reuse the finished one there unless `force`.
 
     Tokens are reused where the config is the same and the sources and the tokenizer have the same content, whatever
-    their paths. The previous content of `out` is replaced only when the new artefact is finished. With the config's
-    `tokenizer`, its `vocab_size` and `tokenizer_bytes` are ignored.
-    Raises UserError for an empty corpus, a tokenizer that cannot be read, and when `out` holds anything but tokens.
+    their paths; they are built again where sources have changed. The previous content of `out` is replaced only when
+    the new artefact is finished. With the config's `tokenizer`, its `vocab_size` and `tokenizer_bytes` are ignored.
+    Raises UserError for finished tokens of another config in `out`, an empty corpus, a tokenizer that cannot be read,
+    and when `out` holds anything but tokens.
     """
     out = Path(out)
     given = Tokenizer.load(config.tokenizer) if config.tokenizer else None
     _refuse_unwritable(config)
     _refuse_other_kinds(out)
 
-    def fits(found: Tokens) -> bool:
-        if _settings(found.config) != _settings(config) or (given and found.tokenizer.id != given.id):
-            return False
-        changed = difference(config, found.artifact.file("manifest.jsonl"), report)
-        if changed:
-            report(0, 1, Note(f"{out} is built again: {changed}."))
-        return changed is None
+    def differ(found: Tokens) -> list[str]:
+        trained = found.config.tokenizer is None
+        other_tokenizer = not trained if given is None else trained or found.tokenizer.id != given.id
+        ours = _settings(config, given is None and trained)
+        theirs = _settings(found.config, given is None and trained)
+        return [name for name in ours if theirs[name] != ours[name]] + ["tokenizer"] * other_tokenizer
 
-    def find() -> Tokens | None:
-        return artifact.finished(out, Tokens.open, fits)
+    found = None if force else artifact.finished(out, Tokens.open, differ)
+    if found and (changed := difference(config, found.artifact.file("manifest.jsonl"), report)):
+        report(0, 1, Note(f"{out} is built again: {changed}."))
+        force = True
+    make = partial(_build, config, given, out, report)
+    return artifact.reuse_or_make(out, Tokens.open, differ, make, report, force)
 
-    return artifact.reuse_or_make(out, find, lambda: _build(config, given, out, report), report, force)
 
-
-def _settings(config: DataConfig) -> dict[str, object]:
-    """The config without paths, which are compared by content, and without what a given tokenizer decides."""
-    decided = {"vocab_size", "tokenizer_bytes"} if config.tokenizer else set[str]()
-    settings: dict[str, object] = config.model_dump(exclude={"folders", "tokenizer"} | decided)
-    return settings | {"trains": config.tokenizer is None}
+def _settings(config: DataConfig, trained: bool) -> dict[str, object]:
+    """The config without paths, which are compared by content, and without the options of a tokenizer that is given."""
+    decided = set[str]() if trained else {"vocab_size", "tokenizer_bytes"}
+    return config.model_dump(exclude={"folders", "tokenizer"} | decided)
 
 
 def _build(config: DataConfig, given: Tokenizer | None, out: Path, report: Report) -> Tokens:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from thinwire.stages.prune import prune_stage as prune_stage
     from thinwire.stages.train import Watching as Watching
     from thinwire.stages.train import train_stage as train_stage
+    from thinwire.stages.verify import verify_in as verify_in
     from thinwire.stages.verify import verify_stage as verify_stage
     from thinwire.stages.view import picture_stage as picture_stage
     from thinwire.stages.view import view_stage as view_stage
@@ -29,6 +30,7 @@ __getattr__, __dir__, __all__ = attach(
         "picture_stage": "view",
         "prune_stage": "prune",
         "train_stage": "train",
+        "verify_in": "verify",
         "verify_stage": "verify",
         "view_stage": "view",
     },

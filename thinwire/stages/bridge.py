@@ -6,7 +6,8 @@ bridged sparse model.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,8 +28,11 @@ from thinwire.progress import Report, silent
 from thinwire.stages.bridge_folders import (
     DEFAULTS,
     Stage,
+    again_in,
     check_places,
     delete,
+    differences,
+    put_in_place,
     refuse_another,
     stage_config,
     stages,
@@ -50,20 +54,35 @@ def bridge_stage(
 ) -> dict[Stage, StoredBridge]:
     """Fit a bridge in the workspace `out`, stage by stage; returns the bridge of each. Finished stages are reused.
 
-    With `again` all stages in `out` are deleted first. `report` takes the name of a stage and returns where its
+    With `again` all stages are made again in `out/again`, and replace those in `out` when all are finished.
+    `report` takes the name of a stage and returns where its
     progress goes. Raises UserError, before anything is changed, for a workspace of other models or another config, and
     KeyboardInterrupt, after saving, on SIGINT and SIGTERM.
     """
     out = Path(out)
     check_places(out)
     if again:
-        delete(out)
+        return _made_again(ends, out, config, report)
     for stage in stages(config):
         refuse_another(ends, out / stage, stage, config)
     found: dict[Stage, StoredBridge] = {"ridge": _ridge(ends, out / "ridge", config, report("ridge"))}
     for stage in stages(config)[1:]:
         found[stage] = _trained(ends, out, stage, config, list(found.values())[-1], report(stage))
     return found
+
+
+def _made_again(
+    ends: Ends, out: Path, config: BridgeConfig, report: Callable[[Stage], Report]
+) -> dict[Stage, StoredBridge]:
+    """All stages, made anew; what an interrupted call with the same config has finished of them is reused."""
+    with artifact.sole_writer(again_in(out)):
+        try:
+            found = bridge_stage(ends, again_in(out), config, report)
+        except artifact.Occupied:  # by an interrupted call with another config
+            delete(again_in(out))
+            found = bridge_stage(ends, again_in(out), config, report)
+        put_in_place(again_in(out), out)
+    return {stage: load_bridge(out / stage) for stage in found}
 
 
 def _ridge(ends: Ends, folder: Path, config: BridgeConfig, report: Report) -> StoredBridge:
@@ -75,7 +94,7 @@ def _ridge(ends: Ends, folder: Path, config: BridgeConfig, report: Report) -> St
         fit_ridge(ends.pair, bridge, _batches(ends, config, report), config.ridge)
         return _save(ends, folder, bridge, config, "ridge", ends.sparse, time.monotonic() - began)
 
-    return artifact.reuse_or_make(folder, lambda: _finished(folder, config, ends.parents()), make, report)
+    return artifact.reuse_or_make(folder, load_bridge, partial(differences, config, ends.parents()), make, report)
 
 
 def _trained(
@@ -105,7 +124,7 @@ def _trained(
         seconds = before.summary.seconds + (trained.seconds or 0.0)
         return _save(ends, folder, bridge.requires_grad_(False), config, stage, sparse, seconds)
 
-    return artifact.reuse_or_make(folder, lambda: _finished(folder, config, ends.parents(sparse)), make, report)
+    return artifact.reuse_or_make(folder, load_bridge, partial(differences, config, ends.parents(sparse)), make, report)
 
 
 def _recipe(ends: Ends, config: BridgeConfig, stage: Stage) -> TrainConfig:
@@ -159,13 +178,3 @@ def _held_out(ends: Ends, config: BridgeConfig) -> list[tuple[float, Tensor]]:
         weight = ends.tokens.config.weight(part) / len(rows)
         found += [(weight * len(batch), batch) for batch in rows.split(config.batch_size)]
     return found
-
-
-def _finished(folder: Path, config: BridgeConfig, parents: Mapping[str, Artifact]) -> StoredBridge | None:
-    """The finished bridge in a folder, if it has this config and these parents."""
-    ids = {name: parent.id for name, parent in parents.items()}
-    return artifact.finished(
-        folder,
-        load_bridge,
-        lambda found: found.artifact.config(BridgeConfig) == config and found.artifact.meta.parents == ids,
-    )

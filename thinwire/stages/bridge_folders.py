@@ -1,18 +1,21 @@
 """The stages of a bridge and their folders: what a stage's config says of it, and whether what is there fits."""
 
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from thinwire import artifact
+from thinwire.artifact import Artifact
 from thinwire.bridge.config import BridgeConfig
-from thinwire.bridge.store import load_bridge
-from thinwire.errors import UserError
+from thinwire.bridge.store import StoredBridge, load_bridge
 from thinwire.stages.ends import Ends
 
 Stage = Literal["ridge", "maps", "joint"]
 STAGES: tuple[Stage, ...] = ("ridge", "maps", "joint")
+PLACES = tuple(place for stage in STAGES for place in (stage, f"runs/{stage}"))
 DEFAULTS = BridgeConfig()
 
 
@@ -31,35 +34,60 @@ def check_places(out: Path) -> None:
         artifact.check_place(out / "runs" / stage)
 
 
+def again_in(out: Path) -> Path:
+    """The workspace in which the stages of `out` are made again, until all are finished and replace them."""
+    return out / "again"
+
+
+def put_in_place(made: Path, out: Path) -> None:
+    """Move all stages and their runs from one workspace to another, in which they replace the earlier ones."""
+    with _sole_writers(out):
+        for place in PLACES:
+            if not (made / place).exists() or (out / place).is_symlink():
+                _remove(out / place)
+            if (made / place).exists():
+                (out / place).parent.mkdir(parents=True, exist_ok=True)
+                artifact.put_in_place(made / place, out / place)
+    shutil.rmtree(made)
+
+
 def delete(out: Path) -> None:
     """Delete all stages and their runs, of which no other process may be training one."""
+    with _sole_writers(out):
+        for place in PLACES:
+            _remove(out / place)
+
+
+@contextmanager
+def _sole_writers(out: Path) -> Iterator[None]:
+    """Lock every run in a workspace. Raises UserError where another process is training one."""
     with ExitStack() as stack:
         for run in (out / "runs" / stage for stage in STAGES):
             if run.exists():
                 stack.enter_context(artifact.sole_writer(run))
-        for folder in (out / place for stage in STAGES for place in (stage, f"runs/{stage}")):
-            if folder.is_symlink():
-                folder.unlink()  # what it points to is somebody else's
-            elif folder.exists():
-                shutil.rmtree(folder)
+        yield
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()  # what it points to is somebody else's
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def refuse_another(ends: Ends, folder: Path, stage: Stage, config: BridgeConfig) -> None:
-    """Raise UserError where a finished stage has another config or other parents; what is damaged is made again."""
-    found = artifact.finished(folder, load_bridge, lambda _: True)
-    if found is None:
-        return
-    theirs, ours = found.artifact.config(BridgeConfig), stage_config(config, stage)
-    other = [name for name in BridgeConfig.model_fields if getattr(theirs, name) != getattr(ours, name)]
-    for role, parent in ends.parents().items():
-        # the sparse model of the last stage is one of its own, and its run names the one that it started from
-        if found.artifact.meta.parents.get(role) != parent.id and (stage, role) != ("joint", "sparse"):
-            other.append("tokens" if role == "tokens" else f"{role} model")
-    if other:
-        raise UserError(
-            f"{folder} was fitted with another {' and '.join(other)}; "
-            "choose another --out, or give --force to make every stage again."
-        )
+    """Raise Occupied where a finished stage has another config or other parents; what is damaged is made again."""
+    parents = ends.parents()
+    if stage == "joint":  # its sparse model is its own, and its run names the one that it started from
+        del parents["sparse"]
+    differ = partial(differences, stage_config(config, stage), parents)
+    artifact.refuse_another(folder, load_bridge, differ)
+
+
+def differences(config: BridgeConfig, parents: Mapping[str, Artifact], found: StoredBridge) -> list[str]:
+    """Names of the options and parents that a finished stage has others of."""
+    models = {"dense": "dense model", "sparse": "sparse model"}
+    return [models.get(name, name) for name in artifact.differences(found.artifact, config, parents)]
 
 
 def stage_config(config: BridgeConfig, stage: Stage) -> BridgeConfig:

@@ -1,5 +1,6 @@
 """From a model and its tokens to the circuit of a task."""
 
+from functools import partial
 from pathlib import Path
 
 from thinwire import artifact
@@ -25,7 +26,7 @@ def prune_stage(
     again: bool = False,
 ) -> Circuit:
     """The circuit of a task in the folder `out`; a finished one there of the same config, model and tokens is
-    reused.
+    reused, and any other is refused.
 
     With `again` it is always pruned again. A search keeps its trials in `OUT-search` and continues from there when it
     was interrupted.
@@ -44,25 +45,26 @@ def prune_stage(
         circuit.save(out, config, opened.artifact, config.seed, tokens=tokens.artifact)
         return Circuit.load(out)
 
-    def find() -> Circuit | None:
-        return finished_circuit(opened.artifact, tokens.artifact, task, config, out)
-
-    return artifact.reuse_or_make(out, find, make, report, again)
+    differ = partial(differences, opened.artifact, tokens.artifact, task, config)
+    return artifact.reuse_or_make(out, Circuit.load, differ, make, report, again)
 
 
 def finished_circuit(
     model: Artifact, tokens: Artifact, task: Task, config: PruneConfig, folder: Path
 ) -> Circuit | None:
-    """The finished circuit of a task in a folder, of this config, model and tokens; None where pruning must make it.
+    """The finished circuit of a task in a folder; None where pruning must make it.
+
+    Raises `artifact.Occupied` where there is one of another config, model, tokens or task.
+    """
+    return artifact.refuse_another(folder, Circuit.load, partial(differences, model, tokens, task, config))
+
+
+def differences(model: Artifact, tokens: Artifact, task: Task, config: PruneConfig, found: Circuit) -> list[str]:
+    """Names of what a finished circuit has another of: options, `model`, `tokens`, `task`.
 
     The means come from the tokens. A circuit of an earlier version does not name its tokens, and fits any.
     """
-
-    def fits(found: Circuit) -> bool:
-        assert found.artifact is not None
-        same_task = (found.task, found.task_source) == (task.name, task.source)
-        parents = found.artifact.meta.parents
-        same_parents = parents.get("model") == model.id and parents.get("tokens", tokens.id) == tokens.id
-        return same_task and same_parents and found.artifact.config(PruneConfig) == config
-
-    return artifact.finished(folder, Circuit.load, fits)
+    assert found.artifact is not None
+    named = {"model": model} | ({"tokens": tokens} if "tokens" in found.artifact.meta.parents else {})
+    other_task = (found.task, found.task_source) != (task.name, task.source)
+    return artifact.differences(found.artifact, config, named) + ["task"] * other_task

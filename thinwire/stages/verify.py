@@ -1,14 +1,15 @@
 """From a model and a circuit of it to the verdict on the circuit."""
 
+from functools import partial
 from pathlib import Path
 
 from thinwire import artifact
 from thinwire.circuit import Circuit, circuit_task
-from thinwire.progress import Report, silent
-from thinwire.stages.workspace import Opened
+from thinwire.progress import Note, Report, silent
+from thinwire.stages.workspace import Opened, Workspace
 from thinwire.tasks import Task
 from thinwire.verify.config import VerifyConfig
-from thinwire.verify.verdict import Verdict, finished_verdict, verify
+from thinwire.verify.verdict import Verdict, differences, verify
 
 
 def verify_stage(
@@ -20,7 +21,8 @@ def verify_stage(
     again: bool = False,
     own: Task | None = None,
 ) -> Verdict:
-    """The verdict on a circuit in the folder `out`; a finished one there of the same config is reused.
+    """The verdict on a circuit in the folder `out`; a finished one there of the same config is reused, and any other
+    is refused.
 
     Without a config, a finished verdict of any config is reused, and a new one has the default config. With `again` the
     circuit is always checked again. `own` is as in `verify`.
@@ -32,13 +34,31 @@ def verify_stage(
     task = circuit_task(circuit, own)
     artifact.refuse_foreign(out, "verdict")
 
-    def find() -> Verdict | None:
-        return finished_verdict(circuit, out, config)
-
     def make() -> Verdict:
         chosen = config or VerifyConfig()
         verdict = verify(opened.model, circuit, opened.tokenizer, chosen, report, task)
         verdict.save(out, chosen, parent)
         return verdict
 
-    return artifact.reuse_or_make(out, find, make, report, again)
+    differ = partial(differences, circuit, out, config)
+    return artifact.reuse_or_make(out, Verdict.load, differ, make, report, again)
+
+
+def verify_in(
+    work: Workspace,
+    opened: Opened,
+    circuit: Circuit,
+    config: VerifyConfig | None,
+    report: Report = silent,
+    again: bool = False,
+    own: Task | None = None,
+) -> Verdict:
+    """The verdict on a circuit in its place in a workspace, as `verify_stage` makes it.
+
+    A verdict on an earlier circuit, which this one has replaced, is replaced too.
+    """
+    out, parent = work.verdict_on(circuit), circuit.artifact
+    assert parent is not None
+    if replaced := work.judges_another(out, parent):
+        report(0, 1, Note(f"{out} is the verdict on an earlier circuit; this one is checked again."))
+    return verify_stage(opened, circuit, config, out, report, again or replaced, own)

@@ -65,15 +65,21 @@ class Workspace:
 
     def _is_of_another(self, circuit: Circuit) -> bool:
         """Whether the workspace has a circuit of this task, or a verdict on one, and it is not this circuit."""
-        made, own = circuit.artifact, self.circuit(circuit.task)
+        made, verdict = circuit.artifact, self.verdict(circuit.task)
         assert made is not None
-        verdict = self.verdict(circuit.task)
         if artifact.is_finished(verdict):
-            try:
-                return artifact.read_meta(verdict / META).parents.get("circuit") != made.id
-            except UserError:
-                return False
-        return artifact.is_finished(own)
+            return self.judges_another(verdict, made)
+        return artifact.is_finished(self.circuit(circuit.task))
+
+    @staticmethod
+    def judges_another(verdict: Path, circuit: Artifact) -> bool:
+        """Whether the folder of a verdict has one that is on another circuit; a damaged one does not count."""
+        if not artifact.is_finished(verdict):
+            return False
+        try:
+            return artifact.read_meta(verdict / META).parents.get("circuit") != circuit.id
+        except UserError:
+            return False
 
     @classmethod
     def of_model(cls, model: Path) -> "Workspace":

@@ -8,7 +8,6 @@ for validation, 20% held out; lines that share a prompt stay together. Blank lin
 
 import errno
 import hashlib
-import json
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from thinwire.config import explain
 from thinwire.data.words import SPLITS, Split
 from thinwire.errors import UserError
-from thinwire.files import read_bytes
+from thinwire.files import read_bytes, repeated_key
 from thinwire.tasks.batch import Pair
 from thinwire.tasks.splits import Group, divided, groups_of
 from thinwire.tasks.task import SHOWN, Lines, Task, check_name
@@ -30,8 +29,6 @@ MAX_LINE_BYTES = 2**16
 MIN_PAIRS = 8
 """Smallest number of different pairs in each split."""
 FORM = '{"prompts": ["…", "…"], "answers": ["…", "…"]}'
-AS_PAIRS = json.JSONDecoder(object_pairs_hook=list)
-"""Reads an object as a list of its keys and values, repeated keys included."""
 Numbered = dict[int, "Line"]
 """The lines of a file by their numbers, from 1."""
 
@@ -108,21 +105,14 @@ def _parse(content: bytes, path: Path) -> Numbered:
         try:
             text = raw.decode("utf-8")
             lines[number] = Line.model_validate_json(text)
-            _refuse_repeated_keys(text, where)
+            if (twice := repeated_key(text)) is not None:
+                raise UserError(f"{where} gives the key {twice!r} twice; write {FORM} there.")
         except UnicodeDecodeError:
             raise UserError(f"{where} is not UTF-8 text; save the file as UTF-8.") from None
         except ValidationError as error:
             why = explain(error).replace(" at line 1 column", " at column")
             raise UserError(f"{where}: {why[:200]}; write {FORM} there.") from None
     return lines
-
-
-def _refuse_repeated_keys(text: str, where: str) -> None:
-    """Raise UserError for a valid line that gives a key twice, of which a parser would drop one."""
-    keys = [key for key, _ in AS_PAIRS.decode(text)]
-    twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
-    if twice is not None:
-        raise UserError(f"{where} gives the key {twice!r} twice; write {FORM} there.")
 
 
 def _splits(lines: Numbered, path: Path) -> dict[int, Split]:

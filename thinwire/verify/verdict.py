@@ -92,17 +92,17 @@ def finished_verdict(circuit: Circuit, folder: Path, config: VerifyConfig | None
 
     Given a config, it must also be made with this config and by the checks that are registered now.
     """
+    return artifact.finished(folder, Verdict.load, lambda found: differences(circuit, folder, config, found))
+
+
+def differences(circuit: Circuit, folder: Path, config: VerifyConfig | None, found: Verdict) -> list[str]:
+    """Names of what a finished verdict in a folder has another of: options, `set of checks`, `circuit`."""
     parent = circuit.artifact
     assert parent is not None
-
-    def fits(verdict: Verdict) -> bool:
-        found = artifact.open_artifact(folder, "verdict")
-        if found.meta.parents.get("circuit") != parent.id:
-            return False
-        measured, registered = {one.check for one in verdict.measurements}, {check.name for check in all_checks()}
-        return config is None or (config == found.config(VerifyConfig) and measured == registered)
-
-    return artifact.finished(folder, Verdict.load, fits)
+    opened = artifact.open_artifact(folder, "verdict")
+    measured, registered = {one.check for one in found.measurements}, {check.name for check in all_checks()}
+    other_checks = config is not None and measured != registered
+    return artifact.differences(opened, config, {"circuit": parent}) + ["set of checks"] * other_checks
 
 
 @own_modes()

@@ -80,7 +80,11 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Path:
     folder = Path(folder)
     path = folder / REPORT if out is None else Path(out)
     suffix_of(path, PAGES)
-    artifact.check_file_place(path, "an HTML file")
+    if out is None:
+        artifact.require_file_place(path, "an HTML file")
+        artifact.check_place(path)
+    else:
+        artifact.check_file_place(path, "an HTML file")
     report = report_of(folder)
     artifact.make_parents(path)
     try:
