@@ -59,7 +59,8 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["tasks", "score", "TOKENS"], "is a tokens artefact where a model artefact is needed"),
     (["prune", "MODEL", "-t", "../../x", *PRUNE], "There is no task called '../../x'"),
     (["prune", "MODEL", "-t", "[/red]\x1b", *PRUNE], r"There is no task called '[/red]\x1b'"),
-    (["prune", "MODEL", "-t", TASK, *PRUNE, "--target-loss", "0.15"], "The whole model has loss"),
+    (["prune", "MODEL", "-t", TASK, *PRUNE, "--target-loss", "0.15"], "is finished, with another target_loss;"),
+    (["prune", "MODEL", "-t", TASK, *PRUNE, "--target-loss", "0.15", "--force"], "The whole model has loss"),
     (["prune", "MODEL", "-t", TASK, *PRUNE, "--out", "MODEL"], "holds a model where a circuit is to be written"),
     (["prune", "MODEL", "-t", TASK, *PRUNE, "--tokens", "nowhere"], "nowhere is not a folder"),
     (["verify", "MODEL"], "is a model artefact where a circuit artefact is needed"),
@@ -189,7 +190,7 @@ def test_prompts_longer_than_the_context(work: Path, thinwire: Thinwire) -> None
     assert thinwire("train", work / "tokens", "-o", work / "short", *options).code == 0
     said = "more than the context of 4; use a model with a longer context"
     thinwire("tasks", "score", work / "short").refused(said)
-    thinwire("prune", work / "short", "-t", TASK, *PRUNE).refused(said)
+    thinwire("prune", work / "short", "-t", TASK, *PRUNE, "--force").refused(said)
 
 
 def test_foreign_checkpoints(work: Path, tmp_path: Path, thinwire: Thinwire) -> None:
@@ -246,6 +247,6 @@ def test_a_linked_folder_stays_linked(work: Path, tmp_path: Path, thinwire: Thin
     (tmp_path / "disk").mkdir()
     shutil.move(work / "tokens", tmp_path / "disk/tokens")
     (work / "tokens").symlink_to(tmp_path / "disk/tokens")
-    assert thinwire("data", "--out", work / "tokens", *DATA, "--seed", "2").code == 0
+    assert thinwire("data", "--out", work / "tokens", *DATA, "--seed", "2", "--force").code == 0
     assert (work / "tokens").is_symlink()
     assert json.loads((tmp_path / "disk/tokens/config.json").read_text())["seed"] == 2

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from cases import case
 from cli_workspace import PRUNE, TASK, Thinwire
 
 OPTIONS = ("--idioms", "0", "--no-stdlib", "--vocab-size", "300")
@@ -53,7 +52,7 @@ def test_a_circuit_is_reused_for_the_tokens_that_its_means_are_of(
     others = tmp_path / "others"
     words = ("--tokenizer", work / "model", "--idioms", "200", "--no-stdlib", "--seed", "3")
     assert thinwire("data", "--out", others, *words).code == 0
-    for tokens, reused in ((work / "tokens", True), (others, False), (others, True), (work / "tokens", False)):
-        with case(tokens, reused):
-            ran = thinwire("prune", work / "model", "-t", TASK, "--tokens", tokens, *PRUNE, "--json")
-            assert ran.json["reused"] is reused
+    words = ["prune", work / "model", "-t", TASK, *PRUNE, "--json"]
+    thinwire(*words, "--tokens", others).refused("is finished, with another tokens;")
+    assert thinwire(*words, "--tokens", others, "--force").json["reused"] is False
+    assert thinwire(*words, "--tokens", others).json["reused"] is True

@@ -29,7 +29,7 @@ def test_folder_names(work: Path, tmp_path: Path, thinwire: Thinwire) -> None:
         circuit = folder / "circuits" / TASK
         for words in (
             ["info", folder / "tokens"],
-            ["prune", folder / "model", "-t", TASK, *PRUNE, "--seed", seed],
+            ["prune", folder / "model", "-t", TASK, *PRUNE, "--seed", seed, "--force"],
             ["prune", folder / "model", "-t", TASK, *PRUNE, "--seed", seed],  # names what it reuses
             ["verify", circuit, *VERIFY],
             ["view", circuit],

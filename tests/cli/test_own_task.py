@@ -104,7 +104,7 @@ def test_a_control_of_a_registered_task(file: Path, work: Path, thinwire: Thinwi
         assert (one["tokens"], other["tokens"]) == (first["tokens"], second["tokens"])
         assert (one["answer"], one["foil"]) == (first["foil"], first["answer"])
         assert (other["answer"], other["foil"]) == (second["foil"], second["answer"])
-    found = made(thinwire("verify", circuit, *VERIFY, "--task-file", file, "--json"))
+    found = made(thinwire("verify", circuit, *VERIFY, "--task-file", file, "--force", "--json"))
     assert found["task"] == name, "a file that is not needed does no harm"
     right, wrong = (Verdict.load(work / "verdicts" / each)["unpruned.accuracy"].value for each in (TASK, name))
     assert right + wrong == pytest.approx(1)

@@ -82,17 +82,20 @@ def test_done_jobs_are_passed_over(work: Path, thinwire: Thinwire, jobs: list[Jo
     assert "reused 2 of 2 jobs" in again.err
     assert stamps(work / "circuits") == before
     assert len(jobs) == 1
-    thinwire("prune", work / "model", *BOTH, "--seed", "3")
-    assert len(jobs) == 3, "another config is another job"
+    another = thinwire("prune", work / "model", *BOTH, "--seed", "3")
+    another.refused("is finished, with another seed; choose another --out, or give --force")
+    assert len(jobs) == 1, "another config is another job, and nothing is begun that would replace the first"
+    assert thinwire("prune", work / "model", *BOTH, "--seed", "3", "--force").code == 0
+    assert len(jobs) == 3
     assert all(len(line) <= 80 for line in first.out.splitlines()[:6])
 
 
 def test_a_missed_target_is_a_result(work: Path, thinwire: Thinwire, jobs: list[Job]) -> None:
-    words = ["prune", work / "model", "--tasks", TASK, *UNMET]
+    words = ["prune", work / "model", "--tasks", OTHER, *UNMET]
     first = thinwire(*words)
     assert first.code == 0
-    assert f"work {TASK}: The whole model has loss" in first.out
-    assert json.loads((work / f"circuits/{TASK}-missed.json").read_text())["config"]["target_loss"] == 0.001
+    assert f"work {OTHER}: The whole model has loss" in first.out
+    assert json.loads((work / f"circuits/{OTHER}-missed.json").read_text())["config"]["target_loss"] == 0.001
     found = thinwire(*words, "--json").json
     assert len(jobs) == 1, "it is not tried again"
     assert "The whole model has loss" in found["jobs"][0]["missed"]
@@ -100,11 +103,11 @@ def test_a_missed_target_is_a_result(work: Path, thinwire: Thinwire, jobs: list[
     assert found["jobs"][0]["reused"]
     thinwire(*words, "--seed", "5")
     assert len(jobs) == 2, "this holds for its config alone"
-    (work / f"circuits/{TASK}-missed.json").write_text("{")
+    (work / f"circuits/{OTHER}-missed.json").write_text("{")
     thinwire(*words)
     assert len(jobs) == 3
-    thinwire("prune", work / "model", "--tasks", TASK, *PRUNE, "--force")
-    assert not (work / f"circuits/{TASK}-missed.json").exists()
+    thinwire("prune", work / "model", "--tasks", OTHER, *PRUNE, "--force")
+    assert not (work / f"circuits/{OTHER}-missed.json").exists()
 
 
 def test_sizes_at_further_targets_are_drawn(
@@ -118,7 +121,9 @@ def test_sizes_at_further_targets_are_drawn(
 
     do(with_an_edge)
     plot = tmp_path / "sizes.svg"
-    found = thinwire("prune", work / "model", *BOTH, "--ladder", "8", "6", "--plot", plot, "--json").json["jobs"]
+    found = thinwire("prune", work / "model", *BOTH, "--ladder", "8", "6", "--plot", plot, "--force", "--json").json[
+        "jobs"
+    ]
     for row in found:
         assert [rung["target"] for rung in row["ladder"]] == [6, 8]
         assert all(rung["edges"] <= row["edges_unsimplified"] for rung in row["ladder"])
@@ -130,7 +135,7 @@ def test_sizes_at_further_targets_are_drawn(
 
 
 def test_a_search_shows_its_best_trials(work: Path, thinwire: Thinwire) -> None:
-    words = ["prune", work / "model", "--task", TASK, *PRUNE, "--steps", "3", "--trials", "2", "--search", "4"]
+    words = ["prune", work / "model", "--task", OTHER, *PRUNE, "--steps", "3", "--trials", "2", "--search", "4"]
     said = thinwire(*words).out
     assert "best trials of the search" in said
     assert max(map(len, said[said.index("best trials") :].splitlines())) <= 80
@@ -183,8 +188,8 @@ def test_a_task_of_ones_own(work: Path, tmp_path: Path, thinwire: Thinwire, jobs
     found = thinwire("prune", work / "model", "--tasks", "closing", TASK, "--task-file", file, *PRUNE, "--json").json
     assert [row["reused"] for row in found["jobs"]] == [True, True]
     file.write_text("\n".join(lines[1:]))
-    assert thinwire(*single).code == 0
-    assert stamps(work / "circuits/closing") != before, "another file of that name is another task"
+    thinwire(*single).refused("circuits/closing is finished, with another task;")
+    assert stamps(work / "circuits/closing") == before, "another file of that name is another task"
 
 
 REFUSALS: list[tuple[list[str], str]] = [

@@ -68,18 +68,18 @@ def test_too_little_memory_is_one_sentence(
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_data_leaves_the_old_tokens(how: signal.Signals, work: Path, thinwire: Thinwire) -> None:
     before = stamps(work / "tokens")
-    process = start("data", "--out", work / "tokens", *SLOW_DATA)
+    process = start("data", "--out", work / "tokens", *SLOW_DATA, "--force")
     wait_for(lambda: any(path.stat().st_size for path in work.glob(".tokens.*.tmp/spool.txt")), process)
     stop(process, how)
     assert stamps(work / "tokens") == before
     if how != signal.SIGKILL:
         assert not list(work.glob(".tokens.*"))
-    assert thinwire("data", "--out", work / "tokens", *DATA, "--seed", "1").code == 0
+    assert thinwire("data", "--out", work / "tokens", *DATA, "--seed", "1", "--force").code == 0
     assert not list(work.glob(".tokens.*"))
 
 
 def test_interrupted_pruning(work: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["prune", work / "model", "--task", TASK, *PRUNE, "--seed", "4"]
+    words = ["prune", work / "model", "--task", TASK, *PRUNE, "--seed", "4", "--force"]
     before = stamps(work)
 
     def interrupt(done: int, total: int, status: str) -> None:

@@ -46,26 +46,24 @@ def differences(
     return options + [role for role, parent in parents.items() if found.meta.parents.get(role) != parent.id]
 
 
-def whole(folder: Path, load: Callable[[Path], T]) -> T | None:
-    """The finished artefact in `folder`, fitting or not; None where there is none, or a damaged or older one."""
-    if not is_finished(folder):
-        return None
-    try:
-        return load(folder)
-    except UserError:
-        return None
-
-
 def finished(folder: Path, load: Callable[[Path], T], differ: Differ[T]) -> T | None:
-    """The finished artefact in `folder` if nothing in it differs from what is wanted; otherwise None."""
-    found = whole(folder, load)
-    return None if found is None or differ(found) else found
+    """The finished artefact in `folder`; None where there is none, one that differs, or a damaged or older one."""
+    try:
+        return refuse_another(folder, load, differ)
+    except Occupied:
+        return None
 
 
 def refuse_another(folder: Path, load: Callable[[Path], T], differ: Differ[T]) -> T | None:
     """The same, but raises Occupied where the finished artefact in `folder` differs."""
-    found = whole(folder, load)
-    if found is not None and (different := differ(found)):
+    if not is_finished(folder):
+        return None
+    try:
+        found = load(folder)
+        different = differ(found)
+    except UserError:
+        return None
+    if different:
         raise Occupied(folder, different)
     return found
 
