@@ -163,7 +163,9 @@ def test_finished_work_is_reused_and_that_is_reported(made: Path, tmp_path: Path
     assert reports == [f"1/1 reused {made}"]
     assert artifact.finished(made, text, differ("data")) == "data"
     assert artifact.finished(made, text, differ("other")) is None
-    refusal = f"{made} is finished, with another text and size; choose another --out, or give --force to replace it."
+    refusal = (
+        f"{made} is finished and differs in its text and size; choose another --out, or give --force to replace it."
+    )
     with pytest.raises(artifact.Occupied, match=re.escape(refusal)):
         get(made, "other")
     assert get(made, "data", again=True) == get(tmp_path / "nowhere", "data") == "made"

@@ -59,7 +59,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["tasks", "score", "TOKENS"], "is a tokens artefact where a model artefact is needed"),
     (["prune", "MODEL", "-t", "../../x", *PRUNE], "There is no task called '../../x'"),
     (["prune", "MODEL", "-t", "[/red]\x1b", *PRUNE], r"There is no task called '[/red]\x1b'"),
-    (["prune", "MODEL", "-t", TASK, *PRUNE, "--target-loss", "0.15"], "is finished, with another target_loss;"),
+    (["prune", "MODEL", "-t", TASK, *PRUNE, "--target-loss", "0.15"], "is finished and differs in its target_loss;"),
     (["prune", "MODEL", "-t", TASK, *PRUNE, "--target-loss", "0.15", "--force"], "The whole model has loss"),
     (["prune", "MODEL", "-t", TASK, *PRUNE, "--out", "MODEL"], "holds a model where a circuit is to be written"),
     (["prune", "MODEL", "-t", TASK, *PRUNE, "--tokens", "nowhere"], "nowhere is not a folder"),

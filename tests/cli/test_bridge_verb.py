@@ -66,17 +66,17 @@ def test_finished_stages_are_reused(home: Path, thinwire: Thinwire) -> None:
 def test_another_choice_is_refused_before_anything_changes(home: Path, thinwire: Thinwire) -> None:
     before = stamps()
     cases = {
-        "another seed": ["--seed", "1"],
-        "another ridge": ["--ridge", "0.1"],
-        "another batch_size": ["--batch-size", "2"],
-        "maps is finished, with another bridge_steps": ["--bridge-steps", "4"],
-        "joint is finished, with another model_rate": ["--model-rate", "0.5"],
+        "its seed": ["--seed", "1"],
+        "its ridge": ["--ridge", "0.1"],
+        "its batch_size": ["--batch-size", "2"],
+        "maps is finished and differs in its bridge_steps": ["--bridge-steps", "4"],
+        "joint is finished and differs in its model_rate": ["--model-rate", "0.5"],
     }
     for said, words in cases.items():
         with case(words):
             thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, *words).refused(said, "--force")
             assert stamps() == before
-    thinwire("bridge", SPARSE, SPARSE, "--out", OUT, *FEW).refused("ridge is finished, with another dense model;")
+    thinwire("bridge", SPARSE, SPARSE, "--out", OUT, *FEW).refused("ridge is finished and differs in its dense model;")
     assert stamps() == before
     changed = [*FEW, "--seed", "1", "--joint-steps", "0"]
     ran = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *changed, "--force", "--json")

@@ -118,10 +118,30 @@ def test_other_options_never_replace_finished_work(work: Path, thinwire: Thinwir
     prune = ["prune", work / "model", "-t", TASK, *PRUNE]
     before = stamps(work)
     cases = {
-        f"{circuit} is finished, with another k_coef and seed;": [*prune, "--seed", "1", "--k-coef", "0.5"],
-        f"{circuit.absolute()} is finished, with another seed;": [*prune[:2], "--tasks", "all", *PRUNE, "--seed", 1],
-        f"{work / 'verdicts' / TASK} is finished, with another pairs;": ["verify", circuit, *VERIFY, "--pairs", "17"],
-        f"{work / 'tokens'} is finished, with another seed;": ["data", "-o", work / "tokens", *DATA, "--seed", "1"],
+        f"{circuit} is finished and differs in its k_coef and seed;": [*prune, "--seed", "1", "--k-coef", "0.5"],
+        f"{circuit.absolute()} is finished and differs in its seed;": [
+            *prune[:2],
+            "--tasks",
+            "all",
+            *PRUNE,
+            "--seed",
+            1,
+        ],
+        f"{work / 'verdicts' / TASK} is finished and differs in its pairs;": [
+            "verify",
+            circuit,
+            *VERIFY,
+            "--pairs",
+            "17",
+        ],
+        f"{work / 'tokens'} is finished and differs in its seed;": [
+            "data",
+            "-o",
+            work / "tokens",
+            *DATA,
+            "--seed",
+            "1",
+        ],
     }
     for said, words in cases.items():
         with case(said):

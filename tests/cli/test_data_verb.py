@@ -53,6 +53,6 @@ def test_a_circuit_is_reused_for_the_tokens_that_its_means_are_of(
     words = ("--tokenizer", work / "model", "--idioms", "200", "--no-stdlib", "--seed", "3")
     assert thinwire("data", "--out", others, *words).code == 0
     words = ["prune", work / "model", "-t", TASK, *PRUNE, "--json"]
-    thinwire(*words, "--tokens", others).refused("is finished, with another tokens;")
+    thinwire(*words, "--tokens", others).refused("is finished and differs in its tokens;")
     assert thinwire(*words, "--tokens", others, "--force").json["reused"] is False
     assert thinwire(*words, "--tokens", others).json["reused"] is True

@@ -51,7 +51,7 @@ def new_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.mark.usefixtures("new_check")
 def test_a_new_check_is_one_file(work: Path, thinwire: Thinwire) -> None:
     circuit, folder = work / "circuits" / TASK, work / "verdicts" / TASK
-    thinwire("verify", circuit, *VERIFY).refused("is finished, with another set of checks;")
+    thinwire("verify", circuit, *VERIFY).refused("is finished and differs in its set of checks;")
     found = thinwire("verify", circuit, *VERIFY, "--force", "--json").json  # the finished verdict lacks the check
     named = [row["name"] for row in found["rows"]]
     assert named[9:11] == list(NAMES), "after the checks of lower order"

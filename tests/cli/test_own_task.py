@@ -85,7 +85,9 @@ def test_another_file_does_not_reuse_the_circuit(file: Path, work: Path, thinwir
     assert thinwire(*words).code == 0
     before = stamps(work / "circuits/quotes")
     write(file, "v")
-    thinwire(*words).refused("circuits/quotes is finished, with another task; choose another --out, or give --force")
+    thinwire(*words).refused(
+        "circuits/quotes is finished and differs in its task; choose another --out, or give --force"
+    )
     assert stamps(work / "circuits/quotes") == before
     assert thinwire(*words, "--force").code == 0
     assert stamps(work / "circuits/quotes") != before

@@ -83,7 +83,7 @@ def test_done_jobs_are_passed_over(work: Path, thinwire: Thinwire, jobs: list[Jo
     assert stamps(work / "circuits") == before
     assert len(jobs) == 1
     another = thinwire("prune", work / "model", *BOTH, "--seed", "3")
-    another.refused("is finished, with another seed; choose another --out, or give --force")
+    another.refused("is finished and differs in its seed; choose another --out, or give --force")
     assert len(jobs) == 1, "another config is another job, and nothing is begun that would replace the first"
     assert thinwire("prune", work / "model", *BOTH, "--seed", "3", "--force").code == 0
     assert len(jobs) == 3
@@ -188,7 +188,7 @@ def test_a_task_of_ones_own(work: Path, tmp_path: Path, thinwire: Thinwire, jobs
     found = thinwire("prune", work / "model", "--tasks", "closing", TASK, "--task-file", file, *PRUNE, "--json").json
     assert [row["reused"] for row in found["jobs"]] == [True, True]
     file.write_text("\n".join(lines[1:]))
-    thinwire(*single).refused("circuits/closing is finished, with another task;")
+    thinwire(*single).refused("circuits/closing is finished and differs in its task;")
     assert stamps(work / "circuits/closing") == before, "another file of that name is another task"
 
 

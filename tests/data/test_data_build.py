@@ -75,7 +75,9 @@ def test_finished_tokens_are_reused_unless_forced_changed_or_damaged(sources: Pa
     assert build(config, out, force=True).artifact.id == first.artifact.id
     assert (out / "meta.json").stat().st_mtime_ns != stamp
     other = config.replace(vocab_size=280)
-    with pytest.raises(Occupied, match=f"^{re.escape(str(out))} is finished, with another vocab_size; choose another"):
+    with pytest.raises(
+        Occupied, match=f"^{re.escape(str(out))} is finished and differs in its vocab_size; choose another"
+    ):
         build(other, out)
     assert build(other, out, force=True).tokenizer.vocab_size == 280
     (out / "tokenizer.json").write_text("{}", encoding="utf-8")
@@ -100,7 +102,7 @@ def test_a_given_tokenizer_is_used_as_it_is(sources: Path, tmp_path: Path) -> No
     build(config, tmp_path / "0")
     assert (tmp_path / "0/meta.json").stat().st_mtime_ns == stamp
     build(config_of(sources, vocab_size=280), first.artifact.path, force=True)
-    with pytest.raises(Occupied, match="is finished, with another tokenizer;"):
+    with pytest.raises(Occupied, match="is finished and differs in its tokenizer;"):
         build(config, tmp_path / "0")  # the place holds another tokenizer now
     assert build(config, tmp_path / "0", force=True).tokenizer.vocab_size == 280
     with pytest.raises(UserError, match=r"nowhere cannot be read .*; give a tokenizer.json"):

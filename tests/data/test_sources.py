@@ -91,7 +91,7 @@ def test_a_tokenizer_is_known_by_its_content(sources: Path, tmp_path: Path) -> N
     for same in (config_of(sources, tokenizer=elsewhere), config_of(sources, tokenizer=out, vocab_size=290)):
         with case(same.tokenizer):
             assert notes_of(same, out) == [Reused(out)]
-    with pytest.raises(Occupied, match="is finished, with another tokenizer;"):
+    with pytest.raises(Occupied, match="is finished and differs in its tokenizer;"):
         notes_of(config_of(sources), out)  # without a tokenizer one is trained
 
 

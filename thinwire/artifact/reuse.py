@@ -28,7 +28,7 @@ class Occupied(UserError):
         """`remedy` is what to do besides choosing another folder."""
         self.folder, self.different = folder, different
         names = f"{', '.join(different[:-1])} and {different[-1]}" if different[1:] else different[0]
-        super().__init__(f"{folder} is finished, with another {names}; choose another --out, or {remedy}.")
+        super().__init__(f"{folder} is finished and differs in its {names}; choose another --out, or {remedy}.")
 
 
 def differences(

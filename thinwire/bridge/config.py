@@ -34,6 +34,9 @@ class BridgeConfig(Config):
     """Steps that train the maps with both models frozen; 0 leaves the stage out."""
     joint_steps: int = Field(default=600, ge=0, le=2**32)
     """Steps that train the maps and the nonzeros of the sparse model together; 0 leaves the stage out."""
+    scratch_steps: int = Field(default=0, ge=0, le=2**32)
+    """Steps that train a sparse model from random weights, with its bridge, as the paper does; above 0 they replace the
+    steps above. The other options of training are those of the given sparse model, whose weights are not used."""
     batch_size: int = Field(default=8, ge=1, le=2**20)
     """Sequences of the sparse model's context per step, and per batch of the ridge regression."""
     bridge_rate: float = Field(default=1e-3, gt=0)
@@ -45,6 +48,10 @@ class BridgeConfig(Config):
 
     Fewer take less memory. The loss is then an unbiased estimate of that over all points.
     """
+    tasks: tuple[str, ...] = ()
+    """Tasks whose training prompts are a part of every batch; one of --task-file is stored as NAME:HASH."""
+    task_share: float = Field(default=0.5, ge=0, le=1)
+    """Part of the sequences of every batch that are prompts of these tasks."""
     weights: LossWeights = LossWeights()
     """Weights of the losses."""
     joint_weights: LossWeights = LossWeights(cross_entropy=4.0)

@@ -12,6 +12,7 @@ from thinwire.bridge.config import LossWeights
 from thinwire.bridge.crossings import OwnPass, Pair
 from thinwire.bridge.losses import bridge_losses
 from thinwire.bridge.maps import Bridge
+from thinwire.bridge.prompts import NO_PROMPTS, Prompts
 from thinwire.bridge.targets import Target
 from thinwire.compiled.compile import compile_sparse
 from thinwire.model.transformer import Transformer, next_token_loss
@@ -39,6 +40,7 @@ class BridgeObjective(Objective):
 
     def losses(self, batch: Tensor, compiled: Transformer | None = None) -> Losses:
         """Losses of a batch of tokens [batch, context + 1]; `compiled` is as in `compute`."""
+        batch = self.how.prompts.among(batch, int(self.sparsifier.updates) + self.config.seed)
         inputs, targets = batch[:, :-1], batch[:, 1:]
         runner = self.frozen[0] if self.frozen else compiled
         parts = self.compute(lambda model: self._parts(model, inputs, targets), runner)
@@ -86,12 +88,23 @@ class Bridging(ObjectiveFactory):
     """Content hash of the bridge that the maps start as."""
     dense: str
     """Content hash of the dense model."""
+    tasks: tuple[str, ...] = ()
+    """Tasks whose prompts are among the tokens, as `prompts.labels` names them."""
+    task_share: float = 0.0
+    """See `BridgeConfig`."""
     _bridge: Bridge = PrivateAttr()
     _target: Target = PrivateAttr()
+    _prompts: Prompts = PrivateAttr(default=NO_PROMPTS)
 
-    def between(self, bridge: Bridge, target: Target) -> Self:
-        """The same with the bridge that it starts as and the dense model."""
-        self._bridge, self._target = bridge, target
+    @property
+    def prompts(self) -> Prompts:
+        """The prompts of the tasks."""
+        return self._prompts
+
+    def between(self, bridge: Bridge, target: Target, prompts: Prompts = NO_PROMPTS) -> Self:
+        """The same with the bridge that it starts as, the dense model, and the prompts of its tasks."""
+        assert (prompts.tasks, prompts.share) == (self.tasks, self.task_share)
+        self._bridge, self._target, self._prompts = bridge, target, prompts
         return self
 
     def build(self, model: Transformer, config: TrainConfig, teacher: Transformer | None) -> BridgeObjective:

@@ -15,12 +15,14 @@ from thinwire.bridge.config import BridgeConfig
 from thinwire.cli.bars import Phases
 from thinwire.cli.common import chosen_config, command, emit, parse
 from thinwire.cli.reuse import Watched
+from thinwire.errors import UserError
 from thinwire.progress import Report, duration
 
 if TYPE_CHECKING:
     from thinwire.bridge.profile import Profile
     from thinwire.bridge.store import StoredBridge
     from thinwire.stages.bridge_folders import Stage
+    from thinwire.tasks import Task
 
 REMEDY = "--force makes every stage again"
 RIDGE_SECONDS, STEP_SECONDS = 30.0, 2.0
@@ -46,6 +48,8 @@ class Args:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder of the bridges, such as runs/mine/bridge."""
     config: Annotated[BridgeConfig, tyro.conf.arg(name="")]
+    task_file: Path | None = None
+    """JSON Lines file of pairs: a task of your own, named after the file, for --tasks."""
     force: bool = False
     """Make all stages again, as after a change of options or models; those in OUT stay until all are finished."""
     json: bool = False
@@ -61,7 +65,9 @@ def run(argv: Sequence[str]) -> None:
     from thinwire.stages.bridge_folders import stages
 
     began, reused = time.perf_counter(), list[Path]()
+    tasks, config = chosen_tasks(args), args.config
     ends = Ends.open(args.dense, args.sparse, Tokens.open(args.tokens))
+    ends = ends.with_tasks(tasks, config.task_share if tasks else 0.0, config.seed)
     kinds = stages(args.config)
     phases = Phases(kinds, expected(args.config))
     with ExitStack() as stack:
@@ -94,7 +100,22 @@ def expected(config: BridgeConfig) -> dict[str, float]:
         "ridge": RIDGE_SECONDS,
         "maps": config.bridge_steps * STEP_SECONDS,
         "joint": config.joint_steps * STEP_SECONDS,
+        "scratch": config.scratch_steps * STEP_SECONDS,
     }
+
+
+def chosen_tasks(args: Args) -> "list[Task]":
+    """The tasks whose prompts the bridge is fitted on. Raises UserError for unknown ones, and for an altered file."""
+    from thinwire.bridge.prompts import labels
+    from thinwire.tasks import find_tasks, task_from_file
+
+    own = None if args.task_file is None else task_from_file(args.task_file)
+    names = [label.partition(":")[0] for label in args.config.tasks] + ([own.name] if own else [])
+    tasks = find_tasks(list(dict.fromkeys(names)), own)
+    for label, known in zip(args.config.tasks, labels(tasks), strict=False):
+        if ":" in label and label != known:
+            raise UserError(f"The config was written for {label} and --task-file has {known}; give the earlier file.")
+    return tasks
 
 
 def as_values(stored: "StoredBridge") -> dict[str, object]:

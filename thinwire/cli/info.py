@@ -82,7 +82,7 @@ def contents(folder: Path) -> list[Path]:
     """The places of the artefacts, and of the page, in a workspace; empty for any other folder."""
     if not folder.is_dir() or (folder / "config.json").exists():
         return []
-    places = [folder / name for name in ("tokens", "model", "ridge", "maps", "joint")]
+    places = [folder / name for name in ("tokens", "model", "ridge", "maps", "joint", "scratch")]
     for kind in ("circuits", "verdicts", "runs"):
         places += sorted((folder / kind).iterdir()) if (folder / kind).is_dir() else []
     found = [place for place in places if artifact.is_finished(place) or (place / "config.json").is_file()]

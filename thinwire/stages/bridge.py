@@ -2,7 +2,8 @@
 
 Every stage leaves a bridge artefact in a workspace, and starts from the one before it:
 `WORK/ridge`, `WORK/maps`, `WORK/joint`. The runs that train are in `WORK/runs`, and resume; `WORK/runs/joint` is the
-bridged sparse model.
+bridged sparse model. `WORK/scratch`, in place of the last two, has a sparse model that is trained from random weights
+together with its bridge, as in Gao et al. 2025, A.3.
 """
 
 import time
@@ -59,7 +60,7 @@ def bridge_stage(
     progress goes. Raises UserError, before anything is changed, for a workspace of other models or another config, and
     KeyboardInterrupt, after saving, on SIGINT and SIGTERM.
     """
-    out = Path(out)
+    out, config = Path(out), config.replace(tasks=ends.prompts.tasks)
     check_places(out)
     if again:
         return _made_again(ends, out, config, report)
@@ -102,17 +103,20 @@ def _trained(
 ) -> StoredBridge:
     """The bridge after a stage that trains, from the bridge `before` it."""
     config, folder, run = stage_config(config, stage), out / stage, out / "runs" / stage
-    joint = stage == "joint"
+    joint = stage != "maps"
     how = Bridging(
         frozen=not joint,
         rate=config.bridge_rate,
         crossings=config.crossings,
-        weights=config.joint_weights if joint else config.weights,
+        weights=config.joint_weights if stage == "joint" else config.weights,
         start=before.artifact.id,
         dense=ends.dense.id,
-    ).between(before.bridge, ends.pair.dense)
+        tasks=ends.prompts.tasks,
+        task_share=ends.prompts.share,
+    ).between(before.bridge, ends.pair.dense, ends.prompts)
     recipe = _recipe(ends, config, stage)
-    trained = train(recipe, ends.tokens, run, Sources(start=ends.sparse.path, objective=how), Monitoring(report))
+    start = None if stage == "scratch" else ends.sparse.path
+    trained = train(recipe, ends.tokens, run, Sources(start=start, objective=how), Monitoring(report))
     sparse = artifact.open_artifact(run, "model") if joint else ends.sparse
 
     def make() -> StoredBridge:
@@ -128,8 +132,19 @@ def _trained(
 
 
 def _recipe(ends: Ends, config: BridgeConfig, stage: Stage) -> TrainConfig:
-    """The training run of a stage: the sparse model on its frozen support."""
-    steps = config.joint_steps if stage == "joint" else config.bridge_steps
+    """The training run of a stage: the sparse model on its frozen support, or from scratch as it was trained itself."""
+    steps = {"maps": config.bridge_steps, "joint": config.joint_steps}.get(stage, config.scratch_steps)
+    if stage == "scratch":
+        return ends.sparse.config(TrainConfig).replace(
+            steps=steps,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            compute="dense",
+            validate_every=steps,
+            validation_tokens=config.validation_tokens,
+            checkpoint_every=50,
+            log_every=10,
+        )
     return TrainConfig(
         model=ends.pair.sparse.config,
         steps=steps,
@@ -155,8 +170,8 @@ def _batches(ends: Ends, config: BridgeConfig, report: Report) -> Iterator[Tenso
     size = config.batch_size * context
     n = -(-config.ridge_tokens // size)
     for step in range(n):
-        rows = ends.tokens.batch(step, config.seed, config.batch_size, context)
-        yield torch.from_numpy(rows)[:, :-1]
+        rows = torch.from_numpy(ends.tokens.batch(step, config.seed, config.batch_size, context))
+        yield ends.prompts.among(rows, step)[:, :-1]
         report(step + 1, n, f"{(step + 1) * size:,} tokens")
 
 

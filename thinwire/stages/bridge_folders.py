@@ -13,14 +13,18 @@ from thinwire.bridge.config import BridgeConfig
 from thinwire.bridge.store import StoredBridge, load_bridge
 from thinwire.stages.ends import Ends
 
-Stage = Literal["ridge", "maps", "joint"]
-STAGES: tuple[Stage, ...] = ("ridge", "maps", "joint")
+Stage = Literal["ridge", "maps", "joint", "scratch"]
+STAGES: tuple[Stage, ...] = ("ridge", "maps", "joint", "scratch")
 PLACES = tuple(place for stage in STAGES for place in (stage, f"runs/{stage}"))
 DEFAULTS = BridgeConfig()
+MAPS = ("bridge_rate", "crossings", "weights")
+"""Options of every stage that trains."""
 
 
 def stages(config: BridgeConfig) -> tuple[Stage, ...]:
     """The stages of a fit, in order."""
+    if config.scratch_steps:
+        return "ridge", "scratch"
     steps: dict[Stage, int] = {"ridge": 1, "maps": config.bridge_steps, "joint": config.joint_steps}
     return tuple(stage for stage in steps if steps[stage])
 
@@ -78,7 +82,7 @@ def _remove(folder: Path) -> None:
 def refuse_another(ends: Ends, folder: Path, stage: Stage, config: BridgeConfig) -> None:
     """Raise Occupied where a finished stage has another config or other parents; what is damaged is made again."""
     parents = ends.parents()
-    if stage == "joint":  # its sparse model is its own, and its run names the one that it started from
+    if stage in ("joint", "scratch"):  # its sparse model is its own, and its run names what that started from
         del parents["sparse"]
     differ = partial(differences, stage_config(config, stage), parents)
     artifact.refuse_another(folder, load_bridge, differ)
@@ -92,10 +96,13 @@ def differences(config: BridgeConfig, parents: Mapping[str, Artifact], found: St
 
 def stage_config(config: BridgeConfig, stage: Stage) -> BridgeConfig:
     """The config with what has no effect up to this stage at its default, so that a later choice remakes no stage."""
-    later: dict[str, object] = {}
-    if stage != "joint":
-        later |= {"joint_steps": 0, "model_rate": DEFAULTS.model_rate, "joint_weights": DEFAULTS.joint_weights}
-    if stage == "ridge":
-        names = ("bridge_rate", "crossings", "weights")
-        later |= {"bridge_steps": 0} | {name: getattr(DEFAULTS, name) for name in names}
-    return config.replace(**later)
+    used = {
+        "ridge": (),
+        "maps": (*MAPS, "bridge_steps"),
+        "joint": (*MAPS, "bridge_steps", "joint_steps", "model_rate", "joint_weights"),
+        "scratch": (*MAPS, "scratch_steps"),
+    }
+    unused = {*used["joint"], *used["scratch"]} - {*used[stage]}
+    if not config.tasks:
+        unused.add("task_share")
+    return config.replace(**{name: getattr(DEFAULTS, name) for name in unused})

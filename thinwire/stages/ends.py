@@ -1,18 +1,21 @@
 """The two models of a bridge, opened and checked against each other."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.bridge.crossings import Pair
 from thinwire.bridge.maps import Junction, matching_points
+from thinwire.bridge.prompts import NO_PROMPTS, Prompts
 from thinwire.bridge.targets import OwnTarget
 from thinwire.compiled.load import load_compiled
 from thinwire.data import Tokenizer, Tokens
 from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.model.weights import load
+from thinwire.tasks import Task
 
 
 @one_line
@@ -26,6 +29,8 @@ class Ends:
     sparse: Artifact
     tokens: Tokens
     junctions: tuple[Junction, ...]
+    prompts: Prompts = NO_PROMPTS
+    """Of the tasks whose prompts are among the tokens."""
 
     @classmethod
     def open(cls, dense: Path | str, sparse: Path | str, tokens: Tokens) -> "Ends":
@@ -48,6 +53,11 @@ class Ends:
                 f"give a dense model with a context of at least {needed}."
             )
         return cls(pair, first, second, tokens, matching_points(pair.dense_points, pair.sparse_points))
+
+    def with_tasks(self, tasks: Sequence[Task], share: float, seed: int) -> "Ends":
+        """The same with training prompts of some tasks as so large a part of every batch. Raises as `Prompts.of`."""
+        context = self.pair.sparse.config.context
+        return replace(self, prompts=Prompts.of(tasks, share, self.tokens.tokenizer, context, seed))
 
     def parents(self, sparse: Artifact | None = None) -> dict[str, Artifact]:
         """The parents of a bridge by role; `sparse` replaces the sparse model."""
