@@ -51,7 +51,9 @@ def stamps() -> Stamps:
 
 def test_finished_stages_are_reused(home: Path, thinwire: Thinwire) -> None:
     before = stamps()
-    ran = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--json")
+    ran = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--sae", "sae", "--json")
+    assert sorted(path.name for path in Path(ran.json["sae"]).iterdir()) == ["h_0", "h_1", "h_2"]
+    thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--sae", "sae").refused("name a new folder for --sae")
     assert [line.split()[0] for line in ran.err.splitlines() if "reused" in line] == [
         f"{OUT}/{stage}" for stage in ("ridge", "maps", "joint")
     ]

@@ -50,6 +50,8 @@ class Args:
     config: Annotated[BridgeConfig, tyro.conf.arg(name="")]
     task_file: Path | None = None
     """JSON Lines file of pairs: a task of your own, named after the file, for --tasks."""
+    sae: Path | None = None
+    """New folder that gets the maps of the last stage in the layout of sparse autoencoders, a folder for each point."""
     force: bool = False
     """Make all stages again, as after a change of options or models; those in OUT stay until all are finished."""
     json: bool = False
@@ -60,10 +62,13 @@ def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     default, rest = chosen_config(BridgeConfig, argv, BridgeConfig())
     args = parse(Args, rest, "bridge", Args(tyro.MISSING, tyro.MISSING, tyro.MISSING, tyro.MISSING, default))
+    from thinwire.bridge.export import check_export, export_sae
     from thinwire.data import Tokens
     from thinwire.stages import Ends, bridge_stage
     from thinwire.stages.bridge_folders import stages
 
+    if args.sae is not None:
+        check_export(args.sae)
     began, reused = time.perf_counter(), list[Path]()
     tasks, config = chosen_tasks(args), args.config
     ends = Ends.open(args.dense, args.sparse, Tokens.open(args.tokens))
@@ -77,12 +82,15 @@ def run(argv: Sequence[str]) -> None:
             return Watched(stack.enter_context(phases()), REMEDY, reused)
 
         found = bridge_stage(ends, args.out, args.config, report, again=args.force)
+    if args.sae is not None:
+        export_sae(list(found.values())[-1], args.sae)
     after = [command("info", args.out)]
     if "joint" in found:
         model = args.out / "runs" / "joint"
         after.append(command("prune", model, "--tokens", args.tokens, "--task", "bracket_counting"))
     values = {
         "out": str(args.out),
+        "sae": None if args.sae is None else str(args.sae),
         "stages": {stage: as_values(stored) for stage, stored in found.items()},
         "reused": bool(reused),
         "reused_folders": [str(folder) for folder in reused],
