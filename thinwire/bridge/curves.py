@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,20 +12,16 @@ from pydantic import with_config
 
 from thinwire.bridge.reads import Read
 from thinwire.bridge.steer import Moves, Steered, Steering
+from thinwire.bridge.steer_config import CONTROLS, DIRECTIONS, NODES, SHUFFLED, Dose, SteerConfig
 from thinwire.config import STRICT
 from thinwire.display import one_line
 from thinwire.progress import Report, silent
 from thinwire.verify.intervals import bootstrap, wilson
 from thinwire.verify.measurement import Interval
 
-Dose = Literal["sparse/dense", "dense/sparse"]
-DOSES: tuple[Dose, ...] = ("sparse/dense", "dense/sparse")
 Part = Literal["all", "h_0", "later"]
-PARTS: tuple[Part, ...] = ("all", "h_0", "later")
+PARTS: tuple[Part, ...] = get_args(Part)
 """All reads; those at h_0, which is a substitution of tokens; and those from h_1 on."""
-STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-NODES, DIRECTIONS, SHUFFLED = "random nodes", "random directions", "shuffled bridge"
-CONTROLS = (NODES, DIRECTIONS, SHUFFLED)
 HIGH = 0.9
 """Quantile over draws that stands for what a control reaches."""
 
@@ -143,28 +139,8 @@ def effect(side: Steered, seed: int) -> Effect:
     )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is measured of a choice of reads."""
-
-    strengths: tuple[float, ...] = STRENGTHS
-    draws: int = 20
-    seed: int = 0
-
-    @property
-    def reference(self) -> float:
-        """The strength at which every control is drawn: 1, or else the largest."""
-        return 1.0 if 1.0 in self.strengths else max(self.strengths)
-
-    def passes(self, curves: int) -> int:
-        """Forward passes of the dense model for so many curves."""
-        moving = sum(strength != 0 for strength in self.strengths)
-        controls = (moving + len(CONTROLS) - 1 + curves - 1) * self.draws if moving else 0
-        return curves * len(self.strengths) + controls
-
-
 def measure_curve(
-    steering: Steering, reads: Sequence[Read], plan: Plan, full: bool, tick: Callable[[], None] = lambda: None
+    steering: Steering, reads: Sequence[Read], config: SteerConfig, full: bool, tick: Callable[[], None] = lambda: None
 ) -> list[Step]:
     """Steer along some reads at every strength.
 
@@ -172,29 +148,29 @@ def measure_curve(
     reference strength. `tick` is called after every pass of the dense model.
     """
     moves = steering.moves(reads)
-    drawn = _draws(steering, reads, moves, plan, CONTROLS if full else (NODES,))
+    drawn = _draws(steering, reads, moves, config, CONTROLS if full else (NODES,))
     steps = []
-    for strength in plan.strengths:
+    for strength in config.strengths:
         sides = steering.along(moves, strength)
         tick()
-        here = strength == plan.reference
+        here = strength == config.reference
         kinds = [kind for kind in drawn if strength and (here or (full and kind == NODES))]
         controls = [_control(steering, kind, drawn[kind], strength, tick) for kind in kinds]
-        steps.append(Step(strength, (effect(sides[0], plan.seed), effect(sides[1], plan.seed)), controls))
+        steps.append(Step(strength, (effect(sides[0], config.seed), effect(sides[1], config.seed)), controls))
     return steps
 
 
 def _draws(
-    steering: Steering, reads: Sequence[Read], moves: Moves, plan: Plan, kinds: Sequence[str]
+    steering: Steering, reads: Sequence[Read], moves: Moves, config: SteerConfig, kinds: Sequence[str]
 ) -> dict[str, list[Moves]]:
     """Moves of the controls, by kind; the same seed gives the same."""
-    generator = torch.Generator().manual_seed(plan.seed)
+    generator = torch.Generator().manual_seed(config.seed)
     make = {
         NODES: partial(steering.random_nodes, reads, moves, generator),
         DIRECTIONS: partial(steering.random_direction, moves, generator),
         SHUFFLED: partial(steering.shuffled, reads, moves, generator),
     }
-    return {kind: [make[kind]() for _ in range(plan.draws)] for kind in kinds if plan.draws}
+    return {kind: [make[kind]() for _ in range(config.draws)] for kind in kinds if config.draws}
 
 
 def _control(
@@ -211,13 +187,16 @@ def _control(
 
 
 def measure_curves(
-    by_dose: dict[Dose, Steering], reads: Sequence[Read], plan: Plan, report: Report = silent
+    by_dose: dict[Dose, Steering], reads: Sequence[Read], config: SteerConfig, report: Report = silent
 ) -> list[Curve]:
     """The curve of every dose and part that has reads; the first dose's of all reads, with all controls, is first."""
-    parts: list[tuple[Part, tuple[Read, ...]]] = [(part, reads_in(part, reads)) for part in PARTS]
-    parts = [(part, some) for part, some in parts if some and (part == "all" or len(some) < len(reads))]
-    chosen = [(dose, part, some) for dose in by_dose for part, some in parts]
-    done, total = 0, plan.passes(len(chosen))
+    chosen: list[tuple[Dose, Part, tuple[Read, ...]]] = []
+    for dose in by_dose:
+        for part in PARTS:
+            some = reads_in(part, reads)
+            if some and (part == "all" or len(some) < len(reads)):
+                chosen.append((dose, part, some))
+    done, total = 0, config.passes(len(chosen))
 
     def tick() -> None:
         nonlocal done
@@ -225,7 +204,7 @@ def measure_curves(
         report(min(done, total), total, f"{done} passes of the dense model")
 
     return [
-        Curve(dose, part, len(some), measure_curve(by_dose[dose], some, plan, full=i == 0, tick=tick))
+        Curve(dose, part, len(some), measure_curve(by_dose[dose], some, config, full=i == 0, tick=tick))
         for i, (dose, part, some) in enumerate(chosen)
     ]
 

@@ -14,9 +14,6 @@ from thinwire.bridge.reads import Read
 from thinwire.bridge.steer import Steering
 from thinwire.tasks import margin
 
-CANDIDATES = 32
-"""Reads that a scan chooses where nothing else is asked for."""
-
 
 def scan(steering: Steering) -> dict[int, Tensor]:
     """The slope of every read at strength 0: nats of log-odds towards the other prompt's answer per unit of strength.
@@ -40,7 +37,7 @@ def scan(steering: Steering) -> dict[int, Tensor]:
     return found
 
 
-def best_reads(slopes: dict[int, Tensor], k: int = CANDIDATES, points: Sequence[int] | None = None) -> tuple[Read, ...]:
+def best_reads(slopes: dict[int, Tensor], k: int = 32, points: Sequence[int] | None = None) -> tuple[Read, ...]:
     """The k reads with the largest mean slopes over both sides of the pairs, at most; all of them are above 0.
 
     `slopes` are as of `scan`, [2n, d_sparse] per point; `points` limits the choice to some.

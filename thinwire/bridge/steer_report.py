@@ -2,16 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import TypeAdapter, with_config
 
-from thinwire.bridge.curves import NODES, AtPoint, Control, Curve, Dose, Part, Step
+from thinwire.bridge.curves import AtPoint, Control, Curve, Part, Step
+from thinwire.bridge.steer_config import NODES, Choice, Dose
 from thinwire.config import STRICT, read_record
 from thinwire.display import one_line
-
-Choice = Literal["circuit", "nodes", "scan"]
-"""Reads of a circuit and later ones of the channels that it writes; its own alone; or those found by gradients."""
 
 
 @one_line
@@ -33,11 +30,11 @@ class SteerReport:
     n: int
     """Pairs; each side has so many prompts."""
     seed: int
+    """Of the pairs, the draws and the intervals."""
     draws: int
     """Draws of every control."""
     choice: Choice
-    chosen_on: str
-    """Split of the pairs that the reads were chosen on; those of a circuit were chosen by pruning, on `train`."""
+    """Where the reads come from, as in `SteerConfig.reads`; they are chosen on pairs of the split `train`."""
     reads: list[str]
     """Points and channels of the sparse model, such as `h_2:17`."""
     answers: tuple[str, str]
