@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from thinwire.bridge.curves import Curve, Effect, Measured
     from thinwire.bridge.steer_report import SteerReport
 
-LONGEST = 12
+LONGEST = 7
 """Characters of an answer that a table shows."""
 PARTS = {"all": "all", "h_0": "h_0", "later": "h_1 on"}
 
@@ -111,7 +111,7 @@ def names(found: "SteerReport") -> tuple[str, str]:
     """What the sides are steered towards, short enough for a table."""
     first, second = (repr(answer) for answer in found.answers)
     fits = all(len(name) <= LONGEST for name in (first, second)) and all(found.answers)
-    return (first, second) if fits else ("2nd's answer", "1st's answer")
+    return (first, second) if fits else ("2nd", "1st")
 
 
 def _grid(title: str) -> Table:
@@ -130,7 +130,7 @@ def curve_table(found: "SteerReport") -> Table:
     for step in curve.steps:
         for at, (name, side) in enumerate(zip(names(found), step.sides, strict=True)):
             random = next((_high(control.ratios[at]) for control in step.controls), "")
-            cells = f"{side.probability:.3f}", _ends(side.log_odds, "{:.1f}".format), _ends(side.ratio, short)
+            cells = f"{side.probability:.3f}", _ends(side.log_odds, nats), _ends(side.ratio, short)
             strength = "" if at else f"{step.strength:g}"
             grid.add_row(strength, name, *cells, f"{side.flips.value:.0%}", random)
     return grid
@@ -139,7 +139,7 @@ def curve_table(found: "SteerReport") -> Table:
 def part_table(found: "SteerReport") -> Table:
     """Every dose and part at the reference strength, and every point by itself with its ceiling."""
     at = f"{found.reference.strength:g}"
-    grid = _grid(f"Ratio of P towards either answer at strength {at}, of the reads at one point at strength 1")
+    grid = _grid(f"Ratio of P at strength {at}; for the reads at one point alone at strength 1")
     for name in ("dose", "reads"):
         grid.add_column(name, no_wrap=True)
     first, second = names(found)
@@ -175,8 +175,15 @@ def _high(ratios: Sequence[float]) -> str:
 
 
 def short(value: float) -> str:
-    """A ratio with three digits, or without decimals from 1,000 on."""
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    """A ratio in at most six characters."""
+    if not 1e-3 <= value < 1e6:
+        return f"{value:.0e}" if value else "0"
+    return f"{value:.2g}" if value < 1 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def nats(value: float) -> str:
+    """A shift of log-odds with one decimal, or none from 100 on."""
+    return f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def said(split: str) -> str:
@@ -186,7 +193,7 @@ def said(split: str) -> str:
 
 def _ends(measured: "Measured", form: Callable[[float], str]) -> str:
     ends = measured.interval
-    return f"{form(measured.value)} ({form(ends.low)} … {form(ends.high)})"
+    return f"{form(measured.value)} ({form(ends.low)}, {form(ends.high)})"
 
 
 def remarks(found: "SteerReport") -> Iterator[str]:

@@ -112,7 +112,7 @@ def table(found: "TransferReport") -> Table:
 
 def _with_ends(loss: "Loss") -> str:
     ends = loss.loss_interval
-    return f"{loss.loss:.3f} ({ends.low:.2f} … {ends.high:.2f})"
+    return f"{loss.loss:.3f} ({ends.low:.2f}–{ends.high:.2f})"
 
 
 def remarks(found: "TransferReport") -> Iterator[str]:

@@ -23,6 +23,8 @@ INCHES = (7.2, 3.4)
 BAND = (0.1, 0.9)
 """Quantiles over draws of random nodes that the band reaches from and to."""
 
+SPLITS = {"heldout": "held-out"}
+
 
 @dataclass(frozen=True)
 class Line:
@@ -30,7 +32,7 @@ class Line:
 
     strengths: list[float]
     probability: list[float]
-    """With the circuit's reads, or those of a scan."""
+    """With the reads that were chosen."""
     random_strengths: list[float]
     """Strengths at which random nodes were drawn, and 0 where it was measured."""
     low: list[float]
@@ -77,14 +79,16 @@ def draw_steering(report: SteerReport, path: Path) -> None:
             _fill(axes, line_of(report.curves[0].steps, side), name)
         both[0].set_ylabel("probability of that answer, mean", color=INK)
         both[0].legend(frameon=False, loc="upper left")
-        title = f"{report.task}, {report.n} {report.split} pairs, {report.curves[0].reads} reads"
+        title = (
+            f"{report.task}, {report.n} {SPLITS.get(report.split, report.split)} pairs, {report.curves[0].reads} reads"
+        )
         figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=10)
         figure.savefig(temporary, format=kind, dpi=DOTS_PER_INCH, metadata=UNDATED.get(kind), facecolor="white")
 
 
 def _fill(axes: Axes, line: Line, name: str) -> None:
     style: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 4, "zorder": 3}
-    axes.plot(line.strengths, line.probability, color=POSITIVE, label="circuit's reads", **style)
+    axes.plot(line.strengths, line.probability, color=POSITIVE, label="chosen reads", **style)
     axes.fill_between(line.random_strengths, line.low, line.high, color=NEGATIVE, alpha=0.25, linewidth=0)
     middle = [(low + high) / 2 for low, high in zip(line.low, line.high, strict=True)]
     axes.plot(line.random_strengths, middle, color=NEGATIVE, linewidth=1.2, label="random nodes, 10 to 90 %")
