@@ -5,14 +5,14 @@ sparse read moves a dense read along its column of the decoder.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from thinwire.bridge.maps import Bridge
-from thinwire.bridge.targets import Target, count_points
-from thinwire.model.norms import ReadRecorder
+from thinwire.bridge.targets import Target, count_points, reads_of
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
 
@@ -42,9 +42,7 @@ def circuit_reads(nodes: Iterable[Node], n_layers: int, d_model: int, later: boo
 @torch.no_grad()
 def all_reads(model: Transformer, tokens: Tensor) -> dict[int, Tensor]:
     """Every read of a sparse model, [batch, pos, d_model] per point, on tokens [batch, pos]."""
-    recorder = ReadRecorder()
-    model(tokens, norms=recorder)
-    return recorder.values
+    return reads_of(model, tokens)
 
 
 class Decoder:
@@ -66,19 +64,24 @@ class Decoder:
             ratio = 1.0 if dose == "sparse/dense" else float((bridge.dense_scales[i] / bridge.sparse_scales[i]) ** 2)
             self.columns[point] = target.gain(dense)[:, None] * weight / inner[point].to(weight) * ratio
 
-    def moves(self, deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    def moves(self, deltas: Mapping[int, Tensor], reads: Sequence[Read] | None = None) -> dict[int, Tensor]:
         """The change of dense reads, [batch, pos, d_dense] per point of the dense model.
 
-        `deltas` are those of sparse reads, [batch, pos, d_sparse] per point.
+        `deltas` are those of sparse reads, [batch, pos, d_sparse] per point; with `reads` only theirs count.
         """
-        return {self.to_dense[point]: delta @ self.columns[point].T for point, delta in deltas.items()}
+        if reads is None:
+            return {self.to_dense[point]: delta @ self.columns[point].T for point, delta in deltas.items()}
+        found: dict[int, Tensor] = {}
+        for point in sorted({read.point for read in reads}):
+            channels = sorted({read.channel for read in reads if read.point == point})
+            found[self.to_dense[point]] = deltas[point][..., channels] @ self.columns[point][:, channels].T
+        return found
 
-
-def only(reads: Sequence[Read], deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """The deltas, [batch, pos, d_sparse] per point, of these reads alone: all other channels are 0."""
-    found: dict[int, Tensor] = {}
-    for point in sorted({read.point for read in reads}):
-        channels = [read.channel for read in reads if read.point == point]
-        found[point] = torch.zeros_like(deltas[point])
-        found[point][..., channels] = deltas[point][..., channels]
-    return found
+    def shuffled(self, generator: torch.Generator) -> "Decoder":
+        """The same decoder with the columns of every point in random order, so that no channel has its own."""
+        other = copy(self)
+        other.columns = {}
+        for point, columns in self.columns.items():
+            order = torch.randperm(columns.shape[1], generator=generator, dtype=torch.int64, device="cpu")
+            other.columns[point] = columns[:, order.to(columns.device)]
+        return other

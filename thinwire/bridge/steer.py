@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.bridge.reads import Decoder, Read, all_reads, only
+from thinwire.bridge.reads import Decoder, Read, all_reads
 from thinwire.bridge.targets import Target
 from thinwire.display import one_line
 from thinwire.model.transformer import Transformer
 from thinwire.tasks import PairBatch, margin
+from thinwire.tasks.batch import REST
 
 Moves = Mapping[int, Tensor]
 """Changes of dense reads by point, [2n, pos, d_dense]."""
@@ -31,6 +32,8 @@ class Steered:
     """Log of the probability of the other prompt's answer with steering over that without: float32 [n]."""
     flips: Tensor
     """Whether the other prompt's answer became the likelier one: bool [n]."""
+    log_probabilities: Tensor
+    """Log of the probability of the other prompt's answer with steering: float32 [n]."""
 
     @property
     def ratio(self) -> float:
@@ -66,8 +69,7 @@ def differences(reads: Mapping[int, Tensor], batch: PairBatch) -> dict[int, Tens
 @torch.no_grad()
 def moved_logits(target: Target, batch: PairBatch, moves: Moves) -> Tensor:
     """Logits [2n, vocab] after the last token of each prompt when reads are moved."""
-    logits = target.moved(batch.tokens, moves)
-    return logits[torch.arange(len(logits), dtype=torch.int64, device=logits.device), batch.last]
+    return target.moved_last(batch, moves)
 
 
 def steered(before: Tensor, after: Tensor, batch: PairBatch) -> tuple[Steered, Steered]:
@@ -76,11 +78,22 @@ def steered(before: Tensor, after: Tensor, batch: PairBatch) -> tuple[Steered, S
     The sides are named by the answer that is steered towards: first that of the second prompts.
     """
     shift = margin(before, batch) - margin(after, batch)
-    foil = batch.foil.clamp(min=0)[:, None]
-    ratios = (after.float().log_softmax(-1) - before.float().log_softmax(-1)).gather(1, foil)[:, 0]
+    reached = other_answers(after, batch)
+    ratios = reached - other_answers(before, batch)
     flips = (margin(before, batch) > 0) & (margin(after, batch) < 0)
     n = len(batch)
-    return tuple(Steered(shift[side], ratios[side], flips[side]) for side in (slice(0, n), slice(n, 2 * n)))  # pyright: ignore
+    one, two = (Steered(shift[at], ratios[at], flips[at], reached[at]) for at in (slice(0, n), slice(n, 2 * n)))
+    return one, two
+
+
+def other_answers(logits: Tensor, batch: PairBatch) -> Tensor:
+    """Log of the probability of the answer of the other prompt of the pair: float32 [2n], from logits [2n, vocab].
+
+    An answer that is any token but the other one has the probability of all of these together.
+    """
+    logs = logits.float().log_softmax(-1)
+    own, other = (logs.gather(1, answer.clamp(min=0)[:, None])[:, 0] for answer in (batch.target, batch.foil))
+    return torch.where(batch.foil == REST, own - margin(logits, batch), other)
 
 
 @one_line
@@ -104,7 +117,7 @@ class Steering:
 
     def moves(self, reads: Sequence[Read]) -> Moves:
         """How the difference at some reads moves the dense model's."""
-        return self.decoder.moves(only(reads, self.deltas))
+        return self.decoder.moves(self.deltas, reads)
 
     def along(self, moves: Moves, strength: float = 1.0) -> tuple[Steered, Steered]:
         """Both sides when the dense model's reads are moved by so many times `moves`."""
@@ -118,6 +131,17 @@ class Steering:
             direction = torch.randn(move.shape[-1], generator=generator, dtype=torch.float32, device="cpu")
             found[point] = move.norm(dim=-1, keepdim=True) * (direction / direction.norm())
         return found
+
+    def shuffled(self, reads: Sequence[Read], moves: Moves, generator: torch.Generator) -> Moves:
+        """Moves of the same norm, from the same reads through a bridge whose columns are in random order."""
+        return norm_matched(moves, self.decoder.shuffled(generator).moves(self.deltas, reads))
+
+    def own(self, reads: Sequence[Read]) -> Moves:
+        """The dense model's own difference at the points of some reads, in all channels: what no bridge exceeds."""
+        with torch.no_grad():
+            seen = self.target.reads(self.batch.tokens)
+        points = {self.decoder.to_dense[read.point] for read in reads}
+        return differences({point: seen[point] for point in sorted(points)}, self.batch)
 
     def random_nodes(self, reads: Sequence[Read], moves: Moves, generator: torch.Generator) -> Moves:
         """Moves of the same norm at every token, through as many random channels at the same points."""

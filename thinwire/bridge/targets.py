@@ -3,10 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
-from thinwire.model.norms import moved_by
+from thinwire.model.norms import ReadRecorder, moved_by
 from thinwire.model.transformer import Transformer
+from thinwire.tasks import PairBatch, last_logits
 
 
 class Target(nn.Module, ABC):
@@ -47,6 +49,15 @@ class Target(nn.Module, ABC):
         `moves` are added to what the norm at a point returns, [batch, pos, d_model] per point.
         """
 
+    @abstractmethod
+    def reads(self, tokens: Tensor) -> dict[int, Tensor]:
+        """What the norm at every point returns, [batch, pos, d_model] per point, on tokens [batch, pos]."""
+
+    def moved_last(self, batch: PairBatch, moves: Mapping[int, Tensor]) -> Tensor:
+        """`moved` after the last token of each prompt alone: logits [2n, vocab] of a batch of n pairs."""
+        logits = self.moved(batch.tokens, moves)
+        return logits[torch.arange(len(logits), dtype=torch.int64, device=logits.device), batch.last]
+
 
 def count_points(n_layers: int) -> int:
     """Residual points of a model of this package: h_0 … h_2L."""
@@ -82,3 +93,18 @@ class OwnTarget(Target):
     def moved(self, tokens: Tensor, moves: Mapping[int, Tensor]) -> Tensor:
         """See `Target`; tokens [batch, pos] to [batch, pos, vocab]."""
         return self.model(tokens, norms=moved_by(moves))
+
+    def reads(self, tokens: Tensor) -> dict[int, Tensor]:
+        """See `Target`; tokens [batch, pos], reads [batch, pos, d_model]."""
+        return reads_of(self.model, tokens)
+
+    def moved_last(self, batch: PairBatch, moves: Mapping[int, Tensor]) -> Tensor:
+        """See `Target`; the last layer runs at the last tokens alone. Logits are [2n, vocab]."""
+        return last_logits(self.model, batch, norms=moved_by(moves, batch.last))
+
+
+def reads_of(model: Transformer, tokens: Tensor) -> dict[int, Tensor]:
+    """Every read of a model of this package, [batch, pos, d_model] per point, on tokens [batch, pos]."""
+    recorder = ReadRecorder()
+    model(tokens, norms=recorder)
+    return recorder.values

@@ -5,21 +5,25 @@ model's reads. Where the circuit says something about the dense model, its task 
 random nodes, or along random directions, leaves it as it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from pydantic import with_config
 from torch import Tensor
 
+from thinwire.bridge.curves import quantile
 from thinwire.bridge.reads import Decoder, Read, all_reads
 from thinwire.bridge.steer import Moves, Steering, differences, moved_logits
+from thinwire.bridge.steer_config import Ablation
 from thinwire.bridge.targets import Target
 from thinwire.config import STRICT
 from thinwire.display import one_line
 from thinwire.model.transformer import Transformer
 from thinwire.prune.means import inside
-from thinwire.tasks import PairBatch, accuracy, task_loss
+from thinwire.tasks import PairBatch, accuracy, sequence_losses
+from thinwire.verify.intervals import bootstrap, wilson
+from thinwire.verify.measurement import Interval
 
 
 @with_config(STRICT)
@@ -30,6 +34,10 @@ class Loss:
     loss: float
     """Task loss, nats."""
     accuracy: float
+    loss_interval: Interval
+    """95 % interval of the loss; bootstrap over pairs."""
+    accuracy_interval: Interval
+    """The same of the accuracy, Wilson's with pairs as trials."""
 
 
 @one_line
@@ -39,7 +47,13 @@ class Transfer:
     """The dense model when reads of a circuit are ablated through a bridge, with controls."""
 
     task: str
-    ablation: str
+    split: str
+    """Split of the task that the pairs come from."""
+    n: int
+    """Pairs that all losses are measured on."""
+    seed: int
+    """Seed of the pairs, of the draws and of the intervals."""
+    ablation: Ablation
     """`mean`: to the mean over the task's prompts; `exchange`: to the value under the other prompt of the pair."""
     reads: int
     """Reads that were moved."""
@@ -52,11 +66,19 @@ class Transfer:
     """The same for random directions."""
 
     @property
+    def nodes_high(self) -> float:
+        """The 90th percentile of random nodes' losses, nats."""
+        return quantile(self.random_nodes)
+
+    @property
+    def directions_high(self) -> float:
+        """The same of random directions'."""
+        return quantile(self.random_directions)
+
+    @property
     def over_random(self) -> float:
         """The circuit's loss over the 90th percentile of random nodes'."""
-        return self.circuit.loss / float(
-            torch.tensor(self.random_nodes, dtype=torch.float64, device="cpu").quantile(0.9)
-        )
+        return self.circuit.loss / self.nodes_high
 
 
 def mean_reads(reads: Mapping[int, Tensor], batch: PairBatch) -> dict[int, Tensor]:
@@ -75,33 +97,55 @@ class Case:
     sparse: Transformer
     decoder: Decoder
     batch: PairBatch
+    split: str = "heldout"
+    """Split of the task that the pairs come from."""
 
 
-def transfer(case: Case, reads: Sequence[Read], ablation: str = "mean", draws: int = 20, seed: int = 0) -> Transfer:
-    """Ablate reads of a circuit in the dense model, and as many random ones, `draws` times."""
+def transfer(
+    case: Case,
+    reads: Sequence[Read],
+    ablation: Ablation = "mean",
+    draws: int = 20,
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> Transfer:
+    """Ablate reads of a circuit in the dense model, and as many random ones, `draws` times.
+
+    `tick` is called after every pass of the dense model: twice, and twice a draw.
+    """
     batch = case.batch
     seen = all_reads(case.sparse, batch.tokens)
     deltas = mean_reads(seen, batch) if ablation == "mean" else differences(seen, batch)
     before = moved_logits(case.target, batch, {})
+    tick()
     steering = Steering(case.target, case.decoder, batch, deltas, before)
     moves = steering.moves(reads)
     generator = torch.Generator().manual_seed(seed)
 
-    def loss(moved: Moves) -> Loss:
-        return _loss(moved_logits(case.target, batch, moved), batch)
+    def logits(moved: Moves) -> Tensor:
+        tick()
+        return moved_logits(case.target, batch, moved)
+
+    def losses(draws: Sequence[Moves]) -> list[float]:
+        return sorted(float(sequence_losses(logits(moved), batch).mean()) for moved in draws)
 
     nodes = [steering.random_nodes(reads, moves, generator) for _ in range(draws)]
     directions = [steering.random_direction(moves, generator) for _ in range(draws)]
     return Transfer(
         task=case.task,
+        split=case.split,
+        n=len(batch),
+        seed=seed,
         ablation=ablation,
         reads=len(reads),
-        own=_loss(before, batch),
-        circuit=loss(moves),
-        random_nodes=sorted(loss(each).loss for each in nodes),
-        random_directions=sorted(loss(each).loss for each in directions),
+        own=_loss(before, batch, seed),
+        circuit=_loss(logits(moves), batch, seed),
+        random_nodes=losses(nodes),
+        random_directions=losses(directions),
     )
 
 
-def _loss(logits: Tensor, batch: PairBatch) -> Loss:
-    return Loss(float(task_loss(logits, batch)), float(accuracy(logits, batch)))
+def _loss(logits: Tensor, batch: PairBatch, seed: int) -> Loss:
+    per_pair = sequence_losses(logits, batch).unflatten(0, (2, -1)).mean(0)
+    share = float(accuracy(logits, batch))
+    return Loss(float(per_pair.mean()), share, bootstrap(per_pair, seed), wilson(share, len(batch)))

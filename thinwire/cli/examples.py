@@ -34,6 +34,8 @@ GROUPS: dict[str, Group] = {
         "Training": ("batch-size", "bridge-rate", "model-rate", "crossings", "validation-tokens"),
         "Weights of the losses": ("weights.*", "joint-weights.*"),
     },
+    "steer": {"Models and task": ("dense", "sparse", "task-file"), "A scan for reads": ("top", "first-point")},
+    "transfer": {"Models and task": ("dense", "sparse", "task-file")},
     "generate": {"Sampling": ("tokens", "temperature", "top-k", "top-p", "seed")},
     "prune": {
         "Many circuits at once": ("workers", "ray", "plot", "ladder"),
@@ -55,6 +57,8 @@ MAIN: dict[str, tuple[str, ...]] = {
     "plan": ("ranks", "device", "rates", "steps", "batch-size", "density", "seed", "json"),
     "data": (*("out", "config", "idioms", "stdlib", "folders", "vocab-size", "tokenizer", "seed", "force", "json"),),
     "bridge": ("tokens", "out", "bridge-steps", "joint-steps", "n-active", "config", "seed", "force", "json"),
+    "steer": ("strengths", "reads", "dose", "pairs", "draws", "seed", "out", "plot", "config", "json"),
+    "transfer": ("ablation", "pairs", "draws", "seed", "out", "config", "json"),
     "generate": ("prompt", "prompt-file", "samples", "stop", "circuit", "json"),
     "prune": (*("task", "tasks", "task-file", "target-loss", "out", "tokens", "config", "seed", "force", "json"),),
 }
@@ -71,6 +75,8 @@ MORE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "prune": (("config", "FILE", FILE_TEXT),),
     "verify": (("config", "FILE", FILE_TEXT),),
     "bridge": (("config", "FILE", FILE_TEXT),),
+    "steer": (("config", "FILE", FILE_TEXT),),
+    "transfer": (("config", "FILE", FILE_TEXT),),
 }
 """Options that are read before the others: name, value, text."""
 
@@ -114,6 +120,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bridge": (
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens --out runs/bridge",
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens -o runs/b --seed 1",
+    ),
+    "steer": (
+        "thinwire steer runs/bridge/maps runs/quickstart/circuits/single_double_quote",
+        "thinwire steer runs/b/maps runs/c/while_return_true --reads scan --plot steer.svg",
+        "thinwire steer runs/bridge/joint runs/j/circuits/var_swap --strengths 0 1 2",
+    ),
+    "transfer": (
+        "thinwire transfer runs/bridge/maps runs/quickstart --out transfer.json",
+        "thinwire transfer runs/bridge/maps runs/quickstart/circuits/set_or_string",
     ),
     "generate": (
         "thinwire generate python-2x256 --prompt 'def add(a, b):'",

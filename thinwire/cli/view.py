@@ -1,6 +1,5 @@
 """thinwire view: show circuits as a page, a picture or text, or the report of a training run as a page."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from thinwire import artifact, shipped
+from thinwire.cli.circuit_folders import circuit_folders
 from thinwire.cli.common import emit, parse, progress
 from thinwire.cli.reuse import Watched
 from thinwire.errors import UserError
@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> None:
     if len(args.circuits) == 1 and not args.text and _is_run(args.circuits[0]):
         _report(args.circuits[0], args)
         return
-    folders = _expanded(args.circuits)
+    folders = circuit_folders(args.circuits)
     if suffix in PICTURES and len(folders) > 1:
         raise UserError(f"A picture shows one circuit and {len(folders)} are given; name one, or write an .html page.")
     _show(folders, suffix, args)
@@ -112,32 +112,6 @@ def _page(
             cases.append((circuit, verify_in(work, opened, circuit, None, watched, own=own)))
     with progress("page") as report:
         view_stage(opened, tokens, cases, out, report=report, own=own)
-
-
-def _expanded(given: Sequence[Path]) -> list[Path]:
-    """Circuit folders, each once; a workspace, or a folder of circuits, stands for all circuits that are finished.
-
-    Raises UserError for a workspace without any. An unfinished circuit is refused where it is opened.
-    """
-    from thinwire.stages.workspace import Workspace, finished_in
-
-    found: list[Path] = []
-    for folder in given:
-        if artifact.is_finished(folder) or not folder.is_dir():
-            found.append(folder)
-            continue
-        work = Workspace(folder)
-        below = work.circuits() or finished_in(folder, "circuit")
-        model = next((one for one in (work.model, Workspace(folder.parent).model) if _has_config(one)), None)
-        if not below and model is not None and not _has_config(folder):
-            remedy = shlex.join(["thinwire", "prune", str(model)])
-            raise UserError(f"{folder} has no finished circuit; make one with `{remedy} --task TASK`.")
-        found += below or [folder]
-    return list({folder.absolute(): folder for folder in found}.values())
-
-
-def _has_config(folder: Path) -> bool:
-    return (folder / artifact.CONFIG).is_file()
 
 
 def _is_run(folder: Path) -> bool:

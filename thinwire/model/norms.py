@@ -99,11 +99,19 @@ class ReadRecorder:
         return self.values[point]
 
 
-def moved_by(moves: Mapping[int, Tensor]) -> Norms:
-    """Norms that add `moves`, [batch, pos, d_model] per point, to what they return."""
+def moved_by(moves: Mapping[int, Tensor], last: Tensor | None = None) -> Norms:
+    """Norms that add `moves`, [batch, pos, d_model] per point, to what they return.
+
+    Where the forward pass computes the positions `last` [batch] alone, the moves there are added.
+    """
 
     def norms(point: int, norm: RMSNorm, resid: Tensor) -> Tensor:
         read = norm(resid)
-        return read + moves[point].to(read.dtype) if point in moves else read
+        if point not in moves:
+            return read
+        move = moves[point]
+        if last is not None and read.shape[1] < move.shape[1]:
+            move = move[torch.arange(len(move), dtype=torch.int64, device=move.device), last][:, None]
+        return read + move.to(read.dtype)
 
     return norms
