@@ -32,6 +32,10 @@ class Args:
     """JSON Lines file of pairs: your own task, named by the file's stem."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the verdict artefact; unset writes `verdicts/TASK` beside the model."""
+    bridge: Path | None = None
+    """Bridge of the circuit's model to a dense one: also check what the circuit does there, ablated and steered by."""
+    dense: Path | None = None
+    """The bridge's dense model, where it is not found near the bridge or among the shipped ones."""
     force: bool = False
     """Check again, and replace a finished verdict, whatever its options."""
     json: bool = False
@@ -43,7 +47,7 @@ def run(argv: Sequence[str]) -> None:
     default, rest = chosen_config(VerifyConfig, argv, VerifyConfig())
     args = parse(Args, rest, "verify", Args(tyro.MISSING, default))
     from thinwire.circuit import Circuit
-    from thinwire.stages import Opened, Workspace, verify_in, verify_stage
+    from thinwire.stages import Bridged, Opened, Workspace, verify_in, verify_stage
     from thinwire.tasks import task_from_file, use_sentence
     from thinwire.verify.claims import verdict_line
 
@@ -54,12 +58,13 @@ def run(argv: Sequence[str]) -> None:
     work = Workspace.of_model(model)
     out = args.out or work.verdict_on(circuit)
     began = time.perf_counter()
+    bridged = None if args.bridge is None else Bridged.open(args.bridge, args.dense, Path(model))
     with progress(f"verify {circuit.task}") as report:
         watched = Watched(report)
         if args.out is None:
-            verdict = verify_in(work, opened, circuit, args.config, watched, args.force, own)
+            verdict = verify_in(work, opened, circuit, args.config, watched, args.force, own, bridged)
         else:
-            verdict = verify_stage(opened, circuit, args.config, out, watched, args.force, own)
+            verdict = verify_stage(opened, circuit, args.config, out, watched, args.force, own, bridged)
     line, ended = verdict_line(verdict), {"reused": watched.reused, "seconds": time.perf_counter() - began}
     values = {"out": str(out), "verdict": line, **summary(verdict), **rows(verdict), **ended}
     emit(values, args.json, table(verdict))

@@ -4,8 +4,10 @@ from functools import partial
 from pathlib import Path
 
 from thinwire import artifact
+from thinwire.bridge.checks import BridgeChecks
 from thinwire.circuit import Circuit, circuit_task
 from thinwire.progress import Note, Report, silent
+from thinwire.stages.bridged import Bridged
 from thinwire.stages.workspace import Opened, Workspace
 from thinwire.tasks import Task
 from thinwire.verify.config import VerifyConfig
@@ -20,15 +22,19 @@ def verify_stage(
     report: Report = silent,
     again: bool = False,
     own: Task | None = None,
+    bridged: Bridged | None = None,
 ) -> Verdict:
     """The verdict on a circuit in the folder `out`; a finished one there of the same config is reused, and any other
     is refused.
 
     Without a config, a finished verdict of any config is reused, and a new one has the default config. With `again` the
-    circuit is always checked again. `own` is as in `verify`.
-    Raises UserError for a circuit of another model, a task that cannot be found, and an `out` that cannot be written.
+    circuit is always checked again. `own` is as in `verify`. With a bridge, the checks through it are made too.
+    Raises UserError for a circuit of another model or bridge, a task that cannot be found, and an `out` that cannot be
+    written.
     """
     opened.check_circuit(circuit)
+    if bridged is not None:
+        bridged.check_circuit(circuit)
     parent = circuit.artifact
     assert parent is not None
     task = circuit_task(circuit, own)
@@ -36,11 +42,13 @@ def verify_stage(
 
     def make() -> Verdict:
         chosen = config or VerifyConfig()
-        verdict = verify(opened.model, circuit, opened.tokenizer, chosen, report, task)
-        verdict.save(out, chosen, parent)
+        further = () if bridged is None else BridgeChecks(bridged.dense.target, bridged.decoder()).all()
+        verdict = verify(opened.model, circuit, opened.tokenizer, chosen, report, task, further)
+        verdict.save(out, chosen, parent, bridge)
         return verdict
 
-    differ = partial(differences, circuit, out, config)
+    bridge = None if bridged is None else bridged.stored.artifact
+    differ = partial(differences, circuit, out, config, bridge)
     return artifact.reuse_or_make(out, Verdict.load, differ, make, report, again)
 
 
@@ -52,6 +60,7 @@ def verify_in(
     report: Report = silent,
     again: bool = False,
     own: Task | None = None,
+    bridged: Bridged | None = None,
 ) -> Verdict:
     """The verdict on a circuit in its place in a workspace, as `verify_stage` makes it.
 
@@ -61,4 +70,4 @@ def verify_in(
     assert parent is not None
     if replaced := work.judges_another(out, parent):
         report(0, 1, Note(f"{out} is the verdict on an earlier circuit; this one is checked again."))
-    return verify_stage(opened, circuit, config, out, report, again or replaced, own)
+    return verify_stage(opened, circuit, config, out, report, again or replaced, own, bridged)

@@ -16,6 +16,8 @@ CLAIMS = {
     "uncalibrated": ("right without calibration", "not right without calibration"),
     "resample": ("sufficient with another pair's values outside", "not sufficient with another pair's values outside"),
     "necessity": ("needed by the model", "not shown to be needed"),
+    "transfer": ("needed by the dense model", "not shown to be needed by the dense model"),
+    "steering": ("steers the dense model", "does not steer the dense model"),
     "random": ("better than random circuits of its size", "not set apart from random circuits"),
 }
 """What a passed check says about a circuit, and what any other status says."""

@@ -1,6 +1,7 @@
 """The verdict on a circuit: every registered check, on pairs that pruning never used."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from thinwire.model.precision import own_modes
 from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.tasks import PairUse, Task
-from thinwire.verify.checks import all_checks
+from thinwire.verify.checks import Check, all_checks
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.inputs import CheckInput, ablation_of
 from thinwire.verify.measurement import Measurement
@@ -73,11 +74,12 @@ class Verdict(Shown):
         """The measurements for tables of several circuits, by the title of their column."""
         return {found.headline.column: found for found in self.measurements if found.headline}
 
-    def save(self, folder: Path | str, config: VerifyConfig, circuit: Artifact) -> None:
-        """Write the verdict as an artefact folder whose parent is the circuit's."""
+    def save(self, folder: Path | str, config: VerifyConfig, circuit: Artifact, bridge: Artifact | None = None) -> None:
+        """Write the verdict as an artefact folder; its parents are the circuit and the bridge of its checks, if any."""
+        parents = {"circuit": circuit} | ({} if bridge is None else {"bridge": bridge})
         with artifact.replacing(Path(folder), "verdict") as scratch:
             artifact.write_text(scratch / "verdict.json", json.dumps(asdict(self), indent=1))
-            artifact.finish(scratch, "verdict", config, {"circuit": circuit}, ["verdict.json"], config.seed)
+            artifact.finish(scratch, "verdict", config, parents, ["verdict.json"], config.seed)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Verdict":
@@ -92,17 +94,23 @@ def finished_verdict(circuit: Circuit, folder: Path, config: VerifyConfig | None
 
     Given a config, it must also be made with this config and by the checks that are registered now.
     """
-    return artifact.finished(folder, Verdict.load, lambda found: differences(circuit, folder, config, found))
+    return artifact.finished(folder, Verdict.load, lambda found: differences(circuit, folder, config, None, found))
 
 
-def differences(circuit: Circuit, folder: Path, config: VerifyConfig | None, found: Verdict) -> list[str]:
-    """Names of what a finished verdict in a folder has another of: options, `set of checks`, `circuit`."""
+def differences(
+    circuit: Circuit, folder: Path, config: VerifyConfig | None, bridge: Artifact | None, found: Verdict
+) -> list[str]:
+    """Names of what a finished verdict in a folder has another of: options, `set of checks`, `circuit`, `bridge`.
+
+    Without a config it may have any options and checks, and without a bridge any bridge.
+    """
     parent = circuit.artifact
     assert parent is not None
     opened = artifact.open_artifact(folder, "verdict")
     measured, registered = {one.check for one in found.measurements}, {check.name for check in all_checks()}
-    other_checks = config is not None and measured != registered
-    return artifact.differences(opened, config, {"circuit": parent}) + ["set of checks"] * other_checks
+    same_checks = measured >= registered if "bridge" in opened.meta.parents else measured == registered
+    parents = {"circuit": parent} | ({} if bridge is None else {"bridge": bridge})
+    return artifact.differences(opened, config, parents) + ["set of checks"] * (config is not None and not same_checks)
 
 
 @own_modes()
@@ -113,9 +121,11 @@ def verify(
     config: VerifyConfig | None = None,
     report: Report = silent,
     own: Task | None = None,
+    further: Sequence[Check] = (),
 ) -> Verdict:
-    """Run every registered check; `own` is the circuit's task where it is not a registered one.
+    """Run every registered check, and `further` ones, such as those through a bridge.
 
+    `own` is the circuit's task where it is not a registered one.
     Raises UserError when circuit, model and task do not belong together.
     """
     config = config or VerifyConfig()
@@ -123,7 +133,7 @@ def verify(
     task, context = circuit_task(circuit, own), model.config.context
     heldout, fit = (task.pairs(config.pairs, split, config.seed, tokenizer, context) for split in ("heldout", "train"))
     inputs = CheckInput(model, circuit, heldout, fit, config, ablation_of(circuit))
-    checks, measurements = all_checks(), []
+    checks, measurements = [*all_checks(), *further], []
     for done, check in enumerate(checks, 1):
         found = list(check.run(inputs))
         assert found, f"check {check.name} measures nothing"
