@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thinwire.bridge.maps import Bridge
 from thinwire.bridge.targets import Target, count_points
+from thinwire.errors import UserError
 from thinwire.model.norms import ReadRecorder
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
@@ -54,6 +55,9 @@ class Decoder:
     Δ changes the sparse stream by Δ · rms_s / gain_s[c], the dense stream by the decoder's column times that, and the
     dense read by this · gain_d / rms_d: the root mean squares cancel but for the ratio sparse / dense that the bridge's
     scaled maps contain. `dose` "dense/sparse" uses the reciprocal of the ratio, as Gao et al. 2025, A.4, has it.
+
+    A dense model's norm that subtracts the mean over channels passes on only what of the column is left without its
+    mean. Its root mean square is that around the mean, which is what `fit_ridge` then measures.
     """
 
     def __init__(self, bridge: Bridge, sparse: Transformer, target: Target, dose: str = "sparse/dense") -> None:
@@ -63,15 +67,22 @@ class Decoder:
         inner = [norm.weight.detach() for norm in sparse.norms]
         for i, (dense, point) in enumerate(bridge.junctions):
             weight = bridge.decoders[i].get_parameter("weight").detach()
+            if target.centred:
+                weight = weight - weight.mean(0)
             ratio = 1.0 if dose == "sparse/dense" else float((bridge.dense_scales[i] / bridge.sparse_scales[i]) ** 2)
             self.columns[point] = target.gain(dense)[:, None] * weight / inner[point].to(weight) * ratio
 
     def moves(self, deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """The change of dense reads, [batch, pos, d_dense] per point of the dense model.
 
-        `deltas` are those of sparse reads, [batch, pos, d_sparse] per point.
+        `deltas` are those of sparse reads, [batch, pos, d_sparse] per point. Points that no junction joins, as those
+        between attention and MLP if the dense model has none there, move nothing. Raises UserError where all are such.
         """
-        return {self.to_dense[point]: delta @ self.columns[point].T for point, delta in deltas.items()}
+        joined = {point: delta for point, delta in deltas.items() if point in self.columns}
+        if deltas and not joined:
+            points, known = ", ".join(map(str, deltas)), ", ".join(map(str, self.columns))
+            raise UserError(f"The bridge joins no sparse point that is read ({points}); give reads at {known}.")
+        return {self.to_dense[point]: delta @ self.columns[point].T for point, delta in joined.items()}
 
 
 def only(reads: Sequence[Read], deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
