@@ -1,6 +1,6 @@
 """Trains a small GPT-2-style Hugging Face model on a tokens artefact, as the dense model of a bridge.
 
-usage: .venv/bin/python recipes/hf_model.py TOKENS --out DIR [--context 256] [--layers 2] [--width 128] [--heads 4]
+usage: .venv/bin/python recipes/hf_model.py TOKENS --out DIR [--context 128] [--layers 2] [--width 128] [--heads 4]
            [--steps 600] [--batch-size 16] [--rate 0.002] [--seed 0] [--json]
 
 Leaves an ordinary Hugging Face folder with the tokens' tokenizer.json. A few minutes on one core. Then:
@@ -33,7 +33,7 @@ def read_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("tokens", type=Path, help="tokens artefact")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model; must not exist")
-    parser.add_argument("--context", type=int, default=256, help="tokens of a sequence: at least the sparse model's")
+    parser.add_argument("--context", type=int, default=128, help="tokens of a sequence: at least the sparse model's")
     parser.add_argument("--layers", type=int, default=2, help="as many as the sparse model has")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--heads", type=int, default=4)

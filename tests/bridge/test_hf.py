@@ -1,4 +1,4 @@
-"""Adapters of Hugging Face models against the models themselves, and reads through their norms by finite differences."""
+"""Adapters of Hugging Face models against the models themselves, and moves of reads by finite differences."""
 
 import pytest
 import torch

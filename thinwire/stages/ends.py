@@ -6,8 +6,8 @@ from pathlib import Path
 from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.bridge.crossings import Pair
-from thinwire.bridge.maps import Junction, matching_points
 from thinwire.bridge.hf.folder import check_vocabulary, contents, is_hf_folder, load_hf
+from thinwire.bridge.maps import Junction, matching_points
 from thinwire.bridge.targets import OwnTarget, Target
 from thinwire.compiled.load import load_compiled
 from thinwire.data import Tokenizer, Tokens

@@ -5,6 +5,7 @@ are read. It takes the place of a model artefact through the content hashes of i
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ FORMAT = "hf-model"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 """Names the files of weights that are split."""
+LEAST_VERSION = (5, 24)
+"""Of `transformers`, whose internals the adapters call; as pyproject.toml has it."""
 REMEDY = "give a folder that save_pretrained wrote"
 LARGEST_DIFFERENCE = 1e-3
 """Logits of an adapter and of the model itself differ by no more, relative to the largest."""
@@ -161,8 +164,10 @@ def transformers() -> ModuleType:
         import transformers
     except ImportError:
         transformers = None
-    if transformers is None or int(transformers.__version__.split(".")[0]) < 5:
-        raise UserError("Hugging Face models need transformers 5; install it with `pip install 'thinwire[hf]'`.")
+    found = re.match(r"(\d+)\.(\d+)", transformers.__version__) if transformers else None
+    if transformers is None or found is None or (int(found[1]), int(found[2])) < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise UserError(f"Hugging Face models need transformers {least}; install it with `pip install 'thinwire[hf]'`.")
     return transformers
 
 
