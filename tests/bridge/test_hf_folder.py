@@ -1,6 +1,7 @@
 """Folders of Hugging Face models as dense models: what is read and hashed, what is refused, and a bridge to one."""
 
 import json
+import os
 import shutil
 import socket
 import sys
@@ -14,6 +15,7 @@ from hf_pieces import KINDS, hf_model
 from tiny import tiny_run
 
 from thinwire.bridge.config import BridgeConfig
+from thinwire.bridge.hf.families import GPT2Target
 from thinwire.bridge.hf.folder import check_vocabulary, contents, is_hf_folder, load_hf
 from thinwire.data import Tokens
 from thinwire.errors import UserError
@@ -116,7 +118,9 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "not finite": (not_finite, "not finite, in transformer.wpe.weight"),
     "adapter": (with_adapter, "merge the adapter"),
     "quantized": (rewritten(quantization_config={"quant_method": "bitsandbytes"}), "a quantized model"),
-    "another computation": (rewritten(is_causal=False, add_cross_attention=True), "fit its config|does not compute"),
+    "not causal": (rewritten(is_causal=False), "asks for what its adapter does not compute"),
+    "cross-attention": (rewritten(add_cross_attention=True), "do not fit its config"),
+    "a pipe": (lambda folder: os.mkfifo(folder / "generation_config"), "not a regular file"),
 }
 
 
@@ -127,6 +131,12 @@ def test_what_does_not_fit_is_refused_in_a_sentence(name: str, folder: Path) -> 
     with pytest.raises(UserError, match=said) as caught:
         load_hf(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_that_computes_something_else_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GPT2Target, "embed", lambda self, tokens: self.model.transformer.wte(tokens))  # no positions
+    with pytest.raises(UserError, match="asks for what its adapter does not compute"):
+        load_hf(folder)
 
 
 def test_code_in_a_folder_is_not_run(folder: Path) -> None:
