@@ -38,7 +38,7 @@ class Args:
     """
 
     dense: tyro.conf.Positional[Path]
-    """Dense model: a folder, or the name of a shipped model."""
+    """Dense model: a folder, of a Hugging Face model too, or the name of a shipped model."""
     sparse: tyro.conf.Positional[Path]
     """Sparse model, likewise."""
     tokens: Path

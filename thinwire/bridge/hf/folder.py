@@ -116,7 +116,7 @@ def _refuse(folder: Path, config: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def _check_logits(folder: Path, target: HFTarget) -> None:
-    """Raise UserError unless an adapter computes what the model computes: configs have options that it does not know."""
+    """Raise UserError unless an adapter computes what the model does: a config may have options that it lacks."""
     n = min(target.context, 16)
     tokens = torch.arange(n, dtype=torch.int64, device="cpu")[None] * 7919 % target.vocab_size
     theirs = target.model(tokens).logits
