@@ -80,7 +80,7 @@ def fit(model: torch.nn.Module, tokens: Tokens, args: argparse.Namespace, report
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        report(step + 1, args.steps, f"loss {float(loss):.3f}")
+        report(step + 1, args.steps, f"loss {float(loss.detach()):.3f}")
 
 
 @torch.no_grad()

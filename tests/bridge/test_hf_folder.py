@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,12 @@ def test_code_in_a_folder_is_not_run(folder: Path) -> None:
     (folder / "mine.py").write_text("raise AssertionError('run')")
     rewritten(auto_map={"AutoModelForCausalLM": "mine.Mine", "AutoConfig": "mine.Config"})(folder)
     load_hf(folder)
+
+
+def test_the_library_is_imported_only_where_it_is_needed() -> None:
+    program = "import sys, thinwire.stages.ends, thinwire.bridge.hf.folder; print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_without_the_library_a_sentence_names_the_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
