@@ -1,6 +1,7 @@
 """Fitting: the regression recovers a linear map; the stages run, resume, and refuse what does not fit."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ MAP = torch.randn(4, 6, generator=torch.Generator().manual_seed(7))
 
 
 def test_ridge_recovers_a_linear_map() -> None:
-    pair = LinearlyRelated(None, None, 1, 1)  # pyright: ignore
+    pair = LinearlyRelated(SimpleNamespace(centred=False), None, 1, 1)  # pyright: ignore
     bridge = Bridge((Junction(0, 0),), 6, 4).requires_grad_(False)
     fit_ridge(pair, bridge, (torch.full((4, 50), step) for step in range(10)), 1e-9)
     dense, sparse = (own.streams[0] for own in pair.own(bridge, torch.full((2, 5), 99)))
@@ -112,6 +113,8 @@ def test_a_fit_stopped_in_any_stage_continues_to_the_same_bridges(
 def test_what_does_not_fit_is_refused(models: tuple[Path, Path], tiny_tokens: Tokens, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="5 residual points and the sparse one 3"):
         matching_points(5, 3)
+    with pytest.raises(UserError, match=r"3 residual points and the sparse one 9 \(2 and 4 layers\)"):
+        matching_points(3, 9, per_layer=1)
     with pytest.raises(UserError, match="n_active is 17"):
         Bridge(matching_points(1, 1), 16, 16, n_active=17)
     with pytest.raises(UserError, match="different tokenizers"):

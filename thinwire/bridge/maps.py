@@ -19,17 +19,21 @@ class Junction(NamedTuple):
     sparse: int
 
 
-def matching_points(dense: int, sparse: int) -> tuple[Junction, ...]:
-    """Junctions of two models with so many residual points: the points of the same number.
+def matching_points(dense: int, sparse: int, per_layer: int = 2) -> tuple[Junction, ...]:
+    """Junctions of two models with so many residual points: the points before and after the same sublayers.
 
-    Raises UserError for models of different depth.
+    `per_layer` is the dense model's points per layer. Where it is 1, each is joined to an even point of the sparse
+    model, and the odd ones, between attention and MLP, have no counterpart. Raises UserError for models of different
+    depth.
     """
-    if dense != sparse:
+    step = 2 // per_layer
+    if (dense - 1) * step != sparse - 1:
+        layers = (dense - 1) // per_layer, (sparse - 1) // 2
         raise UserError(
-            f"The dense model has {dense} residual points and the sparse one {sparse}; "
-            "give two models of the same depth."
+            f"The dense model has {dense} residual points and the sparse one {sparse} "
+            f"({layers[0]} and {layers[1]} layers); give two models of the same depth."
         )
-    return tuple(Junction(i, i) for i in range(dense))
+    return tuple(Junction(i, i * step) for i in range(dense))
 
 
 class Bridge(nn.Module):

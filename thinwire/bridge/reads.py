@@ -13,6 +13,7 @@ from torch import Tensor
 
 from thinwire.bridge.maps import Bridge
 from thinwire.bridge.targets import Target, count_points, reads_of
+from thinwire.errors import UserError
 from thinwire.model.transformer import Transformer
 from thinwire.sites import Node
 
@@ -52,6 +53,9 @@ class Decoder:
     Δ changes the sparse stream by Δ · rms_s / gain_s[c], the dense stream by the decoder's column times that, and the
     dense read by this · gain_d / rms_d: the root mean squares cancel but for the ratio sparse / dense that the bridge's
     scaled maps contain. `dose` "dense/sparse" uses the reciprocal of the ratio, as Gao et al. 2025, A.4, has it.
+
+    A dense model's norm that subtracts the mean over channels passes on only what of the column is left without its
+    mean. Its root mean square is that around the mean, which is what `fit_ridge` then measures.
     """
 
     def __init__(self, bridge: Bridge, sparse: Transformer, target: Target, dose: str = "sparse/dense") -> None:
@@ -61,18 +65,27 @@ class Decoder:
         inner = [norm.weight.detach() for norm in sparse.norms]
         for i, (dense, point) in enumerate(bridge.junctions):
             weight = bridge.decoders[i].get_parameter("weight").detach()
+            if target.centred:
+                weight = weight - weight.mean(0)
             ratio = 1.0 if dose == "sparse/dense" else float((bridge.dense_scales[i] / bridge.sparse_scales[i]) ** 2)
             self.columns[point] = target.gain(dense)[:, None] * weight / inner[point].to(weight) * ratio
 
     def moves(self, deltas: Mapping[int, Tensor], reads: Sequence[Read] | None = None) -> dict[int, Tensor]:
         """The change of dense reads, [batch, pos, d_dense] per point of the dense model.
 
-        `deltas` are those of sparse reads, [batch, pos, d_sparse] per point; with `reads` only theirs count.
+        `deltas` are those of sparse reads, [batch, pos, d_sparse] per point; with `reads` only theirs count. Points
+        that no junction joins, as those between attention and MLP if the dense model has none there, move nothing.
+        Raises UserError where all are such.
         """
+        points = sorted(deltas) if reads is None else sorted({read.point for read in reads})
+        joined = [point for point in points if point in self.columns]
+        if points and not joined:
+            read, known = ", ".join(map(str, points)), ", ".join(map(str, self.columns))
+            raise UserError(f"The bridge joins no sparse point that is read ({read}); give reads at {known}.")
         if reads is None:
-            return {self.to_dense[point]: delta @ self.columns[point].T for point, delta in deltas.items()}
+            return {self.to_dense[point]: deltas[point] @ self.columns[point].T for point in joined}
         found: dict[int, Tensor] = {}
-        for point in sorted({read.point for read in reads}):
+        for point in joined:
             channels = sorted({read.channel for read in reads if read.point == point})
             found[self.to_dense[point]] = deltas[point][..., channels] @ self.columns[point][:, channels].T
         return found

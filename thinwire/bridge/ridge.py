@@ -29,10 +29,16 @@ class _Moments:
         mean = self.sums / self.n
         return mean, self.products / self.n - mean.outer(mean)
 
-    def scales(self, d_dense: int) -> tuple[Tensor, Tensor]:
-        """Root mean square of the dense and of the sparse stream, scalars."""
+    def scales(self, d_dense: int, centred: bool) -> tuple[Tensor, Tensor]:
+        """Root mean square of the dense and of the sparse stream, scalars, as the models' norms take them.
+
+        With `centred` that of the dense stream is around its mean over channels.
+        """
         squares = self.products.diagonal() / self.n
-        return squares[:d_dense].mean().sqrt(), squares[d_dense:].mean().sqrt()
+        dense = squares[:d_dense].mean()
+        if centred:
+            dense = (dense - self.products[:d_dense, :d_dense].mean() / self.n).clamp_min(0)
+        return dense.sqrt(), squares[d_dense:].mean().sqrt()
 
 
 @torch.no_grad()
@@ -41,13 +47,13 @@ def fit_ridge(pair: Pair, bridge: Bridge, batches: Iterable[Tensor], penalty: fl
 
     The penalty is relative to the mean variance of the inputs. Scales are set too.
     """
-    d_dense, d_sparse = bridge.d_dense, bridge.d_sparse
+    d_dense, d_sparse, centred = bridge.d_dense, bridge.d_sparse, pair.dense.centred
     moments = [_Moments(d_dense, d_sparse) for _ in bridge.junctions]
     for tokens in batches:
         dense, sparse = pair.own(bridge, tokens)
         for sums, h_dense, h_sparse in zip(moments, dense.streams, sparse.streams, strict=True):
             sums.add(h_dense.flatten(0, 1), h_sparse.flatten(0, 1))
-    scales = [sums.scales(d_dense) for sums in moments]
+    scales = [sums.scales(d_dense, centred) for sums in moments]
     bridge.set_scales(torch.stack([dense for dense, _ in scales]), torch.stack([sparse for _, sparse in scales]))
     for i, sums in enumerate(moments):
         mean, covariance = sums.covariance()

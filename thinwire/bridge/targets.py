@@ -22,6 +22,10 @@ class Target(nn.Module, ABC):
     vocab_size: int
     context: int
     """Tokens of the longest prompt."""
+    per_layer: int = 2
+    """Points per layer: 2, or 1 where attention and MLP read the same one."""
+    centred: bool = False
+    """Whether the norms subtract the mean over channels, as a LayerNorm does."""
 
     @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:
@@ -40,7 +44,10 @@ class Target(nn.Module, ABC):
 
     @abstractmethod
     def gain(self, point: int) -> Tensor:
-        """The gain [d_model] of the norm through which point `point` is read."""
+        """The gain [d_model] of the norm through which point `point` is read.
+
+        A bias of the norm plays no part: it is no part of a change.
+        """
 
     @abstractmethod
     def moved(self, tokens: Tensor, moves: Mapping[int, Tensor]) -> Tensor:

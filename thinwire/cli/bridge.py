@@ -33,6 +33,8 @@ RIDGE_SECONDS, STEP_SECONDS = 30.0, 2.0
 class Args:
     """Fit a bridge between a dense and a sparse model, which share a tokenizer and the number of layers.
 
+    The dense model may be a Hugging Face one of type gpt2, llama or gpt_neox (pip install 'thinwire[hf]').
+
     Three stages follow one another, each from the result of the one before: ridge regression, training of the maps with
     both models frozen, and training of the maps and of the sparse model's nonzeros together. Each leaves a bridge, in
     OUT/ridge, OUT/maps and OUT/joint; the last has a sparse model of its own, OUT/runs/joint. The same command resumes
@@ -40,7 +42,7 @@ class Args:
     """
 
     dense: tyro.conf.Positional[Path]
-    """Dense model: a folder, or the name of a shipped model."""
+    """Dense model: a folder, of a Hugging Face model too, or the name of a shipped model."""
     sparse: tyro.conf.Positional[Path]
     """Sparse model, likewise."""
     tokens: Path

@@ -120,6 +120,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bridge": (
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens --out runs/bridge",
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens -o runs/b --seed 1",
+        "thinwire bridge runs/hf-gpt2 python-2x256 --tokens runs/tokens -o runs/hf",
     ),
     "steer": (
         "thinwire steer runs/bridge/maps runs/quickstart/circuits/single_double_quote",

@@ -152,6 +152,11 @@ class Tokenizer:
         return len(self._tokens)
 
     @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens in id order as `tokenizer.json` writes them, bytes as printable symbols."""
+        return self._tokens
+
+    @property
     def end_of_text(self) -> int:
         """Id of the token before every document."""
         return 0

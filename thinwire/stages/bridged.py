@@ -8,33 +8,16 @@ from typing import Literal
 from thinwire import artifact, shipped
 from thinwire.artifact import Artifact
 from thinwire.artifact.meta import META
+from thinwire.bridge.hf.folder import contents, is_hf_folder
 from thinwire.bridge.reads import Decoder
 from thinwire.bridge.store import StoredBridge, load_bridge
-from thinwire.bridge.targets import OwnTarget, Target
 from thinwire.circuit import Circuit
-from thinwire.data import Tokenizer
 from thinwire.display import one_line
 from thinwire.errors import UserError
-from thinwire.model.weights import load
+from thinwire.stages.ends import Dense
 from thinwire.stages.workspace import Opened
 
 Role = Literal["dense", "sparse"]
-
-
-@one_line
-@dataclass(frozen=True)
-class Dense:
-    """The dense model of a bridge, opened."""
-
-    artifact: Artifact
-    target: Target
-    tokenizer: Tokenizer
-
-
-def open_dense(folder: Path) -> Dense:
-    """Open a dense model by folder or shipped name. Raises UserError for a folder without a finished model."""
-    found = artifact.open_artifact(folder, "model")
-    return Dense(found, OwnTarget(load(found.path)), Tokenizer.load(found.file("tokenizer.json")))
 
 
 @one_line
@@ -53,11 +36,8 @@ class Bridged:
         Raises UserError where a model is not found, or is not the bridge's.
         """
         stored = load_bridge(folder)
-        found = cls(
-            stored,
-            open_dense(find_parent(stored.artifact, "dense", dense)),
-            Opened.open(find_parent(stored.artifact, "sparse", sparse)),
-        )
+        own = Opened.open(find_parent(stored.artifact, "sparse", sparse))
+        found = cls(stored, Dense.open(find_parent(stored.artifact, "dense", dense), own.tokenizer), own)
         found._require("dense", found.dense.artifact)
         found._require("sparse", found.sparse.artifact)
         return found
@@ -133,8 +113,13 @@ def _folders_in(around: Path) -> list[Path]:
 
 
 def _id_in(folder: Path) -> str | None:
-    """The content id that the `meta.json` of a model folder states; its files are not checked."""
+    """The content id that the `meta.json` of a model folder states, whose files are not checked.
+
+    That of a Hugging Face model is computed from its files.
+    """
     try:
+        if is_hf_folder(folder):
+            return contents(folder).id
         if not artifact.is_finished(folder) or artifact.read_head(folder / META).format != "model":
             return None
         return Artifact(folder, artifact.read_meta(folder / META)).id

@@ -68,6 +68,8 @@ def chosen_reads(bridged: Bridged, circuit: Circuit, task: Task, config: SteerCo
     else:
         found = circuit_reads(circuit.nodes, shape.n_layers, shape.d_model, later=config.reads == "circuit")
         reads = tuple(read for read in found if read.point >= config.first_point)
+    joined = bridged.decoder(config.dose).to_dense  # a parallel dense model has no point between attention and MLP
+    reads = tuple(read for read in reads if read.point in joined)
     if not reads:
         made = circuit.artifact
         where = made.path if made else circuit.task
