@@ -89,12 +89,15 @@ class Verdict(Shown):
         return read_record(cls, opened.file("verdict.json"), refusal)
 
 
-def finished_verdict(circuit: Circuit, folder: Path, config: VerifyConfig | None = None) -> Verdict | None:
+def finished_verdict(
+    circuit: Circuit, folder: Path, config: VerifyConfig | None = None, bridge: Artifact | None = None
+) -> Verdict | None:
     """The verdict in a folder, if it is on exactly this circuit; None where there is none that can be read.
 
-    Given a config, it must also be made with this config and by the checks that are registered now.
+    Given a config, it must also be made with this config and by the checks that are registered now; given a bridge,
+    also through this bridge.
     """
-    return artifact.finished(folder, Verdict.load, lambda found: differences(circuit, folder, config, None, found))
+    return artifact.finished(folder, Verdict.load, lambda found: differences(circuit, folder, config, bridge, found))
 
 
 def differences(
