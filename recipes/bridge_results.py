@@ -38,7 +38,8 @@ MARKS = ("<!-- results:start -->", "<!-- results:end -->")
 STAGES = ("ridge", "maps", "joint")
 ORDINARY = "ordinary"
 QUOTES, SCANNED = "single_double_quote", "while_return_true"
-"""The task whose whole curves are measured at every stage, and the one that is steered by scanned reads."""
+"""The task whose whole curves are measured at every stage, and the one that its circuit does not steer; both are also
+steered by scanned reads."""
 SCAN = {"reads": "scan", "top": 8, "first_point": 1}
 TIMES = 5.0
 """A circuit counts as one of the dense model where its loss is so many times the 90th percentile of random nodes'."""
@@ -82,7 +83,7 @@ class Options:
             yield base
         elif case.stage == self.stage:
             yield base.replace(strengths=(1.0,))
-        if case.task == SCANNED:
+        if case.task in (QUOTES, SCANNED):
             yield base.replace(strengths=(1.0,), **SCAN)
 
 
@@ -175,11 +176,16 @@ def headlines(results: dict[str, Any], options: Options) -> tuple[dict[str, Any]
         "seeds": seeds,
         "over_random_worst_seed": dict(sorted(worst.items())),
     }
-    quotes = [row for row in counted(results["steering"]) if row["task"] == QUOTES]
-    scanned = [row for row in counted(results["steering"]) if row["config"]["reads"] == "scan"]
+
+    def steered(task: str, reads: str) -> list[dict[str, Any]]:
+        rows = counted(results["steering"])
+        return [row for row in rows if (row["task"], row["config"]["reads"]) == (task, reads)]
+
+    quotes, quotes_scanned, scanned = steered(QUOTES, "circuit"), steered(QUOTES, "scan"), steered(SCANNED, "scan")
     steering = {
         "quotes_ratio": min((row["ratio"] for row in quotes), default=None),
         "quotes_random_p90": max((row["random_p90"] for row in quotes), default=None),
+        "quotes_scanned_ratio": min((row["ratio"] for row in quotes_scanned), default=None),
         "while_return_true_ratio": min((row["ratio"] for row in scanned), default=None),
         "while_return_true_random_p90": max((row["random_p90"] for row in scanned), default=None),
         "stage": options.stage,
