@@ -34,7 +34,7 @@ class Args:
 
     bridge: tyro.conf.Positional[Path]
     """Bridge artefact, such as runs/bridge/maps."""
-    circuits: tyro.conf.Positional[tuple[Path, ...]]
+    circuits: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CIRCUIT...")]
     """Circuit artefacts of the bridge's sparse model, or workspaces, for all of their circuits."""
     config: Annotated[TransferConfig, tyro.conf.arg(name="")]
     dense: Path | None = None
