@@ -11,12 +11,14 @@ from cli_workspace import SHAPE, TASK, Thinwire, with_nodes
 from test_bridge_verb import DENSE, FEW, OUT, QUICK, SPARSE, TOKENS
 
 from thinwire import artifact
+from thinwire.bridge.maps import Bridge, Junction
+from thinwire.bridge.steer_config import SteerConfig, TransferConfig
 from thinwire.bridge.steer_report import SteerReport
 from thinwire.circuit import Circuit
 from thinwire.cli.main import run
 from thinwire.errors import UserError
 from thinwire.prune import PruneConfig
-from thinwire.stages import Bridged
+from thinwire.stages import Bridged, steer_stage, transfer_stage
 
 CIRCUIT = f"runs/quickstart/circuits/{TASK}"
 RIDGE, JOINT = f"{OUT}/ridge", f"{OUT}/joint"
@@ -107,6 +109,17 @@ def test_circuits_that_read_nothing_are_left_out(home: Path, thinwire: Thinwire)
     assert (len(ran.json["rows"]), ran.json["without_reads"]) == (1, [TASK])
     thinwire("transfer", RIDGE, empty, *SOME).refused("None of the circuits reads a channel")
     thinwire("steer", RIDGE, empty, *SOME).refused("no reads to steer by", "--reads scan")
+
+
+def test_reads_without_a_counterpart_in_the_dense_model_are_left_out(home: Path) -> None:
+    bridged, circuit = Bridged.open(RIDGE), Circuit.load(CIRCUIT)
+    whole = bridged.stored.bridge
+    few = Bridge((Junction(0, 0), Junction(1, 2)), whole.d_dense, whole.d_sparse).requires_grad_(False)
+    few = replace(bridged, stored=replace(bridged.stored, bridge=few))
+    for choice, points in (("circuit", {"h_0", "h_2"}), ("scan", {"h_0", "h_2"}), ("nodes", {"h_0"})):
+        config = SteerConfig().replace(reads=choice, strengths=(1.0,), pairs=4, draws=1)
+        assert {read.partition(":")[0] for read in steer_stage(few, circuit, config).reads} == points, choice
+    assert transfer_stage(few, [circuit], TransferConfig(pairs=4, draws=1)).rows[0].reads == 2
 
 
 def test_a_joint_bridge_has_a_sparse_model_of_its_own(home: Path, thinwire: Thinwire) -> None:
