@@ -189,9 +189,19 @@ def test_reports_are_read_as_they_were_written(plant: Plant, tmp_path: Path) -> 
     found, steering, reads = plant
     curves = measure_curves({"sparse/dense": steering}, reads, CONFIG.replace(draws=2))
     names = [f"h_{read.point}:{read.channel}" for read in reads]
-    ids = ["0123456789abcdef"] * 4
     report = SteerReport(
-        found.planted.name, *ids, "ridge", "heldout", 32, 0, 2, "circuit", names, ("X", ""), curves, []
+        task=found.planted.name,
+        **dict.fromkeys(["bridge", "dense", "sparse", "circuit"], "0123456789abcdef"),
+        stage="ridge",
+        split="heldout",
+        n=32,
+        seed=0,
+        draws=2,
+        choice="circuit",
+        reads=names,
+        answers=("X", ""),
+        curves=curves,
+        points=measure_points(steering, reads),
     )
     (tmp_path / "found.json").write_text(report.to_json(), "utf-8")
     assert SteerReport.load(tmp_path / "found.json") == report

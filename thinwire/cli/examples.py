@@ -123,9 +123,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "thinwire bridge runs/hf-gpt2 python-2x256 --tokens runs/tokens -o runs/hf",
     ),
     "steer": (
-        "thinwire steer runs/bridge/maps runs/quickstart/circuits/single_double_quote",
-        "thinwire steer runs/b/maps runs/c/while_return_true --reads scan --plot steer.svg",
-        "thinwire steer runs/bridge/joint runs/j/circuits/var_swap --strengths 0 1 2",
+        "thinwire steer runs/bridge/maps runs/quickstart/circuits/set_or_string",
+        "thinwire steer runs/b/maps runs/c/circuits/with_as --reads scan --plot p.svg",
+        "thinwire steer runs/b/joint runs/b/runs/circuits/var_swap --strengths 0 1",
     ),
     "transfer": (
         "thinwire transfer runs/bridge/maps runs/quickstart --out transfer.json",

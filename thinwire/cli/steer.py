@@ -177,7 +177,7 @@ def _high(ratios: Sequence[float]) -> str:
 def short(value: float) -> str:
     """A ratio in at most six characters."""
     if not 1e-3 <= value < 1e6:
-        return f"{value:.0e}" if value else "0"
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") if value else "0"
     return f"{value:.2g}" if value < 1 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 

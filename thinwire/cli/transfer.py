@@ -34,7 +34,7 @@ class Args:
 
     bridge: tyro.conf.Positional[Path]
     """Bridge artefact, such as runs/bridge/maps."""
-    circuits: tyro.conf.Positional[tuple[Path, ...]]
+    circuits: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CIRCUIT...")]
     """Circuit artefacts of the bridge's sparse model, or workspaces, for all of their circuits."""
     config: Annotated[TransferConfig, tyro.conf.arg(name="")]
     dense: Path | None = None
@@ -101,7 +101,7 @@ def table(found: "TransferReport") -> Table:
         **slim,
     )
     grid.add_column("\ntask", overflow="fold")
-    for name in ("\nreads", "by\nitself", "under the\ncircuit's", "nodes\np90", "\nmax", "lines\np90", "over\np90"):
+    for name in ("\nn", "by\nitself", "under the\ncircuit's", "nodes\np90", "\nmax", "lines\np90", "over\np90"):
         grid.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
         randoms = (row.nodes_high, row.random_nodes[-1], row.directions_high)
@@ -121,8 +121,9 @@ def remarks(found: "TransferReport") -> Iterator[str]:
     pairs = sorted({row.n for row in found.rows})
     n = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     yield (
-        f"{n} {said(first.split)} pairs a task, seed {first.seed}; in brackets the 95 % interval over pairs. Nodes and "
-        f"lines: {len(first.random_nodes)} draws of random nodes, and of random directions, with moves of the same "
+        f"{n} {said(first.split)} pairs a task, seed {first.seed}; in brackets the 95 % interval over pairs. "
+        "n: reads that are moved. Nodes and lines: "
+        f"{len(first.random_nodes)} draws of random nodes, and of random directions, with moves of the same "
         "size at the same points. Over p90: the loss under the circuit's reads over that of random nodes."
     )
     if found.without_reads:

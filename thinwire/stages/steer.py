@@ -67,9 +67,7 @@ def chosen_reads(bridged: Bridged, circuit: Circuit, task: Task, config: SteerCo
         reads = best_reads(slopes, config.top, [point for point in slopes if point >= config.first_point])
     else:
         found = circuit_reads(circuit.nodes, shape.n_layers, shape.d_model, later=config.reads == "circuit")
-        reads = tuple(read for read in found if read.point >= config.first_point)
-    joined = bridged.decoder(config.dose).to_dense  # a parallel dense model has no point between attention and MLP
-    reads = tuple(read for read in reads if read.point in joined)
+        reads = tuple(read for read in joined(bridged, found) if read.point >= config.first_point)
     if not reads:
         made = circuit.artifact
         where = made.path if made else circuit.task
@@ -78,6 +76,12 @@ def chosen_reads(bridged: Bridged, circuit: Circuit, task: Task, config: SteerCo
             f"{where} has no reads to steer by from h_{config.first_point} on; give another circuit{other}."
         )
     return reads
+
+
+def joined(bridged: Bridged, reads: Sequence[Read]) -> tuple[Read, ...]:
+    """The reads at points that a junction of the bridge joins; not every dense model has one between sublayers."""
+    points = {each.sparse for each in bridged.stored.bridge.junctions}
+    return tuple(read for read in reads if read.point in points)
 
 
 def pairs_of(bridged: Bridged, task: Task, split: Split, n: int, seed: int) -> PairBatch:

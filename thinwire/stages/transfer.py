@@ -14,7 +14,7 @@ from thinwire.display import one_line
 from thinwire.errors import UserError
 from thinwire.progress import Report, silent
 from thinwire.stages.bridged import Bridged
-from thinwire.stages.steer import pairs_of
+from thinwire.stages.steer import joined, pairs_of
 from thinwire.tasks import Task
 
 
@@ -53,7 +53,8 @@ def transfer_stage(
     chosen, without = list[tuple[Circuit, Task, tuple[Read, ...]]](), list[str]()
     for circuit in circuits:
         bridged.check_circuit(circuit)
-        task, reads = circuit_task(circuit, own), circuit_reads(circuit.nodes, shape.n_layers, shape.d_model)
+        task = circuit_task(circuit, own)
+        reads = joined(bridged, circuit_reads(circuit.nodes, shape.n_layers, shape.d_model))
         if reads:
             chosen.append((circuit, task, reads))
         else:
