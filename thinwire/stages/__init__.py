@@ -6,6 +6,7 @@ from thinwire.lazy import attach
 
 if TYPE_CHECKING:
     from thinwire.stages.bridge import bridge_stage as bridge_stage
+    from thinwire.stages.bridged import Bridged as Bridged
     from thinwire.stages.ends import Ends as Ends
     from thinwire.stages.prune import finished_circuit as finished_circuit
     from thinwire.stages.prune import prune_stage as prune_stage
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "Bridged": "bridged",
         "Ends": "ends",
         "Opened": "workspace",
         "Watching": "train",
