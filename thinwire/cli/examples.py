@@ -34,6 +34,10 @@ GROUPS: dict[str, Group] = {
         "Training": ("batch-size", "bridge-rate", "model-rate", "crossings", "validation-tokens"),
         "Weights of the losses": ("weights.*", "joint-weights.*"),
     },
+    "monitor": {
+        "Models of the bridge": ("dense", "sparse"),
+        "Generated text": ("generate", "temperature"),
+    },
     "generate": {"Sampling": ("tokens", "temperature", "top-k", "top-p", "seed")},
     "prune": {
         "Many circuits at once": ("workers", "ray", "plot", "ladder"),
@@ -55,6 +59,7 @@ MAIN: dict[str, tuple[str, ...]] = {
     "plan": ("ranks", "device", "rates", "steps", "batch-size", "density", "seed", "json"),
     "data": (*("out", "config", "idioms", "stdlib", "folders", "vocab-size", "tokenizer", "seed", "force", "json"),),
     "bridge": ("tokens", "out", "bridge-steps", "joint-steps", "n-active", "config", "seed", "force", "json"),
+    "monitor": (*("prompts", "nodes", "circuit", "threshold", "below", "last", "exact", "out", "seed", "json"),),
     "generate": ("prompt", "prompt-file", "samples", "stop", "circuit", "json"),
     "prune": (*("task", "tasks", "task-file", "target-loss", "out", "tokens", "config", "seed", "force", "json"),),
 }
@@ -114,6 +119,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bridge": (
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens --out runs/bridge",
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens -o runs/b --seed 1",
+    ),
+    "monitor": (
+        "thinwire monitor runs/bridge/maps --nodes h_3:17 --prompts prompts.jsonl",
+        "thinwire monitor runs/bridge/maps --circuit runs/c --prompts p.jsonl --last",
     ),
     "generate": (
         "thinwire generate python-2x256 --prompt 'def add(a, b):'",

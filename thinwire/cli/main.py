@@ -30,6 +30,7 @@ VERBS = {
     "prune": "find the smallest circuit of a task in a model",
     "verify": "run the faithfulness checks on a circuit",
     "bridge": "fit maps between a dense and a sparse model",
+    "monitor": "read sparse nodes from a dense model through a bridge",
     "generate": "sample text from a model, or from a circuit alone",
     "view": "write circuits, or the report of a training run, as an HTML page",
     "info": "describe an artefact folder, or list the shipped models",
