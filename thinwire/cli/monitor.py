@@ -184,6 +184,7 @@ def table(monitor: "Monitor", calibration: "Calibration", given: bool) -> Table:
     for name in ("flagged", "precision", "recall", "F1", "auc"):
         grid.add_column(name, justify="right", no_wrap=True)
     for name, each in zip(monitor.names, calibration.detections, strict=True):
+        shares = (each.precision, each.recall, each.f1, each.auc)
         grid.add_row(
             name,
             f"{'≥' if each.threshold.above else '≤'} {each.threshold.value:.4g}",
