@@ -188,10 +188,7 @@ def table(monitor: "Monitor", calibration: "Calibration", given: bool) -> Table:
         grid.add_row(
             name,
             f"{'≥' if each.threshold.above else '≤'} {each.threshold.value:.4g}",
-            *(
-                "none" if value is None else f"{value:.3f}"
-                for value in (each.precision, each.recall, each.f1, each.auc)
-            ),
+            *("none" if value is None else f"{value:.3f}" for value in shares),
         )
         intervals = (each.precision_interval, each.recall_interval, each.f1_interval, each.auc_interval)
         grid.add_row("", "", *("" if one is None else f"{one.low:.2f}–{one.high:.2f}" for one in intervals))
