@@ -18,7 +18,7 @@ from thinwire.errors import UserError
 
 if TYPE_CHECKING:
     from thinwire.bridge.monitor import Monitor
-    from thinwire.bridge.prompts import Calibration, Reading
+    from thinwire.bridge.readings import Calibration, Reading
     from thinwire.bridge.thresholds import Threshold
     from thinwire.bridge.watched import Watched
     from thinwire.stages import Bridged
@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> None:
     if args.out is not None:
         artifact.check_file_place(args.out, "a JSON Lines file")
     from thinwire.bridge.monitor import Monitor
-    from thinwire.bridge.prompts import calibrate, read_prompts, readings, records
+    from thinwire.bridge.readings import calibrate, read_prompts, readings, records
     from thinwire.model.config import SampleConfig
     from thinwire.stages import Bridged
 
