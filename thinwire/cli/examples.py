@@ -34,11 +34,11 @@ GROUPS: dict[str, Group] = {
         "Training": ("batch-size", "bridge-rate", "model-rate", "crossings", "validation-tokens"),
         "Weights of the losses": ("weights.*", "joint-weights.*"),
     },
+    "generate": {"Sampling": ("tokens", "temperature", "top-k", "top-p", "seed")},
     "monitor": {
         "Models of the bridge": ("dense", "sparse"),
         "Generated text": ("generate", "temperature"),
     },
-    "generate": {"Sampling": ("tokens", "temperature", "top-k", "top-p", "seed")},
     "prune": {
         "Many circuits at once": ("workers", "ray", "plot", "ladder"),
         "What is masked": (*("granularity", "ablation", "tied-qk", "frozen-norms", "mask-tokens", "keep", "drop"),),
@@ -59,8 +59,8 @@ MAIN: dict[str, tuple[str, ...]] = {
     "plan": ("ranks", "device", "rates", "steps", "batch-size", "density", "seed", "json"),
     "data": (*("out", "config", "idioms", "stdlib", "folders", "vocab-size", "tokenizer", "seed", "force", "json"),),
     "bridge": ("tokens", "out", "bridge-steps", "joint-steps", "n-active", "config", "seed", "force", "json"),
-    "monitor": (*("prompts", "nodes", "circuit", "threshold", "below", "last", "exact", "out", "seed", "json"),),
     "generate": ("prompt", "prompt-file", "samples", "stop", "circuit", "json"),
+    "monitor": (*("prompts", "nodes", "circuit", "threshold", "below", "last", "exact", "out", "seed", "json"),),
     "prune": (*("task", "tasks", "task-file", "target-loss", "out", "tokens", "config", "seed", "force", "json"),),
 }
 """The options that are shown first, in this order."""
@@ -120,13 +120,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens --out runs/bridge",
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens -o runs/b --seed 1",
     ),
-    "monitor": (
-        "thinwire monitor runs/bridge/maps --nodes h_3:17 --prompts prompts.jsonl",
-        "thinwire monitor runs/bridge/maps --circuit runs/c --prompts p.jsonl --last",
-    ),
     "generate": (
         "thinwire generate python-2x256 --prompt 'def add(a, b):'",
         "thinwire generate runs/mine/model --samples 4 --temperature 0.7 --seed 1",
+    ),
+    "monitor": (
+        "thinwire monitor runs/bridge/maps --nodes h_3:17 --prompts prompts.jsonl",
+        "thinwire monitor runs/bridge/maps --circuit runs/c --prompts p.jsonl --last",
     ),
     "view": (
         "thinwire view runs/quickstart/circuits/bracket_counting",

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from thinwire.stages import Opened, Workspace
     from thinwire.tasks import Task
 
-STAGES = ("ridge", "maps", "joint", "scratch")
 EXAMPLE = "runs/quickstart/circuits/bracket_counting"
 
 
@@ -161,7 +160,8 @@ def _report(model: Path, args: Args) -> None:
 
 def _is_bridge(folder: Path) -> bool:
     """Whether a folder is a bridge or holds the stages of one; a cheap look that imports no model."""
-    return any((place / "bridge.json").is_file() for place in (folder, *(folder / stage for stage in STAGES)))
+    stages = ("ridge", "maps", "joint", "scratch")
+    return any((place / "bridge.json").is_file() for place in (folder, *(folder / stage for stage in stages)))
 
 
 def _bridge_report(folder: Path, args: Args) -> None:

@@ -56,7 +56,7 @@ export function figure(chart, lastStep) {
       el("h2", {}, plan.title, plan.unit && el("small", {}, plan.unit), !many && el("b", {}, latest(lines[0]))),
       el("p", { class: "note" }, plan.about)),
     many && el("ul", { class: "key" }, lines.map((line, index) =>
-      el("li", {}, el("i", { css: { "--c": colour(chart, index) } }), line.name, el("b", {}, latest(line))))),
+      el("li", {}, el("i", { css: { "--c": colour(chart, index) } }), line.name, plan.axis === "step" && el("b", {}, latest(line))))),
     stage);
   let drawn = 0;
   onResize(stage, () => {
