@@ -58,11 +58,11 @@ def run(argv: Sequence[str]) -> None:
     suffix = PAGES[0] if args.out is None else suffix_of(args.out, (*PAGES, *PICTURES))
     if args.text and args.out is not None:
         raise UserError("--text prints the circuits and writes no file; leave --out or --text out.")
-    if len(args.circuits) == 1 and not args.text and _is_run(args.circuits[0]):
-        _report(args.circuits[0], args)
-        return
     if len(args.circuits) == 1 and not args.text and suffix in PAGES and _is_bridge(args.circuits[0]):
         _bridge_report(args.circuits[0], args)
+        return
+    if len(args.circuits) == 1 and not args.text and _is_run(args.circuits[0]):
+        _report(args.circuits[0], args)
         return
     folders = _expanded(args.circuits)
     if suffix in PICTURES and len(folders) > 1:
