@@ -53,6 +53,9 @@ class Foreign(Target):
     def moved(self, tokens: Tensor, moves: Mapping[int, Tensor]) -> Tensor:
         raise NotImplementedError
 
+    def reads(self, tokens: Tensor) -> dict[int, Tensor]:
+        raise NotImplementedError
+
 
 def test_channels_are_those_of_the_whole_encoder_at_every_point() -> None:
     dense, sparse, bridge = tiny_model(seed=1), tiny_model(0.2, seed=2), random_bridge(POINTS, 16)
