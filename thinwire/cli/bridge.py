@@ -95,7 +95,8 @@ def page(out: Path, changed: bool) -> Path:
     from thinwire.view.bridge_report import write_bridge_report
     from thinwire.view.report import REPORT
 
-    return write_bridge_report(out) if changed or not (out / REPORT).is_file() else out / REPORT
+    there = out.absolute() / REPORT
+    return write_bridge_report(out) if changed or not there.is_file() else there
 
 
 def expected(config: BridgeConfig) -> dict[str, float]:
