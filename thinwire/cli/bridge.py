@@ -95,7 +95,7 @@ def page(out: Path, changed: bool) -> Path:
     from thinwire.view.bridge_report import write_bridge_report
     from thinwire.view.report import REPORT
 
-    there = out.absolute() / REPORT
+    there = out / REPORT
     return write_bridge_report(out) if changed or not there.is_file() else there
 
 
