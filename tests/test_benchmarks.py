@@ -94,3 +94,14 @@ def test_engine_compares_and_tells(tmp_path: Path) -> None:
     for row in (parts["prune"], *parts["shipped"]["tasks"].values()):
         assert row["gradient_cosine"] > 0.9
         assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.slow
+def test_bridge_counts_passes_and_times_monitors() -> None:
+    found = last_line("bridge.py", "--rounds", "3", "--batch", "2", "--threads", "1")
+    assert (found["passes_naive"], found["passes_shared"]) == (48, 28)
+    assert found["losses_apart"] < 1e-4, "both kinds compute the same losses"
+    times = found["fitting_ms"]
+    assert found["naive_over_shared"] == pytest.approx(times["naive"] / times["shared"])
+    assert len(found["nodes"]) == 16
+    assert found["monitor_over_dense"] < 1.5  # far above what an idle machine gives

@@ -160,6 +160,17 @@ def test_info_of_bridges(home: Path, thinwire: Thinwire) -> None:
     assert {row["place"]: row["kind"] for row in rows} == places
 
 
+def test_the_report_is_written_with_the_stages(home: Path, thinwire: Thinwire) -> None:
+    page = Path(OUT, "report.html")
+    text = page.read_text("utf-8")
+    page.unlink()
+    found = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--json").json
+    assert (found["page"], page.read_text("utf-8")) == (str(page), text)
+    agreement = thinwire("info", f"{OUT}/maps", "--json").json
+    assert {"correlation sparse", "correlation to_dense h_1", "explained_encode h_2"} <= set(agreement)
+    assert agreement["agreement_tokens"] > 0
+
+
 def test_every_format_of_the_package_has_an_info() -> None:
     sources = [path.read_text("utf-8") for path in (ROOT / "thinwire").rglob("*.py")]
     assert {name for text in sources for name in re.findall(r'FORMATS\.register\("(\w+)"\)', text)} == set(DETAILS)

@@ -12,7 +12,8 @@ from task_table import byte_tokenizer
 
 from thinwire.errors import UserError
 from thinwire.tasks import SPLITS, TASKS, Pair, task_from_file
-from thinwire.tasks.from_file import MAX_BYTES, MAX_LINE_BYTES, MIN_PAIRS
+from thinwire.tasks.from_file import MIN_PAIRS
+from thinwire.tasks.lines import MAX_BYTES, MAX_LINE_BYTES
 
 
 def line(number: int, **changes: object) -> dict[str, object]:

@@ -111,10 +111,10 @@ def test_the_shipped_model_does_the_examples(tmp_path: Path, monkeypatch: pytest
 
 
 def test_numbers_are_those_of_the_code():
-    from thinwire.tasks import from_file
+    from thinwire.tasks import lines
     from thinwire.tasks.task import PATIENCE
 
-    sizes = {f"{from_file.MAX_BYTES >> 20} MiB", f"{from_file.MAX_LINE_BYTES >> 10} KiB", str(MIN_PAIRS), str(PATIENCE)}
+    sizes = {f"{lines.MAX_BYTES >> 20} MiB", f"{lines.MAX_LINE_BYTES >> 10} KiB", str(MIN_PAIRS), str(PATIENCE)}
     sizes |= {str(3 * MIN_PAIRS)}
     for number in ("100", "8", "24", "16 MiB", "64 KiB"):
         assert number in sizes

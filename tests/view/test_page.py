@@ -12,7 +12,7 @@ from view_examples import HOSTILE
 
 from thinwire.errors import UserError
 from thinwire.prune.config import Ablation
-from thinwire.view import page, report
+from thinwire.view import bridge_report, page, report
 from thinwire.view.payload import Payload
 
 STATIC = Path(str(files("thinwire.view").joinpath("static")))
@@ -88,7 +88,13 @@ def test_every_ablation_has_a_text() -> None:
 
 
 def test_every_static_file_is_on_the_page(text: str):
-    assert {path.name for path in STATIC.iterdir()} == {*page.ORDER, *page.STYLES, *report.ORDER, *report.STYLES}
+    assert {path.name for path in STATIC.iterdir()} == {
+        *page.ORDER,
+        *page.STYLES,
+        *report.ORDER,
+        *report.STYLES,
+        *bridge_report.ORDER,
+    }
     joined = page.join_modules()
     assert not re.search(r"^(import|export)\b", joined, re.MULTILINE)
 

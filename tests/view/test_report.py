@@ -63,7 +63,7 @@ def test_facts_are_those_of_the_run(model: Path) -> None:
 
 def test_charts_hold_what_was_measured(model: Path) -> None:
     charts = {chart["plan"]["title"]: chart for chart in data(model / REPORT)["charts"]}
-    absent = ("tasks/", "forming/", "divergence", "penalty")
+    absent = ("tasks/", "forming/", "divergence", "penalty", "kl_to_", "nmse", "sparse_loss")
     assert list(charts) == [plan.title for plan in PLANS if not plan.curves.startswith(absent)]
     curves = read_metrics(model)
     (loss,) = charts["Training loss"]["lines"]
@@ -87,6 +87,7 @@ def test_every_plan_finds_its_curves() -> None:
     names = ["loss", "val_losses/a", "density", "learning_rate", "gradient_rms", "turnover", "divergence", "penalty"]
     names += ["kurtosis/h_0", "tasks/t/loss", "tasks/t/accuracy", "forming/t/nodes", "forming/t/edges"]
     names += ["dead/0.mlp.post_act", "unwired/0.mlp.post_act", "dead/0.attn.q"]
+    names += ["kl_to_sparse/h_0", "kl_to_dense/h_0", "nmse", "sparse_loss"]
     curves = {name: Curve((1, 2), (0.5, 1.0)) for name in names}
     found = charts_of(curves, CONFIG.model.replace(n_layers=1))
     assert [chart.plan for chart in found] == list(PLANS)

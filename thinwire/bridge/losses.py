@@ -33,6 +33,13 @@ def bridge_losses(
 
     `own` are the passes of both models by themselves on tokens [batch, pos].
     """
+    return {name: each.mean() for name, each in losses_by_junction(pair, bridge, tokens, own, chosen).items()}
+
+
+def losses_by_junction(
+    pair: Pair, bridge: Bridge, tokens: Tensor, own: tuple[OwnPass, OwnPass], chosen: Sequence[int]
+) -> dict[str, Tensor]:
+    """`bridge_losses` of each of the chosen junctions apart, [chosen] each; tokens are [batch, pos]."""
     dense, sparse = own
     guide = F.log_softmax(dense.logits.float(), -1).detach()
     errors = [
@@ -43,4 +50,4 @@ def bridge_losses(
     to_sparse = [divergence(guide, logits) for logits in pair.into_sparse(bridge, dense.streams, tokens, chosen)]
     to_dense = [divergence(guide, logits) for logits in pair.into_dense(bridge, sparse.streams, tokens, chosen)]
     found = {"nmse": errors, "kl_to_sparse": to_sparse, "kl_to_dense": to_dense}
-    return {name: torch.stack(values).mean() for name, values in found.items()}
+    return {name: torch.stack(values) for name, values in found.items()}

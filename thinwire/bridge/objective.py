@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thinwire.bridge.config import LossWeights
 from thinwire.bridge.crossings import OwnPass, Pair
-from thinwire.bridge.losses import bridge_losses
+from thinwire.bridge.losses import losses_by_junction
 from thinwire.bridge.maps import Bridge
 from thinwire.bridge.prompts import NO_PROMPTS, Prompts
 from thinwire.bridge.targets import Target
@@ -21,7 +21,10 @@ from thinwire.train.objective import Losses, Objective, ObjectiveFactory, Parame
 
 
 class BridgeObjective(Objective):
-    """The losses of a bridge. Its parts are the sparse model's cross-entropy, `sparse_loss`, and `bridge_losses`."""
+    """The losses of a bridge. Its parts are the sparse model's cross-entropy, `sparse_loss`, and `bridge_losses`.
+
+    Besides, the divergence of every crossing of the step is one, such as `kl_to_sparse/h_2`, named by the sparse point.
+    """
 
     def __init__(self, model: Transformer, config: TrainConfig, start: Bridge, target: Target, how: "Bridging") -> None:
         super().__init__(model, config)
@@ -54,7 +57,15 @@ class BridgeObjective(Objective):
         pair = Pair.of(target, model)
         own = self._own(pair, inputs)
         loss = next_token_loss(own[1].logits, targets)
-        return {"sparse_loss": loss} | bridge_losses(pair, self.bridge, inputs, own, self._chosen())
+        chosen = self._chosen()
+        found = losses_by_junction(pair, self.bridge, inputs, own, chosen)
+        points = [self.bridge.junctions[i].sparse for i in chosen]
+        apart = {
+            f"{name}/h_{point}": value.detach()
+            for name in ("kl_to_sparse", "kl_to_dense")
+            for point, value in zip(points, found[name], strict=True)
+        }
+        return {"sparse_loss": loss} | {name: each.mean() for name, each in found.items()} | apart
 
     def _own(self, pair: Pair, inputs: Tensor) -> tuple[OwnPass, OwnPass]:
         """Both models by themselves on tokens [batch, pos], with a gradient where the model is trained."""

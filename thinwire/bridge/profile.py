@@ -6,6 +6,7 @@ import torch
 from pydantic import with_config
 from torch import Tensor
 
+from thinwire.bridge.agreement import Crossed, Tally
 from thinwire.bridge.crossings import Pair
 from thinwire.bridge.losses import nmse
 from thinwire.bridge.maps import Bridge
@@ -45,8 +46,13 @@ class Profile:
 
 
 @torch.no_grad()
-def measure_profile(pair: Pair, bridge: Bridge, batches: list[tuple[float, Tensor]]) -> Profile:
-    """The profile on batches of tokens [batch, pos + 1], each with its weight; weights are normalized."""
+def measure_profile(
+    pair: Pair, bridge: Bridge, batches: list[tuple[float, Tensor]], tally: Tally | None = None
+) -> Profile:
+    """The profile on batches of tokens [batch, pos + 1], each with its weight; weights are normalized.
+
+    A `tally` gets every batch too, so that agreement is measured in the same passes.
+    """
     total = sum(weight for weight, _ in batches)
     sums = torch.zeros(2 + 4 * len(bridge.junctions), dtype=torch.float64, device="cpu")
     for weight, tokens in batches:
@@ -54,10 +60,13 @@ def measure_profile(pair: Pair, bridge: Bridge, batches: list[tuple[float, Tenso
         dense, sparse = pair.own(bridge, inputs)
         streams = list(enumerate(zip(dense.streams, sparse.streams, strict=True)))
         found = [next_token_loss(own.logits, targets) for own in (dense, sparse)]
-        found += [next_token_loss(logits, targets) for logits in pair.into_sparse(bridge, dense.streams, inputs)]
-        found += [next_token_loss(logits, targets) for logits in pair.into_dense(bridge, sparse.streams, inputs)]
+        to_sparse = list(pair.into_sparse(bridge, dense.streams, inputs))
+        to_dense = list(pair.into_dense(bridge, sparse.streams, inputs))
+        found += [next_token_loss(logits, targets) for logits in (*to_sparse, *to_dense)]
         found += [nmse(bridge.encode(i, h_dense), h_sparse) for i, (h_dense, h_sparse) in streams]
         found += [nmse(bridge.decode(i, h_sparse), h_dense) for i, (h_dense, h_sparse) in streams]
+        if tally is not None:
+            tally.add(weight / total, Crossed(tokens, dense, sparse, to_sparse, to_dense))
         sums += weight / total * torch.stack([value.double().cpu() for value in found])
     own, *by_junction = sums[:2].tolist(), *sums[2:].reshape(4, -1).tolist()
     return Profile(own[0], own[1], *by_junction)

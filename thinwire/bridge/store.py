@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.artifact.tensors import read_tensors, write_tensors
+from thinwire.bridge.agreement import Agreement
 from thinwire.bridge.config import BridgeConfig
 from thinwire.bridge.maps import Bridge, Junction
 from thinwire.bridge.profile import Profile
@@ -51,6 +52,8 @@ class BridgeSummary(BaseModel):
     seconds: float
     """Wall-clock time of all stages of its fit."""
     profile: Profile
+    agreement: Agreement | None = None
+    """None for a bridge that was made without."""
 
 
 @one_line

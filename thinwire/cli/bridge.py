@@ -39,6 +39,7 @@ class Args:
     both models frozen, and training of the maps and of the sparse model's nonzeros together. Each leaves a bridge, in
     OUT/ridge, OUT/maps and OUT/joint; the last has a sparse model of its own, OUT/runs/joint. The same command resumes
     an interrupted stage and reuses finished ones; Ctrl-C saves first, but for the ridge regression, which begins again.
+    The report of all stages is OUT/report.html.
     """
 
     dense: tyro.conf.Positional[Path]
@@ -99,9 +100,19 @@ def run(argv: Sequence[str]) -> None:
         "next": [words.strip() for words in after],
         "seconds": time.perf_counter() - began,
     }
+    values["page"] = str(page(args.out, len(reused) < len(found)))
     emit(values, args.json, table(found))
     if not args.json:
         emit({}, False, "\n".join(["Next:", *after]))
+
+
+def page(out: Path, changed: bool) -> Path:
+    """The report of all stages, written anew where one was made."""
+    from thinwire.view.bridge_report import write_bridge_report
+    from thinwire.view.report import REPORT
+
+    there = out / REPORT
+    return write_bridge_report(out) if changed or not there.is_file() else there
 
 
 def expected(config: BridgeConfig) -> dict[str, float]:

@@ -1,8 +1,12 @@
 """What thinwire info says of an artefact of each format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thinwire.bridge.agreement import Agreement
 
 
 def tokens_details(folder: Path) -> dict[str, object]:
@@ -57,19 +61,29 @@ def verdict_details(folder: Path) -> dict[str, object]:
     return summary(Verdict.load(folder))
 
 
+def _agreement(agreed: "Agreement") -> Iterator[tuple[str, Sequence[object]]]:
+    """Correlations of per-token losses with the dense model's, and variance explained, by junction."""
+    yield "correlation to_sparse", [asdict(each) for each in agreed.to_sparse]
+    yield "correlation to_dense", [asdict(each) for each in agreed.to_dense]
+    yield "explained_encode", agreed.explained_encode
+    yield "explained_decode", agreed.explained_decode
+
+
 def bridge_details(folder: Path) -> dict[str, object]:
     """The last stage of a bridge's fit, and the held-out losses of its crossings."""
     from thinwire.bridge.store import load_bridge
 
     stored = load_bridge(folder)
     profile, bridge = stored.summary.profile, stored.bridge
-    by_point = {
+    agreed = stored.summary.agreement
+    by_point: dict[str, object] = {
         f"{name} h_{point}": value
         for name, values in (
             ("to_sparse", profile.to_sparse),
             ("to_dense", profile.to_dense),
             ("nmse_encode", profile.nmse_encode),
             ("nmse_decode", profile.nmse_decode),
+            *(() if agreed is None else _agreement(agreed)),
         )
         for (point, _), value in zip(bridge.junctions, values, strict=True)
     }
@@ -82,6 +96,7 @@ def bridge_details(folder: Path) -> dict[str, object]:
         "sparse_loss": profile.sparse,
         "gap_dense_to_sparse": profile.gap_to_sparse,
         "gap_sparse_to_dense": profile.gap_to_dense,
+        **({} if agreed is None else {"correlation sparse": asdict(agreed.sparse), "agreement_tokens": agreed.tokens}),
         **by_point,
         "seconds": stored.summary.seconds,
     }

@@ -37,6 +37,10 @@ GROUPS: dict[str, Group] = {
     "steer": {"Models and task": ("dense", "sparse", "task-file"), "A scan for reads": ("top", "first-point")},
     "transfer": {"Models and task": ("dense", "sparse", "task-file")},
     "generate": {"Sampling": ("tokens", "temperature", "top-k", "top-p", "seed")},
+    "monitor": {
+        "Models of the bridge": ("dense", "sparse"),
+        "Generated text": ("generate", "temperature"),
+    },
     "prune": {
         "Many circuits at once": ("workers", "ray", "plot", "ladder"),
         "What is masked": (*("granularity", "ablation", "tied-qk", "frozen-norms", "mask-tokens", "keep", "drop"),),
@@ -60,6 +64,7 @@ MAIN: dict[str, tuple[str, ...]] = {
     "steer": ("strengths", "reads", "dose", "pairs", "draws", "seed", "out", "plot", "config", "json"),
     "transfer": ("ablation", "pairs", "draws", "seed", "out", "config", "json"),
     "generate": ("prompt", "prompt-file", "samples", "stop", "circuit", "json"),
+    "monitor": (*("prompts", "nodes", "circuit", "threshold", "below", "last", "exact", "out", "seed", "json"),),
     "prune": (*("task", "tasks", "task-file", "target-loss", "out", "tokens", "config", "seed", "force", "json"),),
 }
 """The options that are shown first, in this order."""
@@ -134,6 +139,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "generate": (
         "thinwire generate python-2x256 --prompt 'def add(a, b):'",
         "thinwire generate runs/mine/model --samples 4 --temperature 0.7 --seed 1",
+    ),
+    "monitor": (
+        "thinwire monitor runs/bridge/maps --nodes h_3:17 --prompts prompts.jsonl",
+        "thinwire monitor runs/bridge/maps --circuit runs/c --prompts p.jsonl --last",
     ),
     "view": (
         "thinwire view runs/quickstart/circuits/bracket_counting",

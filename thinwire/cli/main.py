@@ -33,6 +33,7 @@ VERBS = {
     "steer": "steer a dense model through a circuit of the sparse one",
     "transfer": "test circuits of the sparse model in the dense one",
     "generate": "sample text from a model, or from a circuit alone",
+    "monitor": "read sparse nodes from a dense model through a bridge",
     "view": "write circuits, or the report of a training run, as an HTML page",
     "info": "describe an artefact folder, or list the shipped models",
     "doctor": "check the installation and this machine",

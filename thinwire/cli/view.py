@@ -27,11 +27,12 @@ EXAMPLE = "runs/quickstart/circuits/bracket_counting"
 class Args:
     """Show circuits of one model on one self-contained HTML page, a circuit as a picture, or print them as text.
 
-    Given the folder of a model instead, finished or unfinished, write the report of its training, `report.html`.
+    Given the folder of a model instead, finished or unfinished, write the report of its training, `report.html`; given
+    that of a bridge, or of all stages of one, write the report of the bridge.
     """
 
     circuits: tyro.conf.Positional[tuple[Path, ...]]
-    """Circuit artefacts, all cut from one model; a workspace, for all of its circuits; or one model folder."""
+    """Circuit artefacts, all cut from one model; a workspace, for all of its circuits; one model folder; one bridge."""
     model: Path | None = None
     """Model the circuits were cut from; unset looks for `../../model` from the first."""
     tokens: Path | None = None
@@ -57,6 +58,9 @@ def run(argv: Sequence[str]) -> None:
     suffix = PAGES[0] if args.out is None else suffix_of(args.out, (*PAGES, *PICTURES))
     if args.text and args.out is not None:
         raise UserError("--text prints the circuits and writes no file; leave --out or --text out.")
+    if len(args.circuits) == 1 and not args.text and suffix in PAGES and _is_bridge(args.circuits[0]):
+        _bridge_report(args.circuits[0], args)
+        return
     if len(args.circuits) == 1 and not args.text and _is_run(args.circuits[0]):
         _report(args.circuits[0], args)
         return
@@ -126,3 +130,17 @@ def _report(model: Path, args: Args) -> None:
     default = Workspace.of_model(model).root / REPORT if shipped.name_of(model) else None
     out = write_report(shipped.find(model), args.out or default)
     emit({"out": str(out), "model": str(model)}, args.json, str(out))
+
+
+def _is_bridge(folder: Path) -> bool:
+    """Whether a folder is a bridge or holds the stages of one; a cheap look that imports no model."""
+    stages = ("ridge", "maps", "joint", "scratch")
+    return any((place / "bridge.json").is_file() for place in (folder, *(folder / stage for stage in stages)))
+
+
+def _bridge_report(folder: Path, args: Args) -> None:
+    """Write the report of a bridge and of the stages beside it."""
+    from thinwire.view.bridge_report import write_bridge_report
+
+    out = write_bridge_report(folder, args.out)
+    emit({"out": str(out), "bridge": str(folder)}, args.json, str(out))

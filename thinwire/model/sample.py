@@ -41,7 +41,7 @@ def generate(
     assert prompts.shape[1], "there is no token to go on from; begin with the end of text"
     steps = min(config.tokens, model.config.context - prompts.shape[1] + 1)
     forward = _incremental(model, prompts.shape[1] + steps - 1, tap, scales_of)
-    return _draws(forward, forward(prompts), steps, config, stop)
+    return draws(forward, forward(prompts), steps, config, stop)
 
 
 def _incremental(model: Transformer, room: int, tap: Tap, scales_of: Transformer | None) -> Forward:
@@ -65,8 +65,8 @@ def _last_logits(model: Transformer, tokens: Tensor, cache: Cache, tap: Tap, nor
 
 
 @torch.no_grad()
-def _draws(forward: Forward, logits: Tensor, steps: int, config: SampleConfig, stop: int | None) -> Iterator[Tensor]:
-    """The steps, from the logits [batch, vocab] after the prompts on."""
+def draws(forward: Forward, logits: Tensor, steps: int, config: SampleConfig, stop: int | None) -> Iterator[Tensor]:
+    """The steps of `generate`, from the logits [batch, vocab] after the prompts on, with any forward pass."""
     generators = [torch.Generator().manual_seed(config.seed + row) for row in range(len(logits))]
     ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     for step in range(1, steps + 1):

@@ -17,6 +17,7 @@ from torch import Tensor
 from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.artifact.tensors import read_tensors
+from thinwire.bridge.agreement import Tally
 from thinwire.bridge.config import BridgeConfig
 from thinwire.bridge.crossings import Pair
 from thinwire.bridge.maps import Bridge
@@ -179,8 +180,9 @@ def _save(
     ends: Ends, folder: Path, bridge: Bridge, config: BridgeConfig, stage: Stage, sparse: Artifact, seconds: float
 ) -> StoredBridge:
     pair = ends.pair if sparse is ends.sparse else Pair.of(ends.pair.dense, load_compiled(sparse))
-    profile = measure_profile(pair, bridge, _held_out(ends, config))
-    summary = BridgeSummary(stage=stage, seconds=seconds, profile=profile)
+    tally = Tally(bridge)
+    profile = measure_profile(pair, bridge, _held_out(ends, config), tally)
+    summary = BridgeSummary(stage=stage, seconds=seconds, profile=profile, agreement=tally.agreement(config.seed))
     return save_bridge(folder, bridge, config, ends.parents(sparse), summary)
 
 

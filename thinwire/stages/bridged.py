@@ -89,11 +89,11 @@ def find_parent(bridge: Artifact, role: Role, given: Path | None = None) -> Path
 def neighbours(bridge: Path) -> Iterator[Path]:
     """Folders where the models of a bridge in `OUT/STAGE` may be.
 
-    `OUT/runs/joint`; the shipped models; then models, and workspaces with a `model`, in the folder that OUT is in, in
+    `OUT/runs/joint` and `OUT/runs/scratch`; the shipped models; then models, and workspaces with a `model`, in the folder that OUT is in, in
     the folder around that, and in `runs` of the current folder.
     """
     out = bridge.absolute().parent
-    yield out / "runs" / "joint"
+    yield from (out / "runs" / stage for stage in ("joint", "scratch"))
     yield from (shipped.root() / name for name in shipped.names())
     seen: set[Path] = set()
     for around in (out.parent, out.parent.parent, Path("runs").absolute()):

@@ -6,26 +6,21 @@ An empty answer means any token but the other answer. If no line names its split
 for validation, 20% held out; lines that share a prompt stay together. Blank lines are ignored.
 """
 
-import errno
 import hashlib
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from thinwire.config import explain
 from thinwire.data.words import SPLITS, Split
 from thinwire.errors import UserError
-from thinwire.files import read_bytes, repeated_key
 from thinwire.tasks.batch import Pair
+from thinwire.tasks.lines import parse_lines, read_content
 from thinwire.tasks.splits import Group, divided, groups_of
 from thinwire.tasks.task import SHOWN, Lines, Task, check_name
 
-MAX_BYTES = 2**24
-MAX_LINE_BYTES = 2**16
 MIN_PAIRS = 8
 """Smallest number of different pairs in each split."""
 FORM = '{"prompts": ["…", "…"], "answers": ["…", "…"]}'
@@ -62,8 +57,8 @@ def task_from_file(path: Path | str) -> Task:
     """
     path = Path(path)
     check_name(path.stem, "rename the file")
-    content = _read(path)
-    lines = _parse(content, path)
+    content = read_content(path, "pairs")
+    lines = parse_lines(content, path, Line, FORM)
     if not lines:
         raise UserError(f"{path} has no lines; write {FORM} there, once for each pair.")
     splits = _splits(lines, path)
@@ -79,40 +74,6 @@ def task_from_file(path: Path | str) -> Task:
 
     source = hashlib.sha256(content).hexdigest()[:16]
     return Task(path.stem, "the choice that a file of pairs defines", draw, source, lines=held)
-
-
-def _read(path: Path) -> bytes:
-    remedy = "give a JSON Lines file of pairs"
-    try:
-        return read_bytes(path, MAX_BYTES)
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB; give a part of its lines.") from None
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise UserError(f"{path} is not a file; {remedy}.") from None
-        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}.") from None
-
-
-def _parse(content: bytes, path: Path) -> Numbered:
-    lines: Numbered = {}
-    unix = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    for number, raw in enumerate(unix.split(b"\n"), start=1):
-        where = f"Line {number} of {path}"
-        if len(raw) > MAX_LINE_BYTES:
-            raise UserError(f"{where} is longer than {MAX_LINE_BYTES >> 10} KiB; shorten its prompts.")
-        if not raw.strip():
-            continue
-        try:
-            text = raw.decode("utf-8")
-            lines[number] = Line.model_validate_json(text)
-            if (twice := repeated_key(text)) is not None:
-                raise UserError(f"{where} gives the key {twice!r} twice; write {FORM} there.")
-        except UnicodeDecodeError:
-            raise UserError(f"{where} is not UTF-8 text; save the file as UTF-8.") from None
-        except ValidationError as error:
-            why = explain(error).replace(" at line 1 column", " at column")
-            raise UserError(f"{where}: {why[:200]}; write {FORM} there.") from None
-    return lines
 
 
 def _splits(lines: Numbered, path: Path) -> dict[int, Split]:

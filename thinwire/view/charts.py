@@ -19,6 +19,7 @@ HUGE = 1e300
 """Larger numbers are left out, as infinity is: sums of them overflow."""
 NEURONS = "mlp.post_act"
 Form = Literal["number", "percent", "count"]
+Axis = Literal["step", "point"]
 
 
 @one_line
@@ -49,6 +50,8 @@ class Plan:
     from_zero: bool = False
     ordered: bool = False
     """Whether lines follow one another, as layers do, and take their colours from a scale."""
+    axis: Axis = "step"
+    """What the steps of the lines are: of training, or residual points."""
 
 
 @one_line
@@ -79,6 +82,22 @@ PLANS = (
     Plan("Circuit nodes", "forming/*/nodes", "of the smallest circuit found", form="count", from_zero=True),
     Plan("Circuit edges", "forming/*/edges", "weights between those nodes", form="count", from_zero=True),
     Plan("Divergence", "divergence", "from the teacher's predictions", "nats per token"),
+    Plan(
+        "Divergence, dense → sparse",
+        "kl_to_sparse/*",
+        "of crossings, from the dense model",
+        "nats per token",
+        ordered=True,
+    ),
+    Plan(
+        "Divergence, sparse → dense",
+        "kl_to_dense/*",
+        "of crossings, from the dense model",
+        "nats per token",
+        ordered=True,
+    ),
+    Plan("Error of the maps", "nmse", "squared, over the variance, of both maps"),
+    Plan("Loss of the sparse model", "sparse_loss", "by itself, while it is bridged", "nats per token"),
     Plan("Penalty", "penalty", "added to the loss for sparsity", "nats per token"),
 )
 """Every chart, in the order of the page."""
@@ -88,6 +107,12 @@ def charts_of(curves: Mapping[str, Curve], shape: Shape) -> list[Chart]:
     """The charts that a run's curves allow."""
     known = {**curves, **_shares(curves, shape)}
     found = [_chart(plan, _matching(known, plan.curves)) for plan in PLANS]
+    return [chart for chart in found if chart is not None]
+
+
+def charts_of_plans(curves: Mapping[str, Curve], chosen: Sequence[str]) -> list[Chart]:
+    """The charts of PLANS for these paths of curves that the curves allow."""
+    found = [_chart(plan, _matching(curves, plan.curves)) for plan in PLANS if plan.curves in chosen]
     return [chart for chart in found if chart is not None]
 
 

@@ -5,7 +5,7 @@ import { el, refill, svg } from "./dom.js";
 import { onResize } from "./guard.js";
 
 /** @typedef {{name: string, steps: number[], values: number[], low: number[], high: number[]}} Line */
-/** @typedef {{title: string, curves: string, about: string, unit: string, form: "number" | "percent" | "count", from_zero: boolean, ordered: boolean}} Plan */
+/** @typedef {{title: string, curves: string, about: string, unit: string, form: "number" | "percent" | "count", from_zero: boolean, ordered: boolean, axis: "step" | "point"}} Plan */
 /** @typedef {{plan: Plan, lines: Line[], logarithmic: boolean, described: string}} ChartData */
 
 const TALL = 196;
@@ -56,7 +56,7 @@ export function figure(chart, lastStep) {
       el("h2", {}, plan.title, plan.unit && el("small", {}, plan.unit), !many && el("b", {}, latest(lines[0]))),
       el("p", { class: "note" }, plan.about)),
     many && el("ul", { class: "key" }, lines.map((line, index) =>
-      el("li", {}, el("i", { css: { "--c": colour(chart, index) } }), line.name, el("b", {}, latest(line))))),
+      el("li", {}, el("i", { css: { "--c": colour(chart, index) } }), line.name, plan.axis === "step" && el("b", {}, latest(line))))),
     stage);
   let drawn = 0;
   onResize(stage, () => {
@@ -88,7 +88,7 @@ function draw(stage, chart, lastStep, wide) {
     svg("text", { x: left - 7, y: y(tick) + 3.5, "text-anchor": "end" }, labels[index]))));
   const steps = roundTicks(0, lastStep, Math.max(2, Math.floor(wide / 90)), true);
   picture.append(...steps.map((step) => svg("text", { class: "step", x: x(step), y: TALL - 7, "text-anchor": step === 0 ? "start" : x(step) > wide - RIGHT - 16 ? "end" : "middle" },
-    step === 0 ? "step 0" : step.toLocaleString("en-US"))));
+    plan.axis === "point" ? `h_${step}` : step === 0 ? "step 0" : step.toLocaleString("en-US"))));
   lines.forEach((line, index) => picture.append(path(line, x, y, colour(chart, index))));
   const cross = svg("g", { class: "cross" });
   picture.append(cross);
@@ -141,7 +141,7 @@ function listen(picture, cross, tip, chart, x, y, wide) {
     const found = chart.lines.map((line, which) => ({ line, which, point: line.steps.indexOf(step) })).filter(({ point }) => point >= 0);
     refill(cross, svg("line", { x1: x(step), x2: x(step), y1: TOP, y2: TALL - BOTTOM }),
       found.map(({ line, which, point }) => svg("circle", { cx: x(step), cy: y(line.values[point]), r: 3.5, css: { "--c": colour(chart, which) } })));
-    refill(tip, el("b", {}, `step ${step.toLocaleString("en-US")}`), found.map(({ line, which, point }) =>
+    refill(tip, el("b", {}, plan.axis === "point" ? `h_${step}` : `step ${step.toLocaleString("en-US")}`), found.map(({ line, which, point }) =>
       el("span", {}, el("i", { css: { "--c": colour(chart, which) } }), plan.curves.includes("*") && `${line.name} `, el("b", {}, written(line.values[point], plan, 4)),
         line.low.length > 0 && ` (${written(line.low[point], plan, 3)} … ${written(line.high[point], plan, 3)})`)));
     tip.hidden = false;
