@@ -39,9 +39,9 @@ class BridgeConfig(Config):
     steps above. The other options of training are those of the given sparse model, whose weights are not used."""
     batch_size: int = Field(default=8, ge=1, le=2**20)
     """Sequences of the sparse model's context per step, and per batch of the ridge regression."""
-    bridge_rate: float = Field(default=1e-3, gt=0)
+    bridge_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate of the maps."""
-    model_rate: float = Field(default=0.02, gt=0)
+    model_rate: float = Field(default=0.005, gt=0)
     """Peak learning rate of the sparse model in the joint stage; its gradient is normalized."""
     crossings: int | None = Field(default=None, ge=1)
     """Residual points that a step draws at random and crosses at; None crosses at all, which is the better use of time.
