@@ -57,6 +57,16 @@ def test_points_are_the_model_s_own(kind: str) -> None:
     assert torch.allclose(resid, theirs[1], atol=1e-5)
     last = target.run(resid, target.per_layer, target.n_points - 1)
     assert torch.allclose(target.norms(target.n_points - 1)[0](last), theirs[2], atol=1e-5)
+    reads = target.reads(tokens)
+    assert sorted(reads) == list(range(target.n_points))
+    assert torch.allclose(reads[target.n_points - 1], theirs[2], atol=1e-5)
+    other = prompts(9).flip(0)  # moved by the whole difference, a read is the other prompt's
+    for point in (0, target.n_points - 1):
+        exchanged = target.moved(tokens, {point: target.reads(other)[point] - reads[point]})
+        if point:
+            assert torch.allclose(exchanged, target.moved(other, {}), atol=1e-5)
+        else:
+            assert not torch.allclose(exchanged, target.moved(tokens, {}), atol=1e-3)
     for point in range(1, target.n_points - 1):  # a pass in two parts is the pass
         halves = target.run(target.run(target.embed(tokens), 0, point), point, target.n_points - 1)
         assert torch.allclose(halves, last, atol=1e-5)

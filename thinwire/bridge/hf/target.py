@@ -79,6 +79,24 @@ class HFTarget(Target):
         """See `Target`; tokens [batch, pos] to [batch, pos, vocab]."""
         return self._unembed(self._run(self.embed(tokens), 0, self.n_points - 1, moves), moves)
 
+    @torch.no_grad()
+    def reads(self, tokens: Tensor) -> dict[int, Tensor]:
+        """See `Target`; tokens [batch, pos] to [batch, pos, d_model] per point."""
+        resid, found = self.embed(tokens), dict[int, Tensor]()
+        for point in range(self.n_points):
+            found[point] = self._read(point, resid)
+            if point < self.n_points - 1:
+                resid = self.run(resid, point, point + 1)
+        return found
+
+    def _read(self, point: int, resid: Tensor) -> Tensor:
+        """The stream [batch, pos, d_model] as the norm of a point returns it; as all of several norms normalize it."""
+        norms = self.norms(point)
+        if len(norms) == 1:
+            return norms[0](resid)
+        assert all(isinstance(norm, nn.LayerNorm) for norm in norms), "no family has parallel RMSNorms"
+        return nn.functional.layer_norm(resid, resid.shape[-1:], eps=norms[0].eps)  # pyright: ignore
+
     def _run(self, resid: Tensor, start: int, stop: int, moves: Mapping[int, Tensor]) -> Tensor:
         around = self._around(resid)
         for point in range(start, stop):
