@@ -89,8 +89,8 @@ def find_parent(bridge: Artifact, role: Role, given: Path | None = None) -> Path
 def neighbours(bridge: Path) -> Iterator[Path]:
     """Folders where the models of a bridge in `OUT/STAGE` may be.
 
-    `OUT/runs/joint` and `OUT/runs/scratch`; the shipped models; then models, and workspaces with a `model`, in the folder
-    that OUT is in, in the folder around that, and in `runs` of the current folder.
+    `OUT/runs/joint` and `OUT/runs/scratch`; the shipped models; then models, and workspaces with a `model`, in the
+    folder that OUT is in, in the folder around that, and in `runs` of the current folder.
     """
     out = bridge.absolute().parent
     yield from (out / "runs" / stage for stage in ("joint", "scratch"))
