@@ -1,5 +1,6 @@
 """thinwire bridge and info on bridges, and the example of docs/bridges.md, on tiny models."""
 
+import json
 import re
 import runpy
 import shutil
@@ -13,8 +14,10 @@ from cli_workspace import DATA, SHAPE, TASK, Thinwire
 from thinwire import artifact
 from thinwire.bridge.config import BridgeConfig
 from thinwire.bridge.profile import measure_profile
+from thinwire.cli.bridge import Args, chosen_tasks
 from thinwire.cli.details import DETAILS
 from thinwire.cli.main import run
+from thinwire.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SPARSE, TOKENS, DENSE, OUT = "runs/quickstart/model", "runs/quickstart/tokens", "runs/dense", "runs/bridge"
@@ -85,6 +88,23 @@ def test_another_choice_is_refused_before_anything_changes(home: Path, thinwire:
     assert (list(ran.json["stages"]), ran.json["reused"]) == (["ridge", "maps"], False)
     assert not Path(OUT, "joint").exists(), "a stage of the earlier models would be out of date"
     assert thinwire("bridge", DENSE, SPARSE, "--out", OUT, *changed, "--json").json["reused"]
+
+
+def test_tasks_are_those_that_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "closing.jsonl"
+    file.write_text("\n".join(json.dumps({"prompts": [f"({n}", f"[{n}"], "answers": [")", "]"]}) for n in range(90)))
+
+    def names(*tasks: str, file: Path | None = None) -> list[str]:
+        given = Path("x")
+        return [task.name for task in chosen_tasks(Args(given, given, given, given, BridgeConfig(tasks=tasks), file))]
+
+    assert names() == []
+    assert names(TASK) == [TASK]
+    assert names(TASK, file=file) == [TASK, "closing"]
+    with pytest.raises(
+        UserError, match=r"The config was written for closing:123 and --task-file has closing:\w+; give"
+    ):
+        names("closing:123", file=file)
 
 
 def test_force_keeps_the_earlier_stages_until_all_are_made_again(home: Path, thinwire: Thinwire) -> None:

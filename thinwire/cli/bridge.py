@@ -132,7 +132,7 @@ def chosen_tasks(args: Args) -> "list[Task]":
 
     own = None if args.task_file is None else task_from_file(args.task_file)
     names = [label.partition(":")[0] for label in args.config.tasks] + ([own.name] if own else [])
-    tasks = find_tasks(list(dict.fromkeys(names)), own)
+    tasks = find_tasks(list(dict.fromkeys(names)), own) if names else []
     for label, known in zip(args.config.tasks, labels(tasks), strict=False):
         if ":" in label and label != known:
             raise UserError(f"The config was written for {label} and --task-file has {known}; give the earlier file.")

@@ -101,7 +101,7 @@ def table(found: "TransferReport") -> Table:
         **slim,
     )
     grid.add_column("\ntask", overflow="fold")
-    for name in ("\nn", "by\nitself", "under the\ncircuit's", "nodes\np90", "\nmax", "lines\np90", "over\np90"):
+    for name in ("\nreads", "by\nitself", "under the\ncircuit's", "nodes\np90", "\nmax", "dirs\np90", "over\np90"):
         grid.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
         randoms = (row.nodes_high, row.random_nodes[-1], row.directions_high)
@@ -122,7 +122,7 @@ def remarks(found: "TransferReport") -> Iterator[str]:
     n = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     yield (
         f"{n} {said(first.split)} pairs a task, seed {first.seed}; in brackets the 95 % interval over pairs. "
-        "n: reads that are moved. Nodes and lines: "
+        "Reads: how many are moved. Nodes and dirs: "
         f"{len(first.random_nodes)} draws of random nodes, and of random directions, with moves of the same "
         "size at the same points. Over p90: the loss under the circuit's reads over that of random nodes."
     )
