@@ -32,7 +32,7 @@ class BridgeConfig(Config):
     """Training tokens of the ridge regression."""
     bridge_steps: int = Field(default=300, ge=0, le=2**32)
     """Steps that train the maps with both models frozen; 0 leaves the stage out."""
-    joint_steps: int = Field(default=600, ge=0, le=2**32)
+    joint_steps: int = Field(default=300, ge=0, le=2**32)
     """Steps that train the maps and the nonzeros of the sparse model together; 0 leaves the stage out."""
     scratch_steps: int = Field(default=0, ge=0, le=2**32)
     """Steps that train a sparse model from random weights, with its bridge, as the paper does; above 0 they replace the
