@@ -90,8 +90,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     names = ["stage", "crossing", "sparse model's own loss", *(f"h_{i}" for i in points), "worst"]
     lines = [
         f"Held-out loss of every crossing over the dense model's {rows[0]['dense']:.3f} nats per token; seeds "
-        f"{', '.join(map(str, seeds))}, a range is over seeds. Fitting took {headline(rows)['minutes']:.1f} minutes in all, "
-        f"for seed {rows[0]['seed']} on two idle cores.",
+        f"{', '.join(map(str, seeds))}, a range is over seeds. Fitting took {headline(rows)['minutes']:.1f} minutes "
+        f"in all, for seed {rows[0]['seed']} on two idle cores.",
         "",
         f"| {' | '.join(names)} |",
         "|---" * len(names) + "|",

@@ -8,6 +8,12 @@ from typing import Any
 
 import pytest
 
+from thinwire.bridge.config import BridgeConfig
+from thinwire.bridge.maps import Bridge, Junction
+from thinwire.bridge.profile import Profile
+from thinwire.bridge.store import BridgeSummary, save_bridge
+from thinwire.data import Tokens
+
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
@@ -113,3 +119,34 @@ def test_which_steering_is_measured(recipe: Any) -> None:
     assert measured("while_return_true", "joint") == [(1, "scan")]
     assert measured("var_swap", "maps") == [(1, "circuit")]
     assert measured("var_swap", "ridge") == []
+
+
+def test_profiles_of_several_seeds(tmp_path: Path, tiny_tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last stage counts, of the worst seed; minutes are the first seed's."""
+    monkeypatch.syspath_prepend(RECIPES)
+    module = importlib.import_module("bridge_profile")
+    for name in ("OUT", "PAGE"):
+        monkeypatch.setattr(module, name, tmp_path / getattr(module, name))
+    module.PAGE.parent.mkdir()
+    module.PAGE.write_text(f"# Bridges\n\n{module.MARKS[0]}\nold\n{module.MARKS[1]}\n\nText.\n", "utf-8")
+    parents = dict.fromkeys(("dense", "sparse", "tokens"), tiny_tokens.artifact)
+    for seed, gap, sparse in ((0, 0.25, 3.25), (1, 0.5, 3.0)):
+        for stage, worse, seconds in (("ridge", 1.0, 60.0), ("maps", 0.0, 120.0 + seed)):
+            losses = [3.0 + worse, 3.0 + gap + worse]
+            profile = Profile(3.0, sparse if worse == 0 else 3.125, losses, [*reversed(losses)], [0.5] * 2, [0.5] * 2)
+            bridge = Bridge((Junction(0, 0), Junction(1, 1)), 4, 4).requires_grad_(False)
+            summary = BridgeSummary(stage=stage, seconds=seconds, profile=profile)
+            save_bridge(tmp_path / f"{seed}" / stage, bridge, BridgeConfig(seed=seed), parents, summary)
+        (tmp_path / f"{seed}/runs/maps").mkdir(parents=True)
+        line = {"step": 10} | dict.fromkeys(module.TERMS, 1.5)
+        (tmp_path / f"{seed}/runs/maps/metrics.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps({'step': 20})}\n")
+    monkeypatch.setattr("sys.argv", ["bridge_profile", str(tmp_path / "0"), str(tmp_path / "1")])
+    module.main()
+    written = json.loads(module.OUT.read_text("utf-8"))
+    assert (written["gap_dense_to_sparse"], written["gap_sparse_to_dense"]) == (0.5, 0.5)
+    assert (written["sparse_ce_change"], written["minutes"], written["seeds"]) == (0.125, 2.0, [0, 1])
+    assert [row["over_training"].get("kl_to_dense") for row in written["rows"]] == [None, [1.5], None, [1.5]]
+    page = module.PAGE.read_text("utf-8")
+    assert "| maps | dense → sparse | 3.000 to 3.250 | 0 | 0.25 to 0.5 | 0.25 to 0.5 |" in page
+    assert "old" not in page
+    assert page.endswith("Text.\n")
