@@ -83,7 +83,8 @@ class BridgeChecks:
         side = min(reference.sides, key=lambda each: each.ratio.value)
         random = control_of(reference, NODES).high
         passes = bool(reads) and side.ratio.interval.low > random
-        reason = f"random nodes reach {random:.2f} times" if reads else "the circuit reads no channel"
+        drawn = f"90 % of {steer.draws} draws of random nodes stay below {random:.2f} times"
+        reason = drawn if reads else "the circuit reads no channel"
         measured = Measurement(
             name="steering.ratio",
             title="dense model, steered by the circuit",
@@ -94,9 +95,9 @@ class BridgeChecks:
             split="heldout",
             ablation="exchange",
             meaning=STEERING,
-            budget=f"{steer.draws} draws of random nodes",
         ).judged(Judgement("pass" if passes else "fail", reason))
-        curve = Curve("strength", tuple(step.strength for step in steps), tuple(step.smaller for step in steps))
+        strengths, ratios = zip(*((step.strength, step.smaller) for step in steps), strict=True)
+        curve = Curve("over strengths 0 to 4", strengths, ratios)
         return [replace(measured, headline=STEERS, curve=curve)]
 
 

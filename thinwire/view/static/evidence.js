@@ -60,7 +60,7 @@ function amount(value, unit) {
 
 /** @param {Measurement} one */
 function unitOf({ unit, quantity }) {
-  return unit === "fraction" ? ` ${quantity}` : ` ${unit}`;
+  return unit === "fraction" ? ` ${quantity}` : quantity.includes(" ") ? ` ${unit}, ${quantity}` : ` ${unit}`;
 }
 
 /**
