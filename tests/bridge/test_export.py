@@ -38,6 +38,18 @@ def test_weights_compute_what_the_bridge_does(tiny_tokens: Tokens, tmp_path: Pat
         kept = torch.where(latent.abs() >= smallest, latent, 0)
         assert torch.allclose(kept, bridge.encode(i, dense), atol=1e-5)
         assert torch.allclose(sparse @ weights["W_dec"] + weights["b_dec"], bridge.decode(i, sparse), atol=1e-5)
-    with pytest.raises(UserError, match="sae exists already; name a new folder for --sae"):
-        export_sae(stored, tmp_path / "sae")
+    stamp = (folders[0] / "cfg.json").stat().st_mtime_ns
+    assert export_sae(stored, tmp_path / "sae") == folders
+    assert (folders[0] / "cfg.json").stat().st_mtime_ns == stamp, "the same command finds them"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="mine exists already; name a new folder for --sae"):
+        export_sae(stored, tmp_path / "mine")
+    with pytest.raises(UserError, match=r"lies in the artefact .*; choose another --sae"):
+        export_sae(stored, tmp_path / "bridge/sae")
+    other = bridge.requires_grad_(False)
+    other.set_scales(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0]))
+    save_bridge(tmp_path / "other", other, BridgeConfig(n_active=4), parents, summary)
+    with pytest.raises(UserError, match="sae has the maps of another bridge; name a new folder for --sae"):
+        export_sae(load_bridge(tmp_path / "other"), tmp_path / "sae")
     assert artifact.open_artifact(tmp_path / "bridge", "bridge").id == config["metadata"]["bridge"]

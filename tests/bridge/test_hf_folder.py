@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cases import case
 from hf_pieces import KINDS, hf_model
 from tiny import tiny_run
 
@@ -203,7 +204,7 @@ def test_a_bridge_to_a_hugging_face_model(kind: str, sparse: Path, tiny_tokens: 
     again = bridge_stage(Ends.open(tmp_path / "dense", sparse, tiny_tokens), tmp_path / "work", CONFIG)
     assert [stored.artifact.id for stored in again.values()] == [stored.artifact.id for stored in found.values()]
     hf_model(kind, seed=5, vocab_size=tiny_tokens.tokenizer.vocab_size).save_pretrained(tmp_path / "dense")
-    with pytest.raises(UserError, match="with another dense model"):
+    with pytest.raises(UserError, match="differs in its dense model"):
         bridge_stage(Ends.open(tmp_path / "dense", sparse, tiny_tokens), tmp_path / "work", CONFIG)
     hf_model(kind, num_hidden_layers=3, vocab_size=tiny_tokens.tokenizer.vocab_size).save_pretrained(tmp_path / "deep")
     with pytest.raises(UserError, match=r"\(3 and 2 layers\); give two models of the same depth"):
@@ -213,3 +214,11 @@ def test_a_bridge_to_a_hugging_face_model(kind: str, sparse: Path, tiny_tokens: 
     )
     with pytest.raises(UserError, match="takes 8 tokens at most and the sparse one 16"):
         Ends.open(tmp_path / "short", sparse, tiny_tokens)
+
+
+def test_sizes_that_no_model_has_are_refused_before_anything_is_built(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in (("n_layer", 10**9), ("num_labels", 10**9), ("vocab_size", 10**12)):
+        (folder / "config.json").write_text(json.dumps(config | {name: value}))
+        with case(name), pytest.raises(UserError, match=f"has {value} for {name}, which no model has; give a folder"):
+            load_hf(folder)

@@ -56,7 +56,9 @@ def test_finished_stages_are_reused(home: Path, thinwire: Thinwire) -> None:
     before = stamps()
     ran = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--sae", "sae", "--json")
     assert sorted(path.name for path in Path(ran.json["sae"]).iterdir()) == ["h_0", "h_1", "h_2"]
-    thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--sae", "sae").refused("name a new folder for --sae")
+    assert thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--sae", "sae").code == 0
+    for place, said in ((f"{OUT}/maps/sae", "lies in the artefact"), (f"{OUT}/again/sae", "lies where --force makes")):
+        thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW, "--sae", place).refused(said)
     assert [line.split()[0] for line in ran.err.splitlines() if "reused" in line] == [
         f"{OUT}/{stage}" for stage in ("ridge", "maps", "joint")
     ]
@@ -113,6 +115,13 @@ def test_force_keeps_the_earlier_stages_until_all_are_made_again(home: Path, thi
     def at_the_joint_stage(*args: object) -> None:
         raise KeyboardInterrupt
 
+    Path(OUT, "again").symlink_to(DENSE)
+    thinwire(*words).refused("again is a link, and --force makes the stages again there; move it.")
+    Path(OUT, "again").unlink()
+    Path(OUT, "again").mkdir()
+    Path(OUT, "again/notes.txt").write_text("mine")
+    thinwire(*words).refused("again/notes.txt is no stage of a bridge, and --force would delete it; move it.")
+    Path(OUT, "again/notes.txt").unlink()
     before = {path: stamp for path, stamp in stamps().items() if "/again/" not in path}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("thinwire.stages.bridge.measure_profile", interrupted_at(2, at_the_joint_stage))

@@ -133,3 +133,32 @@ def test_what_cannot_be_done_is_one_sentence(home: Path, thinwire: Thinwire) -> 
             thinwire("monitor", BRIDGE, "--nodes", *NODES, *words).refused(said)
     thinwire("monitor", BRIDGE, "--prompts", "bare.jsonl").refused("give --nodes, or a --circuit")
     thinwire("monitor", MODEL, "--prompts", "bare.jsonl", "--nodes", "h_1:3").refused("bridge artefact is needed")
+
+
+def test_given_thresholds_judge_any_labels_and_are_numbers(home: Path, thinwire: Thinwire) -> None:
+    lines = [{"text": "a", "label": True}, {"text": "b", "label": False}, {"text": "c", "label": True}]
+    words = ["monitor", BRIDGE, "--nodes", NODES[0], "--last", "--prompts"]
+    Path("few.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    thinwire(*words, "few.jsonl").refused("a threshold needs 4 of each label; label more, or give --threshold.")
+    found = thinwire(*words, "few.jsonl", "--threshold", "0.1", "--out", "out.jsonl", "--json").json
+    assert (found["detection"][NODES[0]]["positive"], found["detection"][NODES[0]]["negative"]) == (2, 1)
+    Path("true.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[::2]))
+    ran = thinwire(*words, "true.jsonl", "--threshold", "0.1")
+    assert (ran.code, len(ran.out.splitlines())) == (0, 2), "labels of one kind say nothing of a threshold"
+    for value in ("nan", "inf", "1e400"):
+        thinwire(*words, "few.jsonl", "--threshold", value).refused("--threshold has to be a finite number.")
+
+
+def test_a_file_that_is_read_is_never_written(home: Path, thinwire: Thinwire) -> None:
+    before = Path("prompts.jsonl").read_bytes()
+    Path("link.jsonl").symlink_to("prompts.jsonl")
+    Path("config.json").write_text('{"draws": 2}')
+    for out in ("prompts.jsonl", "link.jsonl", "./prompts.jsonl"):
+        words = ["monitor", BRIDGE, "--nodes", NODES[0], "--prompts", "prompts.jsonl", "--out", out]
+        thinwire(*words).refused("is a file that this command reads; choose another --out.")
+    for words in (["steer", BRIDGE, CIRCUIT], ["transfer", BRIDGE, CIRCUIT], ["verify", CIRCUIT]):
+        for out in (["--out", "config.json"], ["--out=./config.json"]):
+            ran = thinwire(*words, "--config", "config.json", *out)
+            ran.refused("config.json is given for --config and once more; name another file.")
+    assert Path("prompts.jsonl").read_bytes() == before
+    assert Path("config.json").read_text() == '{"draws": 2}'

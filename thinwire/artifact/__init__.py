@@ -23,7 +23,14 @@ from thinwire.artifact.meta import (
     unfinished_kind,
     version,
 )
-from thinwire.artifact.place import check_file_place, check_place, require_file_place, unwritable
+from thinwire.artifact.place import (
+    check_file_place,
+    check_place,
+    refuse_inside,
+    require_file_place,
+    same_file,
+    unwritable,
+)
 from thinwire.artifact.read import open_artifact
 from thinwire.artifact.reuse import Occupied, differences, finished, refuse_another, reuse_or_make
 from thinwire.artifact.scratch import put_in_place, sweep
@@ -61,11 +68,13 @@ __all__ = [
     "read_meta",
     "refuse_another",
     "refuse_foreign",
+    "refuse_inside",
     "registered",
     "replacing",
     "require_file_place",
     "require_parent",
     "reuse_or_make",
+    "same_file",
     "sha256",
     "sole_writer",
     "sweep",

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,16 +57,31 @@ def require_file_place(path: Path, what: str = "a file", option: str = "--out") 
         raise UserError(f"{path} is a file that a process has open; {advice}.")
 
 
-def check_file_place(path: Path, what: str, option: str = "--out") -> None:
+def check_file_place(path: Path, what: str, option: str = "--out", read: Sequence[Path | None] = ()) -> None:
     """Raise UserError unless a file can be written at `path`, outside all artefacts.
 
-    `what` and `option` name it to the user.
+    `what` and `option` name it to the user; `read` are files that the command reads, which it must not replace.
     """
     require_file_place(path, what, option)
+    refuse_inside(path, option)
+    if any(same_file(path, other) for other in read):
+        raise UserError(f"{path} is a file that this command reads; choose another {option}.")
+    check_place(path, option)
+
+
+def refuse_inside(path: Path, option: str = "--out") -> None:
+    """Raise UserError for a path inside an artefact."""
     around = next((folder for folder in Path(path).absolute().parents if is_finished(folder)), None)
     if around is not None:
         raise UserError(f"{path} lies in the artefact {around}, which may be replaced; choose another {option}.")
-    check_place(path, option)
+
+
+def same_file(path: Path | str, other: Path | str | None) -> bool:
+    """Whether two paths lead to one file that exists."""
+    try:
+        return other is not None and os.path.samefile(path, other)
+    except (OSError, ValueError):
+        return False
 
 
 def unwritable(path: Path | str, error: OSError, option: str = "--out", verb: str = "written") -> UserError:

@@ -124,12 +124,13 @@ class Calibration:
 def calibrate(found: Sequence[Reading], seed: int = 0, given: Sequence[Threshold] | None = None) -> Calibration:
     """Thresholds from the labelled ones among some readings; or how well the given ones do, on all of them.
 
-    Raises UserError as `halves` does.
+    Given ones need a prompt of each label. Raises UserError as `halves` does.
     """
     labelled = [reading for reading in found if reading.prompt.label is not None]
-    texts = [reading.prompt.text for reading in labelled]
-    first, second = halves(texts, [bool(reading.prompt.label) for reading in labelled], seed)
-    if given is not None:
+    if given is None:
+        texts = [reading.prompt.text for reading in labelled]
+        first, second = halves(texts, [bool(reading.prompt.label) for reading in labelled], seed)
+    else:
         first, second = [], list(range(len(labelled)))
     values = torch.stack([reading.values[-1] for reading in labelled])
     labels = torch.tensor([reading.prompt.label for reading in labelled], dtype=torch.bool, device="cpu")

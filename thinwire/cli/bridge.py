@@ -68,10 +68,12 @@ def run(argv: Sequence[str]) -> None:
     from thinwire.bridge.export import check_export, export_sae
     from thinwire.data import Tokens
     from thinwire.stages import Ends, bridge_stage
-    from thinwire.stages.bridge_folders import stages
+    from thinwire.stages.bridge_folders import again_in, stages
 
     if args.sae is not None:
         check_export(args.sae)
+        if again_in(args.out).absolute() in (args.sae.absolute(), *args.sae.absolute().parents):
+            raise UserError(f"{args.sae} lies where --force makes the stages again; choose another --sae.")
     began, reused = time.perf_counter(), list[Path]()
     tasks, config = chosen_tasks(args), args.config
     ends = Ends.open(args.dense, args.sparse, Tokens.open(args.tokens))

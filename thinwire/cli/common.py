@@ -17,6 +17,7 @@ import tyro
 from pydantic import ValidationError
 from rich.table import Table
 
+from thinwire.artifact.place import same_file
 from thinwire.cli.bars import progress
 from thinwire.cli.terminal import console, visible_table
 from thinwire.config import Config, explain
@@ -141,7 +142,12 @@ def chosen_config(cls: type[C], argv: Sequence[str], default: C) -> tuple[C, lis
     """The config of a `--config FILE` among the arguments, or the default; and the arguments without it."""
     rest = list(argv)
     path = take_option(rest, "--config")
-    return (cls.load(at_home(Path(path))) if path else default), rest
+    if path is None:
+        return default, rest
+    file = at_home(Path(path))
+    if any(same_file(word.partition("=")[2] if word.startswith("--") else word, file) for word in rest):
+        raise UserError(f"{path} is given for --config and once more; name another file.")
+    return cls.load(file), rest
 
 
 def take_option(argv: list[str], name: str) -> str | None:

@@ -1,6 +1,7 @@
 """thinwire monitor: read chosen sparse nodes from a dense model while it reads prompts, or goes on from them."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,9 +71,10 @@ def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     args = parse(Args, argv, "monitor")
     if args.out is not None:
-        artifact.check_file_place(args.out, "a JSON Lines file")
+        artifact.check_file_place(args.out, "a JSON Lines file", read=[args.prompts])
     from thinwire.bridge.monitor import Monitor
     from thinwire.bridge.readings import calibrate, read_prompts, readings, records
+    from thinwire.bridge.thresholds import halves
     from thinwire.model.config import SampleConfig
     from thinwire.stages import Bridged
 
@@ -86,10 +88,13 @@ def run(argv: Sequence[str]) -> None:
         bridged.dense.target, bridged.stored.bridge, bridged.sparse.model, chosen(args, bridged), args.exact
     )
     given = thresholds(args, len(monitor.nodes))
+    labelled = [(each.text, each.label) for each in prompts.values() if each.label is not None]
+    judged = bool(labelled) if given is None else len({label for _, label in labelled}) == 2
+    if judged and given is None:
+        halves([text for text, _ in labelled], [label for _, label in labelled], args.seed)  # raises before any work
     with progress("monitor") as report:
         found = readings(monitor, bridged.sparse.tokenizer, prompts, sampling, report)
-    labelled = any(reading.prompt.label is not None for reading in found)
-    calibration = calibrate(found, args.seed, given) if labelled else None
+    calibration = calibrate(found, args.seed, given) if judged else None
     if calibration is not None:
         given = tuple(each.threshold for each in calibration.detections)
     lines = records(found, monitor, bridged.sparse.tokenizer, given, args.last)
@@ -132,6 +137,8 @@ def thresholds(args: Args, nodes: int) -> "tuple[Threshold, ...] | None":
         if args.below:
             raise UserError("--below says how --threshold flags values; give --threshold too.")
         return None
+    if not all(map(math.isfinite, args.threshold)):
+        raise UserError("--threshold has to be a finite number.")
     if len(args.threshold) not in (1, nodes):
         raise UserError(
             f"{len(args.threshold)} thresholds were given for {nodes} nodes; give one for all, or one for each."

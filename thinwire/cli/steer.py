@@ -57,7 +57,7 @@ def run(argv: Sequence[str]) -> None:
     """Run the verb."""
     default, rest = chosen_config(SteerConfig, argv, SteerConfig())
     args = parse(Args, rest, "steer", Args(tyro.MISSING, tyro.MISSING, default))
-    check_files(args.out, args.plot)
+    check_files(args.out, args.plot, args.task_file)
     from thinwire.circuit import Circuit
     from thinwire.stages import Bridged, steer_stage
     from thinwire.tasks import task_from_file
@@ -83,11 +83,11 @@ def run(argv: Sequence[str]) -> None:
         emit({}, False, wrapped(remarks(found)))
 
 
-def check_files(out: Path | None, plot: Path | None = None) -> None:
-    """Raise UserError unless the JSON file and the plot can be written."""
+def check_files(out: Path | None, plot: Path | None = None, read: Path | None = None) -> None:
+    """Raise UserError unless the JSON file and the plot can be written, neither in place of a file that is read."""
     if out is not None:
         suffix_of(out, (".json",))
-        artifact.check_file_place(out, "a JSON file")
+        artifact.check_file_place(out, "a JSON file", read=[read])
     if plot is not None:
         suffix_of(plot)
         artifact.check_file_place(plot, "a picture", "--plot")

@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> None:
     args = parse(Args, rest, "transfer", Args(tyro.MISSING, (), default))
     if not args.circuits:
         raise UserError("Name at least one circuit folder, or a workspace, after the bridge.")
-    check_files(args.out)
+    check_files(args.out, read=args.task_file)
     from thinwire.circuit import Circuit
     from thinwire.stages import Bridged, transfer_stage
     from thinwire.stages.transfer import TransferReport

@@ -16,6 +16,7 @@ from thinwire.cli.reuse import Watched
 from thinwire.verify.config import VerifyConfig
 
 if TYPE_CHECKING:
+    from thinwire.stages import Bridged
     from thinwire.verify import Verdict
 
 
@@ -47,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
     default, rest = chosen_config(VerifyConfig, argv, VerifyConfig())
     args = parse(Args, rest, "verify", Args(tyro.MISSING, default))
     from thinwire.circuit import Circuit
-    from thinwire.stages import Bridged, Opened, Workspace, verify_in, verify_stage
+    from thinwire.stages import Opened, Workspace, verify_in, verify_stage
     from thinwire.tasks import task_from_file, use_sentence
     from thinwire.verify.claims import verdict_line
 
@@ -58,7 +59,7 @@ def run(argv: Sequence[str]) -> None:
     work = Workspace.of_model(model)
     out = args.out or work.verdict_on(circuit)
     began = time.perf_counter()
-    bridged = None if args.bridge is None else Bridged.open(args.bridge, args.dense, Path(model))
+    bridged = None if args.bridge is None else through(args, Path(model), opened.artifact.id)
     with progress(f"verify {circuit.task}") as report:
         watched = Watched(report)
         if args.out is None:
@@ -70,6 +71,16 @@ def run(argv: Sequence[str]) -> None:
     emit(values, args.json, table(verdict))
     if not args.json:
         emit({}, False, wrapped([use_sentence(verdict.task, verdict.pairs), line]))
+
+
+def through(args: Args, model: Path, model_id: str) -> "Bridged":
+    """The bridge of --bridge, opened; the circuit's model is its sparse model if it is the one it was fitted to."""
+    from thinwire.bridge.store import load_bridge
+    from thinwire.stages import Bridged
+
+    assert args.bridge is not None
+    parents = load_bridge(args.bridge).artifact.meta.parents
+    return Bridged.open(args.bridge, args.dense, model if parents.get("sparse") == model_id else None)
 
 
 def summary(verdict: "Verdict") -> dict[str, object]:

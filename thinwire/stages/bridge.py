@@ -31,6 +31,7 @@ from thinwire.stages.bridge_folders import (
     DEFAULTS,
     Stage,
     again_in,
+    check_again,
     check_places,
     delete,
     differences,
@@ -77,6 +78,7 @@ def _made_again(
     ends: Ends, out: Path, config: BridgeConfig, report: Callable[[Stage], Report]
 ) -> dict[Stage, StoredBridge]:
     """All stages, made anew; what an interrupted call with the same config has finished of them is reused."""
+    check_again(out)
     with artifact.sole_writer(again_in(out)):
         try:
             found = bridge_stage(ends, again_in(out), config, report)

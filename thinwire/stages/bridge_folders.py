@@ -1,5 +1,7 @@
 """The stages of a bridge and their folders: what a stage's config says of it, and whether what is there fits."""
 
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,6 +13,7 @@ from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.bridge.config import BridgeConfig
 from thinwire.bridge.store import StoredBridge, load_bridge
+from thinwire.errors import UserError
 from thinwire.stages.ends import Ends
 
 Stage = Literal["ridge", "maps", "joint", "scratch"]
@@ -41,6 +44,19 @@ def check_places(out: Path) -> None:
 def again_in(out: Path) -> Path:
     """The workspace in which the stages of `out` are made again, until all are finished and replace them."""
     return out / "again"
+
+
+def check_again(out: Path) -> None:
+    """Raise UserError where that workspace is a link, or holds anything but stages, since it is deleted in the end."""
+    folder = again_in(out)
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link, and --force makes the stages again there; move it.")
+    for place, known in ((folder, {*STAGES, "runs"}), (folder / "runs", {*STAGES})):
+        names = sorted(os.listdir(place)) if place.is_dir() else []
+        left = re.compile(r"\.lock|\..*\.(tmp|old)")
+        if other := next((name for name in names if name not in known and not left.fullmatch(name)), None):
+            raise UserError(f"{place / other} is no stage of a bridge, and --force would delete it; move it.")
+    check_places(folder)
 
 
 def put_in_place(made: Path, out: Path) -> None:

@@ -30,6 +30,9 @@ INDEX = "model.safetensors.index.json"
 """Names the files of weights that are split."""
 LEAST_VERSION = (5, 24)
 """Of `transformers`, whose internals the adapters call; as pyproject.toml has it."""
+LARGEST = {"n_layer": 10_000, "num_hidden_layers": 10_000, "num_labels": 100_000}
+LARGEST_NUMBER = 2**26
+"""Largest numbers in a config by name, and any other: beyond them the library builds without end."""
 REMEDY = "give a folder that save_pretrained wrote"
 LARGEST_DIFFERENCE = 1e-3
 """Logits of an adapter and of the model itself differ by no more, relative to the largest."""
@@ -91,7 +94,7 @@ def load_hf(folder: Path | str) -> HFTarget:
                 output_loading_info=True,
             )
         except Exception as error:  # the library raises what it likes about a damaged folder
-            words = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+            words = " ".join(str(error).split()).rstrip(".:")
             raise UserError(f"{folder} cannot be loaded ({type(error).__name__}: {words[:200]}); {REMEDY}.") from None
         foreign = sorted({*found["missing_keys"], *found["unexpected_keys"]})
         if foreign:
@@ -110,6 +113,9 @@ def _refuse(folder: Path, config: dict[str, Any]) -> None:
     _weight_files(folder)
     if (folder / "adapter_config.json").exists():
         raise UserError(f"{folder} holds an adapter beside a model; merge the adapter into the model and save that.")
+    for name, value in config.items():
+        if isinstance(value, int) and value > LARGEST.get(name, LARGEST_NUMBER):
+            raise UserError(f"{folder / CONFIG} has {value} for {name}, which no model has; {REMEDY}.")
     if config.get("quantization_config") is not None:
         raise UserError(f"{folder} holds a quantized model; give the model in its original precision.")
 
