@@ -23,6 +23,8 @@ TRAIN = [*SHAPE, "--model.vocab-size", "600", "--steps", "30", "--batch-size", "
 TRAIN += ["--validation-tokens", "512", "--validate-every", "10", "--checkpoint-every", "10"]
 PRUNE = ["--target-loss", "5", "--steps", "5", "--trials", "1", "--train-pairs", "32", "--validation-pairs", "16"]
 PRUNE += ["--heldout-pairs", "16", "--mean-tokens", "2048"]
+BRIDGE = ["--ridge-tokens", "2000", "--validation-tokens", "200", "--batch-size", "4"]
+BRIDGE += ["--bridge-steps", "3", "--joint-steps", "3"]
 VERIFY = ["--pairs", "16", "--random-circuits", "2"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cases import case
-from cli_workspace import DATA, SHAPE, TASK, Thinwire
+from cli_workspace import BRIDGE, DATA, SHAPE, TASK, Thinwire
 
 from thinwire import artifact
 from thinwire.bridge.config import BridgeConfig
@@ -21,8 +21,7 @@ from thinwire.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SPARSE, TOKENS, DENSE, OUT = "runs/quickstart/model", "runs/quickstart/tokens", "runs/dense", "runs/bridge"
-FEW = ["--tokens", TOKENS, "--ridge-tokens", "2000", "--validation-tokens", "200", "--batch-size", "4"]
-FEW += ["--bridge-steps", "3", "--joint-steps", "3"]
+FEW = ["--tokens", TOKENS, *BRIDGE]
 QUICK = ["--steps", "2", "--batch-size", "2", "--density", "1", "--floor", "0", "--validation-tokens", "256"]
 Stamps = dict[str, int]
 

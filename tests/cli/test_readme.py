@@ -5,7 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from cli_workspace import DATA, PRUNE, TASK, TRAIN, VERIFY, Thinwire
+from cli_workspace import BRIDGE, DATA, PRUNE, TASK, TRAIN, VERIFY, Thinwire
 
 from thinwire.cli.main import VERBS
 
@@ -44,10 +44,15 @@ def test_commands_name_verbs() -> None:
 def test_table_of_stages(tmp_path: Path, thinwire: Thinwire) -> None:
     """Every command of the table, in order, with tiny sizes, writes the artefact beside it."""
     sizes = {"data": DATA, "plan": [], "train": TRAIN, "generate": ["--tokens", "4"], "tasks": ["--pairs", "4"]}
-    sizes |= {"prune": PRUNE, "verify": VERIFY, "view": []}
+    sizes |= {"prune": PRUNE, "verify": VERIFY, "bridge": BRIDGE, "view": []}
     rows = re.findall(r"^\| [^|]+ \| `thinwire ([^`]+)` \| (?:`([^`]+)`|[^|]*) \|$", README, re.MULTILINE)
-    assert [command.split()[0] for command, _ in rows] == [*sizes, "quickstart"]
+    order = [*sizes, "quickstart"]
+    order.insert(order.index("view"), "verify")  # once more, through the bridge
+    assert [command.split()[0] for command, _ in rows] == order
     for command, artefact in rows[:-1]:
+        if command.startswith("bridge"):
+            dense = [*TRAIN, "--density", "1", "--floor", "0"]
+            assert thinwire("train", tmp_path / "W/tokens", "--out", tmp_path / "W/dense", *dense).code == 0
         words = [str(tmp_path / word) if word.startswith("W/") else word for word in command.split()]
         assert thinwire(*words, *sizes[words[0]]).code == 0
         assert not artefact or (tmp_path / artefact).exists()

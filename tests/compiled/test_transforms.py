@@ -14,7 +14,7 @@ from thinwire.engine.layout import is_feature_major
 from thinwire.model import Transformer
 
 
-@pytest.mark.parametrize("variant", ["plain", "concatenated"])
+@pytest.mark.parametrize("variant", ["plain", pytest.param("concatenated", marks=pytest.mark.slow)])
 def test_compiles_as_one_graph(variant: str) -> None:
     """Logits, and the gradient of a residual point."""
     _, model = twins(variant)

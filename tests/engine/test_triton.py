@@ -20,7 +20,8 @@ from thinwire.engine.topk import reference, select  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 DEVICE = "cuda" if GPU else "cpu"
 DTYPES = (torch.float32, torch.bfloat16)
-SHAPES = [(5, 1, 1), (33, 37, 9), (17, 37, 36), (5, 37, 37), (7, 64, 2), (5, 200, 199), (5, 1025, 300)]
+LARGE = pytest.param(5, 1025, 300, marks=pytest.mark.slow)
+SHAPES = [(5, 1, 1), (33, 37, 9), (17, 37, 36), (5, 37, 37), (7, 64, 2), (5, 200, 199), LARGE]
 """Rows, width, k: widths on both sides of powers of two, k from one to the width, several programs."""
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, -1e-45, 1e-40, 1.17e-38, 3.3e38, -3.3e38, math.inf, -math.inf)
 

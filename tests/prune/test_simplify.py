@@ -31,8 +31,14 @@ def check_minimal(candidate: Candidate, evaluator: Evaluator, target: float) -> 
     assert candidate.edges == len(kept_edges)
 
 
-@pytest.mark.parametrize("name", planted.PLANTED)
-@pytest.mark.parametrize("edge_units", [False, True])
+@pytest.mark.parametrize(
+    ("name", "edge_units"),
+    [
+        *((name, False) for name in planted.PLANTED),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in planted.PLANTED if name != "attention"),
+        ("attention", True),
+    ],
+)
 def test_planted_circuit_is_all_that_stays(name: str, edge_units: bool) -> None:
     """From a ranking that knows nothing, by nodes and by edges."""
     plant = planted.PLANTED[name]()

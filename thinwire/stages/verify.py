@@ -11,7 +11,7 @@ from thinwire.stages.bridged import Bridged
 from thinwire.stages.workspace import Opened, Workspace
 from thinwire.tasks import Task
 from thinwire.verify.config import VerifyConfig
-from thinwire.verify.verdict import Verdict, differences, verify
+from thinwire.verify.verdict import Verdict, differences, finished_verdict, verify
 
 
 def verify_stage(
@@ -48,8 +48,15 @@ def verify_stage(
         return verdict
 
     bridge = None if bridged is None else bridged.stored.artifact
+
+    def lacks_bridge() -> bool:
+        """Whether a verdict of the same options is there without a bridge: one with it has all that this has."""
+        if bridge is None or finished_verdict(circuit, out, config) is None:
+            return False
+        return "bridge" not in artifact.open_artifact(out, "verdict").meta.parents
+
     differ = partial(differences, circuit, out, config, bridge)
-    return artifact.reuse_or_make(out, Verdict.load, differ, make, report, again)
+    return artifact.reuse_or_make(out, Verdict.load, differ, make, report, again or lacks_bridge())
 
 
 def verify_in(
