@@ -87,11 +87,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """A row for each stage and direction: the gap over the dense model's loss at every residual point."""
     points = range(len(rows[0]["to_sparse"]))
     seeds = sorted({row["seed"] for row in rows})
-    names = ["stage", "crossing", "sparse model's own loss", *(f"h_{i}" for i in points), "worst"]
+    names = ["stage", "minutes", "crossing", "sparse model's own loss", *(f"h_{i}" for i in points), "worst"]
     lines = [
         f"Held-out loss of every crossing over the dense model's {rows[0]['dense']:.3f} nats per token; seeds "
-        f"{', '.join(map(str, seeds))}, a range is over seeds. Fitting took {headline(rows)['minutes']:.1f} minutes "
-        f"in all, for seed {rows[0]['seed']} on two idle cores.",
+        f"{', '.join(map(str, seeds))}, a range is over seeds. Minutes of fitting, earlier stages included, are "
+        f"of seed {rows[0]['seed']} on two idle cores.",
         "",
         f"| {' | '.join(names)} |",
         "|---" * len(names) + "|",
@@ -104,7 +104,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ):
             gaps = [span([round(row[key][i] - row["dense"], 3) for row in group]) for i in points]
             own = " to ".join(dict.fromkeys(f"{value:.3f}" for value in sorted(row["sparse"] for row in group)))
-            lines.append(f"| {' | '.join([stage, way, own, *gaps, span([round(row[gap], 3) for row in group])])} |")
+            cells = [stage, f"{group[0]['minutes']:.1f}", way, own, *gaps, span([round(row[gap], 3) for row in group])]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

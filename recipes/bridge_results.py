@@ -38,8 +38,7 @@ MARKS = ("<!-- results:start -->", "<!-- results:end -->")
 STAGES = ("ridge", "maps", "joint")
 ORDINARY = "ordinary"
 QUOTES, SCANNED = "single_double_quote", "while_return_true"
-"""The task whose whole curves are measured at every stage, and the one that its circuit does not steer; both are also
-steered by scanned reads."""
+"""The task of whole curves at every stage, and one that its circuit does not steer; scanned reads steer both too."""
 SCAN = {"reads": "scan", "top": 8, "first_point": 1}
 TIMES = 5.0
 """A circuit counts as one of the dense model where its loss is so many times the 90th percentile of random nodes'."""
@@ -110,8 +109,7 @@ def measure(found: Sequence[Case], options: Options, write: Callable[[], None], 
             key = _key(case, bridged, options.transfer(ablation))
             if not _has(results["transfer"], key):
                 with progress(f"transfer {label}") as report:
-                    report_of = transfer_stage(bridged, [case.circuit], options.transfer(ablation), report)
-                row = report_of.rows[0]
+                    row = transfer_stage(bridged, [case.circuit], options.transfer(ablation), report).rows[0]
                 values = {"random_p90": row.nodes_high, "directions_p90": row.directions_high, "over": row.over_random}
                 results["transfer"].append(key | asdict(row) | values)
                 write()
@@ -211,13 +209,15 @@ def write_results(results: dict[str, Any], options: Options) -> None:
 def tables() -> str:
     """Both results as the docs show them."""
     steering, transfer = (json.loads(path.read_text(encoding="utf-8")) for path in (STEERING, TRANSFER))
+    rows, seeds = transfer["rows"], ", ".join(map(str, transfer["seeds"]))
+    how = rows[0]["config"]
     lines = [
-        f"Stage `{transfer['stage']}`, bridge seeds {', '.join(map(str, transfer['seeds']))}. A range is over seeds.",
+        f"Ranges over bridge seeds {seeds}; {how['pairs']} held-out pairs, {how['draws']} draws of random nodes.",
         "",
         "| task | circuits | stage | dense loss | under the circuit's reads | random nodes p90 | ratio |",
         "|---" * 7 + "|",
     ]
-    means = [row for row in transfer["rows"] if row["ablation"] == "mean"]
+    means = [row for row in rows if row["ablation"] == "mean"]
     for group in _groups(means, ("task", "circuits", "stage")):
         cells = [span([row["own"]["loss"] for row in group]), span([row["circuit"]["loss"] for row in group])]
         cells += [span([row["random_p90"] for row in group]), span([row["over"] for row in group])]
@@ -229,8 +229,8 @@ def tables() -> str:
         own = f"{dose} all"
         ratios, flips = ([row[name][own] for row in group] for name in ("ratios", "flips"))
         cells = [" / ".join(span(side) for side in zip(*both, strict=True)) for both in (ratios, flips)]
-        high = span([row["random_p90"] for row in group])
-        words = [group[0]["task"], group[0]["stage"], group[0]["config"]["reads"], *cells, high]
+        words = [group[0]["task"], group[0]["stage"], group[0]["config"]["reads"], *cells]
+        words.append(span([row["random_p90"] for row in group]))
         lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines)
 
@@ -255,8 +255,8 @@ def publish() -> None:
     if MARKS[0] not in text:
         text = f"{text.rstrip()}\n\n## Results\n\n{MARKS[0]}\n{MARKS[1]}\n"
     before, rest = text.split(MARKS[0])
-    picture = f"![probability over strength]({PICTURE.name})\n\n" if PICTURE.exists() else ""
-    write_text(PAGE, f"{before}{MARKS[0]}\n{picture}{tables()}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+    shown = (f"![probability over strength]({PICTURE.name})\n\n" if PICTURE.exists() else "") + tables()
+    write_text(PAGE, f"{before}{MARKS[0]}\n{shown}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
 
 
 def main() -> None:

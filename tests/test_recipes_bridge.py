@@ -30,7 +30,13 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def key(task: str, stage: str, seed: int, circuits: str = "ordinary", reads: str = "circuit") -> dict[str, Any]:
-    found = {"task": task, "stage": stage, "bridge_seed": seed, "circuits": circuits, "config": {"reads": reads}}
+    found = {
+        "task": task,
+        "stage": stage,
+        "bridge_seed": seed,
+        "circuits": circuits,
+        "config": {"reads": reads, "pairs": 128, "draws": 20},
+    }
     return found | {"bridge_id": f"bridge {seed}", "circuit_id": f"circuit of {task}"}
 
 
@@ -147,6 +153,6 @@ def test_profiles_of_several_seeds(tmp_path: Path, tiny_tokens: Tokens, monkeypa
     assert (written["sparse_ce_change"], written["minutes"], written["seeds"]) == (0.125, 2.0, [0, 1])
     assert [row["over_training"].get("kl_to_dense") for row in written["rows"]] == [None, [1.5], None, [1.5]]
     page = module.PAGE.read_text("utf-8")
-    assert "| maps | dense → sparse | 3.000 to 3.250 | 0 | 0.25 to 0.5 | 0.25 to 0.5 |" in page
+    assert "| maps | 2.0 | dense → sparse | 3.000 to 3.250 | 0 | 0.25 to 0.5 | 0.25 to 0.5 |" in page
     assert "old" not in page
     assert page.endswith("Text.\n")
