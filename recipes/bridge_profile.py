@@ -104,7 +104,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ):
             gaps = [span([round(row[key][i] - row["dense"], 3) for row in group]) for i in points]
             own = " to ".join(dict.fromkeys(f"{value:.3f}" for value in sorted(row["sparse"] for row in group)))
-            cells = [stage, f"{group[0]['minutes']:.1f}", way, own, *gaps, span([round(row[gap], 3) for row in group])]
+            name = stage if len(group) == len(seeds) else f"{stage} (seed {group[0]['seed']})"
+            cells = [name, f"{group[0]['minutes']:.1f}", way, own, *gaps, span([round(row[gap], 3) for row in group])]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

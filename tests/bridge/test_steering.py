@@ -99,7 +99,7 @@ def test_a_planted_circuit_steers_and_controls_do_not(plant: Plant) -> None:
             assert max(control.ratios[at]) < side.ratio.value
 
 
-def test_the_whole_difference_is_reported_as_ceiling(plant: Plant) -> None:
+def test_the_whole_difference_is_reported(plant: Plant) -> None:
     _, steering, reads = plant
     points = measure_points(steering, reads)
     assert [one.point for one in points] == sorted({read.point for read in reads})

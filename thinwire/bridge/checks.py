@@ -47,7 +47,7 @@ class BridgeChecks:
 
     def transfer(self, inputs: CheckInput) -> list[Measurement]:
         """Loss and accuracy of the dense model with the circuit ablated, and its loss intact."""
-        config, reads = inputs.config, reads_of(inputs)
+        config, reads = inputs.config, reads_of(inputs, self.decoder)
         draws = max(config.random_circuits, 1)
         case = Case(inputs.circuit.task, self.target, inputs.model, self.decoder, inputs.heldout)
         found = transfer(case, reads, draws=draws, seed=config.seed)
@@ -75,7 +75,7 @@ class BridgeChecks:
 
     def steering(self, inputs: CheckInput) -> list[Measurement]:
         """How many times likelier the other prompt's answer becomes, with its curve over strengths."""
-        config, reads = inputs.config, reads_of(inputs)
+        config, reads = inputs.config, reads_of(inputs, self.decoder)
         steer = SteerConfig(seed=config.seed, draws=max(config.random_circuits, 1))
         steering = Steering.of(self.target, inputs.model, self.decoder, inputs.heldout)
         steps = measure_curve(steering, reads, steer, full=False)
@@ -109,7 +109,8 @@ def judge_transfer(found: Transfer, reads: Sequence[Read]) -> Judgement:
     return Judgement("pass" if found.over_random >= OVER_RANDOM else "fail", reason)
 
 
-def reads_of(inputs: CheckInput) -> tuple[Read, ...]:
-    """The reads of the circuit, and every later read of the channels that it writes."""
+def reads_of(inputs: CheckInput, decoder: Decoder) -> tuple[Read, ...]:
+    """The reads of the circuit and every later read of the channels that it writes, at points that the bridge joins."""
     shape = inputs.model.config
-    return circuit_reads(inputs.circuit.nodes, shape.n_layers, shape.d_model)
+    found = circuit_reads(inputs.circuit.nodes, shape.n_layers, shape.d_model)
+    return tuple(read for read in found if read.point in decoder.to_dense)

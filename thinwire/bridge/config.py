@@ -36,7 +36,8 @@ class BridgeConfig(Config):
     """Steps that train the maps and the nonzeros of the sparse model together; 0 leaves the stage out."""
     scratch_steps: int = Field(default=0, ge=0, le=2**32)
     """Steps that train a sparse model from random weights, with its bridge, as the paper does; above 0 they replace the
-    steps above. The other options of training are those of the given sparse model, whose weights are not used."""
+    steps above. The other options of training are those of the given sparse model. Of its weights only the ridge
+    regression makes use, at whose maps the bridge starts."""
     batch_size: int = Field(default=8, ge=1, le=2**20)
     """Sequences of the sparse model's context per step, and per batch of the ridge regression."""
     bridge_rate: float = Field(default=2e-3, gt=0)

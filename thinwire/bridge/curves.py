@@ -110,7 +110,7 @@ class AtPoint:
     reads: int
     sides: tuple[Effect, Effect]
     own: tuple[Effect, Effect]
-    """The ceiling: the difference of the dense model's read, in all of its channels."""
+    """What the difference of the dense model's own read does, in all of its channels."""
 
 
 def quantile(values: Sequence[float]) -> float:
@@ -210,7 +210,7 @@ def measure_curves(
 
 
 def measure_points(steering: Steering, reads: Sequence[Read], seed: int = 0) -> list[AtPoint]:
-    """The reads of every point alone, and the ceiling there."""
+    """The reads of every point alone, and the dense model's own difference there."""
     found = []
     for point in sorted({read.point for read in reads}):
         here = [read for read in reads if read.point == point]

@@ -46,6 +46,13 @@ class Reading:
     """An end of text, the prompt, and what was generated after it, if anything."""
     values: Tensor
     """Of each node at each token, float32 [pos, nodes]."""
+    prompt_tokens: int
+    """Tokens of the prompt, the end of text included: what was generated comes after them."""
+
+    @property
+    def last(self) -> Tensor:
+        """The values at the prompt's last token, [nodes]."""
+        return self.values[self.prompt_tokens - 1]
 
 
 def read_prompts(path: Path) -> dict[int, Prompt]:
@@ -87,7 +94,7 @@ def readings(
         else:
             texts, values = _generated(monitor, texts[0], sampling, tokenizer.end_of_text)
         for line, tokens, own in zip(part, texts, values, strict=True):
-            found[line] = Reading(line, prompts[line], tuple(tokens), own[: len(tokens)])
+            found[line] = Reading(line, prompts[line], tuple(tokens), own[: len(tokens)], len(rows[line]))
         report(len(found), len(rows), "")
     return [found[line] for line in rows]
 
@@ -132,7 +139,7 @@ def calibrate(found: Sequence[Reading], seed: int = 0, given: Sequence[Threshold
         first, second = halves(texts, [bool(reading.prompt.label) for reading in labelled], seed)
     else:
         first, second = [], list(range(len(labelled)))
-    values = torch.stack([reading.values[-1] for reading in labelled])
+    values = torch.stack([reading.last for reading in labelled])
     labels = torch.tensor([reading.prompt.label for reading in labelled], dtype=torch.bool, device="cpu")
     chosen = given or [choose(own, labels[first]) for own in values[first].unbind(-1)]
     detections = tuple(
@@ -159,7 +166,7 @@ def records(
             record["text"] = reading.prompt.text
         else:
             record["tokens"] = [tokenizer.token(token) for token in reading.tokens]
-        values = reading.values[-1:] if last else reading.values
+        values = reading.last[None] if last else reading.values
         record["values"] = _by_node(monitor, values, last)
         if thresholds is not None:
             columns = zip(thresholds, values.unbind(-1), strict=True)

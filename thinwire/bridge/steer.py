@@ -133,18 +133,18 @@ class Steering:
         return found
 
     def shuffled(self, reads: Sequence[Read], moves: Moves, generator: torch.Generator) -> Moves:
-        """Moves of the same norm, from the same reads through a bridge whose columns are in random order."""
+        """Moves of the same size at every point, from the same reads through a bridge with columns in random order."""
         return norm_matched(moves, self.decoder.shuffled(generator).moves(self.deltas, reads))
 
     def own(self, reads: Sequence[Read]) -> Moves:
-        """The dense model's own difference at the points of some reads, in all channels: what no bridge exceeds."""
+        """The dense model's own difference at the points of some reads, in all channels."""
         with torch.no_grad():
             seen = self.target.reads(self.batch.tokens)
         points = {self.decoder.to_dense[read.point] for read in reads}
         return differences({point: seen[point] for point in sorted(points)}, self.batch)
 
     def random_nodes(self, reads: Sequence[Read], moves: Moves, generator: torch.Generator) -> Moves:
-        """Moves of the same norm at every token, through as many random channels at the same points."""
+        """Moves of the same size at every point over all tokens, through as many random channels."""
         return norm_matched(moves, self.moves(random_reads(reads, self.deltas, generator)))
 
 

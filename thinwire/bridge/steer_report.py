@@ -24,7 +24,7 @@ class SteerReport:
     sparse: str
     circuit: str
     stage: str
-    """The last stage of the bridge's fit: ridge, maps or joint."""
+    """The last stage of the bridge's fit: ridge, maps, joint or scratch."""
     split: str
     """Split of the pairs that are steered."""
     n: int

@@ -48,7 +48,7 @@ class BridgeSummary(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: str
-    """The last stage of its fit: ridge, maps or joint."""
+    """The last stage of its fit: ridge, maps, joint or scratch."""
     seconds: float
     """Wall-clock time of all stages of its fit."""
     profile: Profile

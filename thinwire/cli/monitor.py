@@ -58,7 +58,7 @@ class Args:
     temperature: float = 0.0
     """Of these tokens; 0 always takes the likeliest."""
     last: bool = False
-    """Write the values at the last token alone."""
+    """Write the values at the prompt's last token alone."""
     seed: int = 0
     """Seed of the halves of labelled prompts, and of generated tokens."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None

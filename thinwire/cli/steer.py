@@ -137,13 +137,13 @@ def curve_table(found: "SteerReport") -> Table:
 
 
 def part_table(found: "SteerReport") -> Table:
-    """Every dose and part at the reference strength, and every point by itself with its ceiling."""
+    """Every dose and part at the reference strength, and every point alone, beside the dense model's own difference."""
     at = f"{found.reference.strength:g}"
     grid = _grid(f"Ratio of P at strength {at}; for the reads at one point alone at strength 1")
     for name in ("dose", "reads"):
         grid.add_column(name, no_wrap=True)
     first, second = names(found)
-    for name in ("n", first, second, "flips", "random", "ceiling"):
+    for name in ("n", first, second, "flips", "random", "own"):
         grid.add_column(name, justify="right", no_wrap=True)
     for curve in found.curves:
         grid.add_row(*_part(curve, found.reference.strength))
@@ -208,6 +208,6 @@ def remarks(found: "SteerReport") -> Iterator[str]:
         f"Random: 90th percentile of {found.draws} draws of random nodes with moves of the same size. All controls at "
         f"strength {found.reference.strength:g}, the larger side: {highs}."
     )
-    yield "h_0 alone substitutes tokens. Ceiling: the dense model's own difference, in all channels of the point."
+    yield "h_0 alone substitutes tokens. Own: the dense model's own difference, in all channels of the point."
     chosen = {"circuit": "those of the circuit", "nodes": "those of the circuit's nodes alone"}
     yield f"Reads: {chosen.get(found.choice, 'found by gradients on training pairs')}."

@@ -1,5 +1,6 @@
 """A finished bridge with the two models that it joins, found by the content ids that the bridge names them by."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Bridged:
 
     @property
     def stage(self) -> str:
-        """The last stage of the bridge's fit: ridge, maps or joint."""
+        """The last stage of the bridge's fit: ridge, maps, joint or scratch."""
         return self.stored.summary.stage
 
     def decoder(self, dose: str = "sparse/dense") -> Decoder:
@@ -56,9 +57,10 @@ class Bridged:
         made, ours = circuit.artifact, self.sparse.artifact
         assert made is not None
         if made.meta.parents.get("model") != ours.id:
+            remedy = shlex.join(["thinwire", "prune", str(ours.path)])
             raise UserError(
                 f"{made.path} is a circuit of another model than {ours.path}, which {self.stored.artifact.path} "
-                f"joins to the dense model; prune it anew with `thinwire prune {ours.path} --task {circuit.task}`."
+                f"joins to the dense model; prune it anew with `{remedy} --task {circuit.task} --tokens TOKENS`."
             )
 
     def _require(self, role: Role, found: Artifact) -> None:

@@ -29,7 +29,7 @@ class TransferReport:
     dense: str
     sparse: str
     stage: str
-    """The last stage of the bridge's fit: ridge, maps or joint."""
+    """The last stage of the bridge's fit: ridge, maps, joint or scratch."""
     circuits: list[str]
     """Content ids, in the order of the rows."""
     rows: list[Transfer]
