@@ -1,6 +1,7 @@
 """Prompts of tasks among the tokens of a fit: how they are packed and drawn, and that the fit depends on them."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from cases import case
 from tiny import tiny_run
 
 from thinwire.bridge.config import BridgeConfig
+from thinwire.bridge.crossings import Pair
 from thinwire.bridge.prompts import NO_PROMPTS, Prompts, labels
 from thinwire.data import Tokens
 from thinwire.errors import UserError
@@ -104,6 +106,16 @@ def test_a_sparse_model_from_scratch(models: tuple[Path, Path], tiny_tokens: Tok
             assert model.blocks.get_parameter(name).count_nonzero() == weight.count_nonzero(), name
     run = found["scratch"].artifact.meta.parents["sparse"]
     assert run != ends.sparse.id
+    # the scales are those of the new model, which the sizes of moves go by
+    bridge, tokens = found["scratch"].bridge, torch.from_numpy(tiny_tokens.validation("idioms", 200, CONTEXT))[:, :-1]
+    pair = Pair.of(ends.pair.dense, model)
+    sizes = torch.stack([h.square().mean().sqrt() for h in pair.own_sparse(bridge, tokens).streams])
+    assert torch.allclose(bridge.sparse_scales, sizes, rtol=0.02)
+    same, h = deepcopy(bridge), torch.randn(3, bridge.d_sparse)
+    same.rescale_sparse(2 * sizes)
+    for i in range(len(bridge.junctions)):
+        assert torch.allclose(same.decode(i, h), bridge.decode(i, h), atol=1e-4)
+        assert torch.allclose(same.encode(i, h), bridge.encode(i, h), atol=1e-4)
     profile, before = (found[stage].summary.profile for stage in ("scratch", "ridge"))
     assert profile.sparse != before.sparse
     config = TrainConfig.load(tmp_path / "work/runs/scratch/config.json")

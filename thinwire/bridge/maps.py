@@ -78,6 +78,16 @@ class Bridge(nn.Module):
         self.sparse_scales.copy_(sparse.clamp_min(LEAST_SCALE))
 
     @torch.no_grad()
+    def rescale_sparse(self, sizes: Tensor) -> None:
+        """Set the root mean squares of the sparse stream, [junctions], and change no map by it."""
+        sizes = sizes.to(self.sparse_scales).clamp_min(LEAST_SCALE)
+        for ratio, encoder, decoder in zip(self.sparse_scales / sizes, self.encoders, self.decoders, strict=True):
+            encoder.get_parameter("weight").mul_(ratio)
+            encoder.get_parameter("bias").mul_(ratio)
+            decoder.get_parameter("weight").div_(ratio)
+        self.sparse_scales.copy_(sizes)
+
+    @torch.no_grad()
     def set_map(self, direction: str, i: int, weight: Tensor, bias: Tensor) -> None:
         """Set the map of junction i that is called "encode" or "decode": weight [out, in] and bias [out]."""
         linear = (self.encoders if direction == "encode" else self.decoders)[i]

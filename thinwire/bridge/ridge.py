@@ -65,6 +65,16 @@ def fit_ridge(pair: Pair, bridge: Bridge, batches: Iterable[Tensor], penalty: fl
             bridge.set_map(direction, i, weight, mean[target] - weight @ mean[source])
 
 
+@torch.no_grad()
+def sparse_sizes(pair: Pair, bridge: Bridge, batches: Iterable[Tensor]) -> Tensor:
+    """Root mean square of the sparse model's stream at every junction, [junctions], over tokens [batch, pos]."""
+    squares = [
+        torch.stack([h.double().square().mean().cpu() for h in pair.own_sparse(bridge, tokens).streams])
+        for tokens in batches
+    ]
+    return torch.stack(squares).mean(0).sqrt()
+
+
 def _solve(own: Tensor, shared: Tensor, penalty: float) -> Tensor:
     """(own + λ)⁻¹ · shared, [in, out]; own is [in, in], shared [in, out], and λ the penalty times the mean variance."""
     strength = penalty * own.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)

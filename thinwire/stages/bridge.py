@@ -23,7 +23,7 @@ from thinwire.bridge.crossings import Pair
 from thinwire.bridge.maps import Bridge
 from thinwire.bridge.objective import Bridging
 from thinwire.bridge.profile import measure_profile
-from thinwire.bridge.ridge import fit_ridge
+from thinwire.bridge.ridge import fit_ridge, sparse_sizes
 from thinwire.bridge.store import BridgeSummary, StoredBridge, load_bridge, save_bridge
 from thinwire.compiled.load import load_compiled
 from thinwire.progress import Report, silent
@@ -128,6 +128,10 @@ def _trained(
         refusal = f"{run} has lost the bridge that it trained; delete it and fit again."
         state = read_tensors(opened.file(OBJECTIVE_STATE), refusal).values
         bridge.load_state_dict({name.removeprefix("bridge."): value for name, value in state.items()})
+        if joint:  # the sparse model has changed, and with it the sizes of its stream, which steering goes by
+            held_out = (tokens[:, :-1] for _, tokens in _held_out(ends, config))
+            pair = Pair.of(ends.pair.dense, load_compiled(sparse))
+            bridge.requires_grad_(False).rescale_sparse(sparse_sizes(pair, bridge, held_out))
         seconds = before.summary.seconds + (trained.seconds or 0.0)
         return _save(ends, folder, bridge.requires_grad_(False), config, stage, sparse, seconds)
 
