@@ -100,7 +100,7 @@ def test_a_browser_draws_the_new_check(work: Path, thinwire: Thinwire) -> None:
     if found is None:
         pytest.skip("no browser is installed")
     sync_api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-    assert thinwire("verify", work / "circuits" / TASK, *VERIFY).code == 0
+    assert thinwire("verify", work / "circuits" / TASK, *VERIFY, "--force").code == 0
     assert thinwire("view", work / "circuits" / TASK, "--out", work / "page.html").code == 0
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
