@@ -46,3 +46,11 @@ def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
 def work(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished workspace to do as one likes with."""
     return Path(shutil.copytree(finished, tmp_path / "work"))
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder that a module's own fixture `made` makes, as the current one."""
+    copy = Path(shutil.copytree(made, tmp_path / "home"))
+    monkeypatch.chdir(copy)
+    return copy

@@ -38,14 +38,6 @@ def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder as the current one."""
-    copy = Path(shutil.copytree(made, tmp_path / "home"))
-    monkeypatch.chdir(copy)
-    return copy
-
-
 def stamps() -> Stamps:
     """When every file of the bridge's workspace was written."""
     return {str(path): path.stat().st_mtime_ns for path in sorted(Path(OUT).rglob("*")) if path.is_file()}

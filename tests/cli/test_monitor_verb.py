@@ -39,14 +39,6 @@ def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder as the current one."""
-    copy = Path(shutil.copytree(made, tmp_path / "home"))
-    monkeypatch.chdir(copy)
-    return copy
-
-
 def test_values_at_every_token(home: Path, thinwire: Thinwire) -> None:
     ran = thinwire("monitor", BRIDGE, "--nodes", *NODES, "--prompts", "bare.jsonl")
     assert ran.code == 0

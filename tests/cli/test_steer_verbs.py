@@ -38,14 +38,6 @@ def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture
-def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder as the current one."""
-    copy = Path(shutil.copytree(made, tmp_path / "home"))
-    monkeypatch.chdir(copy)
-    return copy
-
-
 def test_steer_measures_and_writes(home: Path, thinwire: Thinwire) -> None:
     files = ["--out", "new/found.json", "--plot", "new/found.svg"]
     ran = thinwire("steer", RIDGE, CIRCUIT, *SOME, "--strengths", "0", "1", *files, "--json")
