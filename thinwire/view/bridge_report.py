@@ -71,11 +71,7 @@ def write_bridge_report(folder: Path | str, out: Path | str | None = None) -> Pa
     suffix_of(path, PAGES)
     artifact.check_file_place(path, "an HTML file")
     report = report_of(fits)
-    artifact.make_parents(path)
-    try:
-        artifact.write_text(path, page.compose(report.title, asdict(report), ORDER, STYLES))
-    except OSError as error:
-        raise artifact.unwritable(path, error) from None
+    page.save(page.compose(report.title, asdict(report), ORDER, STYLES), path)
     return path
 
 

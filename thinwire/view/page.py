@@ -17,7 +17,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from thinwire.artifact import atomic, make_parents, require_file_place
+from thinwire.artifact import make_parents, require_file_place, unwritable, write_text
 from thinwire.view.layout import lay_out
 from thinwire.view.payload import Payload
 
@@ -51,10 +51,16 @@ def write(payload: Payload, path: Path) -> None:
     """Write the page of a payload to `path`; the same payload gives the same bytes. Raises UserError for a bad path."""
     path = Path(path)
     require_file_place(path, "an HTML file")
+    save(render(payload), path)
+
+
+def save(text: str, path: Path) -> None:
+    """Write the HTML text of a page to `path`. Raises UserError where that is not possible."""
     make_parents(path)
-    text = render(payload)
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def render(payload: Payload) -> str:
