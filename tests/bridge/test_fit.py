@@ -17,7 +17,7 @@ from thinwire.data import Tokens
 from thinwire.errors import UserError
 from thinwire.model.weights import load
 from thinwire.progress import Report
-from thinwire.stages import Ends, bridge_stage
+from thinwire.stages import Ends, bridge_folders, bridge_stage
 from thinwire.train import train
 
 CONFIG = BridgeConfig(ridge_tokens=2_000, bridge_steps=6, joint_steps=6, batch_size=4, validation_tokens=200)
@@ -81,11 +81,15 @@ def test_stages_improve_the_crossings_and_are_reused(
     assert all(torch.equal(read, made) for read, made in both)
 
 
-def test_a_later_choice_remakes_no_stage_before(models: tuple[Path, Path], tiny_tokens: Tokens, tmp_path: Path) -> None:
+def test_a_later_choice_remakes_no_stage_before(
+    models: tuple[Path, Path], tiny_tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a version of the package with other defaults."""
     ends = Ends.open(*models, tiny_tokens)
     few = CONFIG.replace(bridge_steps=2, joint_steps=0)
     first = bridge_stage(ends, tmp_path / "work", few)
     stamps = [(tmp_path / "work" / stage / "meta.json").stat().st_mtime_ns for stage in first]
+    monkeypatch.setattr(bridge_folders, "DEFAULTS", BridgeConfig(joint_steps=77, model_rate=0.3))
     bridge_stage(ends, tmp_path / "work", few.replace(joint_steps=2, model_rate=0.001))
     assert stamps == [(tmp_path / "work" / stage / "meta.json").stat().st_mtime_ns for stage in first]
 

@@ -98,7 +98,8 @@ def _ridge(ends: Ends, folder: Path, config: BridgeConfig, report: Report) -> St
         fit_ridge(ends.pair, bridge, _batches(ends, config, report), config.ridge)
         return _save(ends, folder, bridge, config, "ridge", ends.sparse, time.monotonic() - began)
 
-    return artifact.reuse_or_make(folder, load_bridge, partial(differences, config, ends.parents()), make, report)
+    differ = partial(differences, config, ends.parents(), "ridge")
+    return artifact.reuse_or_make(folder, load_bridge, differ, make, report)
 
 
 def _trained(
@@ -119,10 +120,12 @@ def _trained(
     ).between(before.bridge, ends.pair.dense, ends.prompts)
     recipe = _recipe(ends, config, stage)
     start = None if stage == "scratch" else ends.sparse.path
-    trained = train(recipe, ends.tokens, run, Sources(start=start, objective=how), Monitoring(report))
+    train_it = partial(train, recipe, ends.tokens, run, Sources(start=start, objective=how), Monitoring(report))
+    known = train_it() if joint else None  # its model is a parent of the bridge
     sparse = artifact.open_artifact(run, "model") if joint else ends.sparse
 
     def make() -> StoredBridge:
+        trained = known or train_it()
         bridge = Bridge(ends.junctions, before.bridge.d_dense, before.bridge.d_sparse, config.n_active)
         opened = artifact.open_artifact(run, "model")
         refusal = f"{run} has lost the bridge that it trained; delete it and fit again."
@@ -135,7 +138,8 @@ def _trained(
         seconds = before.summary.seconds + (trained.seconds or 0.0)
         return _save(ends, folder, bridge.requires_grad_(False), config, stage, sparse, seconds)
 
-    return artifact.reuse_or_make(folder, load_bridge, partial(differences, config, ends.parents(sparse)), make, report)
+    differ = partial(differences, config, ends.parents(sparse), stage)
+    return artifact.reuse_or_make(folder, load_bridge, differ, make, report)
 
 
 def _recipe(ends: Ends, config: BridgeConfig, stage: Stage) -> TrainConfig:

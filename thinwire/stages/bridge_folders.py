@@ -100,18 +100,19 @@ def refuse_another(ends: Ends, folder: Path, stage: Stage, config: BridgeConfig)
     parents = ends.parents()
     if stage in ("joint", "scratch"):  # its sparse model is its own, and its run names what that started from
         del parents["sparse"]
-    differ = partial(differences, stage_config(config, stage), parents)
+    differ = partial(differences, config, parents, stage)
     artifact.refuse_another(folder, load_bridge, differ)
 
 
-def differences(config: BridgeConfig, parents: Mapping[str, Artifact], found: StoredBridge) -> list[str]:
-    """Names of the options and parents that a finished stage has others of."""
+def differences(config: BridgeConfig, parents: Mapping[str, Artifact], stage: Stage, found: StoredBridge) -> list[str]:
+    """Names of the options and parents that a finished stage has others of; options without effect do not count."""
     models = {"dense": "dense model", "sparse": "sparse model"}
-    return [models.get(name, name) for name in artifact.differences(found.artifact, config, parents)]
+    names = artifact.differences(found.artifact, config, parents, tuple(without_effect(config, stage)))
+    return [models.get(name, name) for name in names]
 
 
-def stage_config(config: BridgeConfig, stage: Stage) -> BridgeConfig:
-    """The config with what has no effect up to this stage at its default, so that a later choice remakes no stage."""
+def without_effect(config: BridgeConfig, stage: Stage) -> set[str]:
+    """Names of the options that have no effect up to a stage, so that a later choice of them remakes no stage."""
     used = {
         "ridge": (),
         "maps": (*MAPS, "bridge_steps"),
@@ -119,6 +120,9 @@ def stage_config(config: BridgeConfig, stage: Stage) -> BridgeConfig:
         "scratch": (*MAPS, "scratch_steps"),
     }
     unused = {*used["joint"], *used["scratch"]} - {*used[stage]}
-    if not config.tasks:
-        unused.add("task_share")
-    return config.replace(**{name: getattr(DEFAULTS, name) for name in unused})
+    return unused if config.tasks else {*unused, "task_share"}
+
+
+def stage_config(config: BridgeConfig, stage: Stage) -> BridgeConfig:
+    """The config with the options that have no effect up to a stage at their defaults."""
+    return config.replace(**{name: getattr(DEFAULTS, name) for name in without_effect(config, stage)})
