@@ -167,7 +167,7 @@ def training(args: Args) -> TrainConfig:
 def outcome(opened, tokens, task: str, making: Making, seed: int) -> Outcome:
     """Prune and check one task; a task that the model cannot do is skipped with the reason."""
     from thinwire.prune.reach import TargetMissed
-    from thinwire.stages import prune_stage, verify_stage
+    from thinwire.stages import Also, prune_stage, verify_stage
     from thinwire.tasks import find_task
 
     try:
@@ -179,7 +179,7 @@ def outcome(opened, tokens, task: str, making: Making, seed: int) -> Outcome:
         making.phases.skip()
         return Outcome(task, refused=str(missed))
     with making.phase(task) as report:
-        verdict = verify_stage(opened, circuit, VerifyConfig(), making.work.verdict(task), report)
+        verdict = verify_stage(opened, circuit, VerifyConfig(), making.work.verdict(task), report, also=Also(tokens))
     return Outcome(task, circuit, verdict)
 
 

@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     from thinwire.verify import Verdict
 
 
+NO_TOKENS = (
+    "No pretraining tokens were found beside the model, so the checks with values of pretraining sequences are left "
+    "out; give --tokens for them."
+)
+
+
 @dataclass(frozen=True)
 class Args:
-    """Check a circuit on pairs that pruning never saw: sufficiency, exchange, necessity, random circuits."""
+    """Put a circuit on trial: exchange, ablate and remove, on pairs that pruning never saw, and say what holds."""
 
     circuit: tyro.conf.Positional[Path]
     """Circuit artefact."""
@@ -31,12 +37,16 @@ class Args:
     """Model the circuit was cut from; unset looks for `../../model` from the circuit."""
     task_file: Path | None = None
     """JSON Lines file of pairs: your own task, named by the file's stem."""
+    tokens: Path | None = None
+    """Tokens whose held-out sequences stand in for nodes outside; unset takes those beside the model, if any."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the verdict artefact; unset writes `verdicts/TASK` beside the model."""
     bridge: Path | None = None
     """Bridge of the circuit's model to a dense one: also check what the circuit does there, ablated and steered by."""
     dense: Path | None = None
     """The bridge's dense model, where it is not found near the bridge or among the shipped ones."""
+    every: bool = False
+    """Print every measurement; unset prints the one of each check that decides."""
     force: bool = False
     """Check again, and replace a finished verdict, whatever its options."""
     json: bool = False
@@ -48,9 +58,10 @@ def run(argv: Sequence[str]) -> None:
     default, rest = chosen_config(VerifyConfig, argv, VerifyConfig())
     args = parse(Args, rest, "verify", Args(tyro.MISSING, default))
     from thinwire.circuit import Circuit
-    from thinwire.stages import Opened, Workspace, verify_in, verify_stage
+    from thinwire.data import Tokens
+    from thinwire.stages import Also, Opened, Workspace, tokens_near, verify_in, verify_stage
     from thinwire.tasks import task_from_file, use_sentence
-    from thinwire.verify.claims import verdict_line
+    from thinwire.verify.claims import verdict_line, word_of
 
     own = None if args.task_file is None else task_from_file(args.task_file)
     circuit = Circuit.load(args.circuit)
@@ -60,17 +71,21 @@ def run(argv: Sequence[str]) -> None:
     out = args.out or work.verdict_on(circuit)
     began = time.perf_counter()
     bridged = None if args.bridge is None else through(args, Path(model), opened.artifact.id)
+    tokens = tokens_near(work, opened) if args.tokens is None else Tokens.open(args.tokens)
+    also = Also(tokens, own, bridged)
     with progress(f"verify {circuit.task}") as report:
         watched = Watched(report)
         if args.out is None:
-            verdict = verify_in(work, opened, circuit, args.config, watched, args.force, own, bridged)
+            verdict = verify_in(work, opened, circuit, args.config, watched, args.force, also)
         else:
-            verdict = verify_stage(opened, circuit, args.config, out, watched, args.force, own, bridged)
-    line, ended = verdict_line(verdict), {"reused": watched.reused, "seconds": time.perf_counter() - began}
-    values = {"out": str(out), "verdict": line, **summary(verdict), **rows(verdict), **ended}
-    emit(values, args.json, table(verdict))
+            verdict = verify_stage(opened, circuit, args.config, out, watched, args.force, also)
+    word, line = word_of(verdict), verdict_line(verdict)
+    ended = {"reused": watched.reused, "seconds": time.perf_counter() - began}
+    values = {"out": str(out), "word": word.word, "verdict": line, **summary(verdict), **rows(verdict), **ended}
+    emit(values, args.json, table(verdict, args.every))
     if not args.json:
-        emit({}, False, wrapped([use_sentence(verdict.task, verdict.pairs), line]))
+        missing = [] if tokens else [NO_TOKENS]
+        emit({}, False, wrapped([use_sentence(verdict.task, verdict.pairs), *missing, line]))
 
 
 def through(args: Args, model: Path, model_id: str) -> "Bridged":
@@ -102,21 +117,27 @@ def rows(verdict: "Verdict") -> dict[str, object]:
     return {"rows": [measurement.row() for measurement in verdict.measurements]}
 
 
-def table(verdict: "Verdict") -> Table:
-    """The verdict for reading: a row per measurement, and below the table how to read each check."""
+def table(verdict: "Verdict", every: bool = False) -> Table:
+    """The verdict for reading: a row for the measurement that decides each check, or for every measurement.
+
+    Below the table stands how to read the weakest.
+    """
+    from thinwire.verify.claims import deciding, said, weakest
+
     target = "" if verdict.target_loss is None else f", target loss {verdict.target_loss:g} nats"
-    title = f"{verdict.task}: {verdict.sizes}{target}"
+    title = f"{verdict.task}: {verdict.sizes}{target}, {verdict.measurements[0].n:,} held-out pairs"
     slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
     grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
     grid.add_column("check")
     grid.add_column("measured")
-    for name in ("value", "95 % interval", "pairs"):
+    for name in ("value", "95 % interval", "passes"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("split")
     grid.add_column("status")
-    read: dict[str, str] = {}
-    for one in verdict.measurements:
-        grid.add_row("" if one.title in read else one.title, one.quantity, *one.texts, one.split, one.status)
-        read.setdefault(one.title, f"{one.title}: {one.meaning}{f' Here: {one.reason}.' if one.reason else ''}")
-    grid.caption = "\n".join(read.values())
+    titles: set[str] = set()
+    for one in verdict.measurements if every else deciding(verdict):
+        value, interval, _ = one.texts
+        limit = "" if one.threshold is None else str(one.threshold)
+        grid.add_row("" if one.title in titles else one.title, one.quantity, value, interval, limit, one.status)
+        titles.add(one.title)
+    grid.caption = "\n".join(f"{said(one)}. {one.meaning}" for one in weakest(verdict) if one.status != "pass")
     return grid

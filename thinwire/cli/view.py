@@ -106,14 +106,14 @@ def _page(
     opened: "Opened", tokens: "Tokens", circuits: "Sequence[Circuit]", work: "Workspace", out: Path, own: "Task | None"
 ) -> None:
     """Write the page of some circuits, with the verdicts on them; those that are missing are made."""
-    from thinwire.stages import verify_in, view_stage
+    from thinwire.stages import Also, verify_in, view_stage
 
     cases = []
     for circuit in circuits:
         with progress(f"verify {circuit.task}") as report:
             # a verdict with other settings is still the user's verdict
             watched = Watched(report, "thinwire verify --force makes it again")
-            cases.append((circuit, verify_in(work, opened, circuit, None, watched, own=own)))
+            cases.append((circuit, verify_in(work, opened, circuit, None, watched, also=Also(tokens, own))))
     with progress("page") as report:
         view_stage(opened, tokens, cases, out, report=report, own=own)
 

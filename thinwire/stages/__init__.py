@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from thinwire.stages.train import Watching as Watching
     from thinwire.stages.train import train_stage as train_stage
     from thinwire.stages.transfer import transfer_stage as transfer_stage
+    from thinwire.stages.verify import Also as Also
+    from thinwire.stages.verify import tokens_near as tokens_near
     from thinwire.stages.verify import verify_in as verify_in
     from thinwire.stages.verify import verify_stage as verify_stage
     from thinwire.stages.view import picture_stage as picture_stage
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "Also": "verify",
         "Bridged": "bridged",
         "Ends": "ends",
         "Opened": "workspace",
@@ -34,6 +37,7 @@ __getattr__, __dir__, __all__ = attach(
         "picture_stage": "view",
         "prune_stage": "prune",
         "steer_stage": "steer",
+        "tokens_near": "verify",
         "train_stage": "train",
         "transfer_stage": "transfer",
         "verify_in": "verify",

@@ -1,53 +1,124 @@
-"""The verdict in one line: how many checks pass, and what that says about the circuit.
+"""The verdict on a circuit in a word and why: what its checks say together, and its weakest ones.
 
-No claim is "faithful": a circuit is sufficient under the ablation that was tried, and no further.
+No word is "faithful": a circuit is sufficient under the ablations that were tried, and no further.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from thinwire.verify.measurement import Measurement, Status
 from thinwire.verify.verdict import Verdict
 
 WORST: tuple[Status, ...] = ("fail", "warn", "pass")
 """The status of a check is the first of these that one of its measurements has."""
-CLAIMS = {
-    "sufficiency": ("sufficient under {} ablation", "not sufficient under {} ablation"),
-    "uncalibrated": ("right without calibration", "not right without calibration"),
-    "resample": ("sufficient with another pair's values outside", "not sufficient with another pair's values outside"),
-    "necessity": ("needed by the model", "not shown to be needed"),
-    "transfer": ("needed by the dense model", "not shown to be needed by the dense model"),
-    "steering": ("steers the dense model", "does not steer the dense model"),
-    "random": ("better than random circuits of its size", "not set apart from random circuits"),
-}
-"""What a passed check says about a circuit, and what any other status says."""
+WEAKEST = 3
+"""How many of the weakest measurements are shown first."""
+EXCHANGES = (
+    "resample",
+    "other_side",
+    "pretraining",
+    "scattered",
+    "task_mean",
+    "subsets",
+    "adversarial",
+    "frozen_norms",
+)
+"""Checks that give the nodes outside a circuit other values than their means, or hold the norms."""
+ROBUST = "robust"
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a verdict comes to."""
+
+    word: str
+    """Such as `sufficient under mean ablation only`."""
+    status: Status
+    """pass for a robust circuit, fail for one that is not sufficient or solves nonsense, warn for the others."""
+
+
+def statuses(verdict: Verdict) -> dict[str, Status]:
+    """The status of each check that states a threshold: the worst among its measurements."""
+    found: dict[str, Status] = {}
+    for one in verdict.measurements:
+        if one.status != "info":
+            worst: Status = found.get(one.check, "pass")
+            found[one.check] = one.status if WORST.index(one.status) < WORST.index(worst) else worst
+    return found
+
+
+def word_of(verdict: Verdict) -> Word:
+    """The word for a verdict; the first that applies, from the gravest to `robust`."""
+    status, ablation = statuses(verdict), _ablation(verdict)
+    missed = [check for check, found in status.items() if found != "pass"]
+    if not status:
+        return Word("not judged: no check has a threshold", "info")
+    if status.get("sufficiency") == "fail":
+        return Word(f"not sufficient under {ablation} ablation", "fail")
+    if verdict.control:
+        return Word(f"solves {verdict.control} answers", "fail")
+    if "nonsense" in missed:
+        return Word("no smaller than a circuit for nonsense", "fail")
+    if "necessity" in missed:
+        return Word("not needed by the model", "warn")
+    if any(check in missed for check in EXCHANGES):
+        return Word(f"sufficient under {ablation} ablation only", "warn")
+    if missed:
+        return Word(f"robust, except {_listed(verdict, missed)}", "warn")
+    return Word(ROBUST, "pass")
+
+
+def weakest(verdict: Verdict, n: int = WEAKEST) -> list[Measurement]:
+    """The measurements that miss their thresholds by most, or meet them most narrowly: one of each check, worst first.
+
+    Sorted by status, then by how far the value lies beyond its threshold.
+    """
+    judged = [one for one in deciding(verdict) if one.status != "info"]
+    return sorted(judged, key=_gravity)[:n]
+
+
+def _gravity(one: Measurement) -> tuple[int, float]:
+    """Sorts the gravest measurement first: by status, then by how far the value lies beyond its threshold."""
+    rank = len(WORST) if one.status == "info" else WORST.index(one.status)
+    return rank, -(one.strain or 0.0)
+
+
+def deciding(verdict: Verdict) -> list[Measurement]:
+    """The measurement of each check that has its worst status and lies farthest from its threshold, or the first."""
+    found: dict[str, Measurement] = {}
+    for one in verdict.measurements:
+        other = found.get(one.check)
+        if other is None or _gravity(one) < _gravity(other):
+            found[one.check] = one
+    return list(found.values())
 
 
 def verdict_line(verdict: Verdict) -> str:
-    """Such as `Verdict: 1 of 2 checks passes, 1 warns: sufficient under mean ablation; not shown to be needed.`"""
-    checks: dict[str, list[Measurement]] = {}
-    for one in verdict.measurements:
-        if one.status != "info":
-            checks.setdefault(one.check, []).append(one)
-    if not checks:
-        return "Verdict: no check has a threshold to pass."
-    worst = [min(found, key=lambda one: WORST.index(one.status)) for found in checks.values()]
-    counts = Counter(one.status for one in worst)
-    others = [f"{counts[status]} {status}{'s' if counts[status] == 1 else ''}" for status in ("warn", "fail")]
-    said = ", ".join(text for text, status in zip(others, ("warn", "fail"), strict=True) if counts[status])
-    passed = f"{counts['pass']} of {len(worst)} checks pass{'es' if counts['pass'] == 1 else ''}"
-    return f"Verdict: {passed}{f', {said}' if said else ''}: {_claims(worst)}."
+    """Such as `Verdict: robust; 12 of 12 checks pass.`, and for others the weakest checks with their thresholds."""
+    word, counts = word_of(verdict), Counter(statuses(verdict).values())
+    total = sum(counts.values())
+    if not total:
+        return f"Verdict: {word.word}."
+    line = f"Verdict: {word.word}; {counts['pass']} of {total} checks pass{'es' if counts['pass'] == 1 else ''}"
+    missed = [one for one in weakest(verdict) if one.status != "pass"]
+    return f"{line}. Weakest: {'; '.join(map(said, missed))}." if missed else f"{line}."
 
 
-def _claims(worst: Sequence[Measurement]) -> str:
-    """What the checks say, first those that pass."""
-    passed = [_claim(one) for one in worst if one.status == "pass"]
-    others = [_claim(one) for one in worst if one.status != "pass"]
-    return "; ".join(", ".join(claims) for claims in (passed, others) if claims)
+def said(one: Measurement) -> str:
+    """A measurement with its threshold in words: `other pair's values outside: loss 8.300 nats (at most 0.3 nats)`."""
+    unit = "" if one.unit == "fraction" else f" {one.unit}"
+    limit = "" if one.threshold is None else f" (passes {one.threshold})"
+    return f"{one.title}: {one.quantity} {one.number}{unit}{limit}"
 
 
-def _claim(one: Measurement) -> str:
-    if one.check not in CLAIMS:
-        return f"{one.title} {one.reason}".rstrip()
-    passes, other = CLAIMS[one.check]
-    return (passes if one.status == "pass" else other).format(one.ablation.replace("_", "-"))
+def _listed(verdict: Verdict, checks: Sequence[str]) -> str:
+    """The titles of some checks."""
+    titles = {one.check: one.title for one in verdict.measurements}
+    return ", ".join(titles[check] for check in checks)
+
+
+def _ablation(verdict: Verdict) -> str:
+    """What the circuit's nodes outside are ablated to, for reading."""
+    found = [one.ablation for one in verdict.measurements if one.check == "sufficiency"]
+    return (found[0] if found else "mean").replace("_", "-")

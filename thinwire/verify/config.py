@@ -8,7 +8,7 @@ from thinwire.artifact import FORMATS, Format
 from thinwire.config import Config
 from thinwire.data.words import HELDOUT_SEED
 
-FORMATS.register("verdict")(Format(version=2, files=("verdict.json",)))
+FORMATS.register("verdict")(Format(version=3, files=("verdict.json",)))
 MOST_RUNS = 10**8
 """Most runs of pairs through random circuits."""
 
@@ -16,8 +16,12 @@ MOST_RUNS = 10**8
 class VerifyConfig(Config):
     """How a circuit is checked."""
 
+    thorough: bool = False
+    """Also make the checks that take minutes; without, those of seconds are made."""
     pairs: int = Field(default=256, ge=2, le=100_000)
     """Held-out pairs that every check measures on."""
+    exchange_pairs: int = Field(default=128, ge=2, le=100_000)
+    """Those of them, the first ones, on which nodes outside the circuit take values of other sequences."""
     random_circuits: int = Field(default=20, ge=1, le=100_000)
     """Random circuits of the same size to compare with."""
     max_logit_scale: float = Field(default=3.0, gt=0)

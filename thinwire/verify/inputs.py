@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from thinwire.circuit import Circuit
+from thinwire.circuit import Calibration, Circuit
 from thinwire.config import read_record
 from thinwire.display import one_line
 from thinwire.model.taps import Tap, ablate, identity
 from thinwire.model.transformer import Transformer
+from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.config import Ablation
 from thinwire.sites import Site
-from thinwire.tasks import PairBatch, last_logits, margin
+from thinwire.tasks import PairBatch, Task, last_logits, margin
 from thinwire.verify.config import VerifyConfig
 
 
@@ -32,11 +34,38 @@ class CheckInput:
     config: VerifyConfig
     ablation: Ablation = "mean"
     """What `circuit.means` holds: what the circuit was pruned with."""
+    pretraining: Tensor | None = None
+    """Held-out pretraining sequences, int64 [rows, pos]; None where no tokens are given."""
+    task: Task | None = None
+    """The circuit's task; None where the pairs are all that is known."""
 
     @property
     def target_loss(self) -> float | None:
         """The task loss that the circuit was pruned to reach, nats; None for circuits that were not pruned to one."""
         return self.circuit.scores.target_loss if self.circuit.scores else None
+
+    @cached_property
+    def cut(self) -> Transformer:
+        """The model without the weights between kept nodes that are not kept edges: see `Circuit.cut_model`."""
+        return self.circuit.cut_model(self.model)
+
+    @cached_property
+    def exchanged(self) -> PairBatch:
+        """The held-out pairs on which nodes outside the circuit take values of other sequences."""
+        count = min(len(self.heldout), self.config.exchange_pairs)
+        return self.heldout.take(torch.arange(count, dtype=torch.int64, device="cpu"))
+
+    @property
+    def calibration(self) -> Calibration:
+        """The circuit's scale and shift of the log-odds."""
+        return self.circuit.calibration
+
+    def refitted(self, margins: Tensor) -> Tensor:
+        """Margins [2n] under the scale and shift that suit themselves best, the scale bounded as the config says.
+
+        Fitted on the pairs that are measured, so that no offset alone makes a circuit look wrong.
+        """
+        return fit_calibration(margins, self.config.max_logit_scale).apply(margins)
 
     @torch.no_grad()
     def margins(self, batch: PairBatch, tap: Tap = identity, model: Transformer | None = None) -> Tensor:

@@ -25,6 +25,16 @@ def bootstrap(values: Tensor, seed: int, statistic: Callable[..., np.ndarray] = 
     return Interval(ends.low, ends.high)
 
 
+def ratio_interval(above: Tensor, below: Tensor, seed: int) -> Interval:
+    """Percentile bootstrap interval of mean(above) / mean(below), of n independent pairs of values [n] each."""
+    n = len(above)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n, (RESAMPLES, n), generator=generator, dtype=torch.int64, device="cpu")
+    ratios = above.double().cpu()[drawn].mean(1) / below.double().cpu()[drawn].mean(1)
+    low, high = ratios.quantile(torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64, device="cpu")).tolist()
+    return Interval(low, high)
+
+
 def auc_interval(margins: Tensor, seed: int) -> Interval:
     """Percentile bootstrap interval of `auc_of` from margins [2n]; the two prompts of a pair stay together.
 

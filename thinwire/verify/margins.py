@@ -34,9 +34,9 @@ class Condition:
     split: str = "heldout"
     budget: str | None = None
 
-    def loss(self, value: float, interval: Interval, meaning: str) -> Measurement:
+    def loss(self, value: float, interval: Interval, meaning: str, quantity: str = "loss") -> Measurement:
         """A loss in nats as a measurement."""
-        return self._measurement("loss", value, "nats", interval, meaning)
+        return self._measurement(quantity, value, "nats", interval, meaning)
 
     def accuracy(self, value: float, interval: Interval) -> Measurement:
         """A share of right answers as a measurement."""
@@ -46,7 +46,13 @@ class Condition:
         """An area under the ROC curve as a measurement."""
         return self._measurement("AUC", value, "fraction", interval, AUC)
 
-    def _measurement(self, quantity: str, value: float, unit: str, interval: Interval, meaning: str) -> Measurement:
+    def share(self, value: float, interval: Interval | None, meaning: str, quantity: str = "share") -> Measurement:
+        """A share or a correlation as a measurement."""
+        return self._measurement(quantity, value, "fraction", interval, meaning)
+
+    def _measurement(
+        self, quantity: str, value: float, unit: str, interval: Interval | None, meaning: str
+    ) -> Measurement:
         return Measurement(
             name=f"{self.check}.{quantity}",
             title=self.title,
@@ -61,13 +67,13 @@ class Condition:
         )
 
 
-def mean_loss(margins: Tensor, condition: Condition, meaning: str, seed: int) -> Measurement:
+def mean_loss(margins: Tensor, condition: Condition, meaning: str, seed: int, quantity: str = "loss") -> Measurement:
     """The task loss from margins [2n], rows as in `PairBatch`.
 
     The interval is a percentile bootstrap over the n pairs; the two sequences of a pair stay together.
     """
     per_pair = margin_losses(margins).unflatten(0, (2, -1)).mean(0)
-    return condition.loss(loss_of(margins).item(), bootstrap(per_pair, seed), meaning)
+    return condition.loss(loss_of(margins).item(), bootstrap(per_pair, seed), meaning, quantity)
 
 
 def mean_accuracy(margins: Tensor, condition: Condition) -> Measurement:

@@ -66,6 +66,33 @@ class Judgement:
     """A few words, such as `meets the target of 0.150`."""
 
 
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Threshold:
+    """What a value has to be at most, or at least, to pass."""
+
+    limit: float
+    at_most: bool = True
+
+    def met(self, value: float) -> bool:
+        """Whether a value passes."""
+        return value <= self.limit if self.at_most else value >= self.limit
+
+    def strain(self, value: float) -> float:
+        """How near a value comes to the limit: 1 at the limit, more beyond it, 0 at the best value.
+
+        The best value is 0 where little is wanted, 1 where much of a share is, and without bound otherwise.
+        """
+        if self.at_most:
+            return value / self.limit if self.limit else value + 1
+        if self.limit < 1:
+            return (1 - value) / (1 - self.limit)
+        return self.limit / value if value > 0 else float("inf")
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.limit:.4g}"
+
+
 @one_line
 @with_config(STRICT)
 @dataclass(frozen=True)
@@ -96,6 +123,8 @@ class Measurement:
     headline: Headline | None = None
     """None keeps the measurement out of tables of several circuits."""
     curve: Curve | None = None
+    threshold: Threshold | None = None
+    """What the value is held against; None where the check states no threshold for it."""
 
     def __post_init__(self) -> None:
         if "" in self.name.partition("."):
@@ -127,6 +156,18 @@ class Measurement:
         """The same measurement with a status and the reason for it."""
         return replace(self, status=judgement.status, reason=judgement.reason)
 
+    def held_against(self, threshold: Threshold, miss: Status = "fail") -> "Measurement":
+        """The same measurement judged by a threshold; a value that misses it has the status `miss`."""
+        met = threshold.met(self.value)
+        beyond = ("at most" if met else "above") if threshold.at_most else ("at least" if met else "below")
+        reason = f"{beyond} {threshold.limit:.4g}{f' {self.unit}' if self.unit != 'fraction' else ''}"
+        return replace(self, threshold=threshold, status="pass" if met else miss, reason=reason)
+
+    @property
+    def strain(self) -> float | None:
+        """How near the value comes to its threshold, see `Threshold.strain`; None without one."""
+        return None if self.threshold is None else self.threshold.strain(self.value)
+
     def row(self) -> dict[str, object]:
         """The measurement as one flat row for JSON."""
         return {
@@ -139,6 +180,7 @@ class Measurement:
             "low": self.interval.low if self.interval else None,
             "high": self.interval.high if self.interval else None,
             "status": self.status,
+            "threshold": None if self.threshold is None else str(self.threshold),
             "budget": self.budget,
             "column": self.headline.column if self.headline else None,
         }

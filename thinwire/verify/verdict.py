@@ -1,11 +1,12 @@
 """The verdict on a circuit: every registered check, on pairs that pruning never used."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from pydantic import with_config
+from torch import Tensor
 
 from thinwire import artifact
 from thinwire.artifact import Artifact
@@ -65,6 +66,11 @@ class Verdict(Shown):
         """The circuit's numbers of nodes and edges in words."""
         return f"{plural(self.nodes, 'node')}, {plural(self.edges, 'edge')}"
 
+    @property
+    def control(self) -> str:
+        """The kind of control that the circuit does, such as `nonsense`; empty where it does a task."""
+        return self.task.partition(".")[2]
+
     def __getitem__(self, name: str) -> Measurement:
         """The measurement called `name`, such as `sufficiency.loss`. Raises KeyError."""
         return {measurement.name: measurement for measurement in self.measurements}[name]
@@ -74,9 +80,8 @@ class Verdict(Shown):
         """The measurements for tables of several circuits, by the title of their column."""
         return {found.headline.column: found for found in self.measurements if found.headline}
 
-    def save(self, folder: Path | str, config: VerifyConfig, circuit: Artifact, bridge: Artifact | None = None) -> None:
-        """Write the verdict as an artefact folder; its parents are the circuit and the bridge of its checks, if any."""
-        parents = {"circuit": circuit} | ({} if bridge is None else {"bridge": bridge})
+    def save(self, folder: Path | str, config: VerifyConfig, parents: Mapping[str, Artifact]) -> None:
+        """Write the verdict as an artefact folder; its parents are `circuit`, and `bridge` and `tokens` where used."""
         with artifact.replacing(Path(folder), "verdict") as scratch:
             artifact.write_text(scratch / "verdict.json", json.dumps(asdict(self), indent=1))
             artifact.finish(scratch, "verdict", config, parents, ["verdict.json"], config.seed)
@@ -90,30 +95,43 @@ class Verdict(Shown):
 
 
 def finished_verdict(
-    circuit: Circuit, folder: Path, config: VerifyConfig | None = None, bridge: Artifact | None = None
+    circuit: Circuit, folder: Path, config: VerifyConfig | None = None, further: Mapping[str, Artifact] | None = None
 ) -> Verdict | None:
     """The verdict in a folder, if it is on exactly this circuit; None where there is none that can be read.
 
-    Given a config, it must also be made with this config and by the checks that are registered now; given a bridge,
-    also through this bridge.
+    Given a config, it must also be made with this config and by the checks that are registered now; given further
+    parents, such as a bridge, also with these.
     """
-    return artifact.finished(folder, Verdict.load, lambda found: differences(circuit, folder, config, bridge, found))
+    parents = verdict_parents(circuit, further or {})
+    return artifact.finished(folder, Verdict.load, lambda found: differences(parents, folder, config, found))
+
+
+def verdict_parents(circuit: Circuit, further: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """The parents of a verdict on a stored circuit, by role: `circuit`, and the further ones."""
+    assert circuit.artifact is not None
+    return {"circuit": circuit.artifact, **further}
 
 
 def differences(
-    circuit: Circuit, folder: Path, config: VerifyConfig | None, bridge: Artifact | None, found: Verdict
+    parents: Mapping[str, Artifact], folder: Path, config: VerifyConfig | None, found: Verdict
 ) -> list[str]:
-    """Names of what a finished verdict in a folder has another of: options, `set of checks`, `circuit`, `bridge`.
+    """Names of what a finished verdict in a folder has another of: options, `set of checks`, and roles of parents.
 
-    Without a config it may have any options and checks, and without a bridge any bridge.
+    Without a config it may have any options and checks. It may have parents, and thorough checks, that are not asked
+    for.
     """
-    parent = circuit.artifact
-    assert parent is not None
     opened = artifact.open_artifact(folder, "verdict")
-    measured, registered = {one.check for one in found.measurements}, {check.name for check in all_checks()}
-    same_checks = measured >= registered if "bridge" in opened.meta.parents else measured == registered
-    parents = {"circuit": parent} | ({} if bridge is None else {"bridge": bridge})
-    return artifact.differences(opened, config, parents) + ["set of checks"] * (config is not None and not same_checks)
+    different = artifact.differences(opened, None, parents)
+    if config is None:
+        return different
+    theirs = opened.config(VerifyConfig)
+    more = ("thorough",) if theirs.thorough else ()
+    tokens, bridged = (role in opened.meta.parents for role in ("tokens", "bridge"))
+    registered = {check.name for check in all_checks(theirs.thorough, tokens)}
+    measured = {one.check for one in found.measurements}
+    same_checks = measured >= registered if bridged else measured == registered
+    options = artifact.differences(opened, config, {}, more)
+    return options + different + ["set of checks"] * (not same_checks)
 
 
 @own_modes()
@@ -125,18 +143,20 @@ def verify(
     report: Report = silent,
     own: Task | None = None,
     further: Sequence[Check] = (),
+    pretraining: Tensor | None = None,
 ) -> Verdict:
     """Run every registered check, and `further` ones, such as those through a bridge.
 
-    `own` is the circuit's task where it is not a registered one.
+    `own` is the circuit's task where it is not a registered one. `pretraining` are held-out pretraining sequences,
+    int64 [rows, pos], with the end of text first; without them the checks that need them are left out.
     Raises UserError when circuit, model and task do not belong together.
     """
     config = config or VerifyConfig()
     circuit.check_model(model)
     task, context = circuit_task(circuit, own), model.config.context
     heldout, fit = (task.pairs(config.pairs, split, config.seed, tokenizer, context) for split in ("heldout", "train"))
-    inputs = CheckInput(model, circuit, heldout, fit, config, ablation_of(circuit))
-    checks, measurements = [*all_checks(), *further], []
+    inputs = CheckInput(model, circuit, heldout, fit, config, ablation_of(circuit), pretraining, task)
+    checks, measurements = [*all_checks(config.thorough, pretraining is not None), *further], []
     for done, check in enumerate(checks, 1):
         found = list(check.run(inputs))
         assert found, f"check {check.name} measures nothing"

@@ -32,24 +32,32 @@ class Check:
     """Verdicts list checks by order, then by name."""
     run: Run
     """Measures; every measurement's name begins with the check's name and a dot."""
+    thorough: bool = False
+    """Whether it takes minutes, so that only `--thorough` makes it."""
+    needs_tokens: bool = False
+    """Whether it needs `CheckInput.pretraining`; it is left out where there are no tokens."""
 
 
 CHECKS: Registry[Check] = Registry("check")
 """The checks of all modules imported so far; `all_checks` imports those of this package first."""
 
 
-def check(name: str, order: int) -> Callable[[Run], Run]:
-    """Decorator that registers a function as a check."""
+def check(name: str, order: int, *, thorough: bool = False, needs_tokens: bool = False) -> Callable[[Run], Run]:
+    """Decorator that registers a function as a check; the arguments are the fields of `Check`."""
 
     def add(run: Run) -> Run:
-        CHECKS.register(name)(Check(name, order, run))
+        CHECKS.register(name)(Check(name, order, run, thorough, needs_tokens))
         return run
 
     return add
 
 
-def all_checks() -> list[Check]:
-    """Every check of this package and every other registered one, in the order of a verdict."""
+def all_checks(thorough: bool = False, tokens: bool = True) -> list[Check]:
+    """Every check of this package and every other registered one, in the order of a verdict.
+
+    Those that take minutes are among them with `thorough`, those that need pretraining tokens with `tokens`.
+    """
     for module in pkgutil.iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
-    return sorted((CHECKS[name] for name in CHECKS), key=lambda found: (found.order, found.name))
+    found = [one for name in CHECKS if (one := CHECKS[name]).thorough <= thorough and one.needs_tokens <= tokens]
+    return sorted(found, key=lambda one: (one.order, one.name))

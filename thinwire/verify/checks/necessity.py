@@ -4,20 +4,32 @@ from dataclasses import replace
 
 from thinwire.verify.checks import check
 from thinwire.verify.inputs import CheckInput
-from thinwire.verify.margins import Condition, against_guessing, mean_accuracy, mean_loss
+from thinwire.verify.margins import GUESSING, Condition, auc, mean_accuracy, mean_loss
 from thinwire.verify.measurement import Headline, Measurement
+from thinwire.verify.thresholds import REMOVED_AUC
 
 MEANING = (
-    "The circuit's nodes are ablated and all others are intact. Guessing gives 0.693 nats. At 97 % of that or above, "
-    "it passes: the model needs the circuit."
+    "The circuit's nodes are ablated and all others are intact. An AUC far above one half means that the model does "
+    "the task in another way too, and does not need this circuit. The loss is uncalibrated: guessing has "
+    f"{GUESSING:.3f} nats, and an answer that is always the same more."
 )
+REFITTED = "The same loss under the scale and shift that suit these pairs best: an offset alone does not raise it."
 
 
 @check("necessity", order=30)
 def necessity(inputs: CheckInput) -> list[Measurement]:
-    """Loss and accuracy of the model with the circuit's nodes ablated, not calibrated."""
-    condition = Condition("necessity", "circuit removed", inputs.ablation, len(inputs.heldout))
+    """AUC, loss and accuracy of the model with the circuit's nodes ablated; the loss without and with calibration."""
+    condition, seed = (
+        Condition("necessity", "circuit removed", inputs.ablation, len(inputs.heldout)),
+        inputs.config.seed,
+    )
     margins = inputs.margins(inputs.heldout, inputs.circuit.removed_tap())
-    loss = mean_loss(margins, condition, MEANING, inputs.config.seed)
-    loss = loss.judged(against_guessing(loss.value))
-    return [replace(loss, headline=Headline("circuit removed", "necessity_loss")), mean_accuracy(margins, condition)]
+    loss = mean_loss(margins, condition, MEANING, seed)
+    return [
+        replace(
+            auc(margins, condition, seed).held_against(REMOVED_AUC), headline=Headline("AUC removed", "removed_auc")
+        ),
+        replace(loss, headline=Headline("circuit removed", "necessity_loss")),
+        mean_loss(inputs.refitted(margins), condition, REFITTED, seed, "refitted loss"),
+        mean_accuracy(margins, condition),
+    ]

@@ -6,6 +6,7 @@ from thinwire.verify.checks import check
 from thinwire.verify.inputs import CheckInput
 from thinwire.verify.margins import Condition, Shift, auc, mean_accuracy, mean_loss
 from thinwire.verify.measurement import Headline, Measurement
+from thinwire.verify.thresholds import OWN_ACCURACY
 
 MEANING = (
     "Only the circuit is left, and the log-odds of the answers are its own, without the calibration. A circuit whose "
@@ -24,6 +25,16 @@ def uncalibrated(inputs: CheckInput) -> list[Measurement]:
     shift = Shift(accuracy, mean_accuracy(calibration.apply(own), condition), calibration.shift)
     return [
         replace(mean_loss(own, condition, MEANING, seed), headline=Headline("uncalibrated loss", "uncalibrated_loss")),
-        replace(accuracy.judged(shift.judgement), headline=Headline("uncalibrated accuracy", "uncalibrated_accuracy")),
+        replace(_judged(accuracy, shift), headline=Headline("uncalibrated accuracy", "uncalibrated_accuracy")),
         replace(auc(own, condition, seed), headline=Headline("AUC", "auc")),
     ]
+
+
+def _judged(accuracy: Measurement, shift: Shift) -> Measurement:
+    """The circuit's own accuracy held against its threshold; where it misses, what the calibration does is said."""
+    held = accuracy.held_against(OWN_ACCURACY)
+    if held.status == "pass":
+        return held
+    return replace(
+        held, reason=f"{held.reason}, {shift.after.value:.3f} after the calibration's shift of {shift.shift:.3g}"
+    )

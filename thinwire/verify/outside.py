@@ -1,0 +1,120 @@
+"""Values of the nodes outside a circuit, taken from other sequences: what a circuit that is alone must not depend on.
+
+A `Donor` says where each node outside takes its value. `margins_under` runs the circuit with these values.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from thinwire.model.taps import ablate, record
+from thinwire.sites import Site
+from thinwire.tasks import PairBatch
+from thinwire.verify.inputs import CheckInput
+
+PAIRS_AT_ONCE = 64
+"""Pairs that are measured together: the values of all sites at all positions are held for them."""
+ROWS_AT_ONCE = 16
+"""Pretraining sequences whose values such pairs take."""
+
+
+class Donated(NamedTuple):
+    """Where a batch of n pairs takes the values of the nodes outside from."""
+
+    tokens: Tensor
+    """Sequences that the whole model runs on, int64 [m, positions]."""
+    rows: Tensor
+    """Which of them each position takes its values from: int64 [2n, pos], or [2n, 1] where all positions agree."""
+    positions: Tensor
+    """And at which position of it: int64 [2n, pos]."""
+
+
+Donor = Callable[[PairBatch, torch.Generator], Donated]
+"""Chooses the sequences and positions for a batch, at random where there is a choice."""
+
+
+def other_pair(batch: PairBatch, generator: torch.Generator) -> Donated:
+    """A prompt of the next pair, of either side at random, aligned at the last token."""
+    n = len(batch)
+    side = torch.randint(2, (2, n), generator=generator, dtype=torch.int64, device="cpu")
+    donors = (_count(n).roll(1) + n * side).flatten()
+    return Donated(batch.tokens, donors[:, None], _aligned(batch, batch.last[donors]))
+
+
+def other_side(batch: PairBatch, generator: torch.Generator) -> Donated:
+    """The other prompt of the same pair, aligned at the last token."""
+    donors = _count(2 * len(batch)).roll(len(batch))
+    return Donated(batch.tokens, donors[:, None], _aligned(batch, batch.last[donors]))
+
+
+def sequences(tokens: Tensor) -> Donor:
+    """A stretch of one of these sequences, int64 [m, positions], at random; its order of positions is kept."""
+
+    def donate(batch: PairBatch, generator: torch.Generator) -> Donated:
+        n, pos = batch.tokens.shape
+        rows = _some_rows(tokens, (n, 1), generator)
+        room = max(tokens.shape[1] - pos, 0) + 1
+        start = torch.randint(room, (n, 1), generator=generator, dtype=torch.int64, device="cpu")
+        return Donated(tokens, rows, (start + _count(pos)).clamp(max=tokens.shape[1] - 1))
+
+    return donate
+
+
+def scattered(tokens: Tensor) -> Donor:
+    """A position of one of these sequences, int64 [m, positions], drawn anew for every position of every prompt."""
+
+    def donate(batch: PairBatch, generator: torch.Generator) -> Donated:
+        size = batch.tokens.shape
+        rows = _some_rows(tokens, size, generator)
+        positions = torch.randint(tokens.shape[1], size, generator=generator, dtype=torch.int64, device="cpu")
+        return Donated(tokens, rows, positions)
+
+    return donate
+
+
+@torch.no_grad()
+def donated_values(inputs: CheckInput, found: Donated, sites: list[Site]) -> dict[Site, Tensor]:
+    """The values of some sites that a donor chose, [2n, pos, width] each, as the whole model has them."""
+    seen = record(sites)
+    needed, rows = found.rows.unique(return_inverse=True)
+    inputs.model.run(inputs.model.embed(found.tokens[needed]), tap=seen)
+    return {site: seen.values[site][rows, found.positions] for site in sites}
+
+
+def margins_under(
+    inputs: CheckInput, donor: Donor, batch: PairBatch | None = None, sites: frozenset[Site] | None = None
+) -> Tensor:
+    """Margins float32 [2n] with the nodes outside at the values of a donor, not calibrated; on `inputs.exchanged`
+    or the pairs of `batch`.
+
+    With `sites`, nodes outside at other sites are ablated to their means. The config's seed decides every choice.
+    """
+    circuit, batch = inputs.circuit, inputs.exchanged if batch is None else batch
+    generator = torch.Generator().manual_seed(inputs.config.seed)
+    n, margins = len(batch), torch.empty(2, len(batch), dtype=torch.float32, device="cpu")
+    keep = {site: mask for site, mask in circuit.keep.items() if not mask.all()}
+    chosen = [site for site in keep if sites is None or site in sites]
+    order = torch.randperm(n, generator=generator, dtype=torch.int64, device="cpu")
+    for pairs in order.chunk(-(-n // PAIRS_AT_ONCE)):  # of at least two pairs
+        part = batch.take(pairs)
+        values = {**circuit.means, **donated_values(inputs, donor(part, generator), chosen)}
+        margins[:, pairs] = inputs.margins(part, ablate(keep, values), inputs.cut).unflatten(0, (2, -1))
+    return margins.flatten()
+
+
+def _some_rows(tokens: Tensor, size: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Random rows of `tokens` [m, positions], int64 of the given size; at most ROWS_AT_ONCE different ones."""
+    some = torch.randperm(len(tokens), generator=generator, dtype=torch.int64, device="cpu")[:ROWS_AT_ONCE]
+    return some[torch.randint(len(some), size, generator=generator, dtype=torch.int64, device="cpu")]
+
+
+def _aligned(batch: PairBatch, last: Tensor) -> Tensor:
+    """Positions [2n, pos] of donors whose last tokens stand at `last` [2n], aligned there; the first one fills up."""
+    positions = _count(batch.tokens.shape[1]) + (last - batch.last)[:, None]
+    return positions.clamp(min=0).minimum(last[:, None])
+
+
+def _count(n: int) -> Tensor:
+    return torch.arange(n, dtype=torch.int64, device="cpu")
