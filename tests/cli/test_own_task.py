@@ -53,7 +53,11 @@ def test_from_a_file_to_a_page(name: str, file: Path, work: Path, thinwire: Thin
     found = made(thinwire("verify", circuit, *own, *VERIFY, "--json"))
     assert (found["task"], found["out"]) == (name, str(work / "verdicts" / name))
     parents = artifact.open_artifact(work / "verdicts" / name, "verdict").meta.parents
-    assert parents == {"circuit": artifact.open_artifact(circuit, "circuit").id}
+    of = {
+        "circuit": artifact.open_artifact(circuit, "circuit"),
+        "tokens": artifact.open_artifact(work / "tokens", "tokens"),
+    }
+    assert parents == {role: parent.id for role, parent in of.items()}
     before = stamps(work)
     assert made(thinwire("verify", circuit, *own, *VERIFY, "--json"))["loss"] == found["loss"]
     assert stamps(work) == before, "a finished verdict is reused"

@@ -158,13 +158,19 @@ def verdict(**statuses: str) -> Verdict:
 
 
 LINES = {
-    "Verdict: 2 of 4 checks pass, 1 warns, 1 fails: needed by the model, better than random circuits of its size; "
-    "not sufficient under task-mean ablation, not sufficient with another pair's values outside.": verdict(
+    "Verdict: not sufficient under task-mean ablation; 2 of 4 checks pass. Weakest: sufficiency: loss 0.500 nats; "
+    "resample: loss 0.500 nats.": verdict(
         sufficiency="fail", resample="warn", unpruned="info", necessity="pass", random="pass"
     ),
-    "Verdict: 1 of 1 checks passes: sufficient under task-mean ablation.": verdict(sufficiency="pass"),
-    "Verdict: 0 of 2 checks pass, 2 fail: mine, not shown to be needed.": verdict(mine="fail", necessity="fail"),
-    "Verdict: no check has a threshold to pass.": verdict(sufficiency="info"),
+    "Verdict: robust; 1 of 1 checks passes.": verdict(sufficiency="pass"),
+    "Verdict: robust, except mine; 1 of 2 checks passes. Weakest: mine: loss 0.500 nats.": verdict(
+        sufficiency="pass", mine="fail"
+    ),
+    "Verdict: not needed by the model; 0 of 2 checks pass. Weakest: mine: loss 0.500 nats; necessity: loss 0.500 "
+    "nats.": verdict(mine="fail", necessity="fail"),
+    "Verdict: sufficient under task-mean ablation only; 1 of 2 checks passes. Weakest: pretraining: loss 0.500 "
+    "nats.": verdict(sufficiency="pass", pretraining="fail"),
+    "Verdict: not judged: no check has a threshold.": verdict(sufficiency="info"),
 }
 
 
