@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -138,11 +139,18 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_old_one(made: Path, number: i
     before = (made / "sub/data.txt").read_bytes()
 
     def write(kind: str) -> None:
-        with artifact.atomic(made / "config.json") if kind == "file" else artifact.replacing(made, "soup"):
+        with ExitStack() as stack:
+            if kind == "file":
+                stack.enter_context(artifact.atomic(made / "config.json"))
+            else:
+                folder = stack.enter_context(artifact.replacing(made, "soup"))
+            if kind == "file in a folder":
+                stack.enter_context(artifact.atomic(folder / "a.txt"))
             raise OSError(number, os.strerror(number))
 
     remedy = {errno.ENOSPC: "free some space", errno.EFBIG: "raise the limit on the size of files"}[number]
-    for kind, place in (("file", made / "config.json"), ("folder", made)):
+    places = {"file": made / "config.json", "folder": made, "file in a folder": made / "a.txt"}
+    for kind, place in places.items():
         refusal = f"{place} cannot be written ({os.strerror(number)}); {remedy}, or choose another --out."
         with case(kind), pytest.raises(UserError, match=f"^{re.escape(refusal)}$"):
             write(kind)

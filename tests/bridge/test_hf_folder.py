@@ -101,6 +101,12 @@ def not_finite(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def too_large(folder: Path) -> None:
+    model = hf_model("gpt2")
+    model.transformer.h[0].attn.c_attn.weight.data.mul_(1e38)
+    model.save_pretrained(folder)
+
+
 def with_adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
 
@@ -118,6 +124,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "another width": (rewritten(n_embd=32), "cannot be loaded|do not fit"),
     "no width": (rewritten(n_embd="wide"), "cannot be loaded"),
     "not finite": (not_finite, "not finite, in transformer.wpe.weight"),
+    "too large": (too_large, "weights of .* so large that its logits are not finite"),
     "adapter": (with_adapter, "merge the adapter"),
     "quantized": (rewritten(quantization_config={"quant_method": "bitsandbytes"}), "a quantized model"),
     "not causal": (rewritten(is_causal=False), "asks for what its adapter does not compute"),

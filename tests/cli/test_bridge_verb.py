@@ -18,6 +18,7 @@ from thinwire.cli.bridge import Args, chosen_tasks
 from thinwire.cli.details import DETAILS
 from thinwire.cli.main import run
 from thinwire.errors import UserError
+from thinwire.stages.bridge_folders import put_in_place
 
 ROOT = Path(__file__).parents[2]
 SPARSE, TOKENS, DENSE, OUT = "runs/quickstart/model", "runs/quickstart/tokens", "runs/dense", "runs/bridge"
@@ -59,6 +60,33 @@ def test_finished_stages_are_reused(home: Path, thinwire: Thinwire) -> None:
     assert stamps() == before
     out = thinwire("bridge", DENSE, SPARSE, "--out", OUT, *FEW).out
     assert f"Next:\n  thinwire info {OUT}\n  thinwire prune {OUT}/runs/joint --tokens" in out
+
+
+def test_info_says_which_stages_are_of_another_fit(
+    home: Path, thinwire: Thinwire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where --force is killed between two of the moves by which all stages change together."""
+    left, put = 0, artifact.put_in_place
+
+    def killed(made: Path, place: Path) -> None:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        put(made, place)
+
+    monkeypatch.setattr(artifact, "put_in_place", killed)
+    assert thinwire("bridge", DENSE, SPARSE, "--out", "second", *FEW, "--ridge", "0.1").code == 0
+    for moves, foreign in enumerate([[], ["maps"], ["maps", "joint"], ["joint"], ["joint"]]):
+        out, left = Path(f"moved/{moves}"), moves
+        shutil.copytree(OUT, out)
+        shutil.copytree("second", out / "again")
+        with case(moves):
+            with pytest.raises(KeyboardInterrupt):
+                put_in_place(out / "again", out)
+            rows = thinwire("info", out, "--json").json["artifacts"]
+            assert [row["place"] for row in rows if "foreign" in row] == foreign
+            assert thinwire("info", out).out.count("another fit") == len(foreign)
 
 
 def test_another_choice_is_refused_before_anything_changes(home: Path, thinwire: Thinwire) -> None:

@@ -112,11 +112,12 @@ def test_what_cannot_be_done_is_one_sentence(home: Path, thinwire: Thinwire) -> 
         (["--prompts", "nothing.jsonl"], "Line 1 of nothing.jsonl: text"),
         (["--prompts", "few.jsonl"], "1 different prompts labelled true"),
         (["--prompts", "both.jsonl"], "both true and false"),
-        (["--prompts", "long.jsonl"], "Line 2 has"),
+        (["--prompts", "long.jsonl"], "Line 2 of long.jsonl has"),
         (["--prompts", "gone.jsonl"], "cannot be read"),
         (["--prompts", "bare.jsonl", "--threshold", "1", "2", "3"], "3 thresholds were given for 2 nodes"),
         (["--prompts", "bare.jsonl", "--below"], "give --threshold too"),
         (["--prompts", "bare.jsonl", "--generate", "-1"], "tokens"),
+        (["--prompts", "bare.jsonl", "--temperature", "0.7"], "give --generate too"),
         (["--prompts", "bare.jsonl", "--out", f"{BRIDGE}/out.jsonl"], "lies in the artefact"),
         (["--prompts", "bare.jsonl", "--nodes", "0.attn.resid_delta:3"], "is a write"),
     ]

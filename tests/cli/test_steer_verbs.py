@@ -3,11 +3,13 @@
 import json
 import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from cases import case
 from cli_workspace import SHAPE, TASK, Thinwire, with_nodes
+from rich.console import Console
 from test_bridge_verb import DENSE, FEW, OUT, QUICK, SPARSE, TOKENS
 
 from thinwire import artifact
@@ -16,6 +18,7 @@ from thinwire.bridge.steer_config import SteerConfig, TransferConfig
 from thinwire.bridge.steer_report import SteerReport
 from thinwire.circuit import Circuit
 from thinwire.cli.main import run
+from thinwire.cli.transfer import table
 from thinwire.errors import UserError
 from thinwire.prune import PruneConfig
 from thinwire.stages import Bridged, steer_stage, transfer_stage
@@ -91,6 +94,15 @@ def test_transfer_measures_and_writes(home: Path, thinwire: Thinwire) -> None:
     shown = thinwire("transfer", RIDGE, "runs/quickstart", *SOME)
     assert TASK in shown.out, "a workspace stands for its circuits"
     assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_the_table_of_transfer_takes_names_of_tasks_on_one_line(home: Path) -> None:
+    found = transfer_stage(Bridged.open(RIDGE), [Circuit.load(CIRCUIT)], TransferConfig(pairs=4, draws=1))
+    shown, name = StringIO(), "single_double_quote"
+    rows = (replace(found.rows[0], task=name),)
+    Console(file=shown, width=80).print(table(replace(found, rows=rows)))
+    assert name in shown.getvalue()
+    assert max(map(len, shown.getvalue().splitlines())) <= 80
 
 
 def test_circuits_that_read_nothing_are_left_out(home: Path, thinwire: Thinwire) -> None:

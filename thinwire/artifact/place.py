@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from thinwire.artifact.meta import is_finished
-from thinwire.artifact.scratch import scratch_path
+from thinwire.artifact.scratch import intended, scratch_path
 from thinwire.errors import UserError
 from thinwire.files import kind_of
 
@@ -86,6 +86,7 @@ def same_file(path: Path | str, other: Path | str | None) -> bool:
 
 def unwritable(path: Path | str, error: OSError, option: str = "--out", verb: str = "written") -> UserError:
     """The refusal of a path where `error` keeps a result from being written; `option` names it to the user."""
+    path = intended(path)
     if error.errno == errno.ENAMETOOLONG:
         return UserError(f"{path}: this path is too long; choose a shorter {option}.")
     first = f"{NO_ROOM[error.errno]}, or " if error.errno in NO_ROOM else ""

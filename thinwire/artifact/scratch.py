@@ -25,6 +25,8 @@ AT_CWD = -100
 """AT_FDCWD: paths are relative to the current folder."""
 NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 """What systems and file systems answer that cannot exchange two folders."""
+SCRATCH = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
+"""Names of scratch folders, with that of their target, and of what `_in_two_steps` moves away."""
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -44,6 +46,12 @@ def scratch_beside(target: Path) -> Iterator[Path]:
 def scratch_path(target: Path) -> Path:
     """A path for a scratch folder beside `target`, as `sweep` knows it."""
     return target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+
+
+def intended(path: Path | str) -> Path:
+    """Where a path inside a scratch folder will be when all is put in place; other paths as they are."""
+    parts = [found[1] if (found := SCRATCH.fullmatch(part)) else part for part in Path(path).parts]
+    return Path(*parts)
 
 
 def _create(target: Path) -> tuple[Path, int | None]:
@@ -78,13 +86,13 @@ def sweep(parent: Path, name: str | None = None) -> None:
 
     Where such a writer had moved the target away and not yet put the new one there, the earlier one is put back.
     """
-    of_target = r"(.+)" if name is None else f"({re.escape(name)})"
-    pattern = re.compile(rf"\.{of_target}\.[0-9a-f]{{8}}\.(tmp|old)", re.DOTALL)
     try:
-        found = [(match, parent / entry) for entry in os.listdir(parent) if (match := pattern.fullmatch(entry))]
+        found = [(match, parent / entry) for entry in os.listdir(parent) if (match := SCRATCH.fullmatch(entry))]
     except OSError:
         return
     for match, path in found:
+        if name not in (None, match[1]):
+            continue
         with suppress(OSError):  # another process removes it, or it is no folder
             lock = _lock(path)
             if lock is None:

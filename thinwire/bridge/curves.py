@@ -201,7 +201,7 @@ def measure_curves(
     def tick() -> None:
         nonlocal done
         done += 1
-        report(min(done, total), total, f"{done} passes of the dense model")
+        report(min(done, total), total, "passes of the dense model")
 
     return [
         Curve(dose, part, len(some), measure_curve(by_dose[dose], some, config, full=i == 0, tick=tick))

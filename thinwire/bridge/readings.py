@@ -72,18 +72,18 @@ def readings(
     prompts: Mapping[int, Prompt],
     sampling: SampleConfig | None = None,
     report: Report = silent,
+    source: Path | None = None,
 ) -> list[Reading]:
     """Monitor the dense model on prompts, in their order; with `sampling` it goes on from each until the text ends.
 
-    Raises UserError for a prompt that is longer than the context, by its line, before any runs.
+    Raises UserError for a prompt that is longer than the context, by its line and the file `source`, before any runs.
     """
     encoded = tokenizer.encode_batch([prompt.text for prompt in prompts.values()])
     rows = {line: [tokenizer.end_of_text, *own] for line, own in zip(prompts, encoded, strict=True)}
     for line, row in rows.items():
         if len(row) > monitor.context:
-            raise UserError(
-                f"Line {line} has {len(row)} tokens and the models take {monitor.context}; shorten its text."
-            )
+            where = f"Line {line}" if source is None else f"Line {line} of {source}"
+            raise UserError(f"{where} has {len(row)} tokens and the models take {monitor.context}; shorten its text.")
     found: dict[int, Reading] = {}
     order = sorted(rows, key=lambda line: len(rows[line]))  # so that little padding runs
     parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]

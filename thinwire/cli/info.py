@@ -99,6 +99,7 @@ def listing(folder: Path, places: list[Path], as_json: bool) -> tuple[dict[str, 
     table.add_column("contents", overflow="fold")
     rows: list[dict[str, object]] = []
     present: dict[str, set[str]] = {}
+    alien = alien_stages(folder, places)
     for place in places:
         name, text = str(place.relative_to(folder)), "page; open it in a browser"
         held = place.stat().st_size
@@ -115,9 +116,21 @@ def listing(folder: Path, places: list[Path], as_json: bool) -> tuple[dict[str, 
             role = OWNERS.get(kind, "")
             if role and found.meta.parents.get(role) not in present.get(role, set()):
                 text, row = f"{text} (of a {role} that is not here)", row | {"foreign": role}
+            if name in alien:
+                text = f"{text} (of another fit than the stage before; fit again with --force)"
+                row |= {"foreign": "stage"}
         rows.append(row | {"bytes": held})
         table.add_row(name, size(held) if held else "", text)
     return {"out": str(folder), "kind": "workspace", "artifacts": rows}, as_json, table
+
+
+def alien_stages(folder: Path, places: list[Path]) -> list[str]:
+    """Names of the stages of a bridge that do not come from the stage before."""
+    if folder / "ridge" not in places:
+        return []
+    from thinwire.stages.bridge_folders import mixed
+
+    return [*mixed(folder)]
 
 
 def in_short(kind: str, details: dict[str, object]) -> str:

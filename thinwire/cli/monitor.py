@@ -81,6 +81,8 @@ def run(argv: Sequence[str]) -> None:
     began = time.perf_counter()
     prompts = read_prompts(args.prompts)
     sampling = None
+    if args.temperature and not args.generate:
+        raise UserError("--temperature is that of generated tokens; give --generate too.")
     if args.generate:
         sampling = SampleConfig().replace(tokens=args.generate, temperature=args.temperature, seed=args.seed)
     bridged = Bridged.open(args.bridge, args.dense, args.sparse)
@@ -93,7 +95,7 @@ def run(argv: Sequence[str]) -> None:
     if judged and given is None:
         halves([text for text, _ in labelled], [label for _, label in labelled], args.seed)  # raises before any work
     with progress("monitor") as report:
-        found = readings(monitor, bridged.sparse.tokenizer, prompts, sampling, report)
+        found = readings(monitor, bridged.sparse.tokenizer, prompts, sampling, report, args.prompts)
     calibration = calibrate(found, args.seed, given) if judged else None
     if calibration is not None:
         given = tuple(each.threshold for each in calibration.detections)

@@ -94,7 +94,7 @@ def table(found: "TransferReport") -> Table:
     """A row for each circuit: losses of the dense model by itself, under the circuit, and under random nodes."""
     first = found.rows[0]
     how = "means" if first.ablation == "mean" else "the other prompt's values"
-    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
+    slim = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "collapse_padding": True}  # names fit into 80
     grid = Table(
         title=f"Task loss of the dense model, nats, with reads set to {how}: {found.stage} bridge",
         title_justify="left",

@@ -9,19 +9,32 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from thinwire import artifact
 from thinwire.artifact import Artifact
 from thinwire.bridge.config import BridgeConfig
 from thinwire.bridge.store import StoredBridge, load_bridge
+from thinwire.config import read_record
 from thinwire.errors import UserError
 from thinwire.stages.ends import Ends
+from thinwire.train.result import OBJECTIVE
 
 Stage = Literal["ridge", "maps", "joint", "scratch"]
 STAGES: tuple[Stage, ...] = ("ridge", "maps", "joint", "scratch")
 PLACES = tuple(place for stage in STAGES for place in (stage, f"runs/{stage}"))
+BEFORE: dict[Stage, Stage] = {"maps": "ridge", "joint": "maps", "scratch": "ridge"}
+"""The stage that another one starts from."""
 DEFAULTS = BridgeConfig()
 MAPS = ("bridge_rate", "crossings", "weights")
 """Options of every stage that trains."""
+
+
+class Start(BaseModel):
+    """What the objective of a run says of the bridge that it started from."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+    start: str
 
 
 def stages(config: BridgeConfig) -> tuple[Stage, ...]:
@@ -93,6 +106,27 @@ def _remove(folder: Path) -> None:
         folder.unlink()  # what it points to is somebody else's
     elif folder.exists():
         shutil.rmtree(folder)
+
+
+def mixed(out: Path) -> list[Stage]:
+    """The finished stages in a workspace that do not come from the stage before, where their runs say what they do.
+
+    So it is where `put_in_place` was killed between two moves. Raises UserError for damaged ones.
+    """
+    found: list[Stage] = []
+    for stage, before in BEFORE.items():
+        run = out / "runs" / stage
+        if not all(map(artifact.is_finished, (out / stage, out / before, run))):
+            continue
+        bridge, trained = artifact.open_artifact(out / stage, "bridge"), artifact.open_artifact(run, "model")
+        if OBJECTIVE not in trained.meta.files:
+            start = None  # a run of another kind
+        else:
+            start = read_record(Start, trained.file(OBJECTIVE), f"{run} is damaged; fit the bridge again.").start
+        own = stage == "maps" or bridge.meta.parents.get("sparse") == trained.id
+        if start != artifact.open_artifact(out / before, "bridge").id or not own:
+            found.append(stage)
+    return found
 
 
 def refuse_another(ends: Ends, folder: Path, stage: Stage, config: BridgeConfig) -> None:

@@ -122,11 +122,17 @@ def _refuse(folder: Path, config: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def _check_logits(folder: Path, target: HFTarget) -> None:
-    """Raise UserError unless an adapter computes what the model does: a config may have options that it lacks."""
+    """Raise UserError unless an adapter computes what the model does: a config may have options that it lacks.
+
+    Where either overflows, that is due to the weights.
+    """
     n = min(target.context, 16)
     tokens = torch.arange(n, dtype=torch.int64, device="cpu")[None] * 7919 % target.vocab_size
     theirs = target.model(tokens).logits
-    difference = float((target.moved(tokens, {}) - theirs).abs().max())
+    ours = target.moved(tokens, {})
+    if not (is_finite(theirs) and is_finite(ours)):
+        raise UserError(f"The weights of {folder} are so large that its logits are not finite; {REMEDY}.")
+    difference = float((ours - theirs).abs().max())
     if not difference <= LARGEST_DIFFERENCE * float(theirs.abs().max().clamp_min(1e-6)):
         raise UserError(f"The config of {folder} asks for what its adapter does not compute; give another model.")
 
