@@ -35,7 +35,7 @@ class Point(Config):
 class PruneConfig(Point):
     """Find the fewest nodes and edges with which the model still does a task (Gao et al. 2025, A.5)."""
 
-    target_loss: float = Field(default=0.15, gt=0)
+    target_loss: float = Field(default=0.15, gt=0, le=1e3)
     """Task loss that the circuit should have on held-out pairs, nats."""
     aim: float = Field(default=0.5, gt=0, le=1)
     """Validation pairs must have a loss of at most aim times target_loss, since held-out templates are harder. If the
