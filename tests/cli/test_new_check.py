@@ -107,9 +107,11 @@ def test_a_browser_draws_the_new_check(work: Path, thinwire: Thinwire) -> None:
         sheet = browser.new_page()
         sheet.goto((work / "page.html").as_uri())
         sheet.wait_for_selector(".panel h2")
+        assert sheet.locator('[data-dot="halves"].warn').count() == 1
+        sheet.locator(".every > summary").click()
         shown = sheet.locator('[data-name="halves.loss"]')
         assert shown.locator(".dot.warn, .sparkline").count() == 2
         assert "0.432 nats" in shown.inner_text()
         assert "25.0 % agreement" in sheet.locator('[data-name="halves.agreement"]').inner_text()
-        assert "! not enough" in sheet.locator(".evidence").inner_text()
+        assert "! loss: not enough" in sheet.locator(".evidence").inner_text()
         browser.close()

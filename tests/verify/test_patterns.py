@@ -122,3 +122,11 @@ def test_judgements(circuit: list[float], model: list[float], names: list[str], 
     found = HeadPattern(0, 1, nodes, pattern(circuit, circuit), pattern(model, model)).judgement
     assert found.status == status
     assert words in found.reason
+
+
+def test_one_side_is_enough() -> None:
+    """A mean over all prompts would hide it: the second side looks where the model does."""
+    nodes = (Node.parse("0.attn.k:1.0", tiny_model().config),)
+    circuit, model = pattern([0.3, 0.3, 0.3], [0.0, 0.9, 0.0]), pattern([0.9, 0.0, 0.0], [0.0, 0.9, 0.0])
+    found = HeadPattern(0, 1, nodes, circuit, model).judgement
+    assert (found.status, found.reason) == ("fail", "uniform in the circuit on the first side, not in the whole model")

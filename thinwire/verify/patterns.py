@@ -6,7 +6,6 @@ it is and ablate what decides where the head looks; its pattern is then another 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -22,6 +21,8 @@ from thinwire.sites import Node, Site
 from thinwire.tasks import PairBatch, last_logits
 from thinwire.verify.measurement import Judgement
 from thinwire.verify.thresholds import PATTERN_DISTANCE, UNIFORM
+
+SIDES = ("first", "second")
 
 
 @one_line
@@ -74,16 +75,26 @@ class HeadPattern:
 
     @property
     def judgement(self) -> Judgement:
-        """Of the means over prompts: fail where the circuit makes uniform what is not, warn where it differs else."""
+        """The worse of the two sides of the pairs, from the means over each side's prompts.
+
+        Fail where the circuit makes uniform what is not, warn where its pattern is another one.
+        """
         measured = (self.distance, self.circuit.from_uniform, self.model.from_uniform)
-        apart, here, there = (fmean(values.tolist()) for values in measured)
-        if PATTERN_DISTANCE.met(apart):
+        sides = torch.stack(measured).unflatten(1, (2, -1)).mean(2).T.tolist()
+        uniform = [_is_made_uniform(*side) for side in sides]
+        if any(uniform):
+            where = "" if all(uniform) else f" on the {SIDES[uniform.index(True)]} side"
+            keys = any(node.site.kind == "attn.k" for node in self.nodes)
+            why = "" if keys else ", which keeps no key of it"
+            return Judgement("fail", f"uniform in the circuit{where}{why}, not in the whole model")
+        if all(PATTERN_DISTANCE.met(apart) for apart, _, _ in sides):
             return Judgement("pass", "as in the whole model")
-        if UNIFORM.met(there) or not UNIFORM.met(here):
-            return Judgement("warn", "another pattern than in the whole model")
-        keys = any(node.site.kind == "attn.k" for node in self.nodes)
-        why = "" if keys else ", which keeps no key of it"
-        return Judgement("fail", f"uniform in the circuit{why}, not in the whole model")
+        return Judgement("warn", "another pattern than in the whole model")
+
+
+def _is_made_uniform(apart: float, here: float, there: float) -> bool:
+    """Whether a circuit makes a pattern uniform that is not in the model, from its three distances."""
+    return not PATTERN_DISTANCE.met(apart) and UNIFORM.met(here) and not UNIFORM.met(there)
 
 
 @own_modes()
