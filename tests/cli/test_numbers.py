@@ -68,7 +68,7 @@ def test_one_circuit_has_one_set_of_numbers(seed: str, work: Path, thinwire: Thi
 
     results = {"weights": "", "seconds": 1.0, "tasks": [{"task": TASK, **checked}]}
     lines = recipe()["table"](results).splitlines()
-    shown = " ".join(thinwire("verify", circuit, *VERIFY).out.split())
+    shown = " ".join(thinwire("verify", circuit, *VERIFY, "--every").out.split())
     text = thinwire("view", circuit, "--text").out
     for title, (name, key) in SHOWN.items():
         number = f"{info[key]:.3f}"

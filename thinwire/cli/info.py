@@ -132,9 +132,10 @@ def in_short(kind: str, details: dict[str, object]) -> str:
         gaps = {"dense to sparse": "gap_dense_to_sparse", "sparse to dense": "gap_sparse_to_dense"}
         return "largest gap, " + ", ".join(f"{way} {named[gap]} nats" for way, gap in gaps.items())
     if kind == "verdict":
-        return "; ".join(str(named[name]) for name in ("word", "weakest") if name in named)
+        told = {"word": "", "share": "share ", "weakest": ""}
+        return "; ".join(f"{before}{named[name]}" for name, before in told.items() if name in named)
     sizes = [f"{named[name]} {name}" for name in ("nodes", "edges") if name in named]
-    measured = (f"{name} {named[name]}" for name in ("share", "loss", "accuracy") if name in named)
+    measured = (f"{name} {named[name]}" for name in ("loss", "accuracy") if name in named)
     return ", ".join([*sizes, *measured]) or kind
 
 
