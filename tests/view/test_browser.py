@@ -93,6 +93,7 @@ def test_a_measurement_explains_itself_on_hover_and_on_focus(visit: Visit):
 def test_a_head_shows_its_attention_in_the_circuit_and_in_the_model(visit: Visit):
     assert visit.texts(".layer .head.fail span") == ["✗ head 82"]
     visit.sheet.locator('[data-head="7.82"] summary').click()
+    visit.sheet.wait_for_selector(".patterns .text")
     cells = visit.sheet.locator(".patterns .text")
     assert cells.count() == 6, "two prompts and their difference, in the circuit and in the model"
     names = [cells.nth(index).get_attribute("aria-label") for index in range(6)]
@@ -102,7 +103,8 @@ def test_a_head_shows_its_attention_in_the_circuit_and_in_the_model(visit: Visit
         "difference, second less first, in the circuit",
     ]
     circuit, model = (cells.nth(index).locator("footer").inner_text() for index in range(2))
-    assert "0.07" in circuit
+    assert "0.07 for every token" in circuit
+    assert (cells.nth(0).locator(".peak").count(), cells.nth(1).locator(".peak").count()) == (0, 1)
     assert "0.88" in model
     assert "sink 0.10" in " ".join(model.split())
     assert cells.nth(4).locator(".differs").all_text_contents() == ['("', "('"]

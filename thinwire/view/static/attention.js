@@ -7,6 +7,9 @@ import { SIGNS } from "./measurements.js";
 
 /** @typedef {import("./data.js").HeadView} HeadView */
 /** @typedef {import("./data.js").Pair} Pair */
+/** A strongest weight of at most so many times the mean one is no more than the others. */
+const EVEN = 1.25;
+
 /** @typedef {{token: number | null, other: number | null, from: number | null, to: number | null}} Step */
 
 /**
@@ -95,8 +98,10 @@ function pairRows({ payload, task }, head, number) {
  */
 function pattern(tokens, weights, sink, vocab) {
   const most = tokens.reduce((best, _, index) => (weights[index] > weights[best] ? index : best), 0);
-  return el("div", {}, el("code", { class: "heatmap" }, tokens.map((token, index) => weighed(vocab[token], weights[index], index === most))),
-    el("footer", {}, el("span", {}, el("b", { class: "mono" }, glyphs(vocab[tokens[most]])), ` ${share(weights[most])}`), sink ? sinkShare(weights[tokens.length]) : null));
+  const mean = tokens.reduce((sum, _, index) => sum + weights[index], 0) / tokens.length;
+  const even = weights[most] <= EVEN * mean;
+  return el("div", {}, el("code", { class: "heatmap" }, tokens.map((token, index) => weighed(vocab[token], weights[index], index === most && !even))),
+    el("footer", {}, even ? el("span", {}, `${share(mean)} for every token`) : el("span", {}, el("b", { class: "mono" }, glyphs(vocab[tokens[most]])), ` ${share(weights[most])}`), sink ? sinkShare(weights[tokens.length]) : null));
 }
 
 /**
