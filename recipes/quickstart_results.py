@@ -30,6 +30,8 @@ SIZES = {
     "edges_paper_loss": "edges, pruned on the uncalibrated loss",
 }
 """Rows of sizes: the key of each in a task's results, and its title in the table."""
+JUDGED = {"word": "verdict", "weakest": "weakest"}
+"""Rows of words, likewise; results without a verdict's word have none."""
 
 
 def main() -> None:
@@ -95,7 +97,9 @@ def table(measured: dict[str, Any]) -> str:
         f"| | {' | '.join(task['task'] for task in tasks)} |",
         "|---" * (1 + len(tasks)) + "|",
     ]
-    for key, title in SIZES.items():
+    for key, title in {**SIZES, **JUDGED}.items():
+        if key in JUDGED and not any(task.get(key) for task in tasks):
+            continue
         lines.append(f"| {' | '.join([title, *(cell(task.get(key)) for task in tasks)])} |")
     shown = [headlines(task.get("rows", [])) for task in tasks]
     for name in dict.fromkeys(name for values in shown for name in values):
@@ -103,9 +107,9 @@ def table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def cell(size: int | None) -> str:
-    """A size for reading."""
-    return "-" if size is None else f"{size:,}"
+def cell(value: int | str | None) -> str:
+    """A size or a text for reading."""
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
 def pairs_of(tasks: list[dict[str, Any]]) -> str:

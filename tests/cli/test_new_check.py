@@ -54,10 +54,11 @@ def test_a_new_check_is_one_file(work: Path, thinwire: Thinwire) -> None:
     thinwire("verify", circuit, *VERIFY).refused("is finished and differs in its set of checks;")
     found = thinwire("verify", circuit, *VERIFY, "--force", "--json").json  # the finished verdict lacks the check
     named = [row["name"] for row in found["rows"]]
-    at = named.index(NAMES[0])
-    assert named[at : at + 2] == list(NAMES)
-    assert named.index("unpruned.loss") < at < named.index("necessity.loss"), "by its order"
-    assert found["rows"][at] == {
+    first = named.index(NAMES[0])
+    assert named[first : first + 2] == list(NAMES)
+    assert named[first - 1].startswith("unpruned."), "after the checks of lower order"
+    assert named[first + 2].startswith("necessity.")
+    assert found["rows"][first] == {
         "name": "halves.loss",
         "ablation": "resample",
         "split": "heldout",
@@ -74,10 +75,10 @@ def test_a_new_check_is_one_file(work: Path, thinwire: Thinwire) -> None:
     assert found["half_loss"] == 0.4321
     verdict = Verdict.load(folder)
     assert [one.name for one in verdict.measurements] == named
-    shown = " ".join(thinwire("verify", circuit, *VERIFY, "--every").out.split())
-    assert "half a circuit loss 0.432 nats 0.400 … 0.500 16 heldout warn" in shown
-    assert "agreement 0.250 16 train info" in shown
-    assert "half a circuit: Half of it. Here: not enough." in shown
+    shown = " ".join(thinwire("verify", circuit, *VERIFY).out.split())
+    assert "warn half a circuit loss 0.432 0.400 … 0.500 16" in shown
+    assert "agreement" not in shown
+    assert "agreement 0.250 16" in " ".join(thinwire("verify", circuit, *VERIFY, "--every").out.split())
 
     assert thinwire("view", circuit, "--out", work / "page.html").code == 0
     text = (work / "page.html").read_text("utf-8")
@@ -110,9 +111,11 @@ def test_a_browser_draws_the_new_check(work: Path, thinwire: Thinwire) -> None:
         sheet = browser.new_page()
         sheet.goto((work / "page.html").as_uri())
         sheet.wait_for_selector(".panel h2")
+        assert sheet.locator('[data-dot="halves"].warn').count() == 1
+        sheet.locator(".every > summary").click()
         shown = sheet.locator('[data-name="halves.loss"]')
         assert shown.locator(".dot.warn, .sparkline").count() == 2
         assert "0.432 nats" in shown.inner_text()
         assert "25.0 % agreement" in sheet.locator('[data-name="halves.agreement"]').inner_text()
-        assert "! not enough" in sheet.locator(".evidence").inner_text()
+        assert "! loss: not enough" in sheet.locator(".evidence").inner_text()
         browser.close()

@@ -28,8 +28,10 @@ HEADLINES = {
     "uncalibrated loss": "uncalibrated_loss",
     "uncalibrated accuracy": "uncalibrated_accuracy",
     "AUC": "auc",
+    "share": "share",
     "other pair": "resample_loss",
     "whole model": "unpruned_loss",
+    "AUC removed": "removed_auc",
     "circuit removed": "necessity_loss",
     "random circuits": "random_loss",
 }
@@ -97,7 +99,8 @@ def test_quickstart(how: list[str], tmp_path: Path, thinwire: Thinwire) -> None:
     assert lines[0].startswith(f"{found['weights']}. The demo took ")
     assert lines[2:4] == [f"| | {first['task']} | other |", "|---|---|---|"]
     cells = {"nodes": str(first["nodes"]), "edges": str(first["edges"])}
-    cells |= {"edges, pruned on the uncalibrated loss": "1,234"} | {title: shown[title][0] for title in HEADLINES}
+    cells |= {"edges, pruned on the uncalibrated loss": "1,234"}
+    cells |= {"verdict": first["word"], "weakest": first["weakest"]} | {title: shown[title][0] for title in HEADLINES}
     assert lines[4:] == [f"| {title} | {value} | - |" for title, value in cells.items()]
     assert again.out.startswith("trained here: " if how else f"{quickstart.DEFAULT_MODEL}: ")
     assert f"thinwire view {out}/circuits/set_or_string --text" in again.out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browsing import BROWSERS
-from view_examples import example_payload, large_payload
+from view_examples import example_payload, large_payload, with_checks
 
 from thinwire.view import page
 from thinwire.view.payload import Payload
@@ -42,4 +42,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory, example: Payload, large: Pa
     page.write(example, made / "example.html")
     page.write(large, made / "large.html")
     page.write(example.replace(tasks=()), made / "nothing.html")
+    page.write(with_checks(example, 25), made / "checks.html")
     return made

@@ -12,6 +12,9 @@ from thinwire.model.taps import record
 from thinwire.sites import Node, Site, all_sites
 from thinwire.tasks import TASKS, PairBatch, last_logits, margin, margin_losses
 from thinwire.verify import Curve, Interval, Measurement, Verdict
+from thinwire.verify.claims import word_of
+from thinwire.verify.measurement import Threshold
+from thinwire.verify.patterns import head_patterns
 from thinwire.view import page
 from thinwire.view.behaviour import behaviour
 from thinwire.view.build import Case, Origin, payload_from
@@ -42,7 +45,15 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
 def model(tokens: Tokens) -> Transformer:
     size = tokens.tokenizer.vocab_size
     shape = ModelConfig(
-        n_layers=2, d_model=32, d_head=8, mlp_ratio=1.5, context=64, vocab_size=size, positions="concatenated", d_pos=4
+        n_layers=2,
+        d_model=32,
+        d_head=8,
+        mlp_ratio=1.5,
+        context=64,
+        vocab_size=size,
+        positions="concatenated",
+        d_pos=4,
+        sink=True,
     )
     made = Transformer(shape, seed=3).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
@@ -170,6 +181,37 @@ def test_every_measurement_reaches_the_payload(payload: Payload, verdict: Verdic
     assert (share.low, share.high, share.curve) == (None, None, None)
     assert effort.curve is not None
     assert (effort.curve.x_label, effort.curve.x, effort.curve.y) == ("step", (1.0, 2.0), (0.6, 0.7))
+
+
+def test_the_verdict_and_its_thresholds_reach_the_payload(
+    model: Transformer, tokens: Tokens, circuit: Circuit, verdict: Verdict
+):
+    one, share, effort = verdict.measurements
+    held = (one.held_against(Threshold(0.05)), share.held_against(Threshold(0.95, at_most=False), "warn"), effort)
+    judged = replace(verdict, measurements=held)
+    task = payload_from(model, tokens, [Case(circuit, judged)], Origin("x"), CONFIG).tasks[0]
+    assert [(shown.limit, shown.at_most) for shown in task.measurements] == [(0.05, True), (0.95, False), (None, True)]
+    assert task.verdict is not None
+    assert (task.verdict.word, task.verdict.status) == (word_of(judged).word, word_of(judged).status)
+    assert (task.verdict.weakest, task.verdict.deciding) == ((0,), (0, 2)), "one of each check, and none without limits"
+
+
+def test_heads_are_shown_on_the_example_prompts(
+    payload: Payload, model: Transformer, tokens: Tokens, circuit: Circuit, verdict: Verdict, batch: PairBatch
+):
+    task = payload.tasks[0]
+    (head,) = task.heads
+    assert (head.layer, head.head, head.sink, head.prompts) == (0, 1, True, 6)
+    (exact,) = head_patterns(model, circuit, batch)
+    for shown, found in ((head.circuit, exact.circuit), (head.model, exact.model)):
+        for row, weights in zip((0, 6, 1, 7), shown, strict=True):
+            assert sum(weights) == pytest.approx(1, abs=0.02)
+            assert found.sink is not None
+            length = int(batch.last[row]) + 1
+            assert weights == pytest.approx([*found.tokens[row, :length].tolist(), found.sink[row].item()], abs=6e-4)
+    assert head.distance[1] == pytest.approx(exact.distance[6:].mean().item(), rel=1e-3)
+    few = payload_from(model, tokens, [Case(circuit, verdict)], Origin("x"), CONFIG.replace(most_heads=0))
+    assert (few.tasks[0].heads[0].model, few.tasks[0].heads[0].distance) == ((), head.distance)
 
 
 def test_the_page_of_it_can_be_written(payload: Payload):

@@ -102,6 +102,7 @@ def test_the_quote_circuit_is_drawn_whole(example: Payload):
     assert sorted(bus.channel for bus in drawing.buses) == [104, 460, 881, 985, 1249]
     assert [box.label for box in drawing.boxes] == ["head 82"]
     head = drawing.boxes[0]
+    assert (head.layer, head.head) == (7, 82)
     inside = [
         item
         for item in drawing.items

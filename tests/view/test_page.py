@@ -83,8 +83,9 @@ def test_modules_make_no_markup_and_ask_no_network(path: Path):
 
 
 def test_every_ablation_has_a_text() -> None:
-    (shown,) = re.findall(r"const ABLATIONS = .*?\({(.*?)}\)", (STATIC / "evidence.js").read_text(), re.DOTALL)
-    assert set(re.findall(r'(\w+): "', shown)) == {"none", "resample", *get_args(Ablation)}
+    (shown,) = re.findall(r"const ABLATIONS = .*?\({(.*?)}\)", (STATIC / "measurements.js").read_text(), re.DOTALL)
+    exchanges = {"resample", "other_side", "pretraining", "scattered"}
+    assert set(re.findall(r'(\w+): "', shown)) >= {"none", *exchanges, *get_args(Ablation)}
 
 
 def test_every_static_file_is_on_the_page(text: str):

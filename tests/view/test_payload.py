@@ -5,7 +5,8 @@ from pydantic import ValidationError
 from view_examples import quote_task
 
 from thinwire.errors import UserError
-from thinwire.view.payload import CurveView, EdgeView, Payload, TaskView, Window
+from thinwire.view.payload import EdgeView, Payload, TaskView, Window
+from thinwire.view.records import CurveView
 
 
 def test_a_payload_survives_json(example: Payload):
@@ -14,7 +15,7 @@ def test_a_payload_survives_json(example: Payload):
 
 def test_format_and_version_are_written_and_required(example: Payload):
     stored = json.loads(example.model_dump_json())
-    assert (stored["format"], stored["version"]) == ("thinwire.page", 3)
+    assert (stored["format"], stored["version"]) == ("thinwire.page", 4)
     with pytest.raises(UserError, match="version"):
         Payload.parse(json.dumps(stored | {"version": 1}), "it")
 
@@ -67,6 +68,11 @@ def test_inconsistent_tasks_are_refused(example: Payload):
     refused(task, example, "a node is listed twice", nodes=(*task.nodes, task.nodes[0]))
     short = task.nodes[0].replace(on_prompts=((1.0,),))
     refused(task, example, "one activation for each token", nodes=(short, *task.nodes[1:]))
+    head = task.heads[0]
+    for part in ({"model": head.model[1:]}, {"circuit": tuple(row[1:] for row in head.circuit)}, {"sink": False}):
+        refused(task, example, "one weight for each token of each example prompt", heads=(head.replace(**part),))
+    assert task.verdict is not None
+    refused(task, example, "a measurement that is not listed", verdict=task.verdict.replace(weakest=(0, 8)))
     unknown = task.embedding[0].replace(token=len(example.vocab))
     refused(task, example, "outside vocab", embedding=(unknown,))
     with pytest.raises(UserError, match="a task is listed twice"):

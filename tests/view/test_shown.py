@@ -16,7 +16,8 @@ from thinwire.data.tokenizer import BYTES, END_OF_TEXT
 from thinwire.model.taps import record
 from thinwire.sites import all_sites
 from thinwire.tasks import PairBatch
-from thinwire.verify import Curve, Interval, Measurement, Verdict
+from thinwire.verify import Curve, Headline, Interval, Measurement, Verdict
+from thinwire.verify.measurement import Threshold
 from thinwire.view import portrait
 from thinwire.view.payload import Payload
 from thinwire.view.samples import Texts
@@ -131,3 +132,15 @@ def test_what_notebooks_show_is_text_and_pictures_only(word: str) -> None:
         assert name != "with edges" or one._repr_html_().count("<title>") == 2
     assert "keeps no node" in shown["no node"]._repr_html_()
     assert "weights nonzero" in shown["model"]._repr_html_()
+
+
+def test_a_notebook_shows_the_word_and_the_weakest_first() -> None:
+    share = replace(LOSS, name="log_odds.share", title="the log-odds", unit="fraction", value=0.25)
+    share = replace(share.held_against(Threshold(0.7, at_most=False)), headline=Headline("share", "share"))
+    whole, fine = replace(LOSS, name="whole.loss", title="whole"), LOSS.held_against(Threshold(0.3))
+    text = Tags(Verdict("quotes", 4, 2, 0.15, (whole, fine, share))._repr_html_()).text
+    first, every = text.split("All 3 measurements")
+    for words in ("! robust, except the log-odds", "share of the model's log-odds 0.250", "✗ below 0.7", "≥ 0.7"):
+        assert words in first
+    assert "whole" not in first
+    assert "whole" in every

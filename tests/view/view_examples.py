@@ -2,7 +2,7 @@
 
 import random
 
-from view_pieces import HOSTILE, MODEL, Texts, activity, evidence, measured, pairs, windows
+from view_pieces import HOSTILE, MODEL, Texts, activity, attending, evidence, measured, pairs, windows
 
 from thinwire.sites import KINDS
 from thinwire.view.payload import (
@@ -109,6 +109,7 @@ def quote_task(texts: Texts) -> TaskView:
         embedding=embedding,
         unembedding=unembedding,
         pairs=prompts,
+        heads=(attending(prompts, 82),),
     )
 
 
@@ -199,3 +200,20 @@ def example_payload() -> Payload:
 def large_payload(nodes: int = 500, edges: int = 5000) -> Payload:
     texts = Texts()
     return Payload(model=MODEL, tasks=(random_task(texts, nodes, edges, "large"),), vocab=texts.vocab)
+
+
+def with_checks(payload: Payload, count: int) -> Payload:
+    """The same page with so many checks a task."""
+
+    def more(task: TaskView) -> TaskView:
+        checks = list(dict.fromkeys(one.check for one in task.measurements))
+        names = [(checks[number % len(checks)], number) for number in range(len(checks), count)]
+        again = [
+            one.replace(check=f"{name}{number}", title=f"{one.title} of other prompts")
+            for name, number in names
+            for one in task.measurements
+            if one.check == name
+        ]
+        return task.replace(measurements=(*task.measurements, *again))
+
+    return payload.replace(tasks=tuple(map(more, payload.tasks)))

@@ -4,15 +4,8 @@ import math
 import random
 import re
 
-from thinwire.view.payload import (
-    Activity,
-    CurveView,
-    MeasurementView,
-    ModelCard,
-    Pair,
-    Prompt,
-    Window,
-)
+from thinwire.view.payload import Activity, ModelCard, Pair, Prompt, Window
+from thinwire.view.records import CurveView, HeadView, MeasurementView, VerdictView
 
 MODEL = ModelCard(
     n_layers=8,
@@ -118,6 +111,7 @@ def evidence(circuit: float = 0.141) -> dict[str, object]:
     curve = CurveView(x_label="random circuit", x=tuple(map(float, range(20))), y=tuple(drawn))
     met = circuit <= 0.15
     judged = {"status": "pass" if met else "fail", "reason": f"{'meets' if met else 'misses'} the target of 0.150"}
+    judged |= {"limit": 0.15}
     needed = {"status": "pass", "reason": "no better than guessing"}
     return {
         "target_loss": 0.15,
@@ -128,4 +122,30 @@ def evidence(circuit: float = 0.141) -> dict[str, object]:
             *measured("necessity", "circuit removed", 0.871, 0.5, **needed),
             *measured("random", "random circuits", 0.74, 0.5, budget="20 random circuits", curve=curve, **needed),
         ),
+        "verdict": VerdictView(
+            word="robust" if met else "not sufficient under mean ablation",
+            status="pass" if met else "fail",
+            weakest=(0, 4, 6),
+            deciding=(0, 2, 4, 6),
+        ),
     }
+
+
+def attending(prompts: tuple[Pair, ...], head: int, layer: int = 7) -> HeadView:
+    """A head that looks at the quotes in the model, and nowhere in particular in the circuit; a tenth is the sink's."""
+    lengths = [len(side.tokens) for pair in prompts for side in (pair.first, pair.second)]
+    even = tuple((*[round(0.9 / length, 3)] * length, 0.1) for length in lengths)
+    model = tuple((*[0.0] * (length - 4), 0.88, *[0.02 / 3] * 3, 0.1) for length in lengths)
+    return HeadView(
+        layer=layer,
+        head=head,
+        status="fail",
+        reason="uniform in the circuit, not in the whole model",
+        distance=(0.83, 0.79),
+        circuit_uneven=(0.0, 0.01),
+        model_uneven=(0.9, 0.85),
+        prompts=24,
+        sink=True,
+        circuit=even,
+        model=model,
+    )

@@ -42,15 +42,22 @@ def model_details(folder: Path) -> dict[str, object]:
 
 
 def circuit_details(folder: Path) -> dict[str, object]:
-    """What pruning reported, and how the circuit runs; `kept_edges` where it drops some between its nodes."""
+    """What the verdict on it says, where there is one, what pruning reported, and how the circuit runs.
+
+    `kept_edges` is there where it drops some between its nodes.
+    """
     from thinwire.circuit import Circuit
     from thinwire.cli.prune import summary
+    from thinwire.cli.verdicts import in_brief, share_of, verdict_beside
 
     circuit = Circuit.load(folder)
     reported = {name: value for name, value in summary(circuit, folder).items() if name != "out"}
     listed = {} if circuit.kept_edges is None else {"kept_edges": len(circuit.kept_edges)}
+    verdict = verdict_beside(circuit)
+    share = None if verdict is None else share_of(verdict)
+    judged = ({} if verdict is None else in_brief(verdict)) | ({} if share is None else {"share": share.value})
     parts = {"frozen_norms": circuit.frozen_norms, "removed_tokens": len(circuit.removed_tokens)}
-    return reported | listed | parts | {"task_source": circuit.task_source or None}
+    return judged | reported | listed | parts | {"task_source": circuit.task_source or None}
 
 
 def verdict_details(folder: Path) -> dict[str, object]:

@@ -144,8 +144,12 @@ def in_short(kind: str, details: dict[str, object]) -> str:
     if kind == "bridge":
         gaps = {"dense to sparse": "gap_dense_to_sparse", "sparse to dense": "gap_sparse_to_dense"}
         return "largest gap, " + ", ".join(f"{way} {named[gap]} nats" for way, gap in gaps.items())
+    if kind == "verdict":
+        told = {"word": "", "share": "share ", "weakest": ""}
+        return "; ".join(f"{before}{named[name]}" for name, before in told.items() if name in named)
     sizes = [f"{named[name]} {name}" for name in ("nodes", "edges") if name in named]
-    return ", ".join([*sizes, *(f"{name} {named[name]}" for name in ("loss", "accuracy") if name in named)]) or kind
+    measured = (f"{name} {named[name]}" for name in ("loss", "accuracy") if name in named)
+    return ", ".join([*sizes, *measured]) or kind
 
 
 def with_units(values: dict[str, object]) -> str:

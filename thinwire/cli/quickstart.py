@@ -37,6 +37,8 @@ DEFAULT_MODEL = "python-2x256"
 TASKS = ("single_double_quote", "bracket_counting", "set_or_string")
 SECONDS = {"model": 1.0, "tokens": 15.0, "training": 400.0, "prune": 40.0, "check": 12.0, "page": 3.0}
 """What a phase takes on two cores; after the first phases only the ratios count."""
+NARROWEST = 13
+"""Columns of a task with a shorter name; words are wrapped to those of its name, so that three fit into 80."""
 
 
 @dataclass(frozen=True)
@@ -220,18 +222,23 @@ def summary(
 def table(model: str | None, trained: "TrainResult", counts: "WeightCounts", outcomes: list[Outcome]) -> Table:
     """The run for reading: a column for each task, a row for each number."""
     title = f"{model or 'trained here'}: validation loss {trained.val_loss:.3f} nats; {counts}"
+    from thinwire.cli.verdicts import in_brief
+
     slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
     grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
     grid.caption = "losses in nats on held-out pairs; a loss of 0.69 is no better than guessing"
-    grid.add_column("")
+    grid.add_column("", no_wrap=True)
     for found in outcomes:
-        grid.add_column(found.task, justify="right")
+        grid.add_column(found.task, justify="right", max_width=max(len(found.task), NARROWEST))
     verdicts = [found.verdict for found in outcomes]
+    briefs = [in_brief(one) if one else {} for one in verdicts]
+    grid.add_row("verdict", *[str(one.get("word") or "-") for one in briefs])
     grid.add_row("nodes", *["-" if one is None else str(one.nodes) for one in verdicts])
     grid.add_row("edges", *["-" if one is None else str(one.edges) for one in verdicts])
     shown = [one.headlines if one else {} for one in verdicts]
     for name in dict.fromkeys(name for values in shown for name in values):
         grid.add_row(name, *[values[name].number if name in values else "-" for values in shown])
+    grid.add_row("weakest", *[str(one.get("weakest") or "-") for one in briefs])
     return grid
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from thinwire.cli.common import chosen_config, emit, parse, progress
 from thinwire.cli.lines import wrapped
 from thinwire.cli.reuse import Watched
+from thinwire.cli.verdicts import in_brief, meanings, table
 from thinwire.verify.config import VerifyConfig
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def run(argv: Sequence[str]) -> None:
     from thinwire.data import Tokens
     from thinwire.stages import Also, Opened, Workspace, tokens_near, verify_in, verify_stage
     from thinwire.tasks import task_from_file, use_sentence
-    from thinwire.verify.claims import verdict_line, word_of
+    from thinwire.verify.claims import verdict_line
 
     own = None if args.task_file is None else task_from_file(args.task_file)
     circuit = Circuit.load(args.circuit)
@@ -79,13 +78,14 @@ def run(argv: Sequence[str]) -> None:
             verdict = verify_in(work, opened, circuit, args.config, watched, args.force, also)
         else:
             verdict = verify_stage(opened, circuit, args.config, out, watched, args.force, also)
-    word, line = word_of(verdict), verdict_line(verdict)
+    line = verdict_line(verdict)
     ended = {"reused": watched.reused, "seconds": time.perf_counter() - began}
-    values = {"out": str(out), "word": word.word, "verdict": line, **summary(verdict), **rows(verdict), **ended}
+    values = {"out": str(out), "verdict": line, **summary(verdict), **rows(verdict), **ended}
     emit(values, args.json, table(verdict, args.every))
     if not args.json:
         missing = [] if tokens else [NO_TOKENS]
-        emit({}, False, wrapped([use_sentence(verdict.task, verdict.pairs), *missing, line]))
+        below = [*meanings(verdict), use_sentence(verdict.task, verdict.pairs), *missing, line]
+        emit({}, False, f"\n{wrapped(below)}")
 
 
 def through(args: Args, model: Path, model_id: str) -> "Bridged":
@@ -104,6 +104,7 @@ def summary(verdict: "Verdict") -> dict[str, object]:
 
     return {
         "task": verdict.task,
+        **in_brief(verdict),
         "nodes": verdict.nodes,
         "edges": verdict.edges,
         "target_loss": verdict.target_loss,
@@ -115,29 +116,3 @@ def summary(verdict: "Verdict") -> dict[str, object]:
 def rows(verdict: "Verdict") -> dict[str, object]:
     """Every measurement as one row, under `rows`; `column` is its title in tables of several circuits."""
     return {"rows": [measurement.row() for measurement in verdict.measurements]}
-
-
-def table(verdict: "Verdict", every: bool = False) -> Table:
-    """The verdict for reading: a row for the measurement that decides each check, or for every measurement.
-
-    Below the table stands how to read the weakest.
-    """
-    from thinwire.verify.claims import deciding, said, weakest
-
-    target = "" if verdict.target_loss is None else f", target loss {verdict.target_loss:g} nats"
-    title = f"{verdict.task}: {verdict.sizes}{target}, {verdict.measurements[0].n:,} held-out pairs"
-    slim = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}  # fits into 80 columns
-    grid = Table(title=title, title_justify="left", caption_justify="left", **slim)
-    grid.add_column("check")
-    grid.add_column("measured")
-    for name in ("value", "95 % interval", "passes"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("status")
-    titles: set[str] = set()
-    for one in verdict.measurements if every else deciding(verdict):
-        value, interval, _ = one.texts
-        limit = "" if one.threshold is None else str(one.threshold)
-        grid.add_row("" if one.title in titles else one.title, one.quantity, value, interval, limit, one.status)
-        titles.add(one.title)
-    grid.caption = "\n".join(f"{said(one)}. {one.meaning}" for one in weakest(verdict) if one.status != "pass")
-    return grid

@@ -73,6 +73,7 @@ def run(argv: Sequence[str]) -> None:
 def _show(folders: Sequence[Path], suffix: str, args: Args) -> None:
     """Print the circuits, or write the page or picture of them."""
     from thinwire.circuit import Circuit, circuit_task, render
+    from thinwire.cli.verdicts import lines_on
     from thinwire.stages import Opened, Workspace, picture_stage
     from thinwire.tasks import task_from_file
     from thinwire.view.samples import held_out
@@ -84,7 +85,10 @@ def _show(folders: Sequence[Path], suffix: str, args: Args) -> None:
     for circuit in circuits:
         opened.check_circuit(circuit)
     if args.text:
-        texts = [render(circuit, opened.model, opened.tokenizer.token) for circuit in circuits]
+        texts = [
+            "\n".join([render(circuit, opened.model, opened.tokenizer.token), *lines_on(circuit)])
+            for circuit in circuits
+        ]
         emit({"circuits": texts}, args.json, "\n\n".join(texts))
         return
     for circuit in circuits:

@@ -18,3 +18,7 @@ PRETRAINING_LOSS = Threshold(0.25)
 """Loss in nats with nodes outside at their values in a pretraining sequence."""
 REMOVED_AUC = Threshold(0.6)
 """AUC of the model without the circuit, above which it does the task in another way too."""
+PATTERN_DISTANCE = Threshold(0.3)
+"""Total variation between a head's attention pattern in the circuit and in the whole model."""
+UNIFORM = Threshold(0.02)
+"""Total variation between a pattern and the uniform one, at or below which the head looks nowhere in particular."""

@@ -25,7 +25,7 @@ from thinwire.verify.measurement import Measurement
 
 RESERVED = (
     *("bytes", "format", "heldout_pairs", "id", "kind", "out", "passed_over", "passed_over_why", "reused", "rows"),
-    *("seconds", "seed", "thinwire", "train_pairs", "verdict"),
+    *("seconds", "seed", "thinwire", "train_pairs", "verdict", "weakest", "word"),
 )
 """Names that the command line gives to values of its own beside the flat values of a verdict."""
 

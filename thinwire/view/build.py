@@ -2,12 +2,12 @@
 
 1. Run held-out pretraining text through the whole model for histograms and strongest texts (`samples`).
 2. Per task, run held-out pairs through the whole model and the circuit, and ablate one more node at a time
-   (`behaviour`).
+   (`behaviour`), and see what the heads attend to (`judged`).
 3. Read the edges, biases and means, and store everything, with tokens as indices into one vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from thinwire.circuit import Circuit, circuit_task, embedding_edges, unembedding_edges
 from thinwire.data import Tokens
@@ -18,16 +18,15 @@ from thinwire.model.transformer import Transformer
 from thinwire.progress import Report, silent
 from thinwire.sites import Node
 from thinwire.tasks import REST, PairBatch, Task
-from thinwire.verify import Measurement, Verdict
+from thinwire.verify import Verdict
 from thinwire.verify.margins import GUESSING
 from thinwire.view.behaviour import behaviour
 from thinwire.view.config import PageConfig
 from thinwire.view.describe import Vocabulary, node_view, prompt_view, short, token_edges
+from thinwire.view.judged import head_views, measurement_view, verdict_view
 from thinwire.view.payload import (
     Counts,
-    CurveView,
     EdgeView,
-    MeasurementView,
     ModelCard,
     Pair,
     Payload,
@@ -143,7 +142,8 @@ def _task_view(
         sides=_sides(batch, tokens),
         target_loss=case.verdict.target_loss,
         guessing_loss=GUESSING,
-        measurements=tuple(map(_measurement, case.verdict.measurements)),
+        measurements=tuple(map(measurement_view, case.verdict.measurements)),
+        verdict=verdict_view(case.verdict),
         counts=Counts(
             nodes=len(circuit.nodes), edges=len(edges), embedding_edges=len(read), unembedding_edges=len(written)
         ),
@@ -155,28 +155,7 @@ def _task_view(
         embedding=token_edges(read, word),
         unembedding=token_edges(written, word),
         pairs=tuple(Pair(first=a, second=b) for a, b in zip(prompts[::2], prompts[1::2], strict=True)),
-    )
-
-
-def _measurement(found: Measurement) -> MeasurementView:
-    low, high = astuple(found.interval) if found.interval else (None, None)
-    curve = found.curve
-    return MeasurementView(
-        check=found.check,
-        title=found.title,
-        quantity=found.quantity,
-        value=found.value,
-        unit=found.unit,
-        n=found.n,
-        low=low,
-        high=high,
-        split=found.split,
-        ablation=found.ablation,
-        budget=found.budget,
-        status=found.status,
-        reason=found.reason,
-        meaning=found.meaning,
-        curve=CurveView(x_label=curve.x_label, x=curve.x, y=curve.y) if curve else None,
+        heads=head_views(model, circuit, batch, shown, config.most_heads),
     )
 
 

@@ -29,5 +29,7 @@ class PageConfig(SampleConfig):
     """Held-out pairs behind the strength and sides of each node."""
     most_ablations: int = Field(default=200, ge=0)
     """Nodes beyond which the strengths of a circuit's nodes are not measured."""
+    most_heads: int = Field(default=64, ge=0)
+    """Heads whose attention patterns are shown, those first that differ most from the whole model's."""
     seed: int = Field(default=2, ge=0, lt=2**63)
     """Seed of the pairs."""

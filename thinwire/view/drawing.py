@@ -5,7 +5,7 @@ Units are CSS pixels at zoom 1; x grows to the right, y grows downwards, and the
 
 from typing import Literal
 
-from thinwire.view.payload import Record
+from thinwire.view.records import Record
 
 
 class Item(Record):
@@ -56,6 +56,8 @@ class Box(Record):
     """The frame around a head's q, k and v; x and y are its top left corner."""
 
     label: str
+    layer: int
+    head: int
     x: float
     y: float
     width: float

@@ -128,7 +128,7 @@ def _draw(content: Sketch, lanes: Lanes, paths: dict[int, list[Block]]) -> Drawi
             for index, offset in _offsets(block, items):
                 items[index] = items[index].replace(x=round(block.x + offset, 1), y=y, row=numbers[rank])
             if block.head is not None:
-                boxes.append(_box(block))
+                boxes.append(_box(block, rank[0], block.head))
     return Drawing(
         width=round(max(block.x + block.width / 2 for block in blocks) + MARGIN, 1),
         height=height,
@@ -142,10 +142,11 @@ def _draw(content: Sketch, lanes: Lanes, paths: dict[int, list[Block]]) -> Drawi
     )
 
 
-def _box(block: Block) -> Box:
+def _box(block: Block, layer: int, head: int) -> Box:
     top = round(block.y - HEIGHT / 2 - HEAD_ROOM, 1)
     left, height = round(block.x - block.width / 2, 1), HEIGHT + HEAD_ROOM + INNER_GAP
-    return Box(label=f"head {block.head}", x=left, y=top, width=round(block.width, 1), height=height)
+    width = round(block.width, 1)
+    return Box(label=f"head {head}", layer=layer, head=head, x=left, y=top, width=width, height=height)
 
 
 def _bus(channel: int, path: list[Block], stops: list[int], items: list[Item]) -> Bus:

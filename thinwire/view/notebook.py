@@ -10,6 +10,7 @@ from thinwire.circuit import Circuit
 from thinwire.model.counts import WeightCounts
 from thinwire.model.transformer import Transformer
 from thinwire.verify import Measurement, Verdict
+from thinwire.verify.claims import deciding, weakest, word_of
 from thinwire.verify.margins import GUESSING
 from thinwire.view.describe import plain_node
 from thinwire.view.inline import NEGATIVE, safe, svg
@@ -22,6 +23,7 @@ MOST_DRAWN = 150
 """Nodes beyond which a circuit is told in numbers only; a page shows it."""
 FRAME = "font-size:13px;line-height:1.4;color:inherit"
 CELL = "text-align:left;padding:1px 14px 1px 0;border:0;background:none;color:inherit;white-space:nowrap"
+HEAD = ("", "check", "measured", "value", "95 % interval", "passes", "pairs")
 SIGNS = {"pass": "✓", "warn": "!", "fail": "✗", "info": ""}
 
 
@@ -75,13 +77,21 @@ def _verdict(verdict: Verdict) -> str:
     facts = [verdict.sizes]
     if verdict.target_loss is not None:
         facts.append(f"target {verdict.target_loss:g} nats")
-    head = ("check", "measured", "value", "95 % interval", "pairs", "")
-    return _frame("verdict", verdict.task, facts, _table(head, map(_row, verdict.measurements)), [])
+    if share := verdict.headlines.get("share"):
+        facts.append(f"share of the model's log-odds {share.number}")
+    found, worst = word_of(verdict), [one for one in weakest(verdict) if one.status != "pass"]
+    said_first = (
+        f'<div style="font-size:15px;font-weight:600">{safe(f"{SIGNS[found.status]} {found.word}".strip())}</div>'
+    )
+    body = said_first + _table(HEAD, map(_row, worst or deciding(verdict)))
+    every = _folded(f"All {len(verdict.measurements)} measurements", _table(HEAD, map(_row, verdict.measurements)))
+    return _frame("verdict", verdict.task, facts, body + every, [])
 
 
 def _row(found: Measurement) -> Sequence[str]:
     judged = " ".join(filter(None, (SIGNS[found.status], found.reason)))
-    return found.title, found.quantity, *found.texts, judged
+    limit = "" if found.threshold is None else str(found.threshold)
+    return judged, found.title, found.quantity, *found.texts[:2], limit, found.texts[2]
 
 
 @html.register
@@ -89,7 +99,7 @@ def _model(model: Transformer) -> str:
     shape = model.config
     facts = [f"{shape.n_layers} × {shape.d_model}", str(WeightCounts.of(model))]
     rows = [(one.name, one.value if one.default else f"{one.value} *", one.meaning) for one in settings_of(shape)]
-    return _frame("model", "", facts, _folded("config", _table(("", "", ""), rows)), [])
+    return _frame("model", "", facts, _folded("config (* differs from the default)", _table(("", "", ""), rows)), [])
 
 
 def _frame(kind: str, name: str, facts: Iterable[str], body: str, notes: Iterable[str]) -> str:
@@ -112,4 +122,4 @@ def _cell(text: str) -> str:
 
 
 def _folded(name: str, body: str) -> str:
-    return f"<details><summary>{safe(name)} (* differs from the default)</summary>{body}</details>"
+    return f"<details><summary>{safe(name)}</summary>{body}</details>"

@@ -1,4 +1,4 @@
-"""The data of a page: plain, strict, versioned. Only this module defines the format.
+"""The data of a page: plain, strict, versioned. Only this module and `records` define the format.
 
 A `Payload` holds facts and no drawing: the model, and per task the circuit's nodes and edges, what the checks measured,
 example prompts, and for each node the texts where its activation is strongest. Token texts are stored once, in `vocab`;
@@ -9,12 +9,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from thinwire.config import Config
 from thinwire.sites import Site, SiteKind
-
-
-class Record(Config):
-    """Base of the payload's records: strict and frozen, without NaN and infinity, which JSON cannot carry."""
+from thinwire.view.records import HeadView, MeasurementView, Record, VerdictView
 
 
 class ModelCard(Record):
@@ -42,52 +38,6 @@ class ModelCard(Record):
     tokenizer_id: str
     tokens_id: str
     """Content hash of the token artefact the windows of text come from."""
-
-
-class CurveView(Record):
-    """The values behind a measurement."""
-
-    x_label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    """One value per x, in the unit of the measurement."""
-
-    @model_validator(mode="after")
-    def _aligned(self) -> Self:
-        if not self.x or len(self.x) != len(self.y):
-            raise ValueError("a curve needs one y for each x, and at least one")
-        return self
-
-
-class MeasurementView(Record):
-    """One measured number of a verdict; `thinwire.verify.Measurement` describes the fields."""
-
-    check: str
-    """Measurements of the same check stand side by side and are shown together."""
-    title: str
-    quantity: str
-    """What was measured: `loss`."""
-    value: float
-    unit: str
-    """`nats`, `fraction` (shown in percent) or any other."""
-    n: int = Field(ge=0)
-    """Pairs that the value is measured on."""
-    low: float | None = None
-    """Lower end of the 95 % confidence interval."""
-    high: float | None = None
-    split: str
-    ablation: str
-    budget: str | None = None
-    status: Literal["pass", "warn", "fail", "info"] = "info"
-    reason: str = ""
-    meaning: str
-    curve: CurveView | None = None
-
-    @model_validator(mode="after")
-    def _whole_interval(self) -> Self:
-        if (self.low is None) != (self.high is None):
-            raise ValueError("an interval needs both ends")
-        return self
 
 
 class Counts(Record):
@@ -217,6 +167,8 @@ class TaskView(Record):
     guessing_loss: float = Field(ge=0)
     """The task loss of guessing, nats: ln 2 for a choice of two."""
     measurements: tuple[MeasurementView, ...] = ()
+    verdict: VerdictView | None = None
+    """What the measurements come to; None where there is no verdict."""
     counts: Counts
     scale: float = 1.0
     """Calibration of the circuit's log-odds of the first answer over the second: times scale, plus shift."""
@@ -227,6 +179,8 @@ class TaskView(Record):
     embedding: tuple[TokenEdgeView, ...] = ()
     unembedding: tuple[TokenEdgeView, ...] = ()
     pairs: tuple[Pair, ...] = ()
+    heads: tuple[HeadView, ...] = ()
+    """The kept heads, by layer and head."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -237,6 +191,15 @@ class TaskView(Record):
         lengths = [len(prompt.tokens) for prompt in self.prompts]
         if any(node.on_prompts and [len(row) for row in node.on_prompts] != lengths for node in self.nodes):
             raise ValueError("on_prompts needs one activation for each token of each example prompt")
+        shown = self.verdict and (*self.verdict.weakest, *self.verdict.deciding)
+        if any(index >= len(self.measurements) for index in shown or ()):
+            raise ValueError("a verdict names a measurement that is not listed")
+        for head in self.heads:
+            widths = [length + head.sink for length in lengths]
+            if any(rows and [len(row) for row in rows] != widths for rows in (head.circuit, head.model)):
+                raise ValueError(
+                    "a head's pattern needs one weight for each token of each example prompt, and the sink"
+                )
         return self
 
     @property
@@ -249,7 +212,7 @@ class Payload(Record):
     """Everything a page shows."""
 
     format: Literal["thinwire.page"] = "thinwire.page"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     """Raised when an older reader could no longer understand the payload."""
     title: str = "thinwire"
     model: ModelCard

@@ -9,20 +9,24 @@
 /** @typedef {{x_label: string, x: number[], y: number[]}} Curve */
 /** @typedef {"pass" | "warn" | "fail" | "info"} Status */
 /** @typedef {{check: string, title: string, quantity: string, value: number, unit: string, n: number, low: number | null, high: number | null,
- *   split: string, ablation: string, budget: string | null, status: Status, reason: string, meaning: string, curve: Curve | null}} Measurement */
+ *   split: string, ablation: string, budget: string | null, limit: number | null, at_most: boolean, status: Status, reason: string, meaning: string, curve: Curve | null}} Measurement */
+/** @typedef {{word: string, status: Status, weakest: number[], deciding: number[]}} VerdictView */
+/** @typedef {{layer: number, head: number, status: Status, reason: string, distance: [number, number],
+ *   circuit_uneven: [number, number], model_uneven: [number, number], prompts: number, sink: boolean, circuit: number[][], model: number[][]}} HeadView */
+/** @typedef {{first: Prompt, second: Prompt}} Pair */
 /** @typedef {{token: number, channel: number, weight: number}} TokenEdgeView */
 /** @typedef {{name: string, summary: string, circuit_id: string, sides: [string, string], target_loss: number | null, guessing_loss: number,
- *   measurements: Measurement[],
+ *   measurements: Measurement[], verdict: VerdictView | null, heads: HeadView[],
  *   counts: {nodes: number, edges: number, embedding_edges: number, unembedding_edges: number}, scale: number,
  *   shift: number, strength_label: string, nodes: NodeView[], edges: {source: number, target: number, weight: number}[],
- *   embedding: TokenEdgeView[], unembedding: TokenEdgeView[], pairs: {first: Prompt, second: Prompt}[]}} TaskView */
+ *   embedding: TokenEdgeView[], unembedding: TokenEdgeView[], pairs: Pair[]}} TaskView */
 /** @typedef {{id: string, kind: "token" | "embed" | "node" | "unembed" | "answer", label: string, node: number | null,
  *   channel: number | null, token: number | null, row: number, x: number, y: number, width: number}} Item */
 /** @typedef {{source: number, target: number, weight: number, x1: number, x2: number}} Link */
 /** @typedef {{channel: number, items: number[], points: [number, number][]}} Bus */
 /** @typedef {{width: number, height: number, item_height: number, items: Item[], links: Link[], buses: Bus[],
  *   rows: {label: string, layer: number | null, y: number}[], bands: {label: string, top: number, bottom: number}[],
- *   boxes: {label: string, x: number, y: number, width: number, height: number}[]}} Drawing */
+ *   boxes: {label: string, layer: number, head: number, x: number, y: number, width: number, height: number}[]}} Drawing */
 /** @typedef {{format: string, version: number, title: string, model: Record<string, any>, vocab: string[], tasks: TaskView[]}} Payload */
 /** @typedef {{payload: Payload, drawings: Drawing[]}} PageData */
 

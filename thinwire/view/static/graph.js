@@ -3,6 +3,7 @@
 import { el, refill } from "./dom.js";
 import { plural, signed } from "./format.js";
 import { attempt, onResize } from "./guard.js";
+import { SIGNS } from "./measurements.js";
 import { called, company, relations, ROLES } from "./relations.js";
 import { Viewport } from "./viewport.js";
 import { drawEdges } from "./edges.js";
@@ -56,9 +57,11 @@ export class Graph {
     const most = Math.max(1e-12, ...task.nodes.map((node) => node.strength ?? 0));
     const loudest = Math.max(1e-12, ...task.nodes.flatMap((node) => node.sides ?? []).map(Math.abs));
     this.buttons = drawing.items.map((item, index) => this.button(item, index, most, loudest));
-    refill(this.layer, drawing.boxes.map((box) => el("div", {
-      class: "head", css: { left: `${box.x}px`, top: `${box.y}px`, width: `${box.width}px`, height: `${box.height}px` },
-    }, el("span", {}, box.label))), this.buttons);
+    /** @param {{layer: number, head: number}} box */
+    const oddHead = (box) => task.heads.find((head) => head.layer === box.layer && head.head === box.head && head.status !== "pass");
+    refill(this.layer, drawing.boxes.map((box) => ({ box, odd: oddHead(box) })).map(({ box, odd }) => el("div", {
+      class: `head ${odd?.status ?? ""}`, css: { left: `${box.x}px`, top: `${box.y}px`, width: `${box.width}px`, height: `${box.height}px` },
+    }, el("span", { title: odd?.reason }, odd ? `${SIGNS[odd.status]} ` : "", box.label))), this.buttons);
     this.names = [
       ...drawing.bands.map((band) => ({ at: band.top + 6, tall: band.bottom - band.top, part: el("div", { class: "band" }, el("b", {}, band.label)) })),
       ...drawing.rows.map((row) => ({ at: row.y, tall: 0, part: el("div", { class: "rowname" }, row.label) })),

@@ -2,7 +2,7 @@
 
 import { unpack } from "./data.js";
 import { el, refill } from "./dom.js";
-import { evidence, modelLine, worst } from "./evidence.js";
+import { evidence, judged, modelLine } from "./evidence.js";
 import { Graph } from "./graph.js";
 import { attempt } from "./guard.js";
 import { helpDialog } from "./help.js";
@@ -34,9 +34,9 @@ function build(app, { payload, drawings }) {
   const graph = new Graph(picture, select);
   const buttons = payload.tasks.map((task, index) => el("button", {
     type: "button", title: task.summary, on: { click: () => show(index, "") },
-  }, el("i", { class: `dot ${worst(task.measurements)}` }), task.name));
+  }, el("i", { class: `dot ${judged(task)}` }), task.name));
   refill(tabs, buttons);
-  const notice = el("p", { class: "nothing" }, "This circuit keeps no node, so there is nothing to draw. The losses above are those with every node ablated.");
+  const notice = el("p", { class: "nothing" }, "This circuit keeps no node, so there is nothing to draw. The measurements above are those with every node ablated.");
 
   /** @param {number} index @param {string} id */
   function show(index, id) {

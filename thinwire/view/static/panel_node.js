@@ -1,5 +1,6 @@
 // The panel of a node: its edges, its mean, how active it is, and the texts where it is strongest.
 
+import { headOf } from "./attention.js";
 import { el, factList, refill } from "./dom.js";
 import { nats, num, plural, signed } from "./format.js";
 import { heatmap, scaleBar } from "./heatmap.js";
@@ -18,6 +19,7 @@ export function nodePanel(context, item, node) {
   return [
     panelHead(context, node.name, `Layer ${node.layer}${node.head === null ? "" : `, head ${node.head}`}: ${ROLES[node.kind]}`),
     nodeFacts(context.task, node),
+    headOf(context, node),
     edgeLists(context, item, node.bias),
     el("section", {}, el("h3", {}, "Activation over pretraining text"),
       node.activity ? histogram(node.activity, node.mean) : el("p", { class: "note" }, "Not sampled.")),

@@ -1,5 +1,6 @@
 // The panel while nothing is selected: the task, example pairs, and how to read the picture.
 
+import { common, headList } from "./attention.js";
 import { el, factList } from "./dom.js";
 import { glyphs, num, percent, plural } from "./format.js";
 import { tokenSpan } from "./heatmap.js";
@@ -10,7 +11,8 @@ const OPEN_PAIRS = 2;
 /**
  * @param {import("./panel_node.js").Context} context
  */
-export function taskPanel({ payload, task }) {
+export function taskPanel(context) {
+  const { payload, task } = context;
   return [
     el("header", { class: "panelhead" }, el("h2", { class: "mono" }, task.name), el("p", {}, task.summary)),
     factList([
@@ -23,6 +25,7 @@ export function taskPanel({ payload, task }) {
       task.pairs.slice(0, OPEN_PAIRS).map((pair) => pairView(payload, task, pair)),
       task.pairs.length > OPEN_PAIRS ? el("details", {}, el("summary", {}, plural(task.pairs.length - OPEN_PAIRS, "more pair")),
         task.pairs.slice(OPEN_PAIRS).map((pair) => pairView(payload, task, pair))) : null) : null,
+    headList(context),
     reading(),
   ];
 }
@@ -33,11 +36,7 @@ export function taskPanel({ payload, task }) {
  * @param {{first: import("./data.js").Prompt, second: import("./data.js").Prompt}} pair
  */
 function pairView({ vocab }, task, { first, second }) {
-  let start = 0;
-  while (start < first.tokens.length && first.tokens[start] === second.tokens[start]) start += 1;
-  let end = 0;
-  const shorter = Math.min(first.tokens.length, second.tokens.length) - start;
-  while (end < shorter && first.tokens.at(-1 - end) === second.tokens.at(-1 - end)) end += 1;
+  const { start, end } = common(first.tokens, second.tokens);
   /** @param {import("./data.js").Prompt} prompt @param {number} side */
   const prompt = ({ tokens, answer, foil, p_circuit, p_model }, side) => el("article", { class: "text" },
     el("code", { class: "heatmap" }, tokens.map((token, index) => {
@@ -65,7 +64,7 @@ export function reading() {
       row("sides", "activation on the task's first and second side, by colour"),
       row("bar", "how much the circuit's loss rises when this node is ablated too")),
     el("details", {}, el("summary", {}, "What the picture claims, and what it does not"),
-      el("p", {}, "The model runs from bottom to top. A node is one channel of one site in one layer. An edge is a nonzero weight between two nodes. Every node that is not drawn is ablated to a constant (its mean over pretraining text, unless the checks above name another), for all prompts and positions. The loss of that model is the first number above."),
-      el("p", {}, "A small circuit is evidence only together with the other numbers: the whole model can do the task, it fails without the circuit, and random circuits of the same size fail. Weights are those of the model. The normalization before each read and the attention patterns are not drawn. Activations are those of the whole model, so a node may act differently once the rest is ablated."),
-      el("p", {}, "Mean ablation is a weaker test than resampling: a node that is ablated to its mean still adds a constant. The texts show where a node is strongest, which is not all it does. Look at both signs and at the histogram.")));
+      el("p", {}, "The model runs from bottom to top. A node is one channel of one site in one layer. An edge is a nonzero weight between two nodes. Every node that is not drawn is ablated to a constant (its mean over pretraining text, unless the checks above name another), for all prompts and positions. The measurements of the check “circuit alone” are of that model."),
+      el("p", {}, "A small circuit is evidence only together with the other numbers: the whole model can do the task, it fails without the circuit, random circuits of the same size fail, and the circuit is still right when the nodes outside have the values of other texts. Weights are those of the model. The normalization before each read is not drawn. Activations are those of the whole model, so a node may act differently once the rest is ablated."),
+      el("p", {}, "Mean ablation is a weak test: a node that is ablated to its mean still adds a constant, and so does the calibration. The texts show where a node is strongest, which is not all it does. Look at both signs and at the histogram.")));
 }
