@@ -16,5 +16,7 @@ EXCHANGED_AUC = Threshold(0.97, at_most=False)
 """AUC under every exchange of the nodes outside."""
 PRETRAINING_LOSS = Threshold(0.25)
 """Loss in nats with nodes outside at their values in a pretraining sequence."""
+FROZEN_NORMS = 2.0
+"""How many times its target loss a circuit may have with the norm scales of the whole model."""
 REMOVED_AUC = Threshold(0.6)
 """AUC of the model without the circuit, above which it does the task in another way too."""

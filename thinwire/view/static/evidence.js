@@ -82,7 +82,9 @@ function details(one) {
 /** @param {import("./data.js").Curve} curve @param {string} unit */
 function range(curve, unit) {
   const [low, high] = [curve.y.reduce((a, b) => Math.min(a, b)), curve.y.reduce((a, b) => Math.max(a, b))];
-  return `${amount(low, unit)} to ${amount(high, unit)}`;
+  /** @param {number} value */
+  const where = (value) => (curve.labels.length ? ` (${curve.labels[curve.y.indexOf(value)]})` : "");
+  return `${amount(low, unit)}${where(low)} to ${amount(high, unit)}${where(high)}`;
 }
 
 /**
