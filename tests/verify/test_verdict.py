@@ -8,18 +8,18 @@ from pathlib import Path
 
 import planted
 import pytest
-import torch
 
 from thinwire import artifact
 from thinwire.circuit import Calibration, Circuit, PruneScores
 from thinwire.errors import UserError
 from thinwire.prune import PruneConfig
 from thinwire.prune.calibrate import fit_calibration
-from thinwire.sites import Node, Site
+from thinwire.sites import Node
 from thinwire.tasks import TASKS, accuracy, last_logits, margin, margin_losses, task_loss
 from thinwire.verify import CheckInput, Verdict, VerifyConfig, verify
 from thinwire.verify.checks import CHECKS, Check, all_checks, check
-from thinwire.verify.checks.random_circuits import _shuffled, random_circuits
+from thinwire.verify.checks.random_circuits import random_circuits
+from thinwire.verify.checks.sufficiency import sufficiency
 from thinwire.verify.measurement import Headline
 from thinwire.verify.verdict import finished_verdict
 
@@ -64,11 +64,13 @@ def test_planted_circuit_is_enough_and_needed(plant: planted.Planted, verdict: V
     assert verdict["necessity.accuracy"].value == pytest.approx(0.5, abs=0.02)
     assert verdict["random.loss"].value == pytest.approx(GUESS, abs=0.03)
     for found in verdict.measurements:
-        assert (found.n, found.split) == (CONFIG.pairs, "heldout")
+        assert (found.n <= CONFIG.pairs, found.split) == (True, "heldout")
         assert found.meaning.endswith(".")
         if found.check in KNOWN:
             assert found.ablation == {"unpruned": "none", "resample": "resample"}.get(found.check, "mean")
-        assert found.interval is not None
+        if found.interval is None:
+            assert found.check in ("agreement", "patterns", "adversarial"), found.name
+            continue
         assert found.interval.low - 1e-6 <= found.value <= found.interval.high + 1e-6
     assert verdict["sufficiency.loss"].status == "info", "it has no target"
     assert verdict["random.loss"].status == "pass"
@@ -94,17 +96,6 @@ def test_random_loss_is_the_median_of_its_curve(verdict: Verdict) -> None:
     assert list(found.curve.y) == sorted(found.curve.y)
     assert found.value == found.curve.y[len(found.curve.y) // 2]
     assert found.budget == f"{CONFIG.random_circuits} random circuits"
-
-
-def test_random_circuits_have_as_many_nodes_at_every_site() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.arange(40) < 7
-    shuffled = [_shuffled(mask, generator) for _ in range(200)]
-    assert all(int(s.sum()) == 7 for s in shuffled)
-    often = torch.stack(shuffled).float().mean(0)
-    assert often.min() > 0.05
-    assert often.max() < 0.35
-    assert (mask == (torch.arange(40) < 7)).all()
 
 
 def test_same_seed_same_verdict(plant: planted.Planted, verdict: Verdict) -> None:
@@ -133,9 +124,10 @@ def test_random_circuit_that_contains_the_whole_model_is_enough(plant: planted.P
         pairs(32, "train", 0),
         VerifyConfig(random_circuits=3, seed=0),
     )
-    loss, accuracy = random_circuits(inputs)
+    loss, area, as_good = random_circuits(inputs)
     assert loss.value < 1e-3
-    assert (loss.status, accuracy.value) == ("warn", 1)
+    assert (loss.status, area.value) == ("warn", 1)
+    assert (as_good.value, as_good.status) == (1, "fail"), "each is the circuit itself"
     assert loss.curve is not None
     assert len(set(loss.curve.y)) == 1
 
@@ -184,20 +176,16 @@ def test_progress_is_reported(plant: planted.Planted) -> None:
     assert seen == [(i + 1, len(checks)) for i in range(len(checks))]
 
 
-def test_site_without_nodes_keeps_nothing() -> None:
-    assert not _shuffled(torch.zeros(5, dtype=torch.bool), torch.Generator()).any()
-    assert Site.parse("0.attn.q") in circuit_of(planted.mlp()).keep
-
-
 def test_the_target_decides_the_status(plant: planted.Planted) -> None:
     scores = PruneScores(0.15, 0.1, 0.2, 0.1, 1.0, 0.1, 1.0, len(plant.edges), 0, 0, 1.0)
     met = replace(circuit_of(plant), scores=scores)
     missed = replace(met, calibration=Calibration(0.0, 0.0))  # guesses
+    pairs = plant.planted.pairs(16, "heldout", 0)
     for circuit, status, word in ((met, "pass", "meets"), (missed, "fail", "misses")):
-        found = verify(plant.model, circuit, None, CONFIG)  # pyright: ignore
-        assert found.target_loss == 0.15
-        assert found["sufficiency.loss"].status == status
-        assert found["sufficiency.loss"].reason == f"{word} the target of 0.150"
+        inputs = CheckInput(plant.model, circuit, pairs, pairs, CONFIG)
+        loss, _ = sufficiency(inputs)
+        assert (inputs.target_loss, loss.status) == (0.15, status)
+        assert loss.reason == f"{word} the target of 0.150"
 
 
 def test_headlines_are_the_columns_and_the_flat_values(verdict: Verdict) -> None:

@@ -18,6 +18,8 @@ PAIRS_AT_ONCE = 64
 """Pairs that are measured together: the values of all sites at all positions are held for them."""
 ROWS_AT_ONCE = 16
 """Pretraining sequences whose values such pairs take."""
+EVERYWHERE = ("attn.act_in", "attn.k", "attn.v")
+"""Sites of the last layer that `Transformer.run_last` computes at all positions; the others it computes at one."""
 
 
 class Donated(NamedTuple):
@@ -81,12 +83,22 @@ def scattered(tokens: Tensor) -> Donor:
 
 
 @torch.no_grad()
-def donated_values(inputs: CheckInput, found: Donated, sites: list[Site]) -> dict[Site, Tensor]:
-    """The values of some sites that a donor chose, [2n, pos, width] each, as the whole model has them."""
+def donated_values(inputs: CheckInput, found: Donated, sites: list[Site], last: Tensor) -> dict[Site, Tensor]:
+    """The values of some sites that a donor chose, [2n, pos, width] each, as the whole model has them.
+
+    Where the forward pass computes the last tokens alone, which stand at `last` [2n], they are [2n, 1, width].
+    """
     seen = record(sites)
     needed, rows = found.rows.unique(return_inverse=True)
+    everywhere = rows, found.positions
     inputs.model.run(inputs.model.embed(found.tokens[needed]), tap=seen)
-    return {site: seen.values[site][rows, found.positions] for site in sites}
+    here = last[:, None]
+    at_last = (rows if rows.shape[1] == 1 else rows.gather(1, here), found.positions.gather(1, here))
+    final = inputs.model.config.n_layers - 1
+    return {
+        site: seen.values[site][at_last if site.layer == final and site.kind not in EVERYWHERE else everywhere]
+        for site in sites
+    }
 
 
 def margins_under(
@@ -113,7 +125,7 @@ def margins_by_group(
     order = torch.randperm(n, generator=generator, dtype=torch.int64, device="cpu")
     for pairs in order.chunk(-(-n // PAIRS_AT_ONCE)):  # of at least two pairs
         part = batch.take(pairs)
-        donated = donated_values(inputs, donor(part, generator), chosen)
+        donated = donated_values(inputs, donor(part, generator), chosen, part.last)
         for row, sites in zip(margins, groups, strict=True):
             there = {site: x for site, x in donated.items() if sites is None or site in sites}
             tap = ablate(keep, {**circuit.means, **there})

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from thinwire.model.taps import ablate
-from thinwire.prune.means import ablation_values
 from thinwire.prune.config import Ablation
+from thinwire.prune.means import ablation_values
 from thinwire.verify.checks import check
 from thinwire.verify.inputs import CheckInput
 from thinwire.verify.margins import Condition, auc, mean_accuracy, mean_loss

@@ -1,7 +1,5 @@
 """Do the norms do the circuit's work? The circuit with the RMSNorm scales of the whole model."""
 
-from dataclasses import replace
-
 import torch
 
 from thinwire.tasks import last_logits, margin, norms_on
@@ -9,7 +7,7 @@ from thinwire.verify.checks import check
 from thinwire.verify.inputs import CheckInput
 from thinwire.verify.margins import Condition, auc, mean_accuracy, mean_loss
 from thinwire.verify.measurement import Measurement, Threshold
-from thinwire.verify.thresholds import EXCHANGED_AUC, FROZEN_NORMS
+from thinwire.verify.thresholds import FROZEN_NORMS
 
 MEANING = (
     "Only the circuit is left, and every RMSNorm divides by what it divides by in the whole model on the same prompt, "
@@ -30,4 +28,4 @@ def frozen_norms(inputs: CheckInput) -> list[Measurement]:
     loss = mean_loss(margins, condition, MEANING, seed, "refitted loss")
     if inputs.target_loss is not None:
         loss = loss.held_against(Threshold(FROZEN_NORMS * inputs.target_loss))
-    return [loss, auc(own, condition, seed).held_against(EXCHANGED_AUC), mean_accuracy(margins, condition)]
+    return [loss, auc(own, condition, seed), mean_accuracy(margins, condition)]

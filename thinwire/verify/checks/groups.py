@@ -1,4 +1,4 @@
-"""Where outside the circuit does it matter? Nodes outside have other values at one kind of site of a layer at a time."""
+"""Where outside does it matter? Nodes outside have other values at one kind of site of a layer at a time."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from thinwire.verify.measurement import Curve, Measurement
 from thinwire.verify.outside import Donor, margins_by_group, other_pair, same_prompt
 from thinwire.verify.thresholds import EXCHANGED_AUC, EXCHANGED_LOSS
 
-PAIRS = 64
+PAIRS = 32
 OWN = (
     "The nodes outside the circuit at one kind of site of one layer have the values that they have in the whole model "
     "on the same prompt; all others outside are at their means. The log-odds are calibrated as for the circuit alone. "
@@ -61,6 +61,6 @@ def own_values(inputs: CheckInput) -> list[Measurement]:
 
 @check("exchange_by_site", order=24, thorough=True)
 def exchange_by_site(inputs: CheckInput) -> list[Measurement]:
-    """Nodes outside at their values in a prompt of another pair, at one site at a time; says where, and is not judged."""
+    """Nodes outside at their values in a prompt of another pair, at one site at a time: not judged, it says where."""
     title = "other pair's values outside, site by site"
     return Groups("exchange_by_site", title, OTHER, judged=False).measure(inputs, other_pair)
