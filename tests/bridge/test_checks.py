@@ -17,6 +17,7 @@ from thinwire.circuit import Circuit
 from thinwire.prune import PruneConfig
 from thinwire.sites import Node
 from thinwire.verify import VerifyConfig, verify
+from thinwire.verify.checks import CHECKS, all_checks
 from thinwire.verify.claims import weakest
 from thinwire.verify.verdict import finished_verdict
 
@@ -31,7 +32,11 @@ def checks_of(found_in: planted.Planted) -> BridgeChecks:
 
 
 @pytest.mark.parametrize("plant", [planted.mlp, planted.attention, planted.chain])
-def test_a_planted_circuit_passes_and_another_one_fails(plant: Callable[[], planted.Planted], tmp_path: Path) -> None:
+def test_a_planted_circuit_passes_and_another_one_fails(
+    plant: Callable[[], planted.Planted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {one.name: one for one in all_checks() if one.name in ("sufficiency", "unpruned")}
+    monkeypatch.setattr(CHECKS, "_entries", kept)
     found_in = plant()
     circuit = Circuit(found_in.planted.name, found_in.model.config, found_in.nodes, found_in.means)
     channels = {node.index for node in found_in.nodes if node.site.kind.endswith(("act_in", "resid_delta"))}

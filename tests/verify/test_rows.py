@@ -62,8 +62,16 @@ PAIR = [(1, "w_in", 6, SIGNAL, 1.0), (1, "w_in", 7, SIGNAL, 1.0), (1, "w_out", O
 """Two neurons outside whose votes cancel as long as both stand or fall together."""
 
 
+def cancelling() -> CheckInput:
+    plant = planted.mlp()
+    with torch.no_grad():
+        matrix_at(plant.model, 1, "w_in")[6:8] = 0
+        matrix_at(plant.model, 1, "w_out")[:, 6:8] = 0
+    return inputs_of(plant, PAIR)
+
+
 def test_a_cancelling_pair_is_caught_by_subsets_and_the_adversary_alone() -> None:
-    inputs = inputs_of(planted.mlp(), PAIR)
+    inputs = cancelling()
     for row in (resample, other_side_outside, task_mean, zero, frozen_norms, own_values, agreement, patterns):
         assert not missed(row(inputs)), row.__name__
     assert "subsets.loss" in missed(subsets(inputs))
@@ -124,7 +132,7 @@ def test_an_attack_moves_between_the_circuit_and_the_model() -> None:
     ends = outside.margins(torch.stack([torch.zeros(outside.n), torch.ones(outside.n)]))
     assert ends[0].allclose(inputs.circuit.margins(inputs.model, outside.batch), atol=1e-5)
     assert ends[1].allclose(inputs.margins(outside.batch, model=inputs.cut), atol=1e-5)
-    broken = inputs_of(planted.mlp(), PAIR)
+    broken = cancelling()
     found = attack(Outside(broken, broken.first(8)), 12, 2)
     assert found.losses.shape == (13, 2)
     assert found.losses[-1].min() > 0.6
