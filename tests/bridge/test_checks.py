@@ -17,7 +17,8 @@ from thinwire.circuit import Circuit
 from thinwire.prune import PruneConfig
 from thinwire.sites import Node
 from thinwire.verify import VerifyConfig, verify
-from thinwire.verify.claims import verdict_line
+from thinwire.verify.checks import CHECKS, all_checks
+from thinwire.verify.claims import weakest
 from thinwire.verify.verdict import finished_verdict
 
 CONFIG = VerifyConfig(pairs=32, random_circuits=8)
@@ -31,7 +32,11 @@ def checks_of(found_in: planted.Planted) -> BridgeChecks:
 
 
 @pytest.mark.parametrize("plant", [planted.mlp, planted.attention, planted.chain])
-def test_a_planted_circuit_passes_and_another_one_fails(plant: Callable[[], planted.Planted], tmp_path: Path) -> None:
+def test_a_planted_circuit_passes_and_another_one_fails(
+    plant: Callable[[], planted.Planted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {one.name: one for one in all_checks() if one.name in ("sufficiency", "unpruned")}
+    monkeypatch.setattr(CHECKS, "_entries", kept)
     found_in = plant()
     circuit = Circuit(found_in.planted.name, found_in.model.config, found_in.nodes, found_in.means)
     channels = {node.index for node in found_in.nodes if node.site.kind.endswith(("act_in", "resid_delta"))}
@@ -51,7 +56,8 @@ def test_a_planted_circuit_passes_and_another_one_fails(plant: Callable[[], plan
     assert curve is not None
     assert curve.y[curve.x.index(0.0)] == pytest.approx(1, abs=1e-4)
     assert list(curve.y[:4]) == sorted(curve.y[:4]), "the more, the likelier"
-    assert "needed by the dense model, steers the dense model" in verdict_line(verdicts[0])
+    assert {"transfer", "steering"}.isdisjoint(one.check for one in weakest(verdicts[0]) if one.status != "pass")
+    assert {"transfer", "steering"} <= {one.check for one in weakest(verdicts[1], 99) if one.status == "fail"}
     assert verdicts[0]["transfer.intact loss"].value == pytest.approx(verdicts[0]["unpruned.loss"].value, abs=1e-5)
     # the verdict names its bridge, and is reused without one, but not for another
     (tmp_path / "circuit").mkdir()
@@ -60,8 +66,8 @@ def test_a_planted_circuit_passes_and_another_one_fails(plant: Callable[[], plan
     for name, seed in (("one", 0), ("two", 1)):
         (tmp_path / name).mkdir()
         bridges.append(artifact.finish(tmp_path / name, "bridge", BridgeConfig(seed=seed), {}, []))
-    verdicts[0].save(tmp_path / "verdict", CONFIG, parent, bridges[0])
+    verdicts[0].save(tmp_path / "verdict", CONFIG, {"circuit": parent, "bridge": bridges[0]})
     stored = replace(circuit, artifact=parent)
     assert finished_verdict(stored, tmp_path / "verdict", CONFIG) == verdicts[0]
-    assert finished_verdict(stored, tmp_path / "verdict", CONFIG, bridges[0]) == verdicts[0]
-    assert finished_verdict(stored, tmp_path / "verdict", CONFIG, bridges[1]) is None
+    assert finished_verdict(stored, tmp_path / "verdict", CONFIG, {"bridge": bridges[0]}) == verdicts[0]
+    assert finished_verdict(stored, tmp_path / "verdict", CONFIG, {"bridge": bridges[1]}) is None

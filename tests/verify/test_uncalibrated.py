@@ -63,19 +63,19 @@ def test_a_circuit_that_is_right_by_itself_passes() -> None:
     found = shifted(0.0)
     assert found["uncalibrated.accuracy"].value == found["sufficiency.accuracy"].value == 1
     assert [found[name].status for name in CHECKED] == ["pass", "info", "pass"]
-    assert found["uncalibrated.accuracy"].reason == "right without the calibration"
+    assert found["uncalibrated.accuracy"].reason == "at least 0.95"
 
 
 @pytest.mark.parametrize("target", [0.15, None])
-def test_a_circuit_that_the_shift_makes_right_warns(target: float | None) -> None:
+def test_a_circuit_that_only_the_shift_makes_right_is_caught(target: float | None) -> None:
     found = shifted(40.0, target)
     assert found["sufficiency.accuracy"].value == 1
     assert found["sufficiency.loss"].value < 0.15
     assert found["uncalibrated.accuracy"].value == 0.5
     assert found["uncalibrated.loss"].value > 1
     assert found["uncalibrated.AUC"].value == 1, "it does tell the sides apart"
-    assert [found[name].status for name in CHECKED] == ["warn"] * 3
-    assert found["uncalibrated.accuracy"].reason.startswith("at chance before the calibration's shift of -")
+    assert [found[name].status for name in CHECKED] == ["warn", "warn", "fail"]
+    assert found["uncalibrated.accuracy"].reason.startswith("below 0.95, 1.000 after the calibration's shift of -")
     words = "meets the target of 0.150, but accuracy is 0.500" if target else "accuracy is 0.500"
     assert found["sufficiency.loss"].reason.startswith(f"{words} before the calibration's shift of -")
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import planted
 import pytest
-import torch
 
 from thinwire import artifact
 from thinwire.circuit import Calibration, Circuit, PruneScores
 from thinwire.errors import UserError
 from thinwire.prune import PruneConfig
 from thinwire.prune.calibrate import fit_calibration
-from thinwire.sites import Node, Site
+from thinwire.sites import Node
 from thinwire.tasks import TASKS, accuracy, last_logits, margin, margin_losses, task_loss
 from thinwire.verify import CheckInput, Verdict, VerifyConfig, verify
 from thinwire.verify.checks import CHECKS, Check, all_checks, check
-from thinwire.verify.checks.random_circuits import _shuffled, random_circuits
+from thinwire.verify.checks.random_circuits import random_circuits
+from thinwire.verify.checks.sufficiency import sufficiency
 from thinwire.verify.measurement import Headline
 from thinwire.verify.verdict import finished_verdict
 
@@ -50,7 +50,9 @@ def verdict(plant: planted.Planted) -> Verdict:
 
 
 def test_planted_circuit_is_enough_and_needed(plant: planted.Planted, verdict: Verdict) -> None:
-    assert list(dict.fromkeys(found.check for found in verdict.measurements)) == [check.name for check in all_checks()]
+    assert list(dict.fromkeys(found.check for found in verdict.measurements)) == [
+        check.name for check in all_checks(tokens=False)
+    ]
     assert set(CHECKS) >= KNOWN
     assert (verdict.task, verdict.nodes, verdict.edges) == (plant.planted.name, len(plant.nodes), len(plant.edges))
     assert verdict.target_loss is None
@@ -62,14 +64,18 @@ def test_planted_circuit_is_enough_and_needed(plant: planted.Planted, verdict: V
     assert verdict["necessity.accuracy"].value == pytest.approx(0.5, abs=0.02)
     assert verdict["random.loss"].value == pytest.approx(GUESS, abs=0.03)
     for found in verdict.measurements:
-        assert (found.n, found.split) == (CONFIG.pairs, "heldout")
+        assert (found.n <= CONFIG.pairs, found.split) == (True, "heldout")
         assert found.meaning.endswith(".")
         if found.check in KNOWN:
             assert found.ablation == {"unpruned": "none", "resample": "resample"}.get(found.check, "mean")
-        assert found.interval is not None
+        if found.interval is None:
+            assert found.check in ("agreement", "patterns", "adversarial"), found.name
+            continue
         assert found.interval.low - 1e-6 <= found.value <= found.interval.high + 1e-6
     assert verdict["sufficiency.loss"].status == "info", "it has no target"
-    assert [verdict[f"{name}.loss"].status for name in ("necessity", "random")] == ["pass", "pass"]
+    assert verdict["random.loss"].status == "pass"
+    # the dead ends read the signal too, and the norms pass a trace of it on: no accuracy, but more than half an AUC
+    assert verdict["necessity.AUC"].value < 0.66
 
 
 def test_measurements_are_made_on_heldout_pairs(plant: planted.Planted, verdict: Verdict) -> None:
@@ -92,17 +98,6 @@ def test_random_loss_is_the_median_of_its_curve(verdict: Verdict) -> None:
     assert found.budget == f"{CONFIG.random_circuits} random circuits"
 
 
-def test_random_circuits_have_as_many_nodes_at_every_site() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.arange(40) < 7
-    shuffled = [_shuffled(mask, generator) for _ in range(200)]
-    assert all(int(s.sum()) == 7 for s in shuffled)
-    often = torch.stack(shuffled).float().mean(0)
-    assert often.min() > 0.05
-    assert often.max() < 0.35
-    assert (mask == (torch.arange(40) < 7)).all()
-
-
 def test_same_seed_same_verdict(plant: planted.Planted, verdict: Verdict) -> None:
     assert verify(plant.model, circuit_of(plant), None, CONFIG) == verdict  # pyright: ignore
 
@@ -113,8 +108,8 @@ def test_circuit_of_the_wrong_nodes_is_neither_enough_nor_needed(plant: planted.
     verdict = verify(plant.model, circuit, None, CONFIG)  # pyright: ignore
     assert verdict["sufficiency.loss"].value > 0.6
     assert verdict["necessity.loss"].value < 0.1
-    assert verdict["necessity.loss"].status == "warn"
-    assert verdict["necessity.loss"].reason == "better than guessing"
+    assert verdict["necessity.AUC"].value == 1
+    assert (verdict["necessity.AUC"].status, verdict["necessity.AUC"].reason) == ("fail", "above 0.6")
 
 
 def test_random_circuit_that_contains_the_whole_model_is_enough(plant: planted.Planted) -> None:
@@ -129,9 +124,10 @@ def test_random_circuit_that_contains_the_whole_model_is_enough(plant: planted.P
         pairs(32, "train", 0),
         VerifyConfig(random_circuits=3, seed=0),
     )
-    loss, accuracy = random_circuits(inputs)
+    loss, area, as_good = random_circuits(inputs)
     assert loss.value < 1e-3
-    assert (loss.status, accuracy.value) == ("warn", 1)
+    assert (loss.status, area.value) == ("warn", 1)
+    assert (as_good.value, as_good.status) == (1, "fail"), "each is the circuit itself"
     assert loss.curve is not None
     assert len(set(loss.curve.y)) == 1
 
@@ -140,7 +136,7 @@ def test_round_trip(verdict: Verdict, plant: planted.Planted, tmp_path: Path) ->
     (tmp_path / "circuit").mkdir()
     parent = artifact.finish(tmp_path / "circuit", "circuit", PruneConfig(), {}, [])
     known = replace(verdict, target_loss=0.15)
-    known.save(tmp_path / "verdict", CONFIG, parent)
+    known.save(tmp_path / "verdict", CONFIG, {"circuit": parent})
     assert Verdict.load(tmp_path / "verdict") == known
     opened = artifact.open_artifact(tmp_path / "verdict", "verdict")
     assert opened.meta.parents == {"circuit": parent.id}
@@ -175,32 +171,31 @@ def test_model_of_another_shape_is_refused(plant: planted.Planted) -> None:
 def test_progress_is_reported(plant: planted.Planted) -> None:
     seen: list[tuple[int, int]] = []
     circuit = circuit_of(plant)
+    checks = all_checks(tokens=False)
     verify(plant.model, circuit, None, CONFIG, lambda done, of, status: seen.append((done, of)))  # pyright: ignore
-    assert seen == [(i + 1, len(CHECKS)) for i in range(len(CHECKS))]
-
-
-def test_site_without_nodes_keeps_nothing() -> None:
-    assert not _shuffled(torch.zeros(5, dtype=torch.bool), torch.Generator()).any()
-    assert Site.parse("0.attn.q") in circuit_of(planted.mlp()).keep
+    assert seen == [(i + 1, len(checks)) for i in range(len(checks))]
 
 
 def test_the_target_decides_the_status(plant: planted.Planted) -> None:
     scores = PruneScores(0.15, 0.1, 0.2, 0.1, 1.0, 0.1, 1.0, len(plant.edges), 0, 0, 1.0)
     met = replace(circuit_of(plant), scores=scores)
     missed = replace(met, calibration=Calibration(0.0, 0.0))  # guesses
+    pairs = plant.planted.pairs(16, "heldout", 0)
     for circuit, status, word in ((met, "pass", "meets"), (missed, "fail", "misses")):
-        found = verify(plant.model, circuit, None, CONFIG)  # pyright: ignore
-        assert found.target_loss == 0.15
-        assert found["sufficiency.loss"].status == status
-        assert found["sufficiency.loss"].reason == f"{word} the target of 0.150"
+        inputs = CheckInput(plant.model, circuit, pairs, pairs, CONFIG)
+        loss, _ = sufficiency(inputs)
+        assert (inputs.target_loss, loss.status) == (0.15, status)
+        assert loss.reason == f"{word} the target of 0.150"
 
 
 def test_headlines_are_the_columns_and_the_flat_values(verdict: Verdict) -> None:
-    titles = ["circuit alone", "accuracy", "other pair", "whole model", "circuit removed", "random circuits"]
+    titles = ["circuit alone", "accuracy", "other pair", "whole model", "AUC removed", "circuit removed"]
+    titles.append("random circuits")
     known = {title: found for title, found in verdict.headlines.items() if found.check in KNOWN}
     assert list(known) == titles
     keys = [found.headline.key for found in known.values() if found.headline]
-    assert keys == ["loss", "accuracy", "resample_loss", "unpruned_loss", "necessity_loss", "random_loss"]
+    assert keys[:4] == ["loss", "accuracy", "resample_loss", "unpruned_loss"]
+    assert keys[4:] == ["removed_auc", "necessity_loss", "random_loss"]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +220,7 @@ def test_a_verdict_of_other_checks_is_made_again(
     (tmp_path / "circuit").mkdir()
     parent = artifact.finish(tmp_path / "circuit", "circuit", PruneConfig(), {}, [])
     circuit = replace(circuit_of(plant), artifact=parent)
-    verdict.save(tmp_path / "verdict", CONFIG, parent)
+    verdict.save(tmp_path / "verdict", CONFIG, {"circuit": parent})
     assert finished_verdict(circuit, tmp_path / "verdict", CONFIG) == verdict
     assert finished_verdict(circuit, tmp_path / "verdict", VerifyConfig()) is None
     monkeypatch.setattr(CHECKS, "_entries", dict(CHECKS._entries))

@@ -20,6 +20,8 @@ EXCHANGES = (
     "pretraining",
     "scattered",
     "task_mean",
+    "zero",
+    "own_values",
     "subsets",
     "adversarial",
     "frozen_norms",

@@ -52,8 +52,7 @@ class CheckInput:
     @cached_property
     def exchanged(self) -> PairBatch:
         """The held-out pairs on which nodes outside the circuit take values of other sequences."""
-        count = min(len(self.heldout), self.config.exchange_pairs)
-        return self.heldout.take(torch.arange(count, dtype=torch.int64, device="cpu"))
+        return self.first(self.config.exchange_pairs)
 
     @property
     def calibration(self) -> Calibration:
@@ -79,7 +78,20 @@ class CheckInput:
     @torch.no_grad()
     def alone(self) -> Tensor:
         """The margins [2n] of the held-out pairs with only the circuit, not calibrated."""
-        return self.circuit.margins(self.model, self.heldout)
+        return self._alone
+
+    @cached_property
+    def _alone(self) -> Tensor:
+        return self.margins(self.heldout, self.circuit.to_tap(), self.cut)
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """The margins [2n] of the held-out pairs in the whole model."""
+        return self.margins(self.heldout)
+
+    def first(self, count: int) -> PairBatch:
+        """The first pairs of the held-out ones, so many or all: for checks that cost more a pair."""
+        return self.heldout.take(torch.arange(min(len(self.heldout), count), dtype=torch.int64, device="cpu"))
 
     def kept_margins(self, batch: PairBatch, keep: Mapping[Site, Tensor]) -> Tensor:
         """The margins [2n] with every node ablated except the kept ones; `keep` is bool [width] per site."""

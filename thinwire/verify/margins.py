@@ -1,8 +1,10 @@
 """Loss, accuracy and AUC, with their intervals, from the log-odds of the right answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 
+import torch
 from torch import Tensor
 
 from thinwire.tasks import accuracy_of, auc_of, loss_of, margin_losses
@@ -74,6 +76,17 @@ def mean_loss(margins: Tensor, condition: Condition, meaning: str, seed: int, qu
     """
     per_pair = margin_losses(margins).unflatten(0, (2, -1)).mean(0)
     return condition.loss(loss_of(margins).item(), bootstrap(per_pair, seed), meaning, quantity)
+
+
+def averaged_loss(
+    draws: Sequence[Tensor], condition: Condition, meaning: str, seed: int, quantity: str = "loss"
+) -> Measurement:
+    """The task loss averaged over several runs of the same pairs, margins [2n] each.
+
+    The interval is a percentile bootstrap over the n pairs, not over the runs.
+    """
+    per_pair = margin_losses(torch.stack(tuple(draws))).unflatten(1, (2, -1)).mean((0, 1))
+    return condition.loss(per_pair.mean().item(), bootstrap(per_pair, seed), meaning, quantity)
 
 
 def mean_accuracy(margins: Tensor, condition: Condition) -> Measurement:

@@ -1,5 +1,6 @@
 """One measured number of a verdict, with everything that a reader needs to judge it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -40,10 +41,19 @@ class Curve:
     x: tuple[float, ...]
     y: tuple[float, ...]
     """One value per x, in the unit of the measurement."""
+    labels: tuple[str, ...] = ()
+    """What each x stands for, where that is no number, such as the name of a node; none where it is one."""
 
     def __post_init__(self) -> None:
         if not self.x or len(self.x) != len(self.y):
             raise ValueError("a curve needs one y for each x, and at least one")
+        if len(self.labels) not in (0, len(self.x)):
+            raise ValueError("a curve has a label for each x, or none")
+
+    @classmethod
+    def named(cls, x_label: str, values: Mapping[str, float]) -> "Curve":
+        """A curve over things that have names, at 1, 2 and so on."""
+        return cls(x_label, tuple(map(float, range(1, len(values) + 1))), tuple(values.values()), tuple(values))
 
 
 @with_config(STRICT)

@@ -18,6 +18,8 @@ PAIRS_AT_ONCE = 64
 """Pairs that are measured together: the values of all sites at all positions are held for them."""
 ROWS_AT_ONCE = 16
 """Pretraining sequences whose values such pairs take."""
+EVERYWHERE = ("attn.act_in", "attn.k", "attn.v")
+"""Sites of the last layer that `Transformer.run_last` computes at all positions; the others it computes at one."""
 
 
 class Donated(NamedTuple):
@@ -49,6 +51,12 @@ def other_side(batch: PairBatch, generator: torch.Generator) -> Donated:
     return Donated(batch.tokens, donors[:, None], _aligned(batch, batch.last[donors]))
 
 
+def same_prompt(batch: PairBatch, generator: torch.Generator) -> Donated:
+    """The prompt itself: what the whole model has there."""
+    n, pos = batch.tokens.shape
+    return Donated(batch.tokens, _count(n)[:, None], _count(pos).expand(n, -1))
+
+
 def sequences(tokens: Tensor) -> Donor:
     """A stretch of one of these sequences, int64 [m, positions], at random; its order of positions is kept."""
 
@@ -75,12 +83,22 @@ def scattered(tokens: Tensor) -> Donor:
 
 
 @torch.no_grad()
-def donated_values(inputs: CheckInput, found: Donated, sites: list[Site]) -> dict[Site, Tensor]:
-    """The values of some sites that a donor chose, [2n, pos, width] each, as the whole model has them."""
+def donated_values(inputs: CheckInput, found: Donated, sites: list[Site], last: Tensor) -> dict[Site, Tensor]:
+    """The values of some sites that a donor chose, [2n, pos, width] each, as the whole model has them.
+
+    Where the forward pass computes the last tokens alone, which stand at `last` [2n], they are [2n, 1, width].
+    """
     seen = record(sites)
     needed, rows = found.rows.unique(return_inverse=True)
+    everywhere = rows, found.positions
     inputs.model.run(inputs.model.embed(found.tokens[needed]), tap=seen)
-    return {site: seen.values[site][rows, found.positions] for site in sites}
+    here = last[:, None]
+    at_last = (rows if rows.shape[1] == 1 else rows.gather(1, here), found.positions.gather(1, here))
+    final = inputs.model.config.n_layers - 1
+    return {
+        site: seen.values[site][at_last if site.layer == final and site.kind not in EVERYWHERE else everywhere]
+        for site in sites
+    }
 
 
 def margins_under(
@@ -91,17 +109,28 @@ def margins_under(
 
     With `sites`, nodes outside at other sites are ablated to their means. The config's seed decides every choice.
     """
-    circuit, batch = inputs.circuit, inputs.exchanged if batch is None else batch
-    generator = torch.Generator().manual_seed(inputs.config.seed)
-    n, margins = len(batch), torch.empty(2, len(batch), dtype=torch.float32, device="cpu")
+    batch = inputs.exchanged if batch is None else batch
+    return margins_by_group(inputs, donor, batch, [sites])[0]
+
+
+def margins_by_group(
+    inputs: CheckInput, donor: Donor, batch: PairBatch, groups: Sequence[frozenset[Site] | None]
+) -> list[Tensor]:
+    """The margins [2n] of `margins_under` for each of several groups of sites, all with the same donated values."""
+    circuit, generator = inputs.circuit, torch.Generator().manual_seed(inputs.config.seed)
+    n = len(batch)
+    margins = torch.empty(len(groups), 2, n, dtype=torch.float32, device="cpu")
     keep = {site: mask for site, mask in circuit.keep.items() if not mask.all()}
-    chosen = [site for site in keep if sites is None or site in sites]
+    chosen = [site for site in keep if any(sites is None or site in sites for sites in groups)]
     order = torch.randperm(n, generator=generator, dtype=torch.int64, device="cpu")
     for pairs in order.chunk(-(-n // PAIRS_AT_ONCE)):  # of at least two pairs
         part = batch.take(pairs)
-        values = {**circuit.means, **donated_values(inputs, donor(part, generator), chosen)}
-        margins[:, pairs] = inputs.margins(part, ablate(keep, values), inputs.cut).unflatten(0, (2, -1))
-    return margins.flatten()
+        donated = donated_values(inputs, donor(part, generator), chosen, part.last)
+        for row, sites in zip(margins, groups, strict=True):
+            there = {site: x for site, x in donated.items() if sites is None or site in sites}
+            tap = ablate(keep, {**circuit.means, **there})
+            row[:, pairs] = inputs.margins(part, tap, inputs.cut).unflatten(0, (2, -1))
+    return list(margins.flatten(1))
 
 
 def _some_rows(tokens: Tensor, size: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -16,9 +16,23 @@ EXCHANGED_AUC = Threshold(0.97, at_most=False)
 """AUC under every exchange of the nodes outside."""
 PRETRAINING_LOSS = Threshold(0.25)
 """Loss in nats with nodes outside at their values in a pretraining sequence."""
+FROZEN_NORMS = 2.0
+"""How many times its target loss a circuit may have with the norm scales of the whole model."""
 REMOVED_AUC = Threshold(0.6)
 """AUC of the model without the circuit, above which it does the task in another way too."""
 PATTERN_DISTANCE = Threshold(0.3)
 """Total variation between a head's attention pattern in the circuit and in the whole model."""
 UNIFORM = Threshold(0.02)
 """Total variation between a pattern and the uniform one, at or below which the head looks nowhere in particular."""
+ADVERSARIAL_LOSS = Threshold(0.3)
+"""Refitted loss in nats after 20 adversarial steps on the nodes outside: what an exchange may cost.
+
+A lower limit would ask a circuit that just meets its target of 0.15 to do better under attack than alone."""
+AS_GOOD = Threshold(0.05)
+"""Share of random circuits of the same form that are as good as the circuit."""
+WORST_CORRELATION = Threshold(0.5, at_most=False)
+"""Correlation of every kept node between circuit and model: below it, a node mostly does something else."""
+MEDIAN_CORRELATION = Threshold(0.9, at_most=False)
+"""Median of these correlations."""
+GONE_UNIFORM = Threshold(0.0)
+"""Share of kept heads that look everywhere alike in the circuit, but not in the model."""

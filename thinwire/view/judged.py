@@ -40,7 +40,7 @@ def measurement_view(found: Measurement) -> MeasurementView:
         status=found.status,
         reason=found.reason,
         meaning=found.meaning,
-        curve=CurveView(x_label=curve.x_label, x=curve.x, y=curve.y) if curve else None,
+        curve=CurveView(x_label=curve.x_label, x=curve.x, y=curve.y, labels=curve.labels) if curve else None,
     )
 
 

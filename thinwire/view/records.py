@@ -20,11 +20,13 @@ class CurveView(Record):
     x: tuple[float, ...]
     y: tuple[float, ...]
     """One value per x, in the unit of the measurement."""
+    labels: tuple[str, ...] = ()
+    """What each x stands for, where that is no number."""
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:
-        if not self.x or len(self.x) != len(self.y):
-            raise ValueError("a curve needs one y for each x, and at least one")
+        if not self.x or len(self.x) != len(self.y) or len(self.labels) not in (0, len(self.x)):
+            raise ValueError("a curve needs one y for each x, and at least one; and a label for each, or none")
         return self
 
 

@@ -15,12 +15,14 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TypeVar
 
 from thinwire.registry import Registry
 from thinwire.verify.inputs import CheckInput
 from thinwire.verify.measurement import Measurement
 
 Run = Callable[[CheckInput], Iterable[Measurement]]
+R = TypeVar("R", bound=Run)
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ CHECKS: Registry[Check] = Registry("check")
 """The checks of all modules imported so far; `all_checks` imports those of this package first."""
 
 
-def check(name: str, order: int, *, thorough: bool = False, needs_tokens: bool = False) -> Callable[[Run], Run]:
+def check(name: str, order: int, *, thorough: bool = False, needs_tokens: bool = False) -> Callable[[R], R]:
     """Decorator that registers a function as a check; the arguments are the fields of `Check`."""
 
-    def add(run: Run) -> Run:
+    def add(run: R) -> R:
         CHECKS.register(name)(Check(name, order, run, thorough, needs_tokens))
         return run
 

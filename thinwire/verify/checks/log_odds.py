@@ -21,7 +21,7 @@ MEANING = (
 def log_odds(inputs: CheckInput) -> list[Measurement]:
     """The circuit's mean margin over that of the whole model."""
     condition = Condition("log_odds", "the circuit's log-odds", inputs.ablation, len(inputs.heldout))
-    own, whole = (margins.unflatten(0, (2, -1)).mean(0) for margins in (inputs.alone(), inputs.margins(inputs.heldout)))
+    own, whole = (margins.unflatten(0, (2, -1)).mean(0) for margins in (inputs.alone(), inputs.whole))
     value = (own.mean() / whole.mean()).item() if whole.mean() else float(torch.sign(own.mean()))
     measured = condition.share(value, ratio_interval(own, whole, inputs.config.seed), MEANING)
     return [replace(measured.held_against(SHARE), headline=Headline("share", "share"))]

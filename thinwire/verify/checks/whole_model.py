@@ -18,7 +18,7 @@ REFITTED = (
 def unpruned(inputs: CheckInput) -> list[Measurement]:
     """Loss and accuracy of the whole model; the loss without and with calibration."""
     condition, seed = Condition("unpruned", "whole model", "none", len(inputs.heldout)), inputs.config.seed
-    margins = inputs.margins(inputs.heldout)
+    margins = inputs.whole
     loss = mean_loss(margins, condition, MEANING, seed)
     return [
         replace(loss, headline=Headline("whole model", "unpruned_loss")),

@@ -6,7 +6,7 @@
  *   strength: number | null, sides: [number, number] | null, activity: Activity | null, positive: Window_[], negative: Window_[],
  *   on_prompts: number[][]}} NodeView */
 /** @typedef {{tokens: number[], answer: number | null, foil: number | null, p_circuit: number | null, p_model: number | null}} Prompt */
-/** @typedef {{x_label: string, x: number[], y: number[]}} Curve */
+/** @typedef {{x_label: string, x: number[], y: number[], labels: string[]}} Curve */
 /** @typedef {"pass" | "warn" | "fail" | "info"} Status */
 /** @typedef {{check: string, title: string, quantity: string, value: number, unit: string, n: number, low: number | null, high: number | null,
  *   split: string, ablation: string, budget: string | null, limit: number | null, at_most: boolean, status: Status, reason: string, meaning: string, curve: Curve | null}} Measurement */

@@ -76,8 +76,16 @@ export function details(one) {
     one.status === "info" ? "" : `${one.status}: ${one.reason}${one.limit === null ? "" : `; passes ${limitOf(one)}${after}`}.`,
     one.meaning,
     `Measured on ${plural(one.n, "pair")}, ${one.split}; ${ABLATIONS[one.ablation] ?? `ablation: ${one.ablation.replaceAll("_", " ")}`}${one.budget ? `; ${one.budget}` : ""}.`,
-    curve ? `Curve: ${curve.x_label}; ${amount(Math.min(...curve.y), unit)} to ${amount(Math.max(...curve.y), unit)}${after}.` : "",
+    curve ? `Curve: ${curve.x_label}; ${range(curve, unit)}${after}.` : "",
   ].filter(Boolean);
+}
+
+/** @param {import("./data.js").Curve} curve @param {string} unit */
+function range(curve, unit) {
+  const [low, high] = [curve.y.reduce((a, b) => Math.min(a, b)), curve.y.reduce((a, b) => Math.max(a, b))];
+  /** @param {number} value */
+  const where = (value) => (curve.labels.length ? ` (${curve.labels[curve.y.indexOf(value)]})` : "");
+  return `${amount(low, unit)}${where(low)} to ${amount(high, unit)}${where(high)}`;
 }
 
 /**
