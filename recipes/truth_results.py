@@ -45,7 +45,7 @@ COLUMNS = {
     "subsets.loss": "subsets",
     "frozen_norms.loss": "frozen norms",
     "adversarial.refitted loss": "adversary",
-    "necessity.AUC": "AUC removed",
+    "necessity.refitted loss": "removed",
 }
 """Measurements that the table of the docs shows, and their titles there."""
 

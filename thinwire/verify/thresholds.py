@@ -4,6 +4,8 @@ They are set so that a circuit which carries the answer by itself passes, and on
 nodes outside stand at their means does not. docs/checks.md says what circuits with a known truth measure.
 """
 
+from math import log
+
 from thinwire.verify.measurement import Threshold
 
 SHARE = Threshold(0.7, at_most=False)
@@ -18,8 +20,11 @@ PRETRAINING_LOSS = Threshold(0.25)
 """Loss in nats with nodes outside at their values in a pretraining sequence."""
 FROZEN_NORMS = 2.0
 """How many times its target loss a circuit may have with the norm scales of the whole model."""
-REMOVED_AUC = Threshold(0.6)
-"""AUC of the model without the circuit, above which it does the task in another way too."""
+REMOVED_LOSS = Threshold(0.95 * log(2), at_most=False)
+"""Refitted loss in nats of the model without the circuit: below, it does the task in another way too.
+
+Not the AUC: where a circuit is the only way, the norms still carry a trace of what went through it. Planted circuits
+leave an AUC of up to 0.65 so, and a loss of 0.67."""
 PATTERN_DISTANCE = Threshold(0.3)
 """Total variation between a head's attention pattern in the circuit and in the whole model."""
 UNIFORM = Threshold(0.02)
