@@ -24,6 +24,8 @@ class VerifyConfig(Config):
     """Those of them, the first ones, on which nodes outside the circuit take values of other sequences."""
     random_circuits: int = Field(default=20, ge=1, le=100_000)
     """Random circuits of the same size to compare with."""
+    reruns: int = Field(default=5, ge=2, le=10_000)
+    """Times that thorough checks prune again: on other prompts, from other seeds, and without the circuit's nodes."""
     max_logit_scale: float = Field(default=3.0, gt=0)
     """Largest scale that a random circuit's calibration may give the logits."""
     seed: int = Field(default=HELDOUT_SEED, ge=0, lt=2**63)

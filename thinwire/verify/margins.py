@@ -52,6 +52,14 @@ class Condition:
         """A share or a correlation as a measurement."""
         return self._measurement(quantity, value, "fraction", interval, meaning)
 
+    def p_value(self, value: float, meaning: str, quantity: str) -> Measurement:
+        """The p-value of a test as a measurement."""
+        return self._measurement(quantity, value, "p", None, meaning)
+
+    def count(self, value: float, unit: str, meaning: str, quantity: str) -> Measurement:
+        """A number of things as a measurement; `unit` says of what: `edges`."""
+        return self._measurement(quantity, value, unit, None, meaning)
+
     def _measurement(
         self, quantity: str, value: float, unit: str, interval: Interval | None, meaning: str
     ) -> Measurement:

@@ -41,3 +41,21 @@ MEDIAN_CORRELATION = Threshold(0.9, at_most=False)
 """Median of these correlations."""
 GONE_UNIFORM = Threshold(0.0)
 """Share of kept heads that look everywhere alike in the circuit, but not in the model."""
+SIGNIFICANCE = 0.05
+"""Level of the hypothesis tests."""
+NO_EVIDENCE = Threshold(SIGNIFICANCE, at_most=False)
+"""p-value of a test whose rejection speaks against a circuit."""
+EVIDENCE = Threshold(SIGNIFICANCE)
+"""p-value of a test whose rejection speaks for a circuit."""
+TRACE = 0.1
+"""Normalized HSIC below which a dependence is no larger than what norms pass on.
+
+Planted circuits that are the only way leave 0.03 to 0.08, a second way 0.5 and more."""
+NONSENSE_RATIO = Threshold(3.0, at_most=False)
+"""Edges of a circuit for nonsense answers, over those of the circuit."""
+UNSOLVED = Threshold(0.0)
+"""Whether pruning finds a circuit for nonsense answers at all."""
+STABLE = Threshold(0.8, at_most=False)
+"""Mean Jaccard index of circuits from resampled prompts, or other seeds (Méloux et al. 2025, 2510.00845)."""
+RIVALS = Threshold(0.0)
+"""Circuits without a node of this one that do the task as well."""
