@@ -1,4 +1,4 @@
-"""The statistics of three tests of a circuit: equivalence, independence and minimality (Shi et al. 2024, 2410.13032)."""
+"""The statistics of tests of a circuit: equivalence, independence, minimality (Shi et al. 2024, 2410.13032)."""
 
 from collections.abc import Sequence
 from math import comb

@@ -1,4 +1,4 @@
-"""Is it this circuit that pruning finds, and the only one? Reruns on other prompts, from other seeds, and without it."""
+"""Is it this circuit that pruning finds, and the only one? Reruns on other prompts and seeds, and without it."""
 
 from collections.abc import Sequence
 
