@@ -13,12 +13,14 @@ from thinwire.tasks import PairBatch, loss_of
 from thinwire.verify.inputs import CheckInput
 
 QUARTERS = (0.25, 0.5, 0.75)
-"""Where in the range of a node's values a threshold is tried."""
+"""Where in the range of a node's values thresholds are tried; and the quantiles of the values that are tried too.
+
+The range alone would miss, where a few values are far from all others."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A node that has the level `low` below a threshold and `high` from it on."""
+    """A node that has the level `low` up to a threshold and `high` beyond it."""
 
     threshold: float
     low: float
@@ -38,7 +40,7 @@ class Binarize(Intervention):
         for node, step in self.steps.items():
             if node.site == site:
                 own = x[..., node.index]
-                x[..., node.index] = torch.where(own >= step.threshold, step.high, step.low).to(x.dtype)
+                x[..., node.index] = torch.where(own > step.threshold, step.high, step.low).to(x.dtype)
         return x
 
 
@@ -65,9 +67,9 @@ def candidates(values: Tensor) -> Sequence[Step]:
     """The steps that are tried for values [n] of a node: its levels are the means on both sides of the threshold."""
     low, high = values.min().item(), values.max().item()
     found = []
-    for part in QUARTERS:
-        threshold = low + part * (high - low)
-        above = values >= threshold
+    quarters = torch.tensor(QUARTERS, dtype=values.dtype, device=values.device)
+    for threshold in (*(low + part * (high - low) for part in QUARTERS), *values.quantile(quarters).tolist()):
+        above = values > threshold
         below = values[~above].mean().item() if not above.all() else low
         found.append(Step(threshold, below, values[above].mean().item() if above.any() else high))
     return found

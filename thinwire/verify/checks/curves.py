@@ -21,10 +21,10 @@ SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Of the model's edges."""
 LOGS = tuple(map(math.log, SHARES))
 SIZES = (
-    "The nodes of the circuit come first, by the score that pruning ranked them by, then all others by attribution; a "
-    "circuit of a size is the fewest of them with that share of the model's edges between them, from 0.1 to 100 %. f is "
-    "the mean log-odds of the right answer, not calibrated, less that of the model with every node at its mean, over "
-    "the same of the whole model."
+    "The nodes of the circuit come first, by the score that pruning ranked them by, then all others by attribution. A "
+    "circuit of a size is the fewest of them with that share of the model's edges between them, from 0.1 to 100 %; an "
+    "edge has the rank of the later of its ends, and none between them is cut. f is the mean log-odds of the right "
+    "answer, not calibrated, less that of the model with every node at its mean, over the same of the whole model."
 )
 CPR = f"Mean of f over sizes, the area under its curve; above 1 where circuits do more than the model. {SIZES}"
 CMD = f"Mean of |1 - f| over sizes: how far circuits are from the model. {SIZES}"

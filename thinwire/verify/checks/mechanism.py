@@ -19,9 +19,9 @@ from thinwire.verify.measurement import Curve, Measurement
 FIT_PAIRS, PAIRS, ROWS_AT_ONCE = 32, 64, 8
 BINARY = (
     "Every kept node is a step between two levels. Thresholds are tried at a quarter, half and three quarters of the "
-    "range of its values, node after node, for the least loss on training pairs; the levels are the means on both "
-    "sides. Held-out pairs under the scale and shift that suit them best. A low loss says that the circuit can be read "
-    "as yes and no. The steps are not trained, so a higher one says little."
+    "range of its values and at their quartiles, node after node, for the least loss on training pairs; the levels are "
+    "the means on both sides. The loss is on held-out pairs under the scale and shift that suit them best. A low one "
+    "says that the circuit can be read as yes and no. The steps are not trained, so a higher one says little."
 )
 QUERIES = (
     "Only the circuit is left, and the queries of its heads are at their means too, under the scale and shift that "
@@ -46,7 +46,7 @@ def binarize(inputs: CheckInput) -> list[Measurement]:
     few = inputs.fit.take(torch.arange(min(len(inputs.fit), FIT_PAIRS), dtype=torch.int64, device="cpu"))
     batch, seed = inputs.first(PAIRS), inputs.config.seed
     own = binarized_margins(inputs, batch, fitted_steps(inputs, few))
-    budget = f"3 thresholds for each of {plural(len(inputs.circuit.nodes), 'node')}, on {plural(len(few), 'pair')}"
+    budget = f"6 thresholds for each of {plural(len(inputs.circuit.nodes), 'node')}, on {plural(len(few), 'pair')}"
     condition = Condition("binarize", "kept nodes as steps", inputs.ablation, len(batch), budget=budget)
     margins = inputs.refitted(own)
     return [

@@ -16,8 +16,8 @@ from thinwire.verify.thresholds import EXCHANGED_LOSS
 PAIRS = 64
 HOW = (
     f"Each kept node is given a meaning on training pairs: the first of {', '.join(MEANINGS)} that explains "
-    f"{EXPLAINED:.0%} of the variance of its values in the circuit, or the one that explains most. Side is which prompt "
-    "of a pair it is, from the token on at which the two begin to differ; token is the last token read."
+    f"{EXPLAINED:.0%} of the variance of its values in the circuit, or the one that explains most. Side is which "
+    "prompt of a pair it is, from the token on at which the two begin to differ; token is the last token read."
 )
 WORST = (
     f"{HOW} On held-out pairs every value of one node is then replaced by one that means the same, from another "
