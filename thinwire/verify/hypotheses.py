@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import comb
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,30 +15,28 @@ def sign_test(wins: int, trials: int) -> float:
     return min(1.0, 2 * tail / 2**trials)
 
 
-class Dependence(NamedTuple):
-    """How two quantities depend on each other."""
+def independence_test(one: Tensor, other: Tensor, seed: int) -> float:
+    """p-value of the HSIC of two rows of n values: the share of orders of one of them that have as large a one.
 
-    p: float
-    """Share of permutations, the given order among them, whose HSIC is at least as large."""
-    size: float
-    """HSIC over that of each with itself: 0 for independent ones, 1 where one is the other."""
-
-
-def dependence(one: Tensor, other: Tensor, seed: int) -> Dependence:
-    """The HSIC of two rows of n values, with Gaussian kernels as wide as the median distance, by permutations.
-
-    A row whose values are all equal depends on nothing.
+    The given order is among them. Kernels are Gaussian, as wide as the median distance.
     """
-    own, others = (_centred(_kernel(values.double())) for values in (one, other))
+    own, others = _centred(one), _centred(other)
     found = (own * others).sum()
-    scale = (own.square().sum() * others.square().sum()).sqrt()
-    if not scale:
-        return Dependence(1.0, 0.0)
     generator, as_large = torch.Generator().manual_seed(seed), 1
     for _ in range(PERMUTATIONS):
         order = torch.randperm(len(one), generator=generator, dtype=torch.int64, device="cpu")
         as_large += bool((own * others[order][:, order]).sum() >= found)
-    return Dependence(as_large / (PERMUTATIONS + 1), (found / scale).item())
+    return as_large / (PERMUTATIONS + 1)
+
+
+def dependence(one: Tensor, other: Tensor) -> float:
+    """The HSIC of two rows of n values over that of each with itself: 1 where one is the other.
+
+    0 where they are independent, or the values of one are all equal.
+    """
+    own, others = _centred(one), _centred(other)
+    scale = (own.square().sum() * others.square().sum()).sqrt()
+    return ((own * others).sum() / scale).item() if scale else 0.0
 
 
 def exceeded(effect: float, others: Sequence[float]) -> float:
@@ -47,15 +44,12 @@ def exceeded(effect: float, others: Sequence[float]) -> float:
     return (1 + sum(other >= effect for other in others)) / (1 + len(others))
 
 
-def _kernel(values: Tensor) -> Tensor:
-    """Gaussian kernel [n, n] of values [n]."""
+def _centred(values: Tensor) -> Tensor:
+    """Gaussian kernel [n, n] of values [n], with rows and columns of mean 0."""
+    values = values.double()
     apart = (values[:, None] - values).abs()
     some = apart[apart > 0]
     width = some.median() if some.numel() else torch.ones((), dtype=torch.float64, device="cpu")
-    return (-(apart / width).square() / 2).exp()
-
-
-def _centred(kernel: Tensor) -> Tensor:
-    """A symmetric kernel [n, n] whose rows and columns have the mean 0."""
+    kernel = (-(apart / width).square() / 2).exp()
     rows = kernel.mean(0)
     return kernel - rows - rows[:, None] + rows.mean()

@@ -47,10 +47,10 @@ NO_EVIDENCE = Threshold(SIGNIFICANCE, at_most=False)
 """p-value of a test whose rejection speaks against a circuit."""
 EVIDENCE = Threshold(SIGNIFICANCE)
 """p-value of a test whose rejection speaks for a circuit."""
-TRACE = 0.1
+TRACE = 0.2
 """Normalized HSIC below which a dependence is no larger than what norms pass on.
 
-Planted circuits that are the only way leave 0.03 to 0.08, a second way 0.5 and more."""
+Planted circuits that are the only way leave 0.03 to 0.16, and 0.99 or more where there is a second way."""
 NONSENSE_RATIO = Threshold(3.0, at_most=False)
 """Edges of a circuit for nonsense answers, over those of the circuit."""
 UNSOLVED = Threshold(0.0)

@@ -7,7 +7,7 @@ import torch
 from thinwire.circuit.calibration import side_signs
 from thinwire.display import plural
 from thinwire.verify.checks import check
-from thinwire.verify.hypotheses import PERMUTATIONS, dependence, exceeded, sign_test
+from thinwire.verify.hypotheses import PERMUTATIONS, dependence, exceeded, independence_test, sign_test
 from thinwire.verify.inputs import CheckInput
 from thinwire.verify.intervals import wilson
 from thinwire.verify.knockouts import Knockouts
@@ -76,9 +76,9 @@ def _independence(inputs: CheckInput) -> list[Measurement]:
     side = torch.randint(2, (n,), generator=generator, dtype=torch.int64, device="cpu")
     one = torch.arange(n, dtype=torch.int64, device="cpu") + n * side
     condition = _condition(inputs, inputs.ablation, n, plural(PERMUTATIONS, "permutation"))
-    size = dependence(outside, output, seed).size
-    tested = condition.p_value(dependence(outside[one], output[one], seed).p, INDEPENDENCE, "independence")
-    tested = tested.held_against(NO_EVIDENCE, "warn")
+    size = dependence(outside, output)
+    p = independence_test(outside[one], output[one], seed)
+    tested = condition.p_value(p, INDEPENDENCE, "independence").held_against(NO_EVIDENCE, "warn")
     if tested.status != "pass" and size < TRACE:
         tested = tested.judged(Judgement("pass", f"dependent, but by less than {TRACE}"))
     return [tested, condition.share(size, None, DEPENDENCE, "dependence")]
