@@ -152,7 +152,7 @@ def test_jaccard_over_pairs_of_sets_and_their_core() -> None:
     assert value == pytest.approx((0.5 + 1 + 0.5) / 3)
     assert interval is not None
     assert (interval.low, interval.high) == (0.5, 1)
-    assert pairwise(sets[:1], 0) == (0, None)
+    assert (pairwise(sets[:2], 0), pairwise(sets[:1], 0)) == ((0.5, None), (0, None))
     circuits = [replace(inputs_of(planted.mlp()).circuit, nodes=tuple(sorted(each))) for each in sets]
     assert core_of(circuits) == sets[0] & sets[1]
     assert core_of([]) == frozenset()

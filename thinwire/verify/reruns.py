@@ -17,6 +17,7 @@ from thinwire.data.tokenizer import Tokenizer
 from thinwire.display import plural
 from thinwire.model.precision import own_modes
 from thinwire.progress import silent
+from thinwire.prune.bootstrap import TAIL
 from thinwire.prune.config import PruneConfig
 from thinwire.prune.reach import TargetMissed
 from thinwire.prune.run import PruningRun, evaluator_of
@@ -104,7 +105,7 @@ def jaccard(one: Parts, other: Parts) -> float:
 def pairwise(found: Sequence[Parts], seed: int) -> tuple[float, Interval | None]:
     """Mean Jaccard index of every two of some sets, with an interval from resamples of the sets.
 
-    A set is not compared with itself. Without two sets it is 0 and has no interval.
+    A set is not compared with itself. Without two sets it is 0; without three it has no interval.
     """
     n = len(found)
     if n < 2:
@@ -112,13 +113,16 @@ def pairwise(found: Sequence[Parts], seed: int) -> tuple[float, Interval | None]
     alike = torch.zeros(n, n, dtype=torch.float64, device="cpu")
     for i, j in combinations(range(n), 2):
         alike[i, j] = alike[j, i] = jaccard(found[i], found[j])
+    value = (alike.sum() / (n * (n - 1))).item()
+    if n == 2:
+        return value, None
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(n, (RESAMPLES, n), generator=generator, dtype=torch.int64, device="cpu")
     others = (drawn[:, :, None] != drawn[:, None]).double()
     sums = (alike[drawn[:, :, None], drawn[:, None]] * others).sum((1, 2))
     means = (sums / others.sum((1, 2)))[others.sum((1, 2)) > 0]
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")).tolist()
-    return (alike.sum() / (n * (n - 1))).item(), Interval(low, high)
+    low, high = means.quantile(torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64, device="cpu")).tolist()
+    return value, Interval(low, high)
 
 
 def core_of(circuits: Iterable[Circuit]) -> frozenset[Node]:
