@@ -1,5 +1,7 @@
 """Thorough rows that prune again: nonsense, stability and rivals, by attribution so that a rerun takes a moment."""
 
+import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +18,11 @@ from thinwire import artifact
 from thinwire.prune import PruneConfig
 from thinwire.sites import Node
 from thinwire.tasks import CannotExpress, PairBatch, Task
-from thinwire.verify import CheckInput, VerifyConfig, reruns
+from thinwire.verify import CheckInput, VerifyConfig, reruns, verify
+from thinwire.verify.checks import all_checks
 from thinwire.verify.checks.nonsense import expressible, nonsense
 from thinwire.verify.checks.stability import rivals, stability
+from thinwire.verify.claims import word_of
 from thinwire.verify.reruns import Rerun, cheap_config, core_of, jaccard, own_config, pairwise, pruned
 
 QUICK = PruneConfig(method="attribution", trials=1, train_pairs=48, validation_pairs=48, heldout_pairs=16)
@@ -156,3 +160,18 @@ def test_jaccard_over_pairs_of_sets_and_their_core() -> None:
     circuits = [replace(inputs_of(planted.mlp()).circuit, nodes=tuple(sorted(each))) for each in sets]
     assert core_of(circuits) == sets[0] & sets[1]
     assert core_of([]) == frozenset()
+
+
+@pytest.mark.slow
+def test_a_true_circuit_passes_the_thorough_battery() -> None:
+    inputs = prepared(alike_outside((SAME, OTHER)))
+    config = VerifyConfig(thorough=True, pairs=32, random_circuits=5, reruns=2)
+    tokens = torch.randint(1, planted.SHAPE.vocab_size, (9, 8), generator=torch.Generator().manual_seed(5))
+    own = inputs.task
+    verdict = verify(inputs.model, inputs.circuit, None, config, own=own, pretraining=tokens)  # pyright: ignore
+    names = [check.name for check in all_checks(thorough=True)]
+    assert list(dict.fromkeys(one.check for one in verdict.measurements)) == names
+    assert not missed(verdict.measurements)
+    assert word_of(verdict).word == "robust"
+    assert all(one.meaning.endswith(".") and math.isfinite(one.value) for one in verdict.measurements)
+    assert json.loads(json.dumps([one.row() for one in verdict.measurements], allow_nan=False))

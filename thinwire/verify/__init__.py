@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from thinwire.verify.measurement import Headline as Headline
     from thinwire.verify.measurement import Interval as Interval
     from thinwire.verify.measurement import Measurement as Measurement
+    from thinwire.verify.scrubbing import Hypothesis as Hypothesis
+    from thinwire.verify.scrubbing import Scrubber as Scrubber
     from thinwire.verify.verdict import Verdict as Verdict
     from thinwire.verify.verdict import finished_verdict as finished_verdict
     from thinwire.verify.verdict import verify as verify
@@ -24,8 +26,10 @@ __getattr__, __dir__, __all__ = attach(
         "CheckInput": "inputs",
         "Curve": "measurement",
         "Headline": "measurement",
+        "Hypothesis": "scrubbing",
         "Interval": "measurement",
         "Measurement": "measurement",
+        "Scrubber": "scrubbing",
         "Verdict": "verdict",
         "VerifyConfig": "config",
         "check": "checks",
