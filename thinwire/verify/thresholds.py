@@ -18,3 +18,5 @@ PRETRAINING_LOSS = Threshold(0.25)
 """Loss in nats with nodes outside at their values in a pretraining sequence."""
 REMOVED_AUC = Threshold(0.6)
 """AUC of the model without the circuit, above which it does the task in another way too."""
+PERTURBED = Threshold(0.1)
+"""Difference of the mean p(correct) of circuit and model on perturbed prompts, on the side where it is largest."""
