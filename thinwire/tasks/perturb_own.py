@@ -46,15 +46,15 @@ perturbation(
     "length",
     "with a longer list; the strength is its number of elements",
     ("bracket_counting",),
-    strength=30,
-    curve=(5, 10, 15, 20, 30, 40, 50, 60, 67),
+    strength=20,
+    curve=(5, 10, 20, 30, 40, 50, 60, 67),
 )(_ending(NUMBERS, lambda scene, n: scene.numbers(n, n)))
 perturbation(
     "length",
     "with a longer phrase; the strength is its number of words",
     ("single_double_quote",),
     strength=12,
-    curve=(1, 2, 4, 8, 12, 16, 24),
+    curve=(1, 2, 4, 8, 16),
 )(_ending(PHRASE, lambda scene, n: scene.phrase(n, n)))
 
 
@@ -84,7 +84,7 @@ def quotes(scene: Scene, pair: Pair, strength: float) -> Pair:
     "with more lines between the variable and its loop; the strength is their number",
     ("set_or_string", "set_or_string_fixedvarname"),
     strength=4,
-    curve=(1, 2, 4, 8, 12, 16),
+    curve=(1, 2, 4, 8, 16),
 )
 def apart(scene: Scene, pair: Pair, strength: float) -> Pair:
     """Calls of functions in the line after the one that makes the set or the string."""

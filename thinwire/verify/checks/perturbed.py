@@ -19,8 +19,8 @@ from thinwire.verify.margins import Condition
 from thinwire.verify.measurement import Curve, Measurement
 from thinwire.verify.thresholds import PERTURBED
 
-PAIRS = 64
-"""Pairs for each perturbation and strength, where the prompts of so many fit the context."""
+PAIRS, CURVE_PAIRS = 64, 16
+"""Pairs for each perturbation, and for each point of a curve, where the prompts of so many fit the context."""
 READ = (
     "p(correct) is the probability of the right answer of the two, calibrated for the circuit and as it is for the "
     "model. The difference is that of the means over prompts of one side, the one where it is larger."
@@ -67,7 +67,7 @@ def perturbed(inputs: CheckInput) -> list[Measurement]:
     plain = Answered.to(inputs.heldout.take(few), inputs).difference(inputs, "unperturbed", "as they are")
     each, curves = [], []
     for name, found in (inputs.task.perturbations if inputs.task and inputs.tokenizer else {}).items():
-        if (answered := _answered(inputs, name, found.strength)) is not None:
+        if (answered := _answered(inputs, name, found.strength, PAIRS)) is not None:
             each.append(answered.difference(inputs, name, f"{found.summary} (here {found.strength:g})"))
         curves += _curves(inputs, name, found.curve)
     return [*_largest(each), plain, *each, *curves]
@@ -84,7 +84,12 @@ def _largest(each: list[Measurement]) -> list[Measurement]:
 
 def _curves(inputs: CheckInput, name: str, strengths: tuple[float, ...]) -> Iterator[Measurement]:
     """Mean p(correct) of circuit and model over strengths, on the side where the model's is least in the end."""
-    found = {strength: one for strength in strengths if (one := _answered(inputs, name, strength)) is not None}
+    found: dict[float, Answered] = {}
+    for strength in sorted(strengths):
+        answered = _answered(inputs, name, strength, CURVE_PAIRS)
+        if answered is None:
+            break  # no longer prompt fits the context either
+        found[strength] = answered
     if not found:
         return
     last = found[max(found)]
@@ -102,10 +107,11 @@ def _condition(inputs: CheckInput, n: int) -> Condition:
     return Condition("perturbed", "perturbed prompts", inputs.ablation, n)
 
 
-def _answered(inputs: CheckInput, name: str, strength: float) -> Answered | None:
+def _answered(inputs: CheckInput, name: str, strength: float, pairs: int) -> Answered | None:
     """The answers to perturbed prompts; None where no prompt fits the context, or no token tells the sides apart."""
-    assert inputs.task is not None and inputs.tokenizer is not None
-    n, seed, context = min(PAIRS, inputs.config.pairs), inputs.config.seed, inputs.model.config.context
+    assert inputs.task is not None
+    assert inputs.tokenizer is not None
+    n, seed, context = min(pairs, inputs.config.pairs), inputs.config.seed, inputs.model.config.context
     try:
         batch = inputs.task.perturbed(name, strength).pairs(n, "heldout", seed, inputs.tokenizer, context)
     except UserError:
