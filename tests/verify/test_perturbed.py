@@ -67,7 +67,7 @@ def test_a_curve_is_of_what_the_model_says(inputs: CheckInput) -> None:
 
 def test_a_circuit_without_nodes_is_caught(inputs: CheckInput) -> None:
     empty = replace(inputs, circuit=replace(inputs.circuit, nodes=()))
-    worst = perturbed(empty)[0]
+    worst, *_ = perturbed(empty)
     assert worst.status == "fail"
     assert worst.value > 0.3
     assert worst.reason.startswith("above 0.1: ")
