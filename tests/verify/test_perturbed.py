@@ -1,4 +1,4 @@
-"""The check on perturbed prompts: a circuit that is its model agrees everywhere, one that is blind to a part does not."""
+"""The check on perturbed prompts: the whole model as a circuit agrees everywhere; a circuit without nodes does not."""
 
 from dataclasses import replace
 from pathlib import Path
