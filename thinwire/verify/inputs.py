@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thinwire.circuit import Calibration, Circuit
 from thinwire.config import read_record
+from thinwire.data.tokenizer import Tokenizer
 from thinwire.display import one_line
 from thinwire.model.taps import Tap, ablate, identity
 from thinwire.model.transformer import Transformer
@@ -38,6 +39,8 @@ class CheckInput:
     """Held-out pretraining sequences, int64 [rows, pos]; None where no tokens are given."""
     task: Task | None = None
     """The circuit's task; None where the pairs are all that is known."""
+    tokenizer: Tokenizer | None = None
+    """The model's tokenizer, to draw further pairs of the task with; None where there is none."""
 
     @property
     def target_loss(self) -> float | None:

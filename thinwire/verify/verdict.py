@@ -155,7 +155,7 @@ def verify(
     circuit.check_model(model)
     task, context = circuit_task(circuit, own), model.config.context
     heldout, fit = (task.pairs(config.pairs, split, config.seed, tokenizer, context) for split in ("heldout", "train"))
-    inputs = CheckInput(model, circuit, heldout, fit, config, ablation_of(circuit), pretraining, task)
+    inputs = CheckInput(model, circuit, heldout, fit, config, ablation_of(circuit), pretraining, task, tokenizer)
     checks, measurements = [*all_checks(config.thorough, pretraining is not None), *further], []
     for done, check in enumerate(checks, 1):
         found = list(check.run(inputs))
