@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from thinwire.verify.checks import check
 from thinwire.verify.inputs import CheckInput
-from thinwire.verify.margins import GUESSING, Condition, auc, mean_accuracy, mean_loss
-from thinwire.verify.measurement import Headline, Measurement
+from thinwire.verify.margins import GUESSING, Condition, against_guessing, auc, mean_accuracy, mean_loss
+from thinwire.verify.measurement import Headline, Judgement, Measurement
 from thinwire.verify.thresholds import REMOVED_AUC
 
 MEANING = (
@@ -25,11 +25,14 @@ def necessity(inputs: CheckInput) -> list[Measurement]:
     )
     margins = inputs.margins(inputs.heldout, inputs.circuit.removed_tap())
     loss = mean_loss(margins, condition, MEANING, seed)
+    refitted = mean_loss(inputs.refitted(margins), condition, REFITTED, seed, "refitted loss")
+    area = auc(margins, condition, seed).held_against(REMOVED_AUC)
+    if area.status != "pass" and against_guessing(refitted.value).status == "pass":
+        # an AUC knows no size: differences of a thousandth of a nat, which norms leave behind, are no way to do a task
+        area = area.judged(Judgement("pass", "no better than guessing under the best calibration"))
     return [
-        replace(
-            auc(margins, condition, seed).held_against(REMOVED_AUC), headline=Headline("AUC removed", "removed_auc")
-        ),
+        replace(area, headline=Headline("AUC removed", "removed_auc")),
         replace(loss, headline=Headline("circuit removed", "necessity_loss")),
-        mean_loss(inputs.refitted(margins), condition, REFITTED, seed, "refitted loss"),
+        refitted,
         mean_accuracy(margins, condition),
     ]
