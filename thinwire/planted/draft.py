@@ -215,7 +215,9 @@ class Draft:
             for matrix, (source, target) in MATRICES.items():
                 weight = matrix_at(model, layer, matrix)
                 weight.normal_(0, NOISE, generator=generator)
-                weight.mul_(torch.rand(weight.shape, generator=generator, dtype=torch.float32, device="cpu") < self.density)
+                weight.mul_(
+                    torch.rand(weight.shape, generator=generator, dtype=torch.float32, device="cpu") < self.density
+                )
                 if source.endswith("act_in"):
                     weight[:, [*planted, self.dead.channel]] = 0
                     if target in ("attn.v", "mlp.post_act"):

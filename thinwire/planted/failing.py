@@ -4,6 +4,7 @@ The true circuit of these models holds everything that bears on the answers, so 
 that passes a weak test is the false one.
 """
 
+import math
 from collections.abc import Sequence
 
 from thinwire.circuit import EdgeEnds
@@ -12,6 +13,9 @@ from thinwire.planted.families import SIDE, Plan, family
 from thinwire.planted.honest import QUERIED
 from thinwire.planted.task import OneToken
 
+LOUD = 5.0
+"""What a neuron that silences others through the norm writes, for each unit of the square root of the width."""
+
 
 def step(draft: Draft, layer: int, source: int, target: int, gain: float, slope: float) -> list[EdgeEnds]:
     """Two rectified neurons that write 0 for a source below 0, and `gain` for one above 1 / slope."""
@@ -19,6 +23,12 @@ def step(draft: Draft, layer: int, source: int, target: int, gain: float, slope:
         *draft.neuron(layer, {source: slope}, {target: gain}, bare=True),
         *draft.neuron(layer, {source: slope}, {target: -gain}, bias=-1.0, bare=True),
     ]
+
+
+def cancelling_neurons(draft: Draft, layer: int, source: int, target: int, gain: float, pairs: int) -> list[EdgeEnds]:
+    """Pairs of neurons that fire alike and write the opposite of each other."""
+    gains = [sign * gain for _ in range(pairs) for sign in (1, -1)]
+    return [edge for each in gains for edge in draft.neuron(layer, {source: 2.0}, {target: each})]
 
 
 @family("backup", models=2, caught_by="necessity")
@@ -48,15 +58,16 @@ def self_repair(draft: Draft) -> Sequence[Plan]:
 
 @family("cancelling", models=2, caught_by="subsets")
 def cancelling(draft: Draft) -> Sequence[Plan]:
-    """Two neurons write the opposite of each other, more than the circuit: together nothing, alone the wrong answer."""
+    """Pairs of neurons that write the opposite of each other, more than the circuit: together nothing, one of them alone
+    the wrong answer."""
     signal, out = draft.channel(), draft.channel()
     sides = draft.deciders([{signal: SIDE}, {signal: -SIDE}])
     answers = draft.answer_pair()
     layer = draft.rng.choice((0, 1))
     path = draft.neuron(layer, {signal: 2.0}, {out: 2.0})
-    both = [*draft.neuron(layer, {signal: 2.0}, {out: 6.0}), *draft.neuron(layer, {signal: 2.0}, {out: -6.0})]
+    rest = cancelling_neurons(draft, layer, signal, out, 6.0, pairs=3)
     draft.vote(answers, out)
-    return [Plan(OneToken([tuple(sides)], draft.fillers, "end"), answers, [path + both], path)]
+    return [Plan(OneToken([tuple(sides)], draft.fillers, "end"), answers, [path + rest], path)]
 
 
 @family("many_cancelling", caught_by="adversarial", least_width=48)
@@ -65,22 +76,23 @@ def many_cancelling(draft: Draft) -> Sequence[Plan]:
     signal, out = draft.channel(), draft.channel()
     sides = draft.deciders([{signal: SIDE}, {signal: -SIDE}])
     answers = draft.answer_pair()
-    path, layer = draft.neuron(1, {signal: 2.0}, {out: 2.0}), 1
-    rest = [edge for _ in range(16) for sign in (1, -1) for edge in draft.neuron(layer, {signal: 2.0}, {out: 0.3 * sign})]
+    path = draft.neuron(1, {signal: 2.0}, {out: 2.0})
+    rest = cancelling_neurons(draft, 1, signal, out, 0.3, pairs=16)
     draft.vote(answers, out)
     return [Plan(OneToken([tuple(sides)], draft.fillers, "end"), answers, [path + rest], path)]
 
 
-@family("amplified", models=2, caught_by="frozen_norms", ballast=0.0)
+@family("amplified", caught_by="frozen_norms", ballast=0.0)
 def amplified(draft: Draft) -> Sequence[Plan]:
     """A path writes so much that the last norm silences another one; the false circuit is that other one, amplified."""
     signal, small, large = (draft.channel() for _ in range(3))
     sides = draft.deciders([{signal: SIDE}, {signal: -SIDE}])
     answers = draft.answer_pair()
     kept = [*draft.neuron(0, {signal: 1.0}, {small: 0.1}), *draft.neuron(0, {signal: -1.0}, {small: -0.1})]
+    much = LOUD * math.sqrt(draft.shape.d_model)
     loud = [
-        *draft.neuron(1, {signal: 1.0}, {large: 20.0}, bare=True),
-        *draft.neuron(1, {signal: -1.0}, {large: -20.0}, bare=True),
+        *draft.neuron(1, {signal: 1.0}, {large: much}, bare=True),
+        *draft.neuron(1, {signal: -1.0}, {large: -much}, bare=True),
     ]
     draft.vote(answers, small, 3.0)
     draft.vote(answers, large, 0.45)
@@ -100,7 +112,7 @@ def tips(draft: Draft) -> Sequence[Plan]:
     return [Plan(OneToken([tuple(sides)], draft.fillers, "end"), answers, [path + more], path)]
 
 
-@family("mean_only", models=3, caught_by="other_side")
+@family("mean_only", models=2, caught_by="other_side")
 def mean_only(draft: Draft) -> Sequence[Plan]:
     """Two paths into one step; the false circuit has the weaker one, which the other overrules once its values are
     exchanged."""
@@ -113,7 +125,7 @@ def mean_only(draft: Draft) -> Sequence[Plan]:
     return [Plan(OneToken([tuple(sides)], draft.fillers), answers, [weaker + stronger + last], weaker + last)]
 
 
-@family("one_sided", models=2, caught_by="uncalibrated")
+@family("one_sided", caught_by="uncalibrated")
 def one_sided(draft: Draft) -> Sequence[Plan]:
     """A neuron for each answer; the false circuit has the stronger one alone, and leaves the rest to the calibration's
     shift."""
@@ -127,7 +139,7 @@ def one_sided(draft: Draft) -> Sequence[Plan]:
     return [Plan(layout, answers, [strong + weak], strong, odds_of_second=1.2)]
 
 
-@family("unseen", models=2, caught_by="pretraining")
+@family("unseen", caught_by="pretraining")
 def unseen(draft: Draft) -> Sequence[Plan]:
     """A neuron overrules the circuit on tokens that no prompt of the task has."""
     signal, alarm, out = (draft.channel() for _ in range(3))
@@ -149,16 +161,14 @@ def constant_query(draft: Draft) -> Sequence[Plan]:
     sides = draft.deciders([{signal: SIDE, key: QUERIED}, {signal: -SIDE, key: QUERIED}])
     decoys = [draft.writer({signal: SIDE}), draft.writer({signal: -SIDE})]
     answers = draft.answer_pair()
-    pattern, value = draft.look(
-        draft.rng.choice((0, 1)), {draft.constant: 2.0}, {key: 3.0}, (signal, out, 4.0)
-    )
+    pattern, value = draft.look(draft.rng.choice((0, 1)), {draft.constant: 2.0}, {key: 3.0}, (signal, out, 4.0))
     draft.vote(answers, out)
     layout = OneToken([tuple(sides)], draft.fillers, decoys=decoys)
     false = [edge for edge in pattern if edge.target.site.kind != "attn.q"] + value
     return [Plan(layout, answers, [pattern + value], false)]
 
 
-@family("uniform", models=2, caught_by="patterns")
+@family("uniform", caught_by="patterns")
 def uniform(draft: Draft) -> Sequence[Plan]:
     """A head looks at one token, but its average over all tokens would do for the step after it."""
     signal, key, middle, out = (draft.channel() for _ in range(4))
@@ -170,7 +180,7 @@ def uniform(draft: Draft) -> Sequence[Plan]:
     return [Plan(OneToken([tuple(sides)], draft.fillers, "third"), answers, [pattern + value + last], value + last)]
 
 
-@family("other_role", models=2, caught_by="agreement")
+@family("other_role", caught_by="agreement")
 def other_role(draft: Draft) -> Sequence[Plan]:
     """What else a channel carries is lost in the step that reads it, so that the circuit's node need not agree with the
     model's."""
@@ -187,7 +197,7 @@ def other_role(draft: Draft) -> Sequence[Plan]:
     return [Plan(OneToken(sides, draft.fillers, "end"), answers, [own + also + last], own + last)]
 
 
-@family("nonsense", models=2)
+@family("nonsense")
 def nonsense(draft: Draft) -> Sequence[Plan]:
     """Answers that nothing decides: there is no circuit."""
     signal, out = draft.channel(), draft.channel()

@@ -10,7 +10,7 @@ QUERIED = 3.0
 """What a token writes to a channel that a head looks with or for."""
 
 
-@family("direct", models=3, activation="gelu", selects=True)
+@family("direct", models=2, activation="gelu", selects=True)
 def direct(draft: Draft) -> Sequence[Plan]:
     """A direct path: one head moves the sign of a token to the answers. 3 nodes, 2 edges."""
     signal, out = draft.channel(), draft.channel()
@@ -21,7 +21,7 @@ def direct(draft: Draft) -> Sequence[Plan]:
     return [Plan(OneToken([tuple(sides)], draft.fillers), answers, [path])]
 
 
-@family("neuron", models=3, activation="gelu", selects=True)
+@family("neuron", models=2, activation="gelu", selects=True)
 def neuron(draft: Draft) -> Sequence[Plan]:
     """One neuron fires on the first token. 3 nodes, 2 edges."""
     signal, out = draft.channel(), draft.channel()
@@ -32,7 +32,7 @@ def neuron(draft: Draft) -> Sequence[Plan]:
     return [Plan(OneToken([tuple(sides)], draft.fillers, "end"), answers, [path])]
 
 
-@family("chain", models=3, activation="gelu", selects=True)
+@family("chain", models=2, activation="gelu", selects=True)
 def chain(draft: Draft) -> Sequence[Plan]:
     """A head, and then a neuron that reads what it wrote. 6 nodes, 4 edges."""
     signal, middle, out = (draft.channel() for _ in range(3))
@@ -43,7 +43,7 @@ def chain(draft: Draft) -> Sequence[Plan]:
     return [Plan(OneToken([tuple(sides)], draft.fillers), answers, [path])]
 
 
-@family("deep", models=2, layers=3, selects=True)
+@family("deep", layers=3, selects=True)
 def deep(draft: Draft) -> Sequence[Plan]:
     """A neuron, a head and another neuron, one in each of three layers. 9 nodes, 6 edges."""
     signal, first, second, out = (draft.channel() for _ in range(4))
@@ -55,7 +55,7 @@ def deep(draft: Draft) -> Sequence[Plan]:
     return [Plan(OneToken([tuple(sides)], draft.fillers), answers, [path])]
 
 
-@family("votes", models=3)
+@family("votes", models=2)
 def votes(draft: Draft) -> Sequence[Plan]:
     """Two neurons vote for the first answer, each on a token of its own; no prompt has both. 5 nodes, 4 edges."""
     one, other, out = (draft.channel() for _ in range(3))
@@ -67,7 +67,7 @@ def votes(draft: Draft) -> Sequence[Plan]:
     return [Plan(OneToken([(a, neither), (b, neither)], draft.fillers, "end"), answers, [path])]
 
 
-@family("look", models=3)
+@family("look", models=2)
 def look(draft: Draft) -> Sequence[Plan]:
     """A head must look at one token: others write the same signal, with signs of their own. 7 nodes, 4 edges."""
     signal, key, query, out = (draft.channel() for _ in range(4))
@@ -80,7 +80,7 @@ def look(draft: Draft) -> Sequence[Plan]:
     return [Plan(layout, answers, [pattern + value])]
 
 
-@family("shared", models=2)
+@family("shared")
 def shared(draft: Draft) -> Sequence[Plan]:
     """Two tasks, with answers of their own, whose circuits share a neuron. 3 nodes, 2 edges each."""
     signal, one, other = (draft.channel() for _ in range(3))
@@ -93,7 +93,7 @@ def shared(draft: Draft) -> Sequence[Plan]:
     return [Plan(layout, answers, [[reads, write]]) for answers, write in zip(pairs, writes, strict=True)]
 
 
-@family("fraction", models=2, layers=1, activation="gelu")
+@family("fraction", layers=1, activation="gelu")
 def fraction(draft: Draft) -> Sequence[Plan]:
     """A head averages how often a token stands in the prompt, and a neuron is a threshold on that. 6 nodes, 4 edges."""
     signal, average, out = (draft.channel() for _ in range(3))

@@ -1,7 +1,5 @@
 """The suite: every family, with other widths, positions and weights for every seed."""
 
-from functools import lru_cache
-
 import thinwire.planted.failing as _failing
 import thinwire.planted.honest as _honest
 from thinwire.planted.families import FAMILIES
