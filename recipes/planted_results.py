@@ -190,7 +190,7 @@ def table(measured: dict[str, Any]) -> str:
                 lines.append(f"| {' | '.join([f'{name}, {kind}', str(total['models']), *cells, seconds])} |")
     lines += [
         "",
-        "| model | layers, width | edges true / false | meant to be caught by | not passed by the false one |",
+        "| model | layers, width | edges, true / false | meant to be caught by | the false one fails |",
     ]
     lines.append("|---" * 5 + "|")
     for name, model in measured["models"].items():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from thinwire.planted.scores import edge_auroc as edge_auroc
     from thinwire.planted.scores import edge_scores as edge_scores
     from thinwire.planted.scores import recovery as recovery
-    from thinwire.planted.suite import suite as suite
+    from thinwire.planted.catalogue import suite as suite
     from thinwire.planted.task import PlantedTask as PlantedTask
 
 __getattr__, __dir__, __all__ = attach(
@@ -32,6 +32,6 @@ __getattr__, __dir__, __all__ = attach(
         "edge_scores": "scores",
         "recovery": "scores",
         "run_pruner": "pruners",
-        "suite": "suite",
+        "suite": "catalogue",
     },
 )

@@ -126,6 +126,11 @@ class Draft:
         self.deciding += made
         return made
 
+    def sides(self, first: Mapping[int, float], second: Mapping[int, float]) -> tuple[int, int]:
+        """The tokens by which the two prompts of a pair differ, by what they write to planted channels."""
+        one, other = self.deciders([first, second])
+        return one, other
+
     def writer(self, values: Mapping[int, float]) -> int:
         """A token that writes these values to planted channels."""
         token = self.token()

@@ -14,45 +14,45 @@ QUERIED = 3.0
 def direct(draft: Draft) -> Sequence[Plan]:
     """A direct path: one head moves the sign of a token to the answers. 3 nodes, 2 edges."""
     signal, out = draft.channel(), draft.channel()
-    sides = draft.deciders([{signal: SIDE}, {signal: -SIDE}])
+    sides = draft.sides({signal: SIDE}, {signal: -SIDE})
     answers = draft.answer_pair()
     path = draft.average(draft.rng.choice((0, 1)), signal, out, 12.0)
     draft.vote(answers, out)
-    return [Plan(OneToken([tuple(sides)], draft.fillers), answers, [path])]
+    return [Plan(OneToken([sides], draft.fillers), answers, [path])]
 
 
 @family("neuron", models=2, activation="gelu", selects=True)
 def neuron(draft: Draft) -> Sequence[Plan]:
     """One neuron fires on the first token. 3 nodes, 2 edges."""
     signal, out = draft.channel(), draft.channel()
-    sides = draft.deciders([{signal: SIDE}, {signal: -SIDE}])
+    sides = draft.sides({signal: SIDE}, {signal: -SIDE})
     answers = draft.answer_pair()
     path = draft.neuron(draft.rng.choice((0, 1)), {signal: 2.0}, {out: 2.0})
     draft.vote(answers, out)
-    return [Plan(OneToken([tuple(sides)], draft.fillers, "end"), answers, [path])]
+    return [Plan(OneToken([sides], draft.fillers, "end"), answers, [path])]
 
 
 @family("chain", models=2, activation="gelu", selects=True)
 def chain(draft: Draft) -> Sequence[Plan]:
     """A head, and then a neuron that reads what it wrote. 6 nodes, 4 edges."""
     signal, middle, out = (draft.channel() for _ in range(3))
-    sides = draft.deciders([{signal: SIDE}, {signal: -SIDE}])
+    sides = draft.sides({signal: SIDE}, {signal: -SIDE})
     answers = draft.answer_pair()
     path = draft.average(0, signal, middle, 16.0) + draft.neuron(draft.rng.choice((0, 1)), {middle: 2.0}, {out: 3.0})
     draft.vote(answers, out)
-    return [Plan(OneToken([tuple(sides)], draft.fillers), answers, [path])]
+    return [Plan(OneToken([sides], draft.fillers), answers, [path])]
 
 
 @family("deep", layers=3, selects=True)
 def deep(draft: Draft) -> Sequence[Plan]:
     """A neuron, a head and another neuron, one in each of three layers. 9 nodes, 6 edges."""
     signal, first, second, out = (draft.channel() for _ in range(4))
-    sides = draft.deciders([{signal: SIDE}, {signal: -SIDE}])
+    sides = draft.sides({signal: SIDE}, {signal: -SIDE})
     answers = draft.answer_pair()
     path = draft.neuron(0, {signal: 2.0}, {first: 3.0}) + draft.average(1, first, second, 12.0)
     path += draft.neuron(2, {second: 2.0}, {out: 3.0})
     draft.vote(answers, out)
-    return [Plan(OneToken([tuple(sides)], draft.fillers), answers, [path])]
+    return [Plan(OneToken([sides], draft.fillers), answers, [path])]
 
 
 @family("votes", models=2)
@@ -71,12 +71,12 @@ def votes(draft: Draft) -> Sequence[Plan]:
 def look(draft: Draft) -> Sequence[Plan]:
     """A head must look at one token: others write the same signal, with signs of their own. 7 nodes, 4 edges."""
     signal, key, query, out = (draft.channel() for _ in range(4))
-    sides = draft.deciders([{signal: SIDE, key: QUERIED}, {signal: -SIDE, key: QUERIED}])
+    sides = draft.sides({signal: SIDE, key: QUERIED}, {signal: -SIDE, key: QUERIED})
     decoys = [draft.writer({signal: SIDE}), draft.writer({signal: -SIDE})]
     asks, answers = draft.writer({query: QUERIED}), draft.answer_pair()
     pattern, value = draft.look(draft.rng.choice((0, 1)), {query: 3.0}, {key: 3.0}, (signal, out, 4.0))
     draft.vote(answers, out)
-    layout = OneToken([tuple(sides)], draft.fillers, decoys=decoys, query=asks)
+    layout = OneToken([sides], draft.fillers, decoys=decoys, query=asks)
     return [Plan(layout, answers, [pattern + value])]
 
 
@@ -84,12 +84,12 @@ def look(draft: Draft) -> Sequence[Plan]:
 def shared(draft: Draft) -> Sequence[Plan]:
     """Two tasks, with answers of their own, whose circuits share a neuron. 3 nodes, 2 edges each."""
     signal, one, other = (draft.channel() for _ in range(3))
-    sides = draft.deciders([{signal: SIDE}, {signal: -SIDE}])
+    sides = draft.sides({signal: SIDE}, {signal: -SIDE})
     pairs = draft.answer_pair(), draft.answer_pair()
     reads, *writes = draft.neuron(draft.rng.choice((0, 1)), {signal: 2.0}, {one: 2.0, other: 2.0})
     for answers, channel in zip(pairs, (one, other), strict=True):
         draft.vote(answers, channel)
-    layout = OneToken([tuple(sides)], draft.fillers, "end")
+    layout = OneToken([sides], draft.fillers, "end")
     return [Plan(layout, answers, [[reads, write]]) for answers, write in zip(pairs, writes, strict=True)]
 
 

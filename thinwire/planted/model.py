@@ -15,7 +15,7 @@ from thinwire.model import Transformer
 from thinwire.model.taps import record
 from thinwire.planted.task import FIRST_TOKEN, PlantedTask
 from thinwire.prune.calibrate import fit_calibration
-from thinwire.sites import Node, Site
+from thinwire.sites import Node, Site, all_sites
 from thinwire.tasks import Task, accuracy_of, last_logits, loss_of, margin
 from thinwire.verify.config import VerifyConfig
 from thinwire.verify.inputs import CheckInput
@@ -86,11 +86,16 @@ class Planted:
         """Whether the model does the task."""
         return bool(self.truth)
 
+    @property
+    def every_node(self) -> tuple[Node, ...]:
+        """All nodes of the model, in the order of the forward pass."""
+        shape = self.model.config
+        return tuple(Node(site, index) for site in all_sites(shape) for index in range(site.width(shape)))
+
     @cached_property
     def every_edge(self) -> tuple[EdgeEnds, ...]:
         """All nonzero weights of the model's layers, in the order of the forward pass."""
-        nodes = (Node(site, index) for site, mean in self.means.items() for index in range(len(mean)))
-        return tuple(edge.ends for edge in weight_edges(self.model, nodes))
+        return tuple(edge.ends for edge in weight_edges(self.model, self.every_node))
 
     def circuit(self, wiring: Wiring, config: VerifyConfig | None = None) -> Circuit:
         """A circuit of these edges, with the calibration that suits the pairs of the train split best.

@@ -52,7 +52,7 @@ class _Recorded(PruningRun):
         return trial
 
     def ranking(self) -> dict[Node, float]:
-        """The scores of all nodes in the trial with the smallest circuit; empty if the masks of all trials collapsed."""
+        """The scores of all nodes in the trial with the smallest circuit; empty if all trials collapsed."""
         if not self.rankings:
             return {}
         _, tau = min(self.rankings, key=lambda one: one[0].size)

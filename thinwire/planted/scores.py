@@ -1,4 +1,4 @@
-"""How near a found circuit comes to a planted one: exact recovery, Jaccard index, and the AUROC of a ranking of edges."""
+"""How near a found circuit comes to a planted one: exact recovery, Jaccard index, and AUROC of a ranking of edges."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
