@@ -75,7 +75,8 @@ def measure(measured: dict[str, Any], models: Sequence[Planted], pruners: Sequen
             print(f"The budget ended before {', '.join(one.name for one in models[index:])}.")
             break
         known = {check.name for check in all_checks()}
-        if set(measured["models"].get(planted.name, {}).get("checks", ())) != known:
+        before = measured["models"].get(planted.name)
+        if before is None or set(before["checks"]) != known:
             measured["models"][planted.name] = described(planted)
             write(measured)
         for name in pruners:

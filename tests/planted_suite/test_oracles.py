@@ -1,6 +1,7 @@
 """Oracles of the planted models: the known circuit does the task, nothing of it can go, and each seed has its own."""
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache
 
 import pytest
 import torch
@@ -14,20 +15,26 @@ from thinwire.tasks import accuracy_of, last_logits, loss_of, margin
 from thinwire.verify.checks import CHECKS, all_checks
 from thinwire.verify.config import VerifyConfig
 
-CONFIG = VerifyConfig(pairs=64)
+CONFIG = VerifyConfig(pairs=64, exchange_pairs=64)
+QUICK = ("chain", "look", "backup", "cancelling", "uniform")
+"""Families whose true circuits are checked in every run of the tests."""
+ALL = [one.name for one in families()]
 EVERY = [(one.name, number) for one in families() for number in range(one.models)]
 HONEST = [(one.name, number) for one in families() if not one.caught_by for number in range(one.models)]
 FALSE = [(one.name, number) for one in families() if one.caught_by for number in range(one.models)]
 
 
-def cases(of: list[tuple[str, int]], seeds: tuple[int, ...] = (0, 1)) -> list[object]:
-    """The first model of each family, and as slow tests the others, those of further seeds too."""
-    every = [(name, number, seed) for seed in seeds for name, number in of]
+def cases(of: list[tuple[str, int]], quick: Sequence[str] = ALL) -> list[object]:
+    """The first model of the quick families, and as slow tests the others, and those of another seed."""
+    every = [(name, number, seed) for seed in (0, 1) for name, number in of]
     marks = {True: (), False: (pytest.mark.slow,)}
-    return [pytest.param(*each, id="-".join(map(str, each)), marks=marks[each[1:] == (0, 0)]) for each in every]
+    return [
+        pytest.param(*each, id="-".join(map(str, each)), marks=marks[each[0] in quick and each[1:] == (0, 0)])
+        for each in every
+    ]
 
 
-@lru_cache(maxsize=None)
+@cache
 def made(name: str, number: int, seed: int) -> list[Planted]:
     (one,) = [one for one in families() if one.name == name]
     return one.make(seed, number)
@@ -63,7 +70,7 @@ def test_the_model_and_its_circuits_do_the_task(name: str, number: int, seed: in
             assert loss_of(circuit.calibration.apply(own)) <= TARGET_LOSS
 
 
-@pytest.mark.parametrize(("name", "number", "seed"), cases(HONEST))
+@pytest.mark.parametrize(("name", "number", "seed"), cases(HONEST, QUICK))
 def test_nothing_can_be_dropped(name: str, number: int, seed: int) -> None:
     for planted in made(name, number, seed):
         for wiring in planted.truth:
@@ -74,7 +81,7 @@ def test_nothing_can_be_dropped(name: str, number: int, seed: int) -> None:
                 assert dropped(planted, Wiring.of(rest)) > TARGET_LOSS
 
 
-@pytest.mark.parametrize(("name", "number", "seed"), cases(EVERY))
+@pytest.mark.parametrize(("name", "number", "seed"), cases(EVERY, QUICK))
 def test_a_true_circuit_passes_every_fast_check(name: str, number: int, seed: int) -> None:
     for planted in made(name, number, seed):
         for wiring in planted.truth:

@@ -41,7 +41,7 @@ def test_auroc_by_hand() -> None:
         edge_auroc({ONE: 1.0}, [Wiring.of([ONE])])
 
 
-@pytest.mark.parametrize("method", ["learned", "attribution"])
+@pytest.mark.parametrize("method", [pytest.param("learned", marks=pytest.mark.slow), "attribution"])
 def test_pruners_recover_a_small_planted_circuit(method: str) -> None:
     plant = small.mlp()
     config = CONFIG.replace(method=method, steps=60, trials=1, train_pairs=64, validation_pairs=32, heldout_pairs=32)

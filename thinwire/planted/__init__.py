@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from thinwire.lazy import attach
 
 if TYPE_CHECKING:
+    from thinwire.planted.catalogue import suite as suite
     from thinwire.planted.families import FAMILIES as FAMILIES
     from thinwire.planted.model import Planted as Planted
     from thinwire.planted.model import Wiring as Wiring
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from thinwire.planted.scores import edge_auroc as edge_auroc
     from thinwire.planted.scores import edge_scores as edge_scores
     from thinwire.planted.scores import recovery as recovery
-    from thinwire.planted.catalogue import suite as suite
     from thinwire.planted.task import PlantedTask as PlantedTask
 
 __getattr__, __dir__, __all__ = attach(
