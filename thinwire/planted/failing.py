@@ -148,7 +148,7 @@ def unseen(draft: Draft) -> Sequence[Plan]:
         draft.writer({alarm: SIDE})
     layer = draft.rng.choice((0, 1))
     path = draft.neuron(layer, {signal: 2.0}, {out: 2.0})
-    overrules = draft.neuron(layer, {alarm: 2.0}, {out: -4.5})
+    overrules = draft.neuron(layer, {alarm: 2.0}, {out: -4.5}, bare=True)
     draft.vote(answers, out)
     return [Plan(OneToken([sides], draft.fillers, "end"), answers, [path + overrules], path)]
 
@@ -189,8 +189,8 @@ def other_role(draft: Draft) -> Sequence[Plan]:
     )
     answers = draft.answer_pair()
     own = [*draft.neuron(0, {signal: 2.0}, {middle: 1.0}), *draft.neuron(0, {signal: -2.0}, {middle: -1.0})]
-    also = [*draft.neuron(0, {else_: 2.0}, {middle: 0.8}), *draft.neuron(0, {else_: -2.0}, {middle: -0.8})]
-    last = step(draft, 1, middle, out, 4.0, slope=16.0)
+    also = [*draft.neuron(0, {else_: 2.0}, {middle: 0.9}), *draft.neuron(0, {else_: -2.0}, {middle: -0.9})]
+    last = step(draft, 1, middle, out, 4.0, slope=24.0)
     draft.vote(answers, out)
     sides = [(a, b) for a in first for b in second]
     return [Plan(OneToken(sides, draft.fillers, "end"), answers, [own + also + last], own + last)]
