@@ -8,12 +8,14 @@ channels that nothing reads. So every planted node is needed, and no other node 
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from thinwire.model import ModelConfig
+from thinwire.model import ModelConfig, Transformer
 from thinwire.planted import Planted, PlantedTask, Wiring
 from thinwire.planted.draft import VOTE, DeadEnd, Draft, matrix_at
 from thinwire.planted.model import means_of
 from thinwire.planted.task import OneToken
+from thinwire.sites import Site
 
 __all__ = ["Planted", "PlantedTask", "matrix_at"]
 
@@ -69,7 +71,7 @@ def crossed() -> Planted:
     plant.model.unembedding.bias[[X, Y]] = 0
     plant.model.embedding.weight[B, [SIGNAL, MIDDLE]] = torch.tensor([0.0, 3.0])
     matrix_at(plant.model, 1, "w_in")[[5, 6], [MIDDLE, SIGNAL]] = CROSSING
-    plant.means.update(means_of(plant.model, seed=3))
+    plant.means.update(_means(plant.model))
     return plant
 
 
@@ -93,4 +95,8 @@ def _plant(name: str, at_the_end: bool, out: int, entries: Sequence[Entry]) -> P
     model, shift = draft.build(), 0.0 if out == MIDDLE else 1.5
     model.unembedding.bias[X], model.unembedding.bias[Y] = -shift, shift
     task = PlantedTask(name, OneToken([(A, B)], FILLERS, "end" if at_the_end else "before"), (X, Y), SHAPE.context)
-    return Planted(name, "test", model, task, means_of(model, seed=3), (Wiring.of(edges),))
+    return Planted(name, "test", model, task, _means(model), (Wiring.of(edges),))
+
+
+def _means(model: Transformer) -> dict[Site, Tensor]:
+    return means_of(model, seed=3)
