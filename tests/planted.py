@@ -1,23 +1,23 @@
-"""Models with hand-set weights: one known, minimal circuit does a task, among weights that do nothing for it.
+"""Small planted models whose every weight is known: what `thinwire.planted` builds, at fixed places.
 
 Token A or B writes +3 or -3 on one residual channel and is otherwise the same token. Edges carry that sign to a channel
 that pushes answer X up and Y down. No other weight reads or writes the channels of the signal, except into dead ends:
 channels that nothing reads. So every planted node is needed, and no other node is.
 """
 
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from thinwire.circuit.edges import MATRICES, matrix_name
 from thinwire.model import ModelConfig, Transformer
-from thinwire.model.taps import record
-from thinwire.sites import Node, Site
-from thinwire.tasks import PairBatch, Task
+from thinwire.planted import Planted, PlantedTask, Wiring
+from thinwire.planted.draft import VOTE, DeadEnd, Draft, matrix_at
+from thinwire.planted.model import means_of
+from thinwire.planted.task import OneToken
+from thinwire.sites import Site
+
+__all__ = ["Planted", "PlantedTask", "matrix_at"]
 
 A, B, X, Y, FILLERS = 1, 2, 3, 4, range(5, 12)
 SIGNAL, MIDDLE, OUT, DEAD_END = 0, 7, 11, 9
@@ -28,55 +28,6 @@ SHAPE = ModelConfig(
 DEAD_V, DEAD_NEURON = 13, 20
 Entry = tuple[int, str, int, int, float]
 """A weight of an edge: layer, matrix, row (target), column (source), value."""
-
-
-def matrix_at(model: Transformer, layer: int, name: str) -> Tensor:
-    """The weight [target width, source width] of one of MATRICES in a layer."""
-    return model.get_submodule(matrix_name(layer, name)).weight.detach()  # pyright: ignore
-
-
-@dataclass(frozen=True)
-class PlantedTask:
-    """Sequences of fillers with one A or B, in the interface of `thinwire.tasks.Task`."""
-
-    name: str
-    at_the_end: bool
-    """Whether A or B is the last token; otherwise it stands anywhere before."""
-    control: None = None
-    source: str = ""
-
-    def pairs(self, n: int, split: str, seed: int, tokenizer: object = None, context: int | None = None) -> PairBatch:
-        """n pairs that differ only in A or B; the tokenizer is not used."""
-        rng = random.Random(f"{split}/{seed}")
-        tokens = torch.zeros(2 * n, SHAPE.context, dtype=torch.int64, device="cpu")
-        last = torch.zeros(2 * n, dtype=torch.int64, device="cpu")
-        for row in range(n):
-            length = rng.randint(4, SHAPE.context)
-            prompt = [rng.choice(FILLERS) for _ in range(length)]
-            place = length - 1 if self.at_the_end else rng.randrange(length - 1)
-            for side, token in enumerate((A, B)):
-                prompt[place] = token
-                tokens[row + side * n, :length] = torch.tensor(prompt, device="cpu")
-                last[row + side * n] = length - 1
-        target = torch.tensor([X] * n + [Y] * n, device="cpu")
-        return PairBatch(tokens, last, target, X + Y - target)
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A model, its task, and the circuit that does it."""
-
-    model: Transformer
-    planted: PlantedTask
-    means: dict[Site, Tensor]
-    nodes: tuple[Node, ...]
-    """In the order of the forward pass."""
-    edges: frozenset[tuple[str, str, float]]
-    """Names of source and target, and the weight."""
-
-    @property
-    def task(self) -> Task:
-        return cast(Task, self.planted)
 
 
 def attention() -> Planted:
@@ -120,65 +71,32 @@ def crossed() -> Planted:
     plant.model.unembedding.bias[[X, Y]] = 0
     plant.model.embedding.weight[B, [SIGNAL, MIDDLE]] = torch.tensor([0.0, 3.0])
     matrix_at(plant.model, 1, "w_in")[[5, 6], [MIDDLE, SIGNAL]] = CROSSING
-    return replace(plant, means=_means(plant.model))
+    plant.means.update(_means(plant.model))
+    return plant
 
 
 PLANTED: dict[str, Callable[[], Planted]] = {"attention": attention, "mlp": mlp, "chain": chain}
 
 
+def named_weights(plant: Planted) -> dict[tuple[str, str], float]:
+    """The weights of the planted edges, by the names of source and target."""
+    circuit = plant.circuit(plant.truth[0])
+    return {(e.source.name(SHAPE), e.target.name(SHAPE)): e.weight for e in circuit.edges(plant.model)}
+
+
 @torch.no_grad()
 def _plant(name: str, at_the_end: bool, out: int, entries: Sequence[Entry]) -> Planted:
-    model = Transformer(SHAPE)
-    _fill_with_distractors(model)
-    for layer, matrix, row, column, weight in entries:
-        matrix_at(model, layer, matrix)[row, column] = weight
-    _write_both_ends(model, out, shift=0.0 if out == MIDDLE else 1.5)
-    nodes, edges = set(), set()
-    for layer, matrix, row, column, weight in entries:
-        source, target = (
-            Node(Site.of(layer, kind), i) for kind, i in zip(MATRICES[matrix], (column, row), strict=True)
-        )
-        nodes |= {source, target}
-        edges.add((source.name(SHAPE), target.name(SHAPE), weight))
-    model.eval().requires_grad_(False)
-    return Planted(model, PlantedTask(name, at_the_end), _means(model), tuple(sorted(nodes)), frozenset(edges))
-
-
-def _fill_with_distractors(model: Transformer) -> None:
-    """A third of all weights at random, away from the signal; biases of the layers zero."""
-    generator = torch.Generator().manual_seed(1)
-    for layer in range(SHAPE.n_layers):
-        for matrix, (source, target) in MATRICES.items():
-            weight = matrix_at(model, layer, matrix)
-            weight.normal_(0, 0.2, generator=generator)
-            weight.mul_(torch.rand(weight.shape, generator=generator) < 1 / 3)
-            if source.endswith("act_in"):
-                weight[:, [SIGNAL, MIDDLE, OUT, DEAD_END]] = 0
-                dead = DEAD_V if target == "attn.v" else DEAD_NEURON
-                if target in ("attn.v", "mlp.post_act"):
-                    weight[dead, [SIGNAL, MIDDLE]] = torch.tensor([0.5, -0.4])
-            else:
-                weight[[SIGNAL, MIDDLE, OUT]] = 0
-                dead = DEAD_V if source == "attn.v" else DEAD_NEURON
-                weight[:, dead] = 0
-                weight[DEAD_END, dead] = 0.7
-
-
-def _write_both_ends(model: Transformer, out: int, shift: float) -> None:
-    """Embedding and unembedding: A and B, and X and Y, are the same but for the signal."""
-    generator = torch.Generator().manual_seed(2)
-    model.embedding.weight.normal_(0, 0.3, generator=generator)
-    model.embedding.weight[:, [SIGNAL, MIDDLE, OUT]] = 0
-    model.embedding.weight[B] = model.embedding.weight[A]
-    model.embedding.weight[A, SIGNAL], model.embedding.weight[B, SIGNAL] = 3, -3
-    model.unembedding.weight.normal_(0, 0.3, generator=generator)
-    model.unembedding.weight[Y] = model.unembedding.weight[X]
-    model.unembedding.weight[X, out], model.unembedding.weight[Y, out] = 1.5, -1.5
+    draft = Draft(SHAPE, DeadEnd(DEAD_END, DEAD_V, DEAD_NEURON), channels=[SIGNAL, MIDDLE, OUT])
+    edges = [draft.edge(*entry) for entry in entries]
+    assert draft.sides({SIGNAL: 3.0}, {SIGNAL: -3.0}) == (A, B)
+    assert draft.answer_pair() == (X, Y)
+    draft.vote((X, Y), out)
+    assert VOTE == 1.5
+    model, shift = draft.build(), 0.0 if out == MIDDLE else 1.5
     model.unembedding.bias[X], model.unembedding.bias[Y] = -shift, shift
+    task = PlantedTask(name, OneToken([(A, B)], FILLERS, "end" if at_the_end else "before"), (X, Y), SHAPE.context)
+    return Planted(name, "test", model, task, _means(model), (Wiring.of(edges),))
 
 
 def _means(model: Transformer) -> dict[Site, Tensor]:
-    tokens = torch.randint(1, SHAPE.vocab_size, (512, SHAPE.context), generator=torch.Generator().manual_seed(3))
-    seen = record()
-    model(tokens, tap=seen)
-    return {site: x.mean((0, 1)) for site, x in seen.values.items()}
+    return means_of(model, seed=3)

@@ -141,8 +141,8 @@ def test_networkx_graph_holds_nodes_edges_and_links() -> None:
         "mean": PLANT.means[Site.parse("0.attn.v")][1].item(),
     }
     found = list(graph.edges(data=True))
-    weights = {(a, b, data["weight"]) for a, b, data in found if data["kind"] == "weight"}
-    assert weights == PLANT.edges
+    weights = {(a, b): data["weight"] for a, b, data in found if data["kind"] == "weight"}
+    assert weights == planted.named_weights(PLANT)
     links = [(a, b) for a, b, data in found if data["kind"] == "channel"]
     assert links == [("0.attn.resid_delta:7", "1.mlp.act_in:7")]
     assert len(found) == len(PLANT.edges) + 1

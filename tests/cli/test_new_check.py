@@ -85,7 +85,7 @@ def test_a_new_check_is_one_file(work: Path, thinwire: Thinwire) -> None:
     task = json.loads(gzip.decompress(base64.b64decode(packed)))["payload"]["tasks"][0]
     views = {f"{one['check']}.{one['quantity']}": one for one in task["measurements"]}
     assert list(views) == named
-    assert views["halves.loss"]["curve"] == {"x_label": "step", "x": [1.0, 2.0], "y": [0.6, 0.4]}
+    assert views["halves.loss"]["curve"] == {"x_label": "step", "x": [1.0, 2.0], "y": [0.6, 0.4], "labels": []}
     assert (views["halves.loss"]["status"], views["halves.loss"]["reason"]) == ("warn", "not enough")
 
     trained = TrainResult(1.0, {}, 1, 1, 1, 1.0, 1.0)

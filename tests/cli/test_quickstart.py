@@ -31,8 +31,8 @@ HEADLINES = {
     "share": "share",
     "other pair": "resample_loss",
     "whole model": "unpruned_loss",
-    "AUC removed": "removed_auc",
     "circuit removed": "necessity_loss",
+    "AUC removed": "removed_auc",
     "random circuits": "random_loss",
 }
 """Rows of the tables, and the flat values that they show."""

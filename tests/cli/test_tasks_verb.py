@@ -174,3 +174,28 @@ def test_score_passes_over_what_the_tokenizer_cannot_express(
     shown = thinwire(*words).out
     assert "–: the model's tokenizer cannot express the task." in shown
     thinwire(*words, "-t", "var_if").refused("This tokenizer cannot express it")
+
+
+def test_show_and_score_perturbed_prompts(finished: Path, thinwire: Thinwire) -> None:
+    words = ["tasks", "show", "bracket_counting", "--perturbed", "length", "--strength", "9", "--pairs", "2", "--json"]
+    found = thinwire(*words).json
+    assert found["task"] == "bracket_counting.length"
+    assert all(len(re.findall(r"\d+", pair["prompts"][1].split("= [")[-1])) == 9 for pair in found["pairs"])
+    words = ["tasks", "score", finished / "model", "-t", "var_if", "--pairs", "4", "--json", "--perturbed"]
+    names = ["var_if", "var_if.blank", "var_if.renamed"]
+    assert [row["task"] for row in thinwire(*words, "blank", "renamed").json["tasks"][::3]] == names
+    listed = thinwire("tasks", "list", "--json").json["perturbations"]["var_if"]
+    every = thinwire(*words, "all").json["tasks"]
+    assert {row["task"] for row in every} == {"var_if", *(f"var_if.{name}" for name in listed)}
+    plain, changed = (thinwire(*words[:-1], *more).json["tasks"] for more in ([], ["--perturbed", "blank"]))
+    assert changed[:3] == plain
+
+
+def test_what_cannot_be_perturbed(own: Path, finished: Path, thinwire: Thinwire) -> None:
+    for verb in (["show"], ["score", finished / "model", "-t"]):
+        thinwire("tasks", *verb, "var_if", "--perturbed", "lenght").refused("did you mean length?")
+        thinwire("tasks", *verb, "var_if", "--strength", "3").refused("A strength belongs to a perturbation")
+        thinwire("tasks", *verb, "var_if", "--perturbed", "blank", "--strength", "-3").refused(
+            "is not a valid strength"
+        )
+        thinwire("tasks", *verb, "arrows", "--task-file", own, "--perturbed", "blank").refused("has no perturbations")

@@ -1,5 +1,6 @@
 """All 20 tasks as texts: the right choice in every prompt, and splits that share nothing they should not."""
 
+import hashlib
 import re
 
 import pytest
@@ -16,7 +17,7 @@ SPELLED = set(
         r"[A-Za-z]+",
         """
     print append log set for in if elif else raise ValueError def class self return while with as open input output
-    lambda True None i current f txt csv json init pass range enumerate r w""",
+    lambda True False None not assert i current f txt csv json init pass range enumerate r w""",
     )
 )
 """Words that templates spell out."""
@@ -62,6 +63,16 @@ def test_splits_share_neither_prompts_nor_names():
         assert not set(text["validation"]) & set(text["heldout"]), name
 
 
+def test_pruning_sees_the_pairs_it_always_saw():
+    """Other pairs to train masks and choose sizes on would change what every stored circuit means."""
+    found = hashlib.sha256()
+    for name in sorted(KNOWN):
+        for split in ("train", "validation"):
+            pairs = TASKS[name].text_pairs(100, split, 0)
+            found.update(repr([(pair.prompts, pair.answers) for pair in pairs]).encode())
+    assert found.hexdigest()[:16] == "0dfc826373f93c1e"
+
+
 def test_heldout_prompts_have_surroundings_that_train_prompts_never_have():
     for name in KNOWN:
         shapes = {
@@ -69,10 +80,42 @@ def test_heldout_prompts_have_surroundings_that_train_prompts_never_have():
             for split in SPLITS
         }
         assert len(shapes["heldout"] - shapes["train"]) >= 3, name
-        if name != "single_double_quote":  # one of its held-out templates is a longer phrase in the same surrounding
-            assert not shapes["heldout"] & shapes["train"], name
+        assert not shapes["heldout"] & shapes["train"], name
         if "else" not in name:  # the statement inside its branches has many forms
             assert shapes["validation"] <= shapes["train"], name
+
+
+LAST_LINE_IS_THE_CHOICE = {
+    "lambda_func": "a name after `lambda` or `def`",
+    "enumerate_range": "one or two names between `for` and `in`",
+    "for_while": "a name after `for` or `while`",
+    "else_elif": "`else` or `elif`",
+    "if_equals": "a name after `if` or by itself",
+    "indent_for": "the whole line differs between the sides",
+    "set_or_string": "the name whose value an earlier line decides",
+    "set_or_string_fixedvarname": "the name whose value an earlier line decides",
+    "class_init": "the attribute that is to be copied",
+    "var_swap": "the two names to swap",
+}
+"""Tasks whose held-out prompts end as training prompts do, and what the last line consists of."""
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_heldout_prompts_end_as_no_train_prompt_does(name: str):
+    """The last line without names, so that a circuit that knows the endings of the training prompts is found out."""
+    ends = {
+        split: {
+            shape_of(p.rstrip("\n").split("\n")[-1].strip())
+            for pair in TASKS[name].text_pairs(300, split, 0)
+            for p in pair.prompts
+        }
+        for split in SPLITS
+    }
+    known = ends["train"] | ends["validation"]
+    if name in LAST_LINE_IS_THE_CHOICE:
+        assert ends["heldout"] <= known, "take it off the list"
+    else:
+        assert not ends["heldout"] & known
 
 
 def test_prompts_of_a_pair_differ_only_in_what_decides():

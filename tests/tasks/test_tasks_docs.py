@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from task_table import KNOWN
 from tiny import tiny_run
 
@@ -17,7 +18,7 @@ from thinwire.train import train
 
 DOCS = (Path(__file__).parents[2] / "docs/tasks.md").read_text("utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
-"""A task as a function, its use, and a task as a file."""
+"""A task as a function, its use, a task as a file, a curve over lengths, and a perturbation."""
 ROWS = [line for line in DOCS.splitlines() if re.match(rf"\| `({'|'.join(KNOWN)})` \|", line)]
 NOT_THE_OTHER = "not the other"
 COPIES = {"class_init", "var_swap", "fstring_brace"}
@@ -72,7 +73,7 @@ def test_the_function_runs(tmp_path: Path, tiny_tokens: Tokens, monkeypatch: pyt
     monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
     monkeypatch.chdir(tmp_path)
     workspace(tmp_path / "runs/quickstart", tiny_tokens)
-    module, use, _ = PYTHON
+    module, use, *_ = PYTHON
     assert len([line for line in module.splitlines() if line.strip()]) <= 10
     exec(module, {})
     assert "target_loss=0.15" in use
@@ -108,6 +109,39 @@ def test_the_shipped_model_does_the_examples(tmp_path: Path, monkeypatch: pytest
             score = task.score(opened.model, opened.tokenizer, split)
             assert score.accuracy > 0.95, score
             assert score.loss < 0.15, score
+
+
+def test_the_curve_over_lengths_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    from thinwire.circuit import Circuit
+    from thinwire.prune import PruneConfig
+    from thinwire.sites import all_sites
+    from thinwire.stages import Opened
+
+    monkeypatch.chdir(tmp_path)
+    opened = Opened.open(Path("python-2x256"))
+    shape = opened.model.config
+    means = {site: torch.zeros(site.width(shape)) for site in all_sites(shape)}
+    Circuit("bracket_counting", shape, (), means).save(
+        Path("runs/quickstart/circuits/bracket_counting"), PruneConfig(), opened.artifact
+    )
+    exec(PYTHON[3].replace("pairs(64", "pairs(8"), {})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    table = [re.findall(r"[0-9.]+", line) for line in re.findall(r"^\| [0-9]+ \|.*$", DOCS, re.MULTILINE)]
+    assert [row[0] for row in rows] == [row[0] for row in table] == ["5", "10", "20", "30", "40"]
+    for row, shown in zip(rows, table, strict=True):
+        assert [float(p) for p in row[1:5]] == pytest.approx([float(p) for p in shown[1:5]], abs=0.05)
+        assert row[5:] == ["0.500"] * 2 or float(row[5]) + float(row[6]) == pytest.approx(1, abs=2e-3), "it has no node"
+
+
+def test_the_perturbations_are_those_there_are(monkeypatch: pytest.MonkeyPatch):
+    from thinwire.tasks import PERTURBATIONS
+
+    names = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", DOCS, re.MULTILINE)
+    assert {name for task in TASKS for name in TASKS[task].perturbations} <= set(names)
+    monkeypatch.setattr(PERTURBATIONS, "_entries", dict(PERTURBATIONS._entries))
+    exec(PYTHON[4], {})
+    (pair,) = TASKS["var_if"].perturbed("docstring").text_pairs(1, "train", 0)
+    assert re.match(r'"""\w+ \w+ \w+\."""\n', pair.prompts[1])
 
 
 def test_numbers_are_those_of_the_code():

@@ -75,7 +75,7 @@ def test_planted_circuit_is_enough_and_needed(plant: planted.Planted, verdict: V
     assert verdict["sufficiency.loss"].status == "info", "it has no target"
     assert verdict["random.loss"].status == "pass"
     # the dead ends read the signal too, and the norms pass a trace of it on: no accuracy, but more than half an AUC
-    assert verdict["necessity.AUC"].value < 0.66
+    assert verdict["necessity.refitted loss"].status == "pass"
 
 
 def test_measurements_are_made_on_heldout_pairs(plant: planted.Planted, verdict: Verdict) -> None:
@@ -109,7 +109,8 @@ def test_circuit_of_the_wrong_nodes_is_neither_enough_nor_needed(plant: planted.
     assert verdict["sufficiency.loss"].value > 0.6
     assert verdict["necessity.loss"].value < 0.1
     assert verdict["necessity.AUC"].value == 1
-    assert (verdict["necessity.AUC"].status, verdict["necessity.AUC"].reason) == ("fail", "above 0.6")
+    removed = verdict["necessity.refitted loss"]
+    assert (removed.status, removed.reason) == ("fail", "below 0.6585 nats")
 
 
 def test_random_circuit_that_contains_the_whole_model_is_enough(plant: planted.Planted) -> None:
@@ -189,13 +190,13 @@ def test_the_target_decides_the_status(plant: planted.Planted) -> None:
 
 
 def test_headlines_are_the_columns_and_the_flat_values(verdict: Verdict) -> None:
-    titles = ["circuit alone", "accuracy", "other pair", "whole model", "AUC removed", "circuit removed"]
+    titles = ["circuit alone", "accuracy", "other pair", "whole model", "circuit removed", "AUC removed"]
     titles.append("random circuits")
     known = {title: found for title, found in verdict.headlines.items() if found.check in KNOWN}
     assert list(known) == titles
     keys = [found.headline.key for found in known.values() if found.headline]
     assert keys[:4] == ["loss", "accuracy", "resample_loss", "unpruned_loss"]
-    assert keys[4:] == ["removed_auc", "necessity_loss", "random_loss"]
+    assert keys[4:] == ["necessity_loss", "removed_auc", "random_loss"]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ class ShowArgs:
     """Model, tokens or tokenizer.json: show where its tokens decide the answer, and between which two."""
     split: Literal["train", "validation", "heldout"] = "train"
     """Split whose names and templates the pairs use."""
+    perturbed: str = ""
+    """Show prompts changed by a perturbation of the task; `thinwire tasks list` names them."""
+    strength: float | None = None
+    """How much they are changed, such as the number of elements of a longer list; unset takes the usual strength."""
     pairs: int = 3
     """Number of pairs."""
     seed: int = 0
@@ -55,6 +59,10 @@ def show(args: ShowArgs) -> None:
         raise UserError("Name a task (`thinwire tasks list` has them), or give --task-file.")
     own = None if args.task_file is None else task_from_file(args.task_file)
     task = find_tasks([args.task] if args.task else [], own)[0]
+    if args.perturbed:
+        task = task.perturbed(args.perturbed, args.strength)
+    elif args.strength is not None:
+        raise UserError("A strength belongs to a perturbation; name one with --perturbed.")
     tokenizer = None
     if args.model is not None:
         from thinwire.data.tokenizer import Tokenizer

@@ -38,6 +38,10 @@ class ScoreArgs:
     """Tasks to score; unset scores all, or the one of --task-file."""
     task_file: Path | None = None
     """JSON Lines file of pairs: a task of your own, named after the file."""
+    perturbed: tuple[str, ...] = ()
+    """Score prompts changed by these perturbations, or by `all`, after the prompts as they are."""
+    strength: float | None = None
+    """How much they are changed, such as the number of elements of a longer list; unset takes the usual strengths."""
     pairs: int = 256
     """Pairs per task and split."""
     seed: int = 0
@@ -67,11 +71,16 @@ def run(argv: Sequence[str]) -> None:
 
 
 def list_tasks(args: ListArgs) -> None:
-    """Print names and summaries of the registered tasks, and the controls that each of them has."""
+    """Print names and summaries of the registered tasks, and what controls and perturbations they have."""
     from thinwire.tasks import CONTROLS, TASKS
 
     rows = [{"task": name, "split": split, "loss": None, "accuracy": None} for name in TASKS for split in SPLITS]
-    table = Table(caption=f"Controls with other answers: {', '.join(f'NAME.{kind}' for kind in CONTROLS)}.")
+    perturbed = {name: {kind: one.summary for kind, one in TASKS[name].perturbations.items()} for name in TASKS}
+    kinds = sorted({kind for found in perturbed.values() for kind in found})
+    table = Table(
+        caption=f"Perturbed prompts, with --perturbed: {', '.join(kinds)}.\n"
+        f"Controls with other answers: {', '.join(f'NAME.{kind}' for kind in CONTROLS)}."
+    )
     table.caption_style, table.caption_justify = "", "left"
     table.add_column("task", no_wrap=True)
     table.add_column("choice")
@@ -79,7 +88,8 @@ def list_tasks(args: ListArgs) -> None:
         table.add_row(name, TASKS[name].summary)
     summaries = {name: TASKS[name].summary for name in TASKS}
     controls = {kind: CONTROLS[kind].summary for kind in CONTROLS}
-    emit({"tasks": rows, "summaries": summaries, "controls": controls}, args.json, table)
+    values = {"tasks": rows, "summaries": summaries, "controls": controls, "perturbations": perturbed}
+    emit(values, args.json, table)
 
 
 def score(args: ScoreArgs) -> None:
@@ -88,7 +98,7 @@ def score(args: ScoreArgs) -> None:
     from thinwire.tasks import find_tasks, task_from_file
 
     own = None if args.task_file is None else task_from_file(args.task_file)
-    tasks = find_tasks(args.task, own)
+    tasks = [one for task in find_tasks(args.task, own) for one in changed(task, args.perturbed, args.strength)]
     opened = Opened.open(args.model)
     rows: list[Row] = []
     with progress("tasks score") as report:
@@ -99,6 +109,17 @@ def score(args: ScoreArgs) -> None:
     emit({"out": str(args.model), "tasks": [row.as_json() for row in rows]}, args.json, score_table(rows))
     if not args.json:
         emit({}, False, remarks(rows))
+
+
+def changed(task: "Task", names: Sequence[str], strength: float | None) -> list["Task"]:
+    """A task, and the task with its prompts changed by each of some perturbations.
+
+    Raises UserError for a perturbation that the task does not have, and for a strength without one.
+    """
+    if strength is not None and not names:
+        raise UserError("A strength belongs to a perturbation; name one with --perturbed.")
+    found = list(task.perturbations) if "all" in names else names
+    return [task, *(task.perturbed(name, strength) for name in found)]
 
 
 def _scores(opened: "Opened", task: "Task", args: ScoreArgs, skip: bool) -> list["Row"]:

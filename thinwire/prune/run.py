@@ -63,22 +63,7 @@ def prune(
     config = config or PruneConfig()
     began = time.perf_counter()
     pruning = PruningRun.of(compile_sparse(model), task, tokenizer, means, config)
-    trials = pruning.trials(folder, report, f"{subject} {task.name} {task.source}")
-    met = sorted((trial for trial in trials if not trial.missed), key=lambda trial: trial.size)
-    if not met:
-        raise TargetMissed(
-            f"None of {len(trials)} trials reached a loss of {pruning.config.validation_target:.3g} on validation "
-            "pairs; raise target_loss, or train the masks longer."
-        )
-    rungs = ladder_of(met[0].columns, pruning.evaluator, config.ladder) if config.ladder else ()
-    best = met[: config.finalists if config.finishes else 1]
-    finals = []
-    for index, trial in enumerate(best):
-        report(index, len(best), f"finishing {plural(trial.edges or 0, 'edge')}")
-        finals.append(pruning.final(trial, report))
-    final = min(finals, key=lambda final: (final.candidate.edges, len(final.candidate.nodes)))
-    report(len(best), len(best), plural(final.candidate.edges, "edge"))
-    return pruning.circuit(final, rungs, began)
+    return pruning.smallest(began, report, folder, subject)
 
 
 @dataclass(frozen=True)
@@ -131,6 +116,26 @@ class PruningRun:
         masks = EdgeMasks(evaluator.model, evaluator.means, nodes, self.masks.forced, dropped, config.frozen_norms)
         return replace(self, masks=masks, evaluator=evaluator_of(masks, evaluator.means, evaluator.validation, config))
 
+    def smallest(self, began: float, report: Report, folder: Path | None = None, subject: str = "") -> Circuit:
+        """The smallest circuit of all trials, scored; `began` is when the run began. See `prune`."""
+        config = self.config
+        trials = self.trials(folder, report, f"{subject} {self.task.name} {self.task.source}")
+        met = sorted((trial for trial in trials if not trial.missed), key=lambda trial: trial.size)
+        if not met:
+            raise TargetMissed(
+                f"None of {len(trials)} trials reached a loss of {config.validation_target:.3g} on validation "
+                "pairs; raise target_loss, or train the masks longer."
+            )
+        rungs = ladder_of(met[0].columns, self.evaluator, config.ladder) if config.ladder else ()
+        best = met[: config.finalists if config.finishes else 1]
+        finals = []
+        for index, trial in enumerate(best):
+            report(index, len(best), f"finishing {plural(trial.edges or 0, 'edge')}")
+            finals.append(self.final(trial, report))
+        final = min(finals, key=lambda final: (final.candidate.edges, len(final.candidate.nodes)))
+        report(len(best), len(best), plural(final.candidate.edges, "edge"))
+        return self.circuit(final, rungs, began)
+
     def trials(self, folder: Path | None, report: Report, subject: str = "") -> list[Trial]:
         """All trials of the run, including those that missed the target."""
         config = self.config
@@ -150,7 +155,7 @@ class PruningRun:
         learned = learn(self.masks, self.train, self.config, points, seed, report)
         each = (time.perf_counter() - began) / len(points)
         return [
-            _missed(point, each) if collapsed else self._evaluated(point, tau, each)
+            _missed(point, each) if collapsed else self.evaluated(point, tau, each)
             for point, tau, collapsed in zip(points, learned.tau, learned.collapsed.tolist(), strict=True)
         ]
 
@@ -159,9 +164,10 @@ class PruningRun:
         began = time.perf_counter()
         steps = PATH_STEPS if self.config.method == "integrated_gradients" else 1
         scores = attribution_scores(self.masks, self.train, steps, report)
-        return self._evaluated(self.config.point, scores, time.perf_counter() - began)
+        return self.evaluated(self.config.point, scores, time.perf_counter() - began)
 
-    def _evaluated(self, point: Point, tau: Tensor, seconds: float) -> Trial:
+    def evaluated(self, point: Point, tau: Tensor, seconds: float) -> Trial:
+        """The trial of a ranking by τ float32 [masks]; `seconds` is what the ranking took."""
         began = time.perf_counter()
         candidate = smallest_candidate(tau, self.evaluator, self.config.validation_target)
         seconds += time.perf_counter() - began

@@ -1,7 +1,7 @@
 """Tasks: pairs of prompts that differ only in what decides the next token, the task loss, and a registry."""
 
 from thinwire.data.words import SPLITS, Split
-from thinwire.tasks import brackets, calls, control_flow, strings, variables
+from thinwire.tasks import brackets, calls, control_flow, perturb_own, strings, variables
 from thinwire.tasks.batch import (
     REST,
     Pair,
@@ -14,6 +14,7 @@ from thinwire.tasks.batch import (
     margin,
     margin_losses,
     norms_on,
+    p_correct,
     sequence_losses,
     task_loss,
     whole_sublayers,
@@ -21,12 +22,14 @@ from thinwire.tasks.batch import (
 from thinwire.tasks.controls import CONTROLS, Control
 from thinwire.tasks.find import find_task, find_tasks
 from thinwire.tasks.from_file import task_from_file
+from thinwire.tasks.perturb import PERTURBATIONS, Perturbation, perturbation, perturbations
 from thinwire.tasks.task import MAX_PAIRS, TASKS, CannotExpress, Score, Task, task
 from thinwire.tasks.use import PairUse, flat_use, use_sentence
 
 __all__ = [
     "CONTROLS",
     "MAX_PAIRS",
+    "PERTURBATIONS",
     "REST",
     "SPLITS",
     "TASKS",
@@ -35,6 +38,7 @@ __all__ = [
     "Pair",
     "PairBatch",
     "PairUse",
+    "Perturbation",
     "Score",
     "Split",
     "Task",
@@ -52,6 +56,10 @@ __all__ = [
     "margin",
     "margin_losses",
     "norms_on",
+    "p_correct",
+    "perturb_own",
+    "perturbation",
+    "perturbations",
     "sequence_losses",
     "strings",
     "task",

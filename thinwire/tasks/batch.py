@@ -175,6 +175,12 @@ def margin(logits: Tensor, batch: PairBatch) -> Tensor:
     return _logit(logits, batch.target, batch.foil) - _logit(logits, batch.foil, batch.target)
 
 
+@torch.no_grad()
+def p_correct(model: "Transformer", batch: PairBatch) -> Tensor:
+    """Probability that a model gives the right answer of the two, float32 [2n] of a batch of n pairs."""
+    return margin(last_logits(model, batch), batch).sigmoid()
+
+
 def _logit(logits: Tensor, answer: Tensor, other: Tensor) -> Tensor:
     """Logit of each sequence's answer [..., 2n]; that of REST is the logsumexp over all tokens but the other answer."""
     rows = torch.arange(len(answer), device=answer.device, dtype=torch.int64)

@@ -14,12 +14,12 @@ template_task(
         "print(<v>)\n<c> = <?><list>",
     ),
     heldout=(
-        "<v> = <n>\n<c> = <?><list>",
-        "# <p>\n<c> = <?><list>",
+        "<v> = <n>\n<v2> = <c> + <?><list>",
+        "# <p>\n<c>[<v>] = <?><list>",
         "<c> += <?><list>",
         "<v>.<a> = <?><list>",
         "def <f>(<v>):\n    return <?><list>",
-        "for <v> in <c>:\n    <v2> = <?><list>",
+        "for <v> in <c>:\n    <v2>.<a> += <?><list>",
     ),
 )
 template_task(
@@ -34,8 +34,8 @@ template_task(
     ),
     heldout=(
         "<v>.<a> = <?><q><w><q>",
-        "# <p>\n<v> = <?><q><w><q>",
+        "# <p>\n<c>[<n>] = <?><q><w><q>",
         "def <f>(<v>):\n    return <?><q><w><q>",
-        "for <v> in <c>:\n    <v2> = <?><q><w><q>",
+        "for <v> in <c>:\n    <v2> += <?><q><w><q>",
     ),
 )

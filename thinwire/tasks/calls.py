@@ -13,9 +13,9 @@ template_task(
     ),
     heldout=(
         "class <C>:\n    def <f>(self, <v><?>, <v2>",
-        "# <p>\ndef <f>(<v><?>, <v2>",
+        "# <p>\ndef <f>(<v><?>, <v2><?>, <v3><?>, <v4>",
         "def <f>(<v><?>, <v2><?>, <v3><?>, <v4>",
-        "if <v4>:\n    def <f>(<v><?>, <v2>",
+        "if <v4>:\n    def <f>(self, <v><?>, <v2><?>, <v3>",
     ),
 )
 template_task(
@@ -29,10 +29,10 @@ template_task(
         "if <v2>:\n    <?> open(<q><file><q>)",
     ),
     heldout=(
-        "# <p>\n<?> open(<q><file><q>)",
-        "print(<v2>)\n<?> open(<q><file><q>)",
-        "def <f>(<v2>):\n    <?> open(<q><file><q>)",
-        "for <v2> in <c>:\n    <?> open(<q><file><q>)",
+        "# <p>\n<?> <f>(<q><file><q>)",
+        "print(<v2>)\n<?> <v3>.open(<q><file><q>)",
+        "def <f>(<v2>):\n    <?> open(<q><w>/<file><q>)",
+        "for <v2> in <c>:\n    <?> open(file=<q><file><q>)",
     ),
 )
 template_task(

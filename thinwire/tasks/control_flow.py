@@ -46,10 +46,10 @@ template_task(
         "for <v> in <c>:\n    <?> <v> > <n>",
     ),
     heldout=(
-        "# <p>\n<?> <v> > <n>",
-        "print(<v3>)\n<?> <v> > <n>",
-        "def <f>(<v>):\n    <?> <v> > <n>",
-        "<c>.append(<v3>)\n<?> <v> > <n>",
+        "# <p>\n<?> <v> >= <n>",
+        "print(<v3>)\n<?> <v> <= <n>",
+        "def <f>(<v>):\n    <?> <v> != <n>",
+        "<c>.append(<v3>)\n<?> <v> < <n>",
     ),
 )
 template_task(
@@ -80,10 +80,10 @@ template_task(
         "for <v2> in <c>:\n    <?> True",
     ),
     heldout=(
-        "# <p>\n<?> True",
-        "print(<v2>)\n<?> True",
-        "def <f>(<v2>):\n    <?> True",
-        "<c>.append(<v2>)\n<?> True",
+        "# <p>\n<?> False",
+        "print(<v2>)\n<?> <n>",
+        "def <f>(<v2>):\n    <?> <v2>",
+        "<c>.append(<v2>)\n<?> None",
     ),
 )
 template_task(
@@ -96,10 +96,10 @@ template_task(
         "def <f>(<v>):\n    <v2> = <n>\n    <?> True",
     ),
     heldout=(
-        "def <f>(<v>, <v2>):\n    <?> True",
-        "def <f>():\n    # <p>\n    <?> True",
-        "def <f>(<v>):\n    print(<v>)\n    <?> True",
-        "def <f>(<v>):\n    if <v>:\n        <?> True",
+        "def <f>():\n    # <p>\n    <?> False",
+        "def <f>(<v>):\n    <?> <v> > <n>",
+        "def <f>(<v>, <v2>):\n    print(<v2>)\n    <?> <v>.<a>",
+        "def <f>(<v>):\n    if <v>:\n        <?> not <v>",
     ),
 )
 template_task(

@@ -14,9 +14,9 @@ template_task(
         "<c>.append(<v>)\n<call>(<?><p>",
     ),
     heldout=(
-        "# <p2>\n<call>(<?><p>",
-        "<call>(<?><p> <p2>",
-        "for <v> in <c>:\n    <call>(<?><p>",
+        "# <p2>\n<v>.<a> = <f>(<?><p>",
+        "if <v>:\n    assert <f>(<?><p>",
+        "for <v> in <c>:\n    <c>[<v>] = <f>(<?><p>",
         "if <v> > <n>:\n    raise ValueError(<?><p>",
         "def <f>(<v>):\n    return <f2>(<?><p>",
     ),
@@ -32,9 +32,9 @@ template_task(
         "<v> = <n>\n<v2> = <?><q><p> {",
     ),
     heldout=(
-        "for <v> in <c>:\n    print(<?><q><p> {",
-        "<v> = <f>(<c>)\n<v2> = <?><q><p> {",
-        "# <p2>\n<v> = <n>\nprint(<?><q><p> {",
+        "for <v> in <c>:\n    <c>.append(<?><q><p> {",
+        "<v> = <f>(<c>)\n<v2>.<a> = <?><q><p> {",
+        "# <p2>\n<v> = <n>\n<f>(<?><q><p> {",
         "def <f>(<v>):\n    return <?><q><p> {",
     ),
 )
@@ -49,9 +49,9 @@ template_task(
         "if <v>:\n    with open(<q><?>_<file><q>, <q>",
     ),
     heldout=(
-        "<v> = open(<q><?>_<file><q>, <q>",
-        "# <p>\nwith open(<q><?>_<file><q>, <q>",
-        "def <f>(<v>):\n    with open(<q><?>_<file><q>, <q>",
-        "for <v> in <c>:\n    with open(<q><?>_<file><q>, <q>",
+        "print(<v>)\nwith open(<c>[<q><?>_<file><q>], <q>",
+        "# <p>\nwith open(<f>(<q><?>_<file><q>), <q>",
+        "def <f>(<v>):\n    return open(<v>[<q><?>_<file><q>], <q>",
+        "for <v> in <c>:\n    <v2> = open(<v>.<a>(<q><?>_<file><q>), <q>",
     ),
 )

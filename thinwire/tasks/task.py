@@ -17,6 +17,7 @@ from thinwire.registry import Registry
 from thinwire.tasks.batch import Pair, PairBatch, accuracy_of, last_logits, loss_of, margin
 from thinwire.tasks.controls import Control
 from thinwire.tasks.decide import Choices, batch_of, decide
+from thinwire.tasks.perturb import PERTURBATIONS, Perturbation, perturbations
 from thinwire.tasks.use import PairUse
 
 if TYPE_CHECKING:
@@ -85,11 +86,37 @@ class Task:
     """How the answers are changed; None for a task that is not a control."""
     lines: Mapping[Split, Lines] = field(default_factory=dict, hash=False)
     """What the file of a task holds for each split; empty for tasks that are defined in code."""
+    perturbation: str = ""
+    """Name of the perturbation of the prompts; empty for the task as it is."""
 
     @property
     def base(self) -> str:
-        """Name of the task without `.CONTROL`."""
+        """Name of the task without `.CONTROL` and `.PERTURBATION`."""
         return self.name.partition(".")[0]
+
+    @property
+    def perturbations(self) -> dict[str, Perturbation]:
+        """What can change its prompts, by name; nothing for a task from a file, and for one that is perturbed."""
+        return {} if self.source or self.perturbation else perturbations(self.base)
+
+    def perturbed(self, name: str, strength: float | None = None) -> "Task":
+        """The task `NAME.PERTURBATION`: pairs of the same splits and seeds, changed by a strength, or the usual one.
+
+        Raises UserError for an unknown name, an invalid strength, and a task from a file.
+        """
+        known = self.perturbations
+        if not known:
+            raise UserError(f"{self.name} has no perturbations; name a task that is defined in code.")
+        if name not in known:
+            raise PERTURBATIONS.unknown(name, known)
+        found = known[name]
+        much = found.checked(strength)
+
+        def draw(rng: random.Random, split: Split) -> Iterator[Pair]:
+            return (found.perturbed(pair, split, much) for pair in self.draw(rng, split))
+
+        summary = f"{self.summary}; {found.summary}"
+        return replace(self, name=f"{self.name}.{name}", summary=summary, draw=draw, perturbation=name)
 
     def text_pairs(self, n: int, split: Split, seed: int) -> list[Pair]:
         """Up to n different pairs, the same for the same seed; fewer where the task has no more.
@@ -123,8 +150,8 @@ class Task:
     def pairs(self, n: int, split: Split, seed: int, tokenizer: "Tokenizer", context: int | None = None) -> PairBatch:
         """Up to n different pairs as tensors; `use` of the batch says how many, and how many were passed over.
 
-        Pairs whose answers the tokenizer cannot distinguish are passed over, and so are those of a file with a prompt
-        longer than `context` tokens.
+        Pairs whose answers the tokenizer cannot distinguish are passed over, and so are those of a file, and perturbed
+        ones, with a prompt longer than `context` tokens.
         Raises CannotExpress, a UserError, where no pair is left or after too many in a row that are passed over, and
         UserError when a prompt of a task that is defined in code is longer than `context` tokens.
         """
@@ -134,20 +161,22 @@ class Task:
         pair: Pair | None = None
         for pair in self.stream(split, seed):
             choices = self.choices(pair, tokenizer)
-            failed = 0 if choices else failed + 1
+            failed += 1
             if choices is None:
                 indistinct += 1
             elif context is not None and (length := max(len(choice.prompt) for choice in choices)) > context:
                 too_long, shortest = too_long + 1, min(length, shortest or length)
             else:
                 found.append(choices)
-            if len(found) == n or (not self.lines and (too_long or failed > PATIENCE)):
+                failed = 0
+            refused = too_long and not self.perturbation
+            if len(found) == n or (not self.lines and (refused or failed > PATIENCE)):
                 break
         use = PairUse(split, n, len(found), indistinct, too_long)
         if self.lines:
             held = self.lines[split]
             use = replace(use, held=held.total, repeated=held.repeated)
-        elif too_long or failed > PATIENCE:
+        elif not self.perturbation and (too_long or failed > PATIENCE):
             found = []
         if not found:
             assert pair is not None, f"{self.name} draws no pair"

@@ -40,7 +40,7 @@ class CheckInput:
     task: Task | None = None
     """The circuit's task; None where the pairs are all that is known."""
     tokenizer: Tokenizer | None = None
-    """The model's tokenizer, to draw further pairs with; None where the task needs none."""
+    """The model's tokenizer, to draw further pairs of the task with; None where there is none."""
 
     @property
     def target_loss(self) -> float | None:

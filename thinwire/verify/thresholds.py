@@ -41,6 +41,8 @@ MEDIAN_CORRELATION = Threshold(0.9, at_most=False)
 """Median of these correlations."""
 GONE_UNIFORM = Threshold(0.0)
 """Share of kept heads that look everywhere alike in the circuit, but not in the model."""
+PERTURBED = Threshold(0.1)
+"""Difference of the mean p(correct) of circuit and model on perturbed prompts, on the side where it is largest."""
 SIGNIFICANCE = 0.05
 """Level of the hypothesis tests."""
 NO_EVIDENCE = Threshold(SIGNIFICANCE, at_most=False)

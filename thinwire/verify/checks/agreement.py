@@ -15,7 +15,7 @@ from thinwire.verify.recorded import both
 from thinwire.verify.thresholds import MEDIAN_CORRELATION, WORST_CORRELATION
 
 PAIRS = 64
-CONSTANT = 1e-4
+CONSTANT = 1e-2
 """Activations whose standard deviation is below this part of their root mean square do not vary."""
 EMBEDDED = Site.of(0, "attn.act_in")
 """Its nodes read embeddings: they are the same in every circuit."""
