@@ -35,12 +35,12 @@ class WithControls(PlantedTask):
 
     summary: str = ""
     control: object = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    answers: tuple[int, int] = (SAME, OTHER)
+    nonsense: tuple[int, int] = (SAME, OTHER)
 
     def pairs(self, n: int, split: str, seed: int, tokenizer: object = None, context: int | None = None) -> PairBatch:
         batch = super().pairs(n, split, seed)
         kind = self.name.partition(".")[2]
-        one, other = self.answers
+        one, other = self.nonsense
         if kind == "nonsense" and one == other:
             raise CannotExpress("the answers are the same")
         if kind.startswith("nonsense"):
@@ -54,7 +54,8 @@ class WithControls(PlantedTask):
 
 
 def prepared(inputs: CheckInput, answers: tuple[int, int] = (SAME, OTHER)) -> CheckInput:
-    own = WithControls(inputs.circuit.task, inputs.circuit.task == "planted_mlp", answers=answers)
+    known = {plant().planted.name: plant().planted for plant in planted.PLANTED.values()}[inputs.circuit.task]
+    own = WithControls(known.name, known.layout, known.answers, known.context, nonsense=answers)
     return replace(inputs, task=cast(Task, own), config=VerifyConfig(reruns=2))
 
 
