@@ -9,6 +9,7 @@ import torch
 from planted import MIDDLE, OUT, SIGNAL, A, B, matrix_at
 
 from thinwire.circuit import Circuit, PruneScores, count_edges, keep_masks
+from thinwire.circuit.edges import channel_links
 from thinwire.model.taps import ablate
 from thinwire.prune.calibrate import fit_calibration
 from thinwire.prune.means import task_means
@@ -196,3 +197,15 @@ def test_random_circuits_are_joined_like_the_circuit(name: str) -> None:
     assert len({tuple(nodes) for nodes in drawn}) > 10
     joined = [count_edges(plant.model, keep_masks(nodes, plant.model.config)) for nodes in drawn]
     assert sum(count >= len(plant.edges) for count in joined) > 35, "as many edges, where the model has such weights"
+
+
+def test_random_circuits_of_a_writer_that_nothing_feeds() -> None:
+    """A residual write without a source among the kept nodes, read by a later layer, as pruning may leave it."""
+    plant = planted.chain()
+    inputs, shape = inputs_of(plant), plant.model.config
+    fed = {node for node in inputs.circuit.nodes if node.site in (Site.of(0, "attn.v"), Site.of(0, "attn.act_in"))}
+    circuit = replace(inputs.circuit, nodes=tuple(node for node in inputs.circuit.nodes if node not in fed))
+    writer = next(node for node in circuit.nodes if node.site == Site.of(0, "attn.resid_delta"))
+    assert any(source == writer for source, _ in channel_links(circuit.nodes, shape.d_model))
+    nodes = Alike(plant.model, circuit, inputs.heldout).draw(torch.Generator().manual_seed(0))
+    assert [node.site for node in nodes] == [node.site for node in circuit.nodes]

@@ -92,7 +92,8 @@ class Alike:
         d_model = self.model.config.d_model
         if node.site.kind.endswith("act_in") and node.index < d_model:
             for writer in self._writers[node]:
-                score[:d_model] += self._fed[writer.site]
+                if writer.site in self._fed:  # else the circuit has no node that could feed the writer
+                    score[:d_model] += self._fed[writer.site]
             score[:d_model] += self._deciding if self._deciding[node.index] else 0
         elif node.site in self._fed:
             score += self._fed[node.site]
