@@ -43,7 +43,7 @@ COLUMNS = {
     "other_side.loss": "other side",
     "pretraining.loss": "pretraining",
     "subsets.loss": "subsets",
-    "frozen_norms.loss": "frozen norms",
+    "frozen_norms.refitted loss": "frozen norms",
     "adversarial.refitted loss": "adversary",
     "necessity.refitted loss": "removed",
 }
