@@ -49,7 +49,7 @@ def own_config(circuit: Circuit) -> PruneConfig | None:
 
 
 def cheap_config(circuit: Circuit) -> PruneConfig:
-    """The same with one trial of few steps on few pairs: a fraction of the time, and circuits somewhat larger."""
+    """The same with one trial of few steps on few pairs: a fraction of the time, and perhaps larger circuits."""
     config = own_config(circuit) or PruneConfig()
     fewer = {name: min(most, getattr(config, name)) for name, most in CHEAP.items()}
     return config.replace(**fewer, trials=1, finalists=1, restarts=min(1, config.restarts), heldout_pairs=96)
