@@ -9,6 +9,18 @@ import { tokenSpan } from "./heatmap.js";
 const OPEN_PAIRS = 2;
 
 /**
+ * How many pairs the checks use of each split, such as `16 to 256 pairs, heldout`.
+ * @param {import("./data.js").Measurement[]} measurements
+ */
+function measuredOn(measurements) {
+  return [...new Set(measurements.map(({ split }) => split))].map((split) => {
+    const counts = measurements.filter((one) => one.split === split).map(({ n }) => n);
+    const [least, most] = [Math.min(...counts), Math.max(...counts)];
+    return `${least < most ? `${least} to ` : ""}${plural(most, "pair")}, ${split}`;
+  }).join("; ");
+}
+
+/**
  * @param {import("./panel_node.js").Context} context
  */
 export function taskPanel(context) {
@@ -16,7 +28,7 @@ export function taskPanel(context) {
   return [
     el("header", { class: "panelhead" }, el("h2", { class: "mono" }, task.name), el("p", {}, task.summary)),
     factList([
-      ["measured on", [...new Set(task.measurements.map(({ n, split }) => `${plural(n, "pair")}, ${split}`))].join("; ") || "–", "Pairs of prompts that the checks above use; pruning never saw those of the split heldout"],
+      ["measured on", measuredOn(task.measurements) || "–", "Pairs of prompts that the checks above use; pruning never saw those of the split heldout"],
       ["log-odds", `× ${num(task.scale)} ${task.shift < 0 ? "−" : "+"} ${num(Math.abs(task.shift))}`, "Calibration fitted after pruning: scale and shift of the circuit's log-odds of the first answer over the second"],
       ["circuit", task.circuit_id.slice(0, 8) || "–", `Content hash of the circuit artefact: ${task.circuit_id}`],
     ]),
