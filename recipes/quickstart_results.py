@@ -113,8 +113,9 @@ def cell(value: int | str | None) -> str:
 
 
 def pairs_of(tasks: list[dict[str, Any]]) -> str:
-    """The number of pairs behind the measurements."""
-    return " or ".join(map(str, sorted({row["n"] for task in tasks for row in task.get("rows", [])})))
+    """The number of pairs behind the measurements, or the least and the largest."""
+    counts = {row["n"] for task in tasks for row in task.get("rows", [])}
+    return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "no"
 
 
 def remark(tasks: list[dict[str, Any]]) -> str:
