@@ -121,6 +121,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "verify": (
         "thinwire verify runs/quickstart/circuits/bracket_counting",
         "thinwire verify runs/mine/circuits/set_or_string --pairs 512 --force",
+        "thinwire verify runs/mine/circuits/set_or_string --thorough",
     ),
     "bridge": (
         "thinwire bridge runs/dense runs/sparse --tokens runs/tokens --out runs/bridge",

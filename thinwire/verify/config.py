@@ -27,7 +27,7 @@ class VerifyConfig(Config):
     reruns: int = Field(default=5, ge=2, le=10_000)
     """Times that thorough checks prune again: on other prompts, from other seeds, and without the circuit's nodes."""
     max_logit_scale: float = Field(default=3.0, gt=0)
-    """Largest scale that a random circuit's calibration may give the logits."""
+    """Largest scale that a calibration which is fitted anew, as for random circuits, may give the log-odds."""
     seed: int = Field(default=HELDOUT_SEED, ge=0, lt=2**63)
     """Seed of the pairs and of the random circuits; by default the pairs are those that pruning reports on."""
 
