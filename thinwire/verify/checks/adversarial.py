@@ -28,7 +28,7 @@ MEANING = (
 )
 ROUNDED = "The same loss with the masks rounded: every node outside is either ablated or left as it is."
 ALONG = (
-    "The largest loss on the straight way from the means to what the attack found. Where it is much larger than the "
+    "The largest loss on the straight line from the means to what the attack found. Where it is much larger than the "
     "loss at the end, the attack overshot, and a better one exists."
 )
 AGREEMENT = (
